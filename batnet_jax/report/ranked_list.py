@@ -1,0 +1,136 @@
+"""A picture of ranked lists: each query and the first of its gallery, right and wrong marked.
+
+Right and wrong differ by more than colour: a tick in a green frame, a cross in a red one.
+"""
+
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from batnet_jax.errors import UserError
+
+_BOX = (96, 192)  # width, height of an image in pixels; pedestrians are about 1:2
+_FRAME = 4
+_GAP = 8
+_BADGE = 20
+_TEXT = 12
+_TITLE = 16
+_LINE = _TEXT + 4
+
+_PAPER, _INK, _GREY = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+_RIGHT, _WRONG = (0, 130, 60), (200, 30, 30)
+
+
+class Person(NamedTuple):
+    """One image and who is on it."""
+
+    image: UInt8[np.ndarray, "h w 3"]
+    pid: int
+    camera: int | None  # None: not known
+
+
+class RankedList(NamedTuple):
+    """A query, its average precision (a fraction; None: no match exists) and its best items.
+
+    `gallery` is best first, without the items that evaluation removes (junk; same identity and
+    camera), so that the places shown are the ranks that count.
+    """
+
+    query: Person
+    average_precision: float | None
+    gallery: Sequence[Person]
+
+
+def draw_ranked_lists(
+    path: str | os.PathLike,
+    rows: Sequence[RankedList],
+    *,
+    dataset: str,
+    step: int,
+    mean_ap: float,
+    ap: str = "precision",
+) -> None:
+    """Write one PNG with a row for each query.
+
+    Args:
+      path: file to write; its folder must exist.
+      rows: at least one.
+      dataset: for the title, with the step and the mean AP.
+      step: training step of the checkpoint.
+      mean_ap: over the whole evaluation, as a fraction.
+      ap: the convention behind every AP shown: "precision" or "trapezoid".
+
+    Raises:
+      UserError: without rows, or for an image that is not [h, w, 3] uint8.
+    """
+    if not rows:
+        raise UserError("no ranked lists to draw: give at least one query")
+    places = max(len(row.gallery) for row in rows)
+    cell_width, cell_height = _cell_size()
+    top = _GAP + _TITLE + _GAP + _LINE
+    width = _GAP + (1 + places) * (cell_width + _GAP) + _GAP
+    title = f"{dataset}, step {step}, mAP {mean_ap:.4f} ({ap})"
+    width = max(width, 2 * _GAP + int(ImageFont.load_default(_TITLE).getlength(title)))
+    sheet = Image.new("RGB", (width, top + len(rows) * (cell_height + _GAP)), _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, _GAP), title, _INK, ImageFont.load_default(_TITLE))
+
+    columns = [_GAP] + [2 * _GAP + n * (cell_width + _GAP) for n in range(1, places + 1)]
+    heads = ["query", *(str(n) for n in range(1, places + 1))]
+    for x, head in zip(columns, heads, strict=True):
+        _caption(draw, x, top - _LINE, head, _GREY)
+    for number, row in enumerate(rows):
+        y = top + number * (cell_height + _GAP)
+        known = row.average_precision is not None
+        note = f"AP {row.average_precision:.4f}" if known else "AP: no match"
+        _draw_person(sheet, columns[0], y, row.query, None, note)
+        for x, person in zip(columns[1:], row.gallery, strict=False):
+            _draw_person(sheet, x, y, person, person.pid == row.query.pid, "")
+    sheet.save(path, format="PNG")
+
+
+def _cell_size() -> tuple[int, int]:
+    return _BOX[0] + 2 * _FRAME, _BOX[1] + 2 * _FRAME + 2 * _LINE
+
+
+def _caption(draw: ImageDraw.ImageDraw, x: int, y: int, text: str, colour: tuple) -> None:
+    centre = x + _cell_size()[0] / 2
+    draw.text((centre, y), text, colour, ImageFont.load_default(_TEXT), anchor="ma")
+
+
+def _draw_person(
+    sheet: Image.Image, x: int, y: int, person: Person, right: bool | None, note: str
+) -> None:
+    """Draw one cell: framed image, badge where `right` is known, caption of two lines."""
+    image = np.asarray(person.image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UserError(
+            f"an image to draw has shape {image.shape} and dtype {image.dtype}: must be"
+            " [height, width, 3] uint8; convert it"
+        )
+    draw = ImageDraw.Draw(sheet)
+    colour = _GREY if right is None else _RIGHT if right else _WRONG
+    outer = (x, y, x + _BOX[0] + 2 * _FRAME - 1, y + _BOX[1] + 2 * _FRAME - 1)
+    draw.rectangle(outer, fill=_PAPER, outline=colour, width=_FRAME)
+    fitted = ImageOps.contain(Image.fromarray(image), _BOX)
+    left = x + _FRAME + (_BOX[0] - fitted.width) // 2
+    sheet.paste(fitted, (left, y + _FRAME + (_BOX[1] - fitted.height) // 2))
+    if right is not None:
+        _draw_badge(draw, x, y, right, colour)
+    camera = "" if person.camera is None else f"  cam {person.camera}"
+    below = y + _BOX[1] + 2 * _FRAME + 2
+    _caption(draw, x, below, f"pid {person.pid}{camera}", _INK)
+    _caption(draw, x, below + _LINE, note, _INK)
+
+
+def _draw_badge(draw: ImageDraw.ImageDraw, x: int, y: int, right: bool, colour: tuple) -> None:
+    """Draw a tick or a cross, white on the frame's colour, in the upper left corner."""
+    draw.rectangle((x, y, x + _BADGE - 1, y + _BADGE - 1), fill=colour)
+    tick = [[(4, 10), (8, 14), (15, 5)]]
+    cross = [[(5, 5), (14, 14)], [(5, 14), (14, 5)]]
+    for stroke in tick if right else cross:
+        draw.line([(x + a, y + b) for a, b in stroke], _PAPER, width=3, joint="curve")

@@ -1,0 +1,85 @@
+"""Scores of a block of queries against the whole gallery: greater is more alike.
+
+The scores are the one thing that ranking and search share, so that both order alike.
+"""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float32
+
+# Scores a block may hold at once; ranking keeps a handful of arrays of this many 4-byte items.
+_SCORES_IN_MEMORY = 2**24
+_LARGEST_BLOCK = 1024
+_ROWS_AT_ONCE = 4096
+
+
+def block_size(num_query: int, num_gallery: int) -> int:
+    """Choose how many queries to take at a time, so that block x gallery stays bounded."""
+    return max(1, min(num_query, _LARGEST_BLOCK, _SCORES_IN_MEMORY // num_gallery))
+
+
+def unit_length(features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
+    """Each row divided by its Euclidean length; a row of zeros stays zeros.
+
+    In float64 on the host, so that neither very small nor very large features lose their length.
+    """
+    out = np.empty_like(features)
+    for start in range(0, len(features), _ROWS_AT_ONCE):
+        rows = features[start : start + _ROWS_AT_ONCE].astype(np.float64)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        out[start : start + _ROWS_AT_ONCE] = rows / np.where(lengths == 0, 1, lengths)
+    return out
+
+
+@jax.jit
+def block_scores(
+    query: Float32[Array, "b d"],
+    gallery: Float32[Array, "g d"],
+    offset: Float32[Array, " g"],
+) -> Float32[Array, "b g"]:
+    """Inner products plus an offset for each gallery item, in full float32.
+
+    `precision=HIGHEST`: TF32 or bfloat16 passes would change ranks. -0 becomes +0, because they
+    are equal scores and a sort or top-k by bits would part them.
+    """
+    scores = jnp.matmul(query, gallery.T, precision=jax.lax.Precision.HIGHEST) + offset
+    return jnp.where(scores == 0, 0.0, scores)
+
+
+def pad_block(array: np.ndarray, block: int, fill: int = 0) -> np.ndarray:
+    """`array` lengthened along its first axis to `block` rows of `fill`."""
+    missing = [(0, block - len(array))] + [(0, 0)] * (array.ndim - 1)
+    return np.pad(array, missing, constant_values=fill)
+
+
+def iterate_scores(
+    query: Float32[np.ndarray, "q d"],
+    gallery: Float32[np.ndarray, "g d"],
+    *,
+    metric: str,
+    block: int,
+) -> Iterator[tuple[slice, Float32[Array, "b g"]]]:
+    """Yield (which queries, their scores on the device), `block` queries at a time.
+
+    Every block has the same shape, so there is one compilation: the last one is padded with
+    queries of zeros, whose rows the caller drops.
+
+    Args:
+      query: [q, d] features as given.
+      gallery: [g, d] features as given.
+      metric: "cosine": the inner product of the features brought to unit length. "euclidean":
+        q.g - |g|^2 / 2, which falls as the distance to this query grows.
+      block: queries at a time.
+    """
+    if metric == "cosine":
+        query, gallery = unit_length(query), unit_length(gallery)
+        offset = np.zeros(len(gallery), np.float32)
+    else:
+        offset = -0.5 * np.einsum("nd,nd->n", gallery, gallery, dtype=np.float64)
+    on_device = jax.device_put(gallery), jax.device_put(offset.astype(np.float32))
+    for start in range(0, len(query), block):
+        which = slice(start, min(start + block, len(query)))
+        yield which, block_scores(pad_block(query[which], block), *on_device)

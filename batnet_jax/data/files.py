@@ -1,0 +1,269 @@
+"""A user's files, wherever they lie: a folder, a .zip or a .tar, all read in place.
+
+Nothing is ever extracted, and only names that a listing gave can be read, so an archive cannot
+reach outside itself.
+"""
+
+import hashlib
+import os
+import posixpath
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+
+from batnet_jax.errors import UserError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+OWNERS = ("market", "duke", "cuhk", "msmt")
+"""Words in folder names that tell the public data sets apart; some of them share one layout."""
+
+
+class FileTree:
+    """Files below one place; get one from `open_tree`.
+
+    Attributes:
+      location: for messages, such as 'data/manual/market.zip/query'.
+    """
+
+    location: str
+
+    @property
+    def names(self) -> list[str]:
+        """Relative paths with forward slashes, sorted; hidden files are left out."""
+        raise NotImplementedError
+
+    def below(self, folder: str) -> "FileTree":
+        """The part inside `folder`, without any names if that does not exist."""
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        """A hash that changes when an image is added, removed, renamed or replaced."""
+        raise NotImplementedError
+
+    def images(self) -> list[str]:
+        """The names that end like an image's, in upper or lower case."""
+        return [name for name in self.names if name.lower().endswith(IMAGE_SUFFIXES)]
+
+    def read(self, name: str) -> bytes:
+        """The content of the file `name`, one of `names`.
+
+        Raises: UserError if it cannot be read (damaged archive, no permission, password, ...).
+        """
+        try:
+            return self._read(name)
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"'{self.location}/{name}' cannot be read ({_one_line(error)}): "
+                "restore or remove it"
+            ) from error
+
+    def _read(self, name: str) -> bytes:
+        raise NotImplementedError
+
+
+class _Directory(FileTree):
+    def __init__(self, path: Path):
+        self._path = path
+        self.location = str(path)
+
+    @cached_property
+    def names(self) -> list[str]:
+        try:
+            return sorted(_walk(self._path))
+        except OSError as error:
+            raise UserError(f"'{self.location}' cannot be read ({_one_line(error)})") from error
+
+    def below(self, folder: str) -> FileTree:
+        return _Directory(self._path / folder)
+
+    def fingerprint(self) -> str:
+        stats = ((name, os.stat(self._path / name)) for name in self.images())
+        return _hash((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+    def _read(self, name: str) -> bytes:
+        return (self._path / name).read_bytes()
+
+
+class _Archive(FileTree):
+    """Part of an archive: what lies inside its folder `inside` ("" = all)."""
+
+    def __init__(self, path: Path, inside: str, files: dict[str, Callable[[], bytes]]):
+        self._path = path
+        self._inside = inside
+        self._files = files
+        self.location = posixpath.join(str(path), inside) if inside else str(path)
+
+    @cached_property
+    def names(self) -> list[str]:
+        return sorted(self._files)
+
+    def below(self, folder: str) -> FileTree:
+        files = {
+            name.removeprefix(folder + "/"): reader
+            for name, reader in self._files.items()
+            if name.startswith(folder + "/")
+        }
+        return _Archive(self._path, posixpath.join(self._inside, folder), files)
+
+    def fingerprint(self) -> str:
+        stat = os.stat(self._path)
+        path = os.path.abspath(self._path)
+        return _hash([(path, self._inside, stat.st_size, stat.st_mtime_ns)])
+
+    def _read(self, name: str) -> bytes:
+        return self._files[name]()
+
+
+def open_tree(path: str | os.PathLike) -> FileTree:
+    """Opens a directory (symbolic links are followed), a .zip or a .tar.
+
+    Raises: UserError if there is none of these at `path`, or the archive is damaged.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _Directory(path)
+    if not _is_archive(path):
+        raise UserError(f"'{path}' is no directory, .zip or .tar: give one that exists")
+    try:
+        files = _zip_files(path) if path.suffix.lower() == ".zip" else _tar_files(path)
+    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+        raise UserError(
+            f"'{path}' cannot be read ({_one_line(error)}): restore or remove it"
+        ) from error
+    # The names never become paths on disk, so one like '../x' is odd but harmless.
+    files = {posixpath.normpath(name): reader for name, reader in files.items()}
+    return _Archive(path, "", {name: files[name] for name in files if not _is_hidden(name)})
+
+
+def find_layout(
+    manual_dir: str | os.PathLike, markers: tuple[str, ...], owner: str = ""
+) -> FileTree | None:
+    """Finds the tree that has one of the folders `markers` at its top.
+
+    Looks at `manual_dir` itself, then at what lies in it: folders, and if none of these will do,
+    archives. An archive may hold the layout at its top or inside one of its folders.
+
+    Args:
+      manual_dir: a directory or an archive; need not exist.
+      markers: folders; one of them is enough, the caller notices what is missing.
+      owner: the one of `OWNERS` that is wanted: folders that bear the name of another are left
+        alone, and one that bears its own is taken first; "" = no preference.
+
+    Raises: UserError if several would do.
+    """
+    root = Path(manual_dir)
+    found = _layouts(root, markers)
+    if not found and root.is_dir():
+        others = [word for word in OWNERS if owner and word != owner]
+        places = [
+            place
+            for place in sorted(root.iterdir())
+            if not _is_hidden(place.name) and not any(word in place.name.lower() for word in others)
+        ]
+        for kind in (Path.is_dir, _is_archive):
+            found = found or [
+                tree for place in places if kind(place) for tree in _layouts(place, markers)
+            ]
+    if owner and len(found) > 1:
+        found = [tree for tree in found if owner in tree.location.lower()] or found
+    if len(found) > 1:
+        raise UserError(
+            f"'{found[0].location}' and '{found[1].location}' both hold such a data set: "
+            "name one with --config.data.manual_dir=DIR"
+        )
+    return found[0] if found else None
+
+
+def _layouts(place: Path, markers: tuple[str, ...]) -> list[FileTree]:
+    """The trees at `place` that have a marker at their top; several only inside an archive."""
+    if place.is_dir():
+        return [_Directory(place)] if any((place / m).is_dir() for m in markers) else []
+    if not _is_archive(place):
+        return []
+    tree = open_tree(place)
+    folders = {posixpath.dirname(name) for name in tree.names}
+    folders |= {parent for folder in folders for parent in _parents(folder)}
+    if not folders.isdisjoint(markers):
+        return [tree]
+    tops = sorted({folder.split("/")[0] for folder in folders if folder})
+    return [
+        tree.below(top)
+        for top in tops
+        if not folders.isdisjoint(posixpath.join(top, m) for m in markers)
+    ]
+
+
+def _parents(folder: str) -> Iterator[str]:
+    while folder := posixpath.dirname(folder):
+        yield folder
+
+
+def _walk(path: Path) -> Iterator[str]:
+    """The relative names of the files below `path`, through symbolic links; nothing if absent."""
+
+    def stop(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    seen = set()
+    for folder, folders, files in os.walk(path, followlinks=True, onerror=stop):
+        real = os.path.realpath(folder)
+        folders[:] = [] if real in seen else [name for name in folders if not _is_hidden(name)]
+        if real in seen:  # a link back up
+            continue
+        seen.add(real)
+        top = os.path.relpath(folder, path).replace(os.sep, "/")
+        for name in files:
+            if not _is_hidden(name):
+                yield posixpath.normpath(posixpath.join(top, name))
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether to pass over a file: dot files, and the shadow files in archives made by macOS."""
+    return any(
+        part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
+        for part in name.split("/")
+    )
+
+
+def _is_archive(path: Path) -> bool:
+    return path.is_file() and path.suffix.lower() in (".zip", ".tar")
+
+
+def _zip_files(path: Path) -> dict[str, Callable[[], bytes]]:
+    archive = zipfile.ZipFile(path)  # closes itself when the last reader is gone
+    infos = [info for info in archive.infolist() if not info.is_dir()]
+    return {info.filename: lambda info=info: archive.read(info) for info in infos}
+
+
+def _tar_files(path: Path) -> dict[str, Callable[[], bytes]]:
+    def read(offset: int, size: int) -> bytes:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            content = file.read(size)
+        if len(content) < size:
+            raise OSError("the archive ends too early")
+        return content
+
+    files = {}
+    with tarfile.open(path, "r:") as archive:
+        for member in archive:
+            if member.issym() or member.islnk():
+                raise tarfile.TarError(
+                    f"it holds the link {member.name}; pack it with tar -h --hard-dereference"
+                )
+            if member.isreg():
+                arguments = (member.offset_data, member.size)
+                files[member.name] = lambda arguments=arguments: read(*arguments)
+    return files
+
+
+def _hash(facts) -> str:
+    return hashlib.sha256(repr(sorted(facts)).encode()).hexdigest()[:16]
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,1 @@
+"""A generated data set of drawn pedestrians: `draw` has its public functions."""

@@ -1,0 +1,88 @@
+"""What a camera adds to each of its images: view, colour cast, tone, blur, noise, JPEG loss."""
+
+import functools
+from typing import NamedTuple
+
+import numpy as np
+
+from batnet_jax.data.pedestrians.dice import ONE, Dice, cosine, noise
+
+CAST = 14  # percent: how far the cast takes the channels from one another
+EXPOSURE = 18  # percent: brightness among cameras
+FLICKER = 8  # percent: brightness among the images of one camera
+CURVE = 45  # of 256: bend of the tone curve, dark or bright midtones
+CONTRAST = 15  # percent: contrast lost at most
+NOISE = 16  # of 255: amplitude of the sensor noise of the worst camera
+BLUR = 2  # passes of the 1-2-1 filter in the softest camera
+PITCH = 20  # degrees a camera looks down at most
+QUALITY = (62, 92)  # of the JPEG files
+
+
+class Camera(NamedTuple):
+    """A camera's fixed properties; factors are in 1/256."""
+
+    gains: tuple[int, int, int]  # of R, G, B: white balance times exposure
+    curve: int
+    contrast: int
+    noise: int
+    blur: int
+    pitch: int
+    light: int  # -1 or 1
+    quality: int
+    zoom: int  # percent
+
+
+@functools.lru_cache(maxsize=64)
+def make_camera(seed: int, number: int) -> Camera:
+    """Camera `number` (from 1); neighbours in number differ clearly in their cast."""
+    dice = Dice(seed, "camera", number)
+    # The golden angle spreads the casts of any number of cameras around the colour circle.
+    hue = 137 * number + dice.below(40)
+    strength = dice.between(CAST // 2, CAST)
+    exposure = 100 + dice.spread(EXPOSURE)
+    gains = tuple(
+        256 * exposure * (100 * ONE + strength * cosine(hue - angle)) // (10_000 * ONE)
+        for angle in (0, 120, 240)
+    )
+    return Camera(
+        gains=gains,  # type: ignore[arg-type]
+        curve=dice.between(-CURVE, CURVE),
+        contrast=256 * (100 - dice.below(CONTRAST + 1)) // 100,
+        noise=dice.between(NOISE // 4, NOISE),
+        blur=dice.below(BLUR + 1),
+        pitch=dice.below(PITCH + 1),
+        light=dice.choose((-1, 1)),
+        quality=dice.between(*QUALITY),
+        zoom=dice.between(95, 105),
+    )
+
+
+def _tone(camera: Camera, flicker: int) -> np.ndarray:
+    """Look-up tables [256, 3] uint8 from scene colour to sensor colour."""
+    level = np.arange(256, dtype=np.int64)[:, None]
+    value = level * np.array(camera.gains) * (100 + flicker) // (256 * 100)
+    value = np.clip(value, 0, 255)
+    value = value + camera.curve * value * (255 - value) // (255 * 128)
+    value = 118 + (value - 118) * camera.contrast // 256
+    return np.clip(value, 0, 255).astype(np.uint8)
+
+
+def _soften(pixels: np.ndarray, passes: int) -> np.ndarray:
+    """Passes of the separable 1-2-1 filter over [h, w, 3], edges repeated."""
+    soft = pixels.astype(np.uint16)
+    for _ in range(passes):
+        for axis in (0, 1):
+            pad = [(1, 1) if axis == i else (0, 0) for i in range(3)]
+            wide = np.pad(soft, pad, mode="edge")
+            before, after = (wide[:-2], wide[2:]) if axis == 0 else (wide[:, :-2], wide[:, 2:])
+            soft = (before + 2 * soft + after + 2) >> 2
+    return soft
+
+
+def expose(pixels: np.ndarray, camera: Camera, dice: Dice, seed: int) -> np.ndarray:
+    """The image a camera makes of a scene: [h, w, 3] uint8 to the same."""
+    table = _tone(camera, dice.spread(FLICKER))
+    toned = np.stack([table[pixels[..., channel], channel] for channel in range(3)], axis=-1)
+    soft = _soften(toned, camera.blur).astype(np.int16)
+    grain = noise(seed, dice.below(1 << 30), soft.shape)
+    return np.clip(soft + ((grain * camera.noise) >> 8), 0, 255).astype(np.uint8)

@@ -1,0 +1,91 @@
+"""Which images a data set of a given size has: identities, cameras and file names, no pixels."""
+
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from batnet_jax.data.pedestrians.dice import Dice
+
+Split = Literal["train", "query", "gallery"]
+SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
+
+
+class Size(NamedTuple):
+    """How much of everything; image counts are totals of a split, dealt out evenly."""
+
+    train_identities: int
+    train_images: int
+    test_identities: int
+    query_images: int
+    gallery_images: int  # of test identities
+    distractors: int  # further gallery images, of people nobody asks for (pid 0)
+    cameras: int
+    height: int
+    width: int
+
+
+SIZES: dict[str, Size] = {
+    "demo": Size(300, 2_400, 75, 150, 450, 30, 6, 128, 64),
+    # The counts of Market-1501.
+    "medium": Size(751, 12_936, 750, 3_368, 13_115, 2_798, 6, 128, 64),
+    # The counts of MSMT17: 126,441 images.
+    "msmt17": Size(1_041, 32_621, 3_060, 11_659, 82_161, 0, 15, 128, 64),
+}
+
+
+class Shot(NamedTuple):
+    """One image of a plan; `index` counts an identity's images, pid 0 marks a distractor."""
+
+    filename: str
+    pid: int
+    camera: int  # from 1
+    index: int
+
+
+def make_shot(pid: int, camera: int, index: int) -> Shot:
+    """A shot named the Market-1501 way: identity, camera and sequence, frame, box."""
+    return Shot(f"{pid:04d}_c{camera}s1_{index:06d}_00.jpg", pid, camera, index)
+
+
+def plan(size: Size, split: Split, seed: int) -> Iterator[Shot]:
+    """The images of a split, in order of identity.
+
+    Train identities are 1 to `train_identities`, test identities the numbers after. An identity's
+    images take the cameras in turn, in its own random order, queries first: so its queries come
+    from different cameras and, if it has 2 gallery images or more, each has a match in another.
+
+    Args:
+      size: one of `SIZES` or your own.
+      split: "train", "query" or "gallery".
+      seed: of the data set; the same as for drawing.
+
+    Raises:
+      ValueError: the split is unknown.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}; it must be one of {', '.join(SPLITS)}")
+    if split == "train":
+        for rank in range(size.train_identities):
+            count = _share(size.train_images, size.train_identities, rank)
+            yield from _shots(size, seed, rank + 1, 0, count)
+        return
+    for rank in range(size.test_identities):
+        pid = size.train_identities + rank + 1
+        queries = _share(size.query_images, size.test_identities, rank)
+        if split == "query":
+            yield from _shots(size, seed, pid, 0, queries)
+        else:
+            count = _share(size.gallery_images, size.test_identities, rank)
+            yield from _shots(size, seed, pid, queries, queries + count)
+    if split == "gallery":
+        for index in range(size.distractors):
+            yield make_shot(0, index % size.cameras + 1, index)
+
+
+def _share(total: int, people: int, rank: int) -> int:
+    return total // people + (rank < total % people)
+
+
+def _shots(size: Size, seed: int, pid: int, start: int, stop: int) -> Iterator[Shot]:
+    order = Dice(seed, "cameras", pid).shuffled(range(1, size.cameras + 1))
+    for index in range(start, stop):
+        yield make_shot(pid, order[index % size.cameras], index)

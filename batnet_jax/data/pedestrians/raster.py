@@ -1,0 +1,144 @@
+"""Shapes filled by integer arithmetic alone, so that every machine fills the same pixels.
+
+Coordinates are in eighths of a canvas pixel (`SUB`), x to the right and y down. Each shape
+computes, inside its bounding box, which pixels it covers and two texture coordinates: `u` runs
+across the shape from -64 to 64 and `v` along it, from 0 to 64. A texture maps (u, v) to a row of
+the `colours` given.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+SUB = 8
+_SHADE = 72  # of 256: how much darker the side away from the light is
+
+Point = tuple[int, int]
+Colour = tuple[int, int, int]
+Texture = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class Canvas(NamedTuple):
+    """Pixels [h, w, 3] uint8, drawn on in place, and the side (-1 or 1) the light comes from."""
+
+    pixels: np.ndarray
+    light: int
+
+
+def _window(
+    canvas: Canvas, low: Point, high: Point
+) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The part of the canvas under a box, with its pixel centres x [1, w] and y [h, 1]."""
+    height, width = canvas.pixels.shape[:2]
+    left, top = max(0, low[0] // SUB), max(0, low[1] // SUB)
+    right, bottom = min(width, high[0] // SUB + 1), min(height, high[1] // SUB + 1)
+    if left >= right or top >= bottom:
+        return None
+    x = np.arange(left, right, dtype=np.int32)[None, :] * SUB + SUB // 2
+    y = np.arange(top, bottom, dtype=np.int32)[:, None] * SUB + SUB // 2
+    return canvas.pixels[top:bottom, left:right], x, y
+
+
+def _fill(
+    canvas: Canvas,
+    region: np.ndarray,
+    mask: np.ndarray,
+    u: np.ndarray,
+    v: np.ndarray,
+    colours: Sequence[Colour],
+    texture: Texture | None,
+) -> None:
+    """Colours the masked pixels, darker on the side away from the light."""
+    u, v = u[mask], v[mask]
+    shade = 256 - ((np.maximum(24 - u * canvas.light, 0) * _SHADE) >> 6)
+    table = np.asarray(colours, np.int32)
+    base = table[texture(u, v)] if texture else table[:1]
+    region[mask] = ((base * shade[:, None]) >> 8).astype(np.uint8)
+
+
+def capsule(
+    canvas: Canvas,
+    start: Point,
+    end: Point,
+    radii: tuple[int, int],
+    colours: Sequence[Colour],
+    texture: Texture | None = None,
+) -> None:
+    """A limb: a segment from `start` to `end` whose thickness goes from radii[0] to radii[1]."""
+    reach = max(radii)
+    low = min(start[0], end[0]) - reach, min(start[1], end[1]) - reach
+    high = max(start[0], end[0]) + reach, max(start[1], end[1]) + reach
+    window = _window(canvas, low, high)
+    if window is None:
+        return
+    region, x, y = window
+    dx, dy = end[0] - start[0], end[1] - start[1]
+    along = (x - start[0]) * dx + (y - start[1]) * dy
+    v = np.minimum(np.maximum(along // max(1, (dx * dx + dy * dy) >> 6), 0), 64)
+    from_x, from_y = x - start[0] - ((v * dx) >> 6), y - start[1] - ((v * dy) >> 6)
+    radius = np.maximum(radii[0] + ((v * (radii[1] - radii[0])) >> 6), 1)
+    mask = from_x * from_x + from_y * from_y <= radius * radius
+    _fill(canvas, region, mask, (from_x << 6) // radius, v, colours, texture)
+
+
+def lathe(
+    canvas: Canvas,
+    outline: Sequence[tuple[int, int, int]],
+    colours: Sequence[Colour],
+    texture: Texture | None = None,
+) -> None:
+    """A shape given by rows (y, centre x, half-width), y increasing, joined by straight lines."""
+    ys, centres, halves = (np.array(column, np.int64) for column in zip(*outline, strict=True))
+    low = int((centres - halves).min()), int(ys[0])
+    high = int((centres + halves).max()), int(ys[-1])
+    window = _window(canvas, low, high)
+    if window is None:
+        return
+    region, x, y = window
+    row = np.clip(np.searchsorted(ys, y[:, 0], side="right") - 1, 0, len(ys) - 2)
+    span = np.maximum(ys[row + 1] - ys[row], 1)
+    step = y[:, 0] - ys[row]
+    centre = (centres[row] + (centres[row + 1] - centres[row]) * step // span)[:, None]
+    half = (halves[row] + (halves[row + 1] - halves[row]) * step // span)[:, None]
+    inside = (y >= ys[0]) & (y <= ys[-1])
+    mask = (np.abs(x - centre) <= half) & inside
+    u = (((x - centre) << 6) // np.maximum(half, 1)).astype(np.int32)
+    v = np.broadcast_to((y - low[1]) * 64 // max(1, high[1] - low[1]), u.shape)
+    _fill(canvas, region, mask, u, v, colours, texture)
+
+
+def ellipse(
+    canvas: Canvas,
+    centre: Point,
+    radii: tuple[int, int],
+    colours: Sequence[Colour],
+    texture: Texture | None = None,
+) -> None:
+    """An upright ellipse of the given half-width and half-height; here v also is -64 to 64."""
+    rx, ry = max(1, radii[0]), max(1, radii[1])
+    low, high = (centre[0] - rx, centre[1] - ry), (centre[0] + rx, centre[1] + ry)
+    window = _window(canvas, low, high)
+    if window is None:
+        return
+    region, x, y = window
+    u, v = np.broadcast_arrays(((x - centre[0]) << 6) // rx, ((y - centre[1]) << 6) // ry)
+    _fill(canvas, region, u * u + v * v <= 64 * 64, u, v, colours, texture)
+
+
+def shadow(canvas: Canvas, centre: Point, radii: tuple[int, int], keep: int) -> None:
+    """Darkens an ellipse of the canvas to `keep` / 256 of its brightness."""
+    rx, ry = max(1, radii[0]), max(1, radii[1])
+    window = _window(canvas, (centre[0] - rx, centre[1] - ry), (centre[0] + rx, centre[1] + ry))
+    if window is None:
+        return
+    region, x, y = window
+    u, v = ((x - centre[0]) << 6) // rx, ((y - centre[1]) << 6) // ry
+    mask = u * u + v * v <= 64 * 64
+    region[mask] = ((region[mask].astype(np.int32) * keep) >> 8).astype(np.uint8)
+
+
+def rectangle(canvas: Canvas, low: Point, high: Point, colour: Colour) -> None:
+    """A flat rectangle; `low` and `high` are in whole canvas pixels, `high` excluded."""
+    top, left = max(0, low[1]), max(0, low[0])
+    canvas.pixels[top : max(top, high[1]), left : max(left, high[0])] = colour

@@ -1,0 +1,110 @@
+"""The embedded data set: pedestrians drawn by `pedestrians/draw.py`, so nothing need be fetched."""
+
+import contextlib
+import json
+import os
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+import batnet_jax
+from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
+from batnet_jax.data.pedestrians.draw import SIZES, SPLITS, Shot, Size, draw_jpeg, plan
+from batnet_jax.data.pedestrians.plan import Split
+
+SEED = 0
+"""Of the one data set of each size. Whoever changes the drawing must raise `VERSION` below."""
+
+IMAGES_PER_WORKER = 100
+"""An image takes some 20 ms or more, a worker about a second to start."""
+
+
+class Pedestrians(ReIDBuilder):
+    """Drawn pedestrians, a config for each of `SIZES`; the first is the demonstration's."""
+
+    BUILDER_CONFIGS = [  # noqa: RUF012 - as TFDS wants it
+        tfds.core.BuilderConfig(name=name, description=f"{size.train_images} training images")
+        for name, size in SIZES.items()
+    ]
+    VERSION = tfds.core.Version("1.0.0")
+    TITLE = "drawn pedestrians"
+
+    def sources(self) -> dict[str, SplitSource]:
+        """See the base class; `manual_path` is not looked at."""
+        return {split: _source(SIZES[self.variant], split) for split in SPLITS}
+
+
+def _source(size: Size, split: Split) -> SplitSource:
+    shots = sorted(plan(size, split, SEED))
+    has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
+    cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    workers = min(cores, len(shots) // IMAGES_PER_WORKER)
+    photos = [Photo(shot.filename, shot.pid, shot.camera) for shot in shots]
+    return SplitSource(photos, draw_all(shots, size, workers))
+
+
+def draw_all(shots: list[Shot], size: Size, workers: int) -> Iterator[bytes]:
+    """Draws the shots as JPEG files, in order.
+
+    Worker k of n is a Python process that draws the shots k, k + n, ... and writes them to its
+    pipe. Unlike those of `multiprocessing`, such workers do not import the caller's script again,
+    and end by themselves when this process is killed, as nobody reads their pipe any more.
+
+    Args:
+      shots: of one or more splits.
+      size: of the pictures.
+      workers: processes; fewer than 2 = draw in this one.
+
+    Raises: RuntimeError if a worker failed; its message is on stderr.
+    """
+    if workers < 2:
+        yield from (_draw(shot, size) for shot in shots)
+        return
+    command = [sys.executable, "-c", f"from {__name__} import work; work()"]
+    path = [str(Path(batnet_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
+    with contextlib.ExitStack() as stack:
+        pipes = []
+        for k in range(workers):
+            task = json.dumps([size, shots[k::workers]]).encode()
+            process = subprocess.Popen(
+                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            stack.enter_context(process)
+            stack.callback(process.kill)  # before the context above waits for it
+            assert process.stdin is not None  # for the type checker
+            with process.stdin:
+                process.stdin.write(task)
+            pipes.append(process.stdout)
+        for i in range(len(shots)):
+            yield _receive(pipes[i % workers])
+
+
+def work() -> None:
+    """Is a worker of `draw_all`: reads the shots from stdin, writes the images to stdout."""
+    size, shots = json.load(sys.stdin)
+    try:
+        for shot in shots:
+            image = _draw(Shot(*shot), Size(*size))
+            sys.stdout.buffer.write(struct.pack("<I", len(image)) + image)
+            sys.stdout.buffer.flush()
+    except (BrokenPipeError, KeyboardInterrupt):
+        os._exit(1)  # the caller is gone: no message is needed
+
+
+def _draw(shot: Shot, size: Size) -> bytes:
+    return draw_jpeg(
+        shot.pid, shot.camera, shot.index, seed=SEED, height=size.height, width=size.width
+    )
+
+
+def _receive(pipe) -> bytes:
+    header = pipe.read(4)
+    image = pipe.read(struct.unpack("<I", header)[0]) if len(header) == 4 else b""
+    if not image:
+        raise RuntimeError("a process that draws pedestrians has ended early; see its message")
+    return image

@@ -1,0 +1,123 @@
+"""Checkpoints: Orbax's, with the run's facts beside the arrays.
+
+A workdir's `checkpoints/<step>/` holds `state` (params, batch_stats, opt_state, step) and `run`
+(JSON: the config's `model` section and the training identities in label order).
+"""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from batnet_jax.errors import UserError
+
+FOLDER = "checkpoints"
+
+
+def open_manager(workdir: Path, *, keep: int = 1) -> ocp.CheckpointManager:
+    """The manager of a workdir's checkpoints; saving is asynchronous and atomic.
+
+    Args:
+      workdir: of the run.
+      keep: the newest so many stay.
+    """
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    return ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, step: int, state: Any, run: dict[str, Any]) -> None:
+    """Starts saving; the state is copied to the host first, so it may be donated at once.
+
+    Args:
+      manager: of the workdir.
+      step: steps taken.
+      state: a TrainState, replicated.
+      run: the facts, JSON.
+    """
+    arrays = ocp.args.StandardSave(jax.device_get(vars(state)))  # type: ignore[call-arg]
+    facts = ocp.args.JsonSave(run)  # type: ignore[call-arg]
+    manager.save(step, args=ocp.args.Composite(state=arrays, run=facts))
+
+
+def latest_step(workdir: Path) -> int | None:
+    """The step of the latest whole checkpoint of a workdir, or None."""
+    return max(_steps(workdir), default=None)
+
+
+def _steps(workdir: Path) -> list[int]:
+    # Orbax renames a checkpoint to its step once it is whole.
+    return sorted(int(p.name) for p in (workdir / FOLDER).glob("*") if p.name.isdecimal())
+
+
+def choose_step(workdir: Path, step: int) -> int:
+    """The step of the checkpoint to restore.
+
+    Args:
+      workdir: of the run.
+      step: the wanted one; 0 = the latest.
+
+    Raises: UserError if it does not exist.
+    """
+    folder = workdir / FOLDER
+    steps = _steps(workdir)
+    if not steps:
+        raise UserError(f"'{folder}' holds no checkpoint: train first, or name another --workdir")
+    if step and step not in steps:
+        have = ", ".join(map(str, steps))
+        raise UserError(f"config.eval.step={step} is not in '{folder}': choose from {have}, or 0")
+    return step or steps[-1]
+
+
+def restore_run(workdir: Path, step: int) -> dict[str, Any]:
+    """The facts saved with a checkpoint.
+
+    Raises: UserError if they cannot be read.
+    """
+    with open_reader(workdir) as manager:
+        try:
+            return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _unreadable(workdir, step, error) from error
+
+
+def open_reader(workdir: Path) -> ocp.CheckpointManager:
+    """A manager that changes nothing."""
+    options = ocp.CheckpointManagerOptions(read_only=True)
+    return ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+
+
+def restore_state(workdir: Path, step: int, like: Any) -> Any:
+    """Reads a state as NumPy arrays, whatever devices wrote it.
+
+    Args:
+      workdir: of the run.
+      step: an existing checkpoint's.
+      like: a TrainState of the same structure and shapes.
+
+    Raises: UserError if it cannot be read or is of another structure.
+    """
+    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), vars(like))
+    wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
+    with open_reader(workdir) as manager:
+        try:
+            restored = manager.restore(step, args=wanted).state
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise _unreadable(workdir, step, error) from error
+    for (path, want), got in zip(
+        jax.tree.leaves_with_path(target), jax.tree.leaves(restored), strict=True
+    ):
+        if want.shape != got.shape:
+            name = jax.tree_util.keystr(path)
+            problem = ValueError(f"{name} has shape {got.shape}, not {want.shape}")
+            raise _unreadable(workdir, step, problem)
+    return like.replace(**restored)
+
+
+def _unreadable(workdir: Path, step: int, error: Exception) -> UserError:
+    reason = str(error).strip().split("\n")[0][:200]
+    return UserError(
+        f"checkpoint {step} in '{workdir}' is damaged or of another architecture ({reason}): "
+        "give the config it was made with, or another --config.eval.step or --workdir"
+    )

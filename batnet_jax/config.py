@@ -1,0 +1,172 @@
+"""Every setting with its default: the paper's where it speaks, else the published code's.
+
+Each comment ends with the source: (paper), (published code) or (ours). `configs/*.py` start from
+`default_config()` and change what their data set needs.
+"""
+
+import math
+
+import ml_collections
+
+from batnet_jax.data import DATASETS
+from batnet_jax.errors import UserError
+from batnet_jax.models import ATTENTIONS, PART_SAMPLINGS, POSITIONS
+
+DTYPES = ("float32", "bfloat16")
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """The settings of the paper for Market-1501, DukeMTMC-reID and MSMT17."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0  # of initialisation, sampling, augmentation and dropout (ours)
+    c.num_epochs = 300  # (paper, 4.4)
+    c.steps = 0  # stop after this many steps in all; 0 = after num_epochs (ours)
+
+    c.learning_rate = 5e-4  # Adam's, at the start; CUHK03: 1e-3 (paper, 4.4)
+    c.decay_epochs = (150, 200, 250)  # epochs, from 0, at which the rate is multiplied (paper, 4.4)
+    c.decay_factor = 0.1  # by which it is multiplied (paper, 4.4)
+    c.beta1 = 0.9  # Adam's (paper, 4.4)
+    c.beta2 = 0.999  # Adam's (paper, 4.4)
+    c.weight_decay = 1e-4  # L2 added to the gradient of all parameters (paper, 4.4; published code)
+
+    c.data = data = ml_collections.ConfigDict()
+    data.dataset = "market1501"  # one of batnet_jax.data.DATASETS (ours)
+    data.variant = (
+        ""  # of the data set: cuhk03 labeled|detected, msmt17 v1|v2, ...; "" = its first (ours)
+    )
+    data.manual_dir = "data/manual"  # where the user has put the archive or its folder (ours)
+    data.dir = "data"  # where prepared data sets are written (ours)
+    data.image_size = (256, 128)  # height, width in pixels (paper, 4.4)
+    data.cache_gb = 4.0  # keep decoded images in memory up to this much; 0 = never (ours)
+    data.workers = 2  # decoding threads (ours)
+
+    c.batch = batch = ml_collections.ConfigDict()
+    batch.identities = 16  # P, of a global batch (published code)
+    batch.images_per_identity = 4  # K (published code)
+
+    c.model = model = ml_collections.ConfigDict()
+    model.attention = "aia"  # aia (Eq. 5) | plain (Eq. 6) | none (paper)
+    model.position = "p2"  # of the Bi-attention: p1..p4, the outputs of Blk1..Blk4 (paper, Table 6)
+    model.reduction = 4  # r; CUHK03: 8 (paper, 4.4)
+    model.num_parts = 4  # T; 0 = the appearance extractor alone (paper, 4.4)
+    model.part_sampling = "paper"  # paper (crop, resize) | published (affine grid) (paper, 4.2)
+    model.embedding_dim = 512  # of f_a and of f_p (paper, 4.4)
+    model.dropout = 0.1  # rate in the heads (published code)
+    model.width = 1.0  # multiplier of the backbone's channels; 1 = the paper's (ours)
+    model.sync_batch_norm = True  # batch statistics over all devices (ours)
+    model.dtype = "float32"  # float32 | bfloat16, of activations; parameters stay float32 (ours)
+
+    c.loss = loss = ml_collections.ConfigDict()
+    loss.margin = 1.0  # of the triplet loss, Euclidean distance (published code)
+    loss.num_negatives = 5  # hardest negatives an anchor; 1 = batch-hard (paper, 4.3)
+    loss.label_smoothing = 0.1  # of the cross-entropy; 0 = none (published code)
+
+    c.augment = augment = ml_collections.ConfigDict()
+    augment.enlarge_probability = 0.5  # of enlarging to 9/8 and cropping (published code)
+    augment.erasing_probability = 0.5  # of random erasing (published code)
+    augment.erasing_start_epoch = 50  # from 0; none before (paper, 4.4)
+
+    c.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.every_epochs = 0  # evaluate while training; 0 = at the end only (paper, 4.4)
+    evaluation.step = 0  # the checkpoint that --mode=eval restores; 0 = the latest (ours)
+    evaluation.batch = 64  # images a step of embedding, over all devices (ours)
+    evaluation.ap = (
+        "precision"  # average precision: precision (mean at the hits) | trapezoid (ours)
+    )
+    evaluation.same_camera = "remove"  # remove | keep the query's own camera's images (paper, 5.2)
+
+    c.checkpoint = checkpoint = ml_collections.ConfigDict()
+    checkpoint.every_epochs = 10  # also always at the end; 0 = only then (ours)
+    checkpoint.keep = 3  # the newest so many stay (ours)
+
+    c.log = log = ml_collections.ConfigDict()
+    log.every_steps = 10  # a line in metrics.jsonl and a point in TensorBoard (ours)
+    return c
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise UserError(message)
+
+
+def _require_choice(config: ml_collections.ConfigDict, field: str, choices) -> None:
+    value = config
+    for key in field.split("."):
+        value = value[key]
+    names = ", ".join(choices)
+    _require(
+        value in choices, f"config.{field}={value!r} is not one of {names}: choose one of them"
+    )
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Refuses values that cannot work, before anything is read or written.
+
+    Raises: UserError naming the field, its value and what is allowed.
+    """
+    _require_choice(config, "data.dataset", tuple(DATASETS))
+    _require_choice(config, "model.attention", ATTENTIONS)
+    _require_choice(config, "model.position", POSITIONS)
+    _require_choice(config, "model.part_sampling", PART_SAMPLINGS)
+    _require_choice(config, "model.dtype", DTYPES)
+    _require_choice(config, "eval.ap", ("precision", "trapezoid"))
+    _require_choice(config, "eval.same_camera", ("remove", "keep"))
+    positive = {
+        "num_epochs": config.num_epochs,
+        "learning_rate": config.learning_rate,
+        "batch.identities": config.batch.identities,
+        "model.reduction": config.model.reduction,
+        "model.embedding_dim": config.model.embedding_dim,
+        "model.width": config.model.width,
+        "loss.num_negatives": config.loss.num_negatives,
+        "data.workers": config.data.workers,
+        "eval.batch": config.eval.batch,
+        "checkpoint.keep": config.checkpoint.keep,
+        "log.every_steps": config.log.every_steps,
+    }
+    not_negative = {
+        "steps": config.steps,
+        "model.num_parts": config.model.num_parts,
+        "loss.margin": config.loss.margin,
+        "weight_decay": config.weight_decay,
+        "eval.step": config.eval.step,
+        "eval.every_epochs": config.eval.every_epochs,
+        "checkpoint.every_epochs": config.checkpoint.every_epochs,
+        "data.cache_gb": config.data.cache_gb,
+        "augment.erasing_start_epoch": config.augment.erasing_start_epoch,
+    }
+    shares = {
+        "augment.enlarge_probability": config.augment.enlarge_probability,
+        "augment.erasing_probability": config.augment.erasing_probability,
+        "model.dropout": config.model.dropout,
+        "loss.label_smoothing": config.loss.label_smoothing,
+    }
+    for field, value in (positive | not_negative | shares).items():
+        _require(math.isfinite(value), f"config.{field}={value} is not a finite number: give one")
+    for field, value in positive.items():
+        _require(value > 0, f"config.{field}={value} must be above 0")
+    for field, value in not_negative.items():
+        _require(value >= 0, f"config.{field}={value} must be 0 or more")
+    for field, value in shares.items():
+        _require(0 <= value <= 1, f"config.{field}={value} must lie between 0 and 1")
+    _require(config.model.dropout < 1, "config.model.dropout=1 leaves nothing: give less")
+    size = config.data.image_size
+    _require(
+        len(size) == 2 and all(s > 0 and s % 16 == 0 for s in size),
+        f"config.data.image_size={tuple(size)} must be (height, width), multiples of 16",
+    )
+    _validate_batch(config)
+
+
+def _validate_batch(config: ml_collections.ConfigDict) -> None:
+    identities, images = config.batch.identities, config.batch.images_per_identity
+    _require(
+        images >= 2,
+        f"config.batch.images_per_identity={images} leaves no positive: give 2 or more",
+    )
+    negatives = (identities - 1) * images
+    _require(
+        negatives >= config.loss.num_negatives,
+        f"a batch of {identities} x {images} has {negatives} negatives an anchor, fewer than "
+        f"config.loss.num_negatives={config.loss.num_negatives}: raise config.batch.identities",
+    )

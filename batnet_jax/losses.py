@@ -1,0 +1,104 @@
+"""The two tasks of section 4.3: ranking (Eq. 7) and identity classification."""
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int
+
+
+def pairwise_distances(a: Float[Array, "m d"], b: Float[Array, "n d"]) -> Float[Array, "m n"]:
+    """Euclidean distances, at full precision on every backend.
+
+    The root's gradient is zero, not infinite, where two features coincide (an anchor with itself).
+    """
+    product = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
+    squared = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None, :] - 2 * product
+    apart = squared > 1e-12
+    return jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0)
+
+
+def triplet_loss(
+    features: Float[Array, "b d"],
+    pids: Int[Array, " b"],
+    *,
+    margin: float,
+    num_negatives: int,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Mean hinge over each anchor's hardest positive and hardest negatives.
+
+    Each anchor makes `num_negatives` triplets: its farthest positive with each of its nearest
+    negatives; `num_negatives=1` is batch-hard. Under pmap the anchors are this device's and the
+    candidates those of all devices, so the mean over devices is the loss of the global batch.
+
+    Args:
+      features: [b, d] float, not normalised.
+      pids: [b] int; every identity at least twice in the global batch, and every anchor with at
+        least `num_negatives` negatives there.
+      margin: in units of Euclidean distance.
+      num_negatives: hardest negatives an anchor (section 4.3: 5).
+      axis_name: pmap's axis; None outside pmap.
+    Returns: scalar of the features' type.
+    Fang et al., ICCV 2019, Eq. 7.
+    """
+    all_features, all_pids = features, pids
+    if axis_name:
+        all_features, all_pids = lax.all_gather((features, pids), axis_name, tiled=True)
+    distances = pairwise_distances(features, all_features)
+    same = pids[:, None] == all_pids[None, :]
+    hardest_positive = jnp.where(same, distances, -jnp.inf).max(1)
+    negated, _ = lax.top_k(jnp.where(same, -jnp.inf, -distances), num_negatives)
+    return jax.nn.relu(hardest_positive[:, None] + negated + margin).mean()
+
+
+def cross_entropy(
+    scores: Float[Array, "b n"], labels: Int[Array, " b"], *, smoothing: float = 0.0
+) -> Float[Array, ""]:
+    """Mean cross-entropy of the identity scores, with label smoothing (Szegedy et al. 2016).
+
+    Args:
+      scores: [b, n] float, before the softmax.
+      labels: [b] int in [0, n).
+      smoothing: weight spread evenly over all n classes (published code: 0.1; 0 = none).
+    Returns: scalar of the scores' type.
+    """
+    targets = optax.smooth_labels(
+        jax.nn.one_hot(labels, scores.shape[-1], dtype=scores.dtype), smoothing
+    )
+    return optax.softmax_cross_entropy(scores, targets).mean()
+
+
+def multi_task_loss(
+    outputs: dict,
+    labels: Int[Array, " b"],
+    *,
+    margin: float,
+    num_negatives: int,
+    label_smoothing: float,
+    axis_name: str | None = None,
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Ranking and classification on each stream, equal weights, averaged over the streams.
+
+    Section 4.3 poses both tasks on f_a and f_p separately; equal weights and the average are the
+    published code's.
+
+    Args:
+      outputs: of `BATNet`: `features` and `scores`, a [b, ...] array a stream.
+      labels: [b] int in [0, num_identities).
+      margin, num_negatives, axis_name: see `triplet_loss`.
+      label_smoothing: see `cross_entropy`.
+    Returns: the loss, and the means `loss_ce` and `loss_triplet` that it is the sum of.
+    """
+    streams = outputs["features"]
+    ce = sum(
+        cross_entropy(outputs["scores"][s], labels, smoothing=label_smoothing) for s in streams
+    )
+    triplet = sum(
+        triplet_loss(
+            streams[s], labels, margin=margin, num_negatives=num_negatives, axis_name=axis_name
+        )
+        for s in streams
+    )
+    parts = {"loss_ce": ce / len(streams), "loss_triplet": triplet / len(streams)}
+    return parts["loss_ce"] + parts["loss_triplet"], parts

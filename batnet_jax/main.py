@@ -1,0 +1,114 @@
+"""The command line: flags and modes; the work is done elsewhere.
+
+python -m batnet_jax.main --config=configs/demo.py [--workdir=DIR] [--mode=MODE]
+                          [--config.FIELD=VALUE ...]
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import ml_collections
+from absl import flags, logging
+from ml_collections import config_flags
+
+from batnet_jax import checkpoint
+from batnet_jax.config import validate
+from batnet_jax.data import Dataset, load_dataset
+from batnet_jax.errors import UserError
+from batnet_jax.evaluate import evaluate_model, make_embed, restore_model
+from batnet_jax.train import train
+
+USER_ERROR = 2
+
+
+def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Prepares the data if needed, trains or resumes, evaluates."""
+    train(config, open_dataset(config), workdir)
+
+
+def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Restores a checkpoint (config.eval.step; 0 = the latest) and evaluates it."""
+    step = checkpoint.choose_step(workdir, config.eval.step)
+    model, variables = restore_model(config, workdir, step)
+    embed = make_embed(model, variables)
+    evaluate_model(config, open_dataset(config), embed, step=step, workdir=workdir)
+
+
+MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
+    "train": run_train,
+    "eval": run_eval,
+}
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config name>.")
+_MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    list(MODES),
+    "What to do. " + " ".join(f"{name}: {f.__doc__}" for name, f in MODES.items()),
+)
+
+
+def open_dataset(config: ml_collections.ConfigDict) -> Dataset:
+    """The data set of `config.data`, prepared if need be."""
+    data = config.data
+    return load_dataset(
+        data.dataset, variant=data.variant, data_dir=data.dir, manual_dir=data.manual_dir
+    )
+
+
+def parse(argv: list[str]) -> None:
+    """Parses the command line.
+
+    Raises: UserError for whatever is wrong with it.
+    """
+    try:
+        rest = flags.FLAGS(argv)
+    except Exception as error:  # config_flags raises whatever the config file does
+        message = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{message} (see --help; fields are in batnet_jax/config.py)") from error
+    if rest[1:]:
+        raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")
+    if _CONFIG.value is None:
+        raise UserError("no --config given: try --config=configs/demo.py")
+
+
+def run(argv: list[str]) -> int:
+    """Runs a command line; returns the exit status."""
+    try:
+        parse(argv)
+        config = _CONFIG.value
+        validate(config)
+        name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+        use_compilation_cache(Path(config.data.dir) / "xla_cache")
+        MODES[_MODE.value](config, Path(_WORKDIR.value or Path("runs") / name))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        return 130
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def use_compilation_cache(folder: Path) -> None:
+    """Keeps compiled steps, so that resuming and evaluating start in seconds."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+
+
+def main() -> None:
+    """The entry of `python -m batnet_jax.main`."""
+    logging.set_verbosity(logging.WARNING)
+    sys.exit(run(sys.argv))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""BAT-net, assembled (section 4.2, Fig. 5)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from batnet_jax.models.bi_attention import BiAttention
+from batnet_jax.models.googlenet import Block, Stem
+from batnet_jax.models.layers import BatchNorm, Dropout
+from batnet_jax.models.part_streams import PartStreams
+
+ATTENTIONS = ("aia", "plain", "none")
+POSITIONS = ("p1", "p2", "p3", "p4")
+
+
+class Head(nn.Module):
+    """Map to feature to identity scores (section 4.4; details from the published code).
+
+    BN, for the appearance ReLU, GAP, dropout, fc, BN, ReLU: the feature f. Dropout, fc: the scores.
+
+    Attributes:
+      num_identities: of the training set.
+      embedding_dim: of f (section 4.4: 512).
+      relu: whether a ReLU stands before GAP (published code: appearance yes, part no).
+      dropout: rate of both dropouts (published code: 0.1).
+      batch_norm_axis: pmap's axis for BN, None for each device alone.
+      axis_name: pmap's axis for dropout.
+      dtype: of the computation up to the feature, which is at least float32.
+    """
+
+    num_identities: int
+    embedding_dim: int = 512
+    relu: bool = True
+    dropout: float = 0.1
+    batch_norm_axis: str | None = None
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Maps [b, h, w, c] to the feature [b, embedding_dim] and scores [b, num_identities]."""
+        shared = {"axis_name": self.batch_norm_axis, "dtype": self.dtype}
+        x = BatchNorm(name="map_bn", **shared)(x, train=train)
+        x = nn.relu(x) if self.relu else x
+        x = x.astype(jnp.promote_types(self.dtype, jnp.float32)).mean((1, 2))
+        x = Dropout(self.dropout, self.axis_name)(x, train=train)
+        x = nn.Dense(self.embedding_dim, dtype=x.dtype, name="embedding")(x)
+        x = BatchNorm(name="bn", axis_name=self.batch_norm_axis, dtype=x.dtype)(x, train=train)
+        feature = nn.relu(x)
+        x = Dropout(self.dropout, self.axis_name)(feature, train=train)
+        scores = nn.Dense(self.num_identities, dtype=x.dtype, name="classifier")(x)
+        return feature, scores
+
+
+class BATNet(nn.Module):
+    """The Bilinear ATtention network.
+
+    Attributes:
+      num_identities: classes of the two classifiers.
+      attention: one of `ATTENTIONS`: with AiA (Eq. 5), without (Eq. 6), none (Table 6, row i).
+      position: where the Bi-attention stands, one of `POSITIONS` (Table 6). At p1 and p2 the part
+        streams see the attended map; p3 and p4 lie behind their branch.
+      reduction: r of the Bi-attention (Table 7).
+      num_parts: T; 0 leaves the appearance extractor alone (Table 5, rows i and ii).
+      part_sampling: one of `part_streams.PART_SAMPLINGS`.
+      embedding_dim: of each of f_a and f_p.
+      dropout: rate in the heads.
+      width: multiplier of the backbone's channels; 1 is the paper's.
+      sync_batch_norm: take BN's statistics over all devices.
+      axis_name: pmap's axis, None outside pmap.
+      dtype: of the computation; parameters and statistics are float32.
+    """
+
+    num_identities: int
+    attention: str = "aia"
+    position: str = "p2"
+    reduction: int = 4
+    num_parts: int = 4
+    part_sampling: str = "paper"
+    embedding_dim: int = 512
+    dropout: float = 0.1
+    width: float = 1.0
+    sync_batch_norm: bool = True
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, images: jax.Array, *, train: bool = False) -> dict[str, dict]:
+        """Runs the network.
+
+        Args:
+          images: [b, h, w, 3] float, RGB, normalised.
+          train: batch statistics and dropout (rng `dropout`), or running statistics.
+        Returns: a dict of dicts: `features` and `scores`, each with `appearance` and (if
+          num_parts) `part`, [b, embedding_dim] and [b, num_identities]; `attention` (unless none)
+          with `input`, `mask` and `output`, [b, h', w', c] each (Fig. 6).
+        """
+        norm_axis = self.axis_name if self.sync_batch_norm else None
+        shared = {"axis_name": norm_axis, "dtype": self.dtype}
+        attention = {}
+
+        def attend(x, position):
+            if self.attention == "none" or self.position != position:
+                return x
+            block = BiAttention(
+                self.reduction, self.attention == "aia", name="bi_attention", **shared
+            )
+            mask = block.mask(x, train=train)
+            attention.update(input=x, mask=mask, output=x * mask)
+            return attention["output"]
+
+        x = images.astype(self.dtype)
+        x = attend(Stem(self.width, name="blk1", **shared)(x, train=train), "p1")
+        x = attend(Block(2, self.width, name="blk2", **shared)(x, train=train), "p2")
+        maps = {}
+        y = attend(Block(3, self.width, name="blk3", **shared)(x, train=train), "p3")
+        maps["appearance"] = attend(
+            Block(4, self.width, name="blk4", **shared)(y, train=train), "p4"
+        )
+        if self.num_parts:
+            streams = PartStreams(
+                self.num_parts, self.part_sampling, self.width, name="part_streams", **shared
+            )
+            maps["part"] = streams(x, train=train)
+
+        features, scores = {}, {}
+        for name, feature_map in maps.items():
+            features[name], scores[name] = Head(
+                self.num_identities,
+                self.embedding_dim,
+                relu=name == "appearance",
+                dropout=self.dropout,
+                batch_norm_axis=norm_axis,
+                axis_name=self.axis_name,
+                dtype=self.dtype,
+                name=f"{name}_head",
+            )(feature_map, train=train)
+        return {"features": features, "scores": scores, "attention": attention}

@@ -1,0 +1,45 @@
+"""Initial values, drawn on the host.
+
+The law is that of the modules' own initialisers, which stay for those who use a module alone. But
+one random kernel a shape costs XLA longer to compile than a short training takes, so `BATNet`'s
+values come from NumPy; a test holds the two laws together.
+"""
+
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from batnet_jax.models.batnet import BATNet
+
+# Variance times fan-in: He et al. 2015 where a ReLU follows, LeCun's for the dense layers.
+KERNEL_GAIN = {4: 2.0, 2: 1.0}
+CONSTANTS = {"bias": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0}
+
+
+def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dict[str, Any]:
+    """Variables of a fresh network: `params` and `batch_stats`, NumPy float32.
+
+    Each value depends on the seed and its own path only, so a layer keeps its values when another
+    is added.
+
+    Args:
+      model: the network.
+      image_size: (height, width) of its images in pixels.
+      seed: any int >= 0.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_size, 3), jnp.float32)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    shapes = jax.eval_shape(lambda x: model.init(keys, x, train=True), images)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        *_, name = names = [key.key for key in path]
+        if name in CONSTANTS:
+            return np.full(leaf.shape, CONSTANTS[name], np.float32)
+        gain = KERNEL_GAIN[len(leaf.shape)] / np.prod(leaf.shape[:-1])
+        rng = np.random.default_rng([seed, zlib.crc32("/".join(names).encode())])
+        return rng.standard_normal(leaf.shape, np.float32) * np.float32(np.sqrt(gain))
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)

@@ -1,0 +1,198 @@
+"""The layers that every block shares: convolution + BN + ReLU, max-pooling, dropout.
+
+Two of them are our own where Flax has one, for stated reasons:
+
+* `BatchNorm` keeps the *unbiased* running variance, as PyTorch (the paper's framework, section 4.4)
+  does and Flax does not, and takes its statistics in float32 whatever the activations' type.
+* `Dropout` draws one mask for the global batch and takes this device's rows of it, so that a run
+  does not depend on the number of devices.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+AXIS = "devices"  # the name of pmap's axis, here and in steps.py
+
+
+def _axis_size(axis_name: str | None) -> int:
+    return lax.axis_size(axis_name) if axis_name else 1
+
+
+def _pmean(x: Any, axis_name: str | None) -> Any:
+    return lax.pmean(x, axis_name) if axis_name else x
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalise(x, scale, bias, epsilon, axis_name):
+    return _normalise_forward(x, scale, bias, epsilon, axis_name)[0]
+
+
+def _normalise_forward(x, scale, bias, epsilon, axis_name):
+    axes = tuple(range(x.ndim - 1))
+    mean = _pmean(x.mean(axes), axis_name)
+    var = _pmean(jnp.square(x - mean).mean(axes), axis_name)
+    inverse = lax.rsqrt(var + epsilon)
+    y = (x - mean) * (inverse * scale) + bias
+    return (y, mean, var), (x, scale, mean, inverse)
+
+
+def _normalise_backward(epsilon, axis_name, saved, cotangents):
+    """The textbook gradient, whose two means are over all devices; mean and var carry none."""
+    x, scale, mean, inverse = saved
+    dy = cotangents[0]
+    axes = tuple(range(x.ndim - 1))
+    count = x.size // x.shape[-1]
+    d_bias = dy.sum(axes)
+    d_scale = (dy * (x - mean)).sum(axes) * inverse
+    mean_dy, mean_dy_x = _pmean((d_bias / count, d_scale / count), axis_name)
+    dx = (inverse * scale) * (dy - mean_dy - (x - mean) * (inverse * mean_dy_x))
+    return dx, d_scale, d_bias
+
+
+_normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation over all axes but the last (Ioffe & Szegedy 2015).
+
+    Attributes:
+      axis_name: pmap's axis over which the statistics are shared; None for this device's alone.
+      dtype: of the result; statistics are float32 (float64 for float64 inputs).
+      momentum: weight of the new statistics, in PyTorch's sense (published code: 0.1).
+      epsilon: added to the variance (published code: 1e-5).
+    """
+
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+    momentum: float = 0.1
+    epsilon: float = 1e-5
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [..., c] to [..., c]; in training updates `batch_stats`."""
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (channels,))
+        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        if not train:
+            inverse = lax.rsqrt(running_var.value + self.epsilon)
+            y = (x - running_mean.value) * (inverse * scale) + bias
+            return y.astype(self.dtype)
+        axis_name = None if self.is_initializing() else self.axis_name
+        y, mean, var = _normalise(x, scale, bias, self.epsilon, axis_name)
+        if not self.is_initializing():
+            count = x.size // channels * _axis_size(axis_name)
+            unbiased = var * (count / max(count - 1, 1))
+            keep = 1 - self.momentum
+            running_mean.value = keep * running_mean.value + self.momentum * mean
+            running_var.value = keep * running_var.value + self.momentum * unbiased
+        return y.astype(self.dtype)
+
+
+def _convolve(x, kernel, strides, padding, **kwargs):
+    """`lax.conv_general_dilated`, but a 1x1 convolution as the matrix product that it is.
+
+    XLA's CPU backend runs the product faster than the convolution.
+    """
+    pointwise = kernel.shape[:2] == (1, 1) and tuple(strides) == (1, 1)
+    if pointwise and all(tuple(pad) == (0, 0) for pad in padding):
+        return jnp.dot(x, kernel[0, 0], precision=kwargs.get("precision"))
+    return lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
+
+
+class ConvBN(nn.Module):
+    """Convolution with bias, batch normalisation, ReLU (published code, every convolution).
+
+    Attributes:
+      features: output channels.
+      kernel: side of the square kernel, padded to keep the size at stride 1.
+      stride: of the convolution.
+      axis_name: see `BatchNorm`.
+      dtype: of the computation; parameters are float32.
+    """
+
+    features: int
+    kernel: int = 1
+    stride: int = 1
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [b, h, w, c] to [b, h / stride, w / stride, features], not negative."""
+        x = nn.Conv(
+            self.features,
+            (self.kernel, self.kernel),
+            strides=self.stride,
+            padding=self.kernel // 2,
+            kernel_init=nn.initializers.kaiming_normal(),
+            dtype=self.dtype,
+            conv_general_dilated=_convolve,
+            name="conv",
+        )(x)
+        x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="bn")(x, train=train)
+        return nn.relu(x)
+
+
+def max_pool(x: jax.Array, *, stride: int, padding: Sequence[tuple[int, int]]) -> jax.Array:
+    """3x3 max-pooling of a map that is nowhere negative, so that zero padding is exact.
+
+    Rows, then columns, each the maximum of three shifted views: its gradient is a few selects,
+    where that of `reduce_window` is a select-and-scatter, which is slow on a CPU. On a tie the
+    gradient is shared, where PyTorch gives it to the first; behind a ReLU ties are zeros, whose
+    gradient goes no further.
+
+    Args:
+      x: [b, h, w, c], >= 0.
+      stride: 1 or 2.
+      padding: rows' and columns' (before, after).
+    Returns: [b, h', w', c], h' = (h + before + after - 3) // stride + 1.
+    """
+    for axis, pad in zip((1, 2), padding, strict=True):
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = pad
+        x = jnp.pad(x, widths)
+        size = (x.shape[axis] - 3) // stride + 1
+        views = [
+            lax.slice_in_dim(x, k, k + (size - 1) * stride + 1, stride, axis) for k in range(3)
+        ]
+        x = jnp.maximum(jnp.maximum(views[0], views[1]), views[2])
+    return x
+
+
+def ceil_padding(size: int) -> tuple[int, int]:
+    """Padding that makes 3x3/2 pooling cover every row: PyTorch's `ceil_mode` without padding."""
+    return 0, (size - 3) % 2
+
+
+class Dropout(nn.Module):
+    """Dropout whose mask is drawn for the global batch.
+
+    Attributes:
+      rate: probability of a zero.
+      axis_name: pmap's axis; the key must be the same on all devices.
+    """
+
+    rate: float
+    axis_name: str | None = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps [b, d] to [b, d]; needs the rng `dropout` in training."""
+        if not train or self.rate == 0:
+            return x
+        axis_name = None if self.is_initializing() else self.axis_name
+        rows = x.shape[0]
+        shape = (rows * _axis_size(axis_name), *x.shape[1:])
+        keep = jax.random.bernoulli(self.make_rng("dropout"), 1 - self.rate, shape)
+        if axis_name:
+            keep = lax.dynamic_slice_in_dim(keep, lax.axis_index(axis_name) * rows, rows)
+        return jnp.where(keep, x / (1 - self.rate), 0)

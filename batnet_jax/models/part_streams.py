@@ -1,0 +1,72 @@
+"""The part feature extractor: regions of the attended map, a stream of its own for each (4.2)."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from batnet_jax.errors import UserError
+from batnet_jax.models.googlenet import Block
+
+PART_SAMPLINGS = ("paper", "published")
+
+
+def part_sampling_matrix(num_parts: int, height: int, sampling: str) -> np.ndarray:
+    """The resize of each horizontal region to the full height, which is linear in the rows.
+
+    "paper": the region's rows alone, resized bilinearly (half-pixel centres, edges repeated).
+    "published": the published code's affine grid, scale 1 / T about the region's centre with
+    corners aligned, which reads a little across the borders between regions.
+
+    Args:
+      num_parts: T, a divisor of `height`.
+      height: rows of the map.
+      sampling: one of `PART_SAMPLINGS`.
+    Returns: [T, height, height] float64; rows sum to 1.
+    """
+    if height % num_parts:
+        raise UserError(
+            f"model.num_parts={num_parts} does not divide the {height} rows of the map at p2: "
+            "choose a divisor, or an image height of which it is one"
+        )
+    rows = height // num_parts
+    start = np.arange(num_parts)[:, None] * rows
+    out = np.arange(height)
+    if sampling == "paper":
+        source = start + np.clip((out + 0.5) / num_parts - 0.5, 0, rows - 1)
+    else:
+        grid = np.linspace(-1, 1, height) if height > 1 else np.zeros(1)
+        centre = (2 * np.arange(num_parts)[:, None] + 1) / num_parts - 1
+        source = (grid / num_parts + centre + 1) / 2 * (height - 1)
+    # Row r weighs the source position s by the hat function max(0, 1 - |s - r|).
+    return np.maximum(0, 1 - np.abs(source[:, :, None] - np.arange(height)))
+
+
+class PartStreams(nn.Module):
+    """T streams, each a copy of Blk3 and Blk4 with its own weights (Remark 3).
+
+    Attributes:
+      num_parts: T (section 4.4: 4).
+      sampling: one of `PART_SAMPLINGS`.
+      width, axis_name, dtype: see `googlenet.Inception`.
+    """
+
+    num_parts: int = 4
+    sampling: str = "paper"
+    width: float = 1.0
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Maps p2's [b, h, w, c] to [b, h / 2, w / 2, T * 1024 * width]."""
+        matrix = part_sampling_matrix(self.num_parts, x.shape[1], self.sampling)
+        regions = jnp.einsum("tij,bjwc->tbiwc", matrix.astype(x.dtype), x)
+        shared = {"width": self.width, "axis_name": self.axis_name, "dtype": self.dtype}
+        streams = []
+        for t in range(self.num_parts):
+            part = Block(3, name=f"stream{t}_blk3", **shared)(regions[t], train=train)
+            streams.append(Block(4, name=f"stream{t}_blk4", **shared)(part, train=train))
+        return jnp.concatenate(streams, axis=-1)

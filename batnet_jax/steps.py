@@ -1,0 +1,199 @@
+"""The training step and the embedding step: plain functions that `train.py` and `evaluate.py` pmap.
+
+A step is a pure function of the state and the batch; its randomness is a function of
+(seed, step, position in the global batch), so it does not depend on the number of devices.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from flax import struct
+from jax import lax
+
+from batnet_jax import augment, losses, optimizer
+from batnet_jax.models import BATNet
+from batnet_jax.models.initial import draw_variables
+from batnet_jax.models.layers import AXIS
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes.
+
+    Attributes:
+      step: int32 scalar, steps taken.
+      params: the parameters.
+      batch_stats: BN's running statistics.
+      opt_state: the optimizer's.
+    """
+
+    step: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class Recipe(NamedTuple):
+    """What a step is made of, fixed for a run.
+
+    Attributes:
+      model: the network, with `axis_name` where the step runs under pmap.
+      transform: the optimizer.
+      schedule: step to learning rate.
+      seed: of augmentation and dropout.
+      erasing_start: the step from which random erasing is on.
+      loss, augment: the config's sections.
+      axis_name: pmap's axis, None outside pmap.
+    """
+
+    model: BATNet
+    transform: optax.GradientTransformation
+    schedule: optax.Schedule
+    seed: int
+    erasing_start: int
+    loss: ml_collections.ConfigDict
+    augment: ml_collections.ConfigDict
+    axis_name: str | None
+
+
+def make_model(
+    config: ml_collections.ConfigDict, num_identities: int, *, axis_name: str | None = AXIS
+) -> BATNet:
+    """The network of `config.model`, whose keys are `BATNet`'s attributes."""
+    fields = dict(config.model)
+    dtype = jnp.dtype(fields.pop("dtype"))
+    return BATNet(num_identities, dtype=dtype, axis_name=axis_name, **fields)
+
+
+def make_recipe(
+    config: ml_collections.ConfigDict,
+    *,
+    num_identities: int,
+    steps_per_epoch: int,
+    axis_name: str | None = AXIS,
+) -> Recipe:
+    """Reads all that the training step needs from the config."""
+    schedule = optimizer.learning_rate_schedule(
+        config.learning_rate,
+        decay_epochs=config.decay_epochs,
+        decay_factor=config.decay_factor,
+        steps_per_epoch=steps_per_epoch,
+    )
+    transform = optimizer.adam_l2(
+        schedule, beta1=config.beta1, beta2=config.beta2, weight_decay=config.weight_decay
+    )
+    return Recipe(
+        model=make_model(config, num_identities, axis_name=axis_name),
+        transform=transform,
+        schedule=schedule,
+        seed=config.seed,
+        erasing_start=config.augment.erasing_start_epoch * steps_per_epoch,
+        loss=config.loss,
+        augment=config.augment,
+        axis_name=axis_name,
+    )
+
+
+def init_state(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:
+    """A fresh state on the host, a function of the recipe's seed and network alone."""
+    variables = draw_variables(recipe.model, image_size, recipe.seed)
+    params = variables["params"]
+    zeros = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(recipe.transform.init, params),
+    )
+    return TrainState(
+        step=np.zeros((), np.int32),  # type: ignore[arg-type]
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=zeros,
+    )
+
+
+def _global_positions(rows: int, axis_name: str | None) -> jax.Array:
+    """The positions of this device's images in the global batch, [rows] int32."""
+    first = lax.axis_index(axis_name) * rows if axis_name else 0
+    return first + jnp.arange(rows)
+
+
+def train_step(
+    state: TrainState, batch: dict[str, jax.Array], *, recipe: Recipe
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of section 4.3 on the global batch.
+
+    Args:
+      state: the same on all devices.
+      batch: this device's share: `image` [b, h, w, 3] bytes and `label` [b] int32.
+      recipe: see `Recipe`.
+    Returns: the new state and the scalars `loss`, `loss_ce`, `loss_triplet`, `lr` and
+      `gradient_norm`, the same on all devices.
+    """
+    axis_name = recipe.axis_name
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    augment_key, dropout_key = jax.random.split(key)
+    positions = _global_positions(batch["image"].shape[0], axis_name)
+    erase = (state.step >= recipe.erasing_start) * recipe.augment.erasing_probability
+    images = augment.augment(
+        jax.vmap(lambda position: jax.random.fold_in(augment_key, position))(positions),
+        batch["image"],
+        enlarge_probability=recipe.augment.enlarge_probability,
+        erasing_probability=erase,
+    )
+
+    def loss_fn(params):
+        outputs, updates = recipe.model.apply(
+            {"params": params, "batch_stats": state.batch_stats},
+            images,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+        loss, parts = losses.multi_task_loss(
+            outputs,
+            batch["label"],
+            margin=recipe.loss.margin,
+            num_negatives=recipe.loss.num_negatives,
+            label_smoothing=recipe.loss.label_smoothing,
+            axis_name=axis_name,
+        )
+        return loss, (parts, updates["batch_stats"])
+
+    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    if axis_name:  # without synchronised BN the devices' statistics differ: keep their mean
+        grads, loss, parts, batch_stats = lax.pmean((grads, loss, parts, batch_stats), axis_name)
+    updates, opt_state = recipe.transform.update(grads, state.opt_state, state.params)
+    metrics = {
+        "loss": loss,
+        **parts,
+        "lr": jnp.asarray(recipe.schedule(state.step), jnp.float32),
+        "gradient_norm": optax.global_norm(grads),
+    }
+    new_state = TrainState(
+        step=state.step + 1,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return new_state, metrics
+
+
+def embed_step(variables: dict[str, Any], images: jax.Array, *, model: BATNet) -> jax.Array:
+    """Images to features as the test phase compares them (section 4.4).
+
+    Args:
+      variables: `params` and `batch_stats`.
+      images: [b, h, w, 3] bytes.
+      model: the network.
+    Returns: [b, d] float32: f_a, and f_p where there are parts, each of unit length (published
+      code), side by side.
+    """
+    outputs = model.apply(variables, augment.normalise(images), train=False)
+    halves = [
+        f / jnp.maximum(jnp.linalg.norm(f, axis=-1, keepdims=True), 1e-12)
+        for f in outputs["features"].values()
+    ]
+    return jnp.concatenate(halves, axis=-1).astype(jnp.float32)

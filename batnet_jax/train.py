@@ -1,0 +1,303 @@
+"""The training loop (section 4.4)."""
+
+import contextlib
+import functools
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+import numpy as np
+from clu import parameter_overview
+
+from batnet_jax import checkpoint, devices
+from batnet_jax.data import Dataset
+from batnet_jax.data.loader import prefetch
+from batnet_jax.data.sampler import epoch_plan, steps_per_epoch
+from batnet_jax.errors import UserError
+from batnet_jax.evaluate import check_architecture, evaluate_model, make_embed, open_store
+from batnet_jax.journal import Journal, progress_bar
+from batnet_jax.models.layers import AXIS
+from batnet_jax.steps import Recipe, TrainState, init_state, make_recipe, train_step
+
+# A run may be continued with other values of these; on all others its result depends.
+FREE_FIELDS = (
+    "steps",
+    "num_epochs",
+    "data.dir",
+    "data.manual_dir",
+    "data.cache_gb",
+    "data.workers",
+    "eval",
+    "checkpoint",
+    "log",
+)
+
+
+class Schedule(NamedTuple):
+    """A run in steps.
+
+    Attributes:
+      steps_per_epoch: see `sampler`.
+      total: steps of the whole run.
+    """
+
+    steps_per_epoch: int
+    total: int
+
+    def is_due(self, step: int, every_epochs: int) -> bool:
+        """Whether `step` ends an epoch whose number `every_epochs` divides (0: only the last)."""
+        if step == self.total:
+            return True
+        return bool(every_epochs) and step % (every_epochs * self.steps_per_epoch) == 0
+
+
+def train(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) -> dict[str, Any]:
+    """Trains from what the workdir holds to the end, and evaluates.
+
+    Args:
+      config: validated.
+      dataset: prepared.
+      workdir: written to: `config.json`, `parameters.txt`, `metrics.jsonl`, `tensorboard/`,
+        `checkpoints/`, `eval/`.
+    Returns: the last evaluation's result.
+    Raises:
+      UserError: if the batch cannot be divided among the devices, or the workdir cannot be written
+        to or holds a run with other settings; nothing has been overwritten then.
+      FloatingPointError: if the loss is not finite.
+    """
+    check_batch(config)
+    pids, labels = np.unique(dataset.train.pids, return_inverse=True)
+    schedule = plan_schedule(config, labels)
+    recipe = make_recipe(config, num_identities=len(pids), steps_per_epoch=schedule.steps_per_epoch)
+    state = init_state(recipe, tuple(config.data.image_size))
+    open_workdir(config, workdir)
+    state = resume(config, workdir, state)
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+
+    def evaluate_now(state: TrainState) -> dict[str, Any]:
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        embed = make_embed(recipe.model, jax.device_get(variables))
+        return evaluate_model(config, dataset, embed, step=int(state.step), workdir=workdir)
+
+    result = None
+    run = {"model": config.model.to_dict(), "pids": pids.tolist()}
+    journal = Journal(workdir, int(state.step))
+    manager = checkpoint.open_manager(workdir, keep=config.checkpoint.keep)
+    with open_store(config, dataset.train) as store:
+        for step, state in run_steps(config, recipe, schedule, state, store, labels, journal):  # noqa: B020
+            if schedule.is_due(step, config.checkpoint.every_epochs):
+                checkpoint.save(manager, step, state, run)
+            if schedule.is_due(step, config.eval.every_epochs):
+                result = evaluate_now(state)
+                journal.write_evaluation(result)
+    manager.wait_until_finished()
+    manager.close()
+    journal.close()
+    print(f"trained {schedule.total} steps, all in '{workdir}'")
+    return result or evaluate_now(state)
+
+
+def run_steps(
+    config: ml_collections.ConfigDict,
+    recipe: Recipe,
+    schedule: Schedule,
+    state: TrainState,
+    store: Any,
+    labels: np.ndarray,
+    journal: Journal,
+) -> Iterator[tuple[int, TrainState]]:
+    """Takes the steps that are left; yields (steps taken, state) after each.
+
+    A yielded state is valid until the next is asked for: its buffers are donated then.
+    """
+    step_fn = jax.pmap(
+        functools.partial(train_step, recipe=recipe),
+        AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),  # type: ignore[arg-type]
+        donate_argnums=0,
+    )
+    first = int(state.step)
+    state = devices.replicate(state)
+    size = config.batch.identities * config.batch.images_per_identity
+    with (
+        prefetch(store, batches(config, labels, first, schedule)) as loaded,
+        progress_bar(schedule.total * size, description="train", initial=first * size) as bar,
+    ):
+        window = Window(schedule, size)
+        for step, (indices, images) in enumerate(loaded, first + 1):
+            batch = {"image": images, "label": labels[indices].astype(np.int32)}
+            state, metrics = step_fn(state, jax.tree.map(devices.split, batch))
+            window.add(metrics)
+            bar.update(size)
+            if step % config.log.every_steps == 0 or step == schedule.total:
+                figures = window.close(step, loaded.wait_seconds)
+                journal.write(figures)
+                bar.set_postfix_str(f"loss {figures['loss']:.3f}", refresh=False)
+            with window.paused():
+                yield step, state
+
+
+class Window:
+    """The steps between two lines of metrics.jsonl; nothing waits for the device before `close`."""
+
+    def __init__(self, schedule: Schedule, batch_size: int):
+        """Starts the clock."""
+        self._schedule = schedule
+        self._batch_size = batch_size
+        self._waited = 0.0
+        self._restart()
+
+    def _restart(self) -> None:
+        self._metrics: list[dict[str, jax.Array]] = []
+        self._start = time.perf_counter()
+
+    def add(self, metrics: dict[str, jax.Array]) -> None:
+        """Adds a step's metrics, still on the device."""
+        self._metrics.append(metrics)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time spent within (checkpoints, evaluation) does not count as training."""
+        before = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - before
+
+    def close(self, step: int, wait_seconds: float) -> dict[str, Any]:
+        """The window's means, and a new window.
+
+        Args:
+          step: steps taken.
+          wait_seconds: that the loop has waited for data since its beginning.
+        Returns: a line of metrics.jsonl: `step`, `epoch` (from 0), `loss`, `loss_ce`,
+          `loss_triplet`, `lr`, `gradient_norm` (means; `lr` the last), `images_per_second`, and
+          `data_wait`, the share of the time that the loop waited for data.
+        Raises: FloatingPointError if a loss of the window is not finite.
+        """
+        taken = jax.device_get(self._metrics)
+        seconds = time.perf_counter() - self._start
+        first = step - len(taken) + 1
+        for number, metrics in enumerate(taken, first):
+            if not np.isfinite(metrics["loss"]):
+                raise FloatingPointError(
+                    f"the loss is {metrics['loss']} at step {number}: lower config.learning_rate, "
+                    "or look at the images; the last checkpoint is kept"
+                )
+        means = {name: float(np.mean([m[name] for m in taken])) for name in taken[0]}
+        figures = {
+            "step": step,
+            "epoch": (step - 1) // self._schedule.steps_per_epoch,
+            **means,
+            "lr": float(taken[-1]["lr"]),
+            "images_per_second": len(taken) * self._batch_size / seconds,
+            "data_wait": (wait_seconds - self._waited) / seconds,
+        }
+        self._waited = wait_seconds
+        self._restart()
+        return figures
+
+
+def batches(
+    config: ml_collections.ConfigDict, labels: np.ndarray, first: int, schedule: Schedule
+) -> Iterator[np.ndarray]:
+    """The index rows of the steps `first`, ..., total - 1: a pure function of the seed."""
+    epoch, skipped = divmod(first, schedule.steps_per_epoch)
+    step = first
+    while step < schedule.total:
+        plan = epoch_plan(labels, **config.batch, seed=config.seed, epoch=epoch)
+        for row in plan[skipped : skipped + schedule.total - step]:
+            yield row
+            step += 1
+        epoch, skipped = epoch + 1, 0
+
+
+def plan_schedule(config: ml_collections.ConfigDict, labels: np.ndarray) -> Schedule:
+    """The run's length.
+
+    Raises: UserError if the training set has fewer identities than a batch.
+    """
+    epoch = steps_per_epoch(labels, **config.batch)
+    return Schedule(epoch, config.steps or config.num_epochs * epoch)
+
+
+def check_batch(config: ml_collections.ConfigDict) -> None:
+    """Refuses a batch that the devices cannot share evenly.
+
+    Raises: UserError with the numbers.
+    """
+    size = config.batch.identities * config.batch.images_per_identity
+    count = jax.device_count()
+    if size % count:
+        raise UserError(
+            f"a batch of {config.batch.identities} x {config.batch.images_per_identity} = {size} "
+            f"images does not divide among {count} devices: change config.batch.identities"
+        )
+
+
+def open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Makes the workdir and writes `config.json`.
+
+    Raises: UserError if it cannot be written to, or holds a run with other settings.
+    """
+    path = workdir / "config.json"
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        saved = json.loads(path.read_text()) if path.exists() else None
+        if saved is not None:
+            check_same_run(config, saved, workdir)
+        partial = path.with_suffix(".partial")
+        partial.write_text(config.to_json(indent=2) + "\n")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
+        ) from error
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"'{path}' is damaged: delete it if you know the run's settings, or name another "
+            "--workdir"
+        ) from error
+
+
+def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: Path) -> None:
+    """Refuses to continue a run with settings that would make it another run.
+
+    Raises: UserError naming the first field that differs.
+    """
+    wanted = flatten(json.loads(config.to_json()))
+    have = flatten(saved)
+    for field in sorted(wanted.keys() | have.keys()):
+        free = any(field == name or field.startswith(f"{name}.") for name in FREE_FIELDS)
+        if not free and wanted.get(field) != have.get(field):
+            raise UserError(
+                f"'{workdir}' holds a run with config.{field}={have.get(field)!r}, not "
+                f"{wanted.get(field)!r}: pass the same to resume it, or name another --workdir"
+            )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to one with dotted keys."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat
+
+
+def resume(config: ml_collections.ConfigDict, workdir: Path, fresh: TrainState) -> TrainState:
+    """The latest checkpoint's state, or the fresh one where there is none.
+
+    Raises: UserError if the checkpoint cannot be read or is of another architecture.
+    """
+    step = checkpoint.latest_step(workdir)
+    if step is None:
+        return fresh
+    check_architecture(config, checkpoint.restore_run(workdir, step), workdir)
+    print(f"resuming '{workdir}' after step {step}")
+    return checkpoint.restore_state(workdir, step, fresh)

@@ -64,6 +64,7 @@ def train(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) ->
       workdir: written to: `config.json`, `parameters.txt`, `metrics.jsonl`, `tensorboard/`,
         `checkpoints/`, `eval/`.
     Returns: the last evaluation's result.
+
     Raises:
       UserError: if the batch cannot be divided among the devices, or the workdir cannot be written
         to or holds a run with other settings; nothing has been overwritten then.
@@ -72,7 +73,12 @@ def train(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) ->
     check_batch(config)
     pids, labels = np.unique(dataset.train.pids, return_inverse=True)
     schedule = plan_schedule(config, labels)
-    recipe = make_recipe(config, num_identities=len(pids), steps_per_epoch=schedule.steps_per_epoch)
+    recipe = make_recipe(
+        config,
+        num_identities=len(pids),
+        steps_per_epoch=schedule.steps_per_epoch,
+        axis_name=AXIS if jax.device_count() > 1 else None,
+    )
     state = init_state(recipe, tuple(config.data.image_size))
     open_workdir(config, workdir)
     state = resume(config, workdir, state)
@@ -175,8 +181,8 @@ class Window:
           step: steps taken.
           wait_seconds: that the loop has waited for data since its beginning.
         Returns: a line of metrics.jsonl: `step`, `epoch` (from 0), `loss`, `loss_ce`,
-          `loss_triplet`, `lr`, `gradient_norm` (means; `lr` the last), `images_per_second`, and
-          `data_wait`, the share of the time that the loop waited for data.
+          `loss_triplet` (means), `lr` (the last), `images_per_second`, and `data_wait`, the share
+          of the time that the loop waited for data.
         Raises: FloatingPointError if a loss of the window is not finite.
         """
         taken = jax.device_get(self._metrics)

@@ -86,8 +86,10 @@ def multi_task_loss(
     Args:
       outputs: of `BATNet`: `features` and `scores`, a [b, ...] array a stream.
       labels: [b] int in [0, num_identities).
-      margin, num_negatives, axis_name: see `triplet_loss`.
+      margin: see `triplet_loss`.
+      num_negatives: see `triplet_loss`.
       label_smoothing: see `cross_entropy`.
+      axis_name: see `triplet_loss`.
     Returns: the loss, and the means `loss_ce` and `loss_triplet` that it is the sum of.
     """
     streams = outputs["features"]

@@ -20,13 +20,14 @@ from batnet_jax.config import validate
 from batnet_jax.data import Dataset, load_dataset
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import evaluate_model, make_embed, restore_model
-from batnet_jax.train import train
+from batnet_jax.train import check_run, train
 
 USER_ERROR = 2
 
 
 def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prepares the data if needed, trains or resumes, evaluates."""
+    check_run(config, workdir)
     train(config, open_dataset(config), workdir)
 
 
@@ -45,12 +46,13 @@ MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config name>.")
-_MODE = flags.DEFINE_enum(
-    "mode",
-    "train",
-    list(MODES),
-    "What to do. " + " ".join(f"{name}: {f.__doc__}" for name, f in MODES.items()),
-)
+_MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+
+
+def usage() -> str:
+    """What `--help` prints."""
+    modes = "\n".join(f"  {name:8}{f.__doc__}" for name, f in MODES.items())
+    return f"{__doc__}\nmodes (default train):\n{modes}\n\nfields: see batnet_jax/config.py"
 
 
 def open_dataset(config: ml_collections.ConfigDict) -> Dataset:
@@ -79,6 +81,9 @@ def parse(argv: list[str]) -> None:
 
 def run(argv: list[str]) -> int:
     """Runs a command line; returns the exit status."""
+    if {"-h", "-help", "--help"} & set(argv):
+        print(usage())
+        return 0
     try:
         parse(argv)
         config = _CONFIG.value

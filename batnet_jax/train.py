@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ from batnet_jax.evaluate import check_architecture, evaluate_model, make_embed, 
 from batnet_jax.journal import Journal, progress_bar
 from batnet_jax.models.layers import AXIS
 from batnet_jax.steps import Recipe, TrainState, init_state, make_recipe, train_step
+
+CONFIG = "config.json"
 
 # A run may be continued with other values of these; on all others its result depends.
 FREE_FIELDS = (
@@ -70,7 +73,7 @@ def train(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) ->
         to or holds a run with other settings; nothing has been overwritten then.
       FloatingPointError: if the loss is not finite.
     """
-    check_batch(config)
+    check_run(config, workdir)
     pids, labels = np.unique(dataset.train.pids, return_inverse=True)
     schedule = plan_schedule(config, labels)
     recipe = make_recipe(
@@ -245,28 +248,42 @@ def check_batch(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Makes the workdir and writes `config.json`.
+def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """What can be refused before the data set is prepared; writes nothing.
 
-    Raises: UserError if it cannot be written to, or holds a run with other settings.
+    Raises: UserError if the devices cannot share the batch, or the workdir cannot be written to or
+      holds a run with other settings.
     """
-    path = workdir / "config.json"
+    check_batch(config)
+    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"cannot write to the workdir '{workdir}': name another --workdir")
+    path = workdir / CONFIG
+    if not path.exists():
+        return
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        saved = json.loads(path.read_text()) if path.exists() else None
-        if saved is not None:
-            check_same_run(config, saved, workdir)
-        partial = path.with_suffix(".partial")
-        partial.write_text(config.to_json(indent=2) + "\n")
-        partial.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
-        ) from error
-    except json.JSONDecodeError as error:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
         raise UserError(
             f"'{path}' is damaged: delete it if you know the run's settings, or name another "
             "--workdir"
+        ) from error
+    check_same_run(config, saved, workdir)
+
+
+def open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Makes the workdir and writes `config.json`, at once and whole.
+
+    Raises: UserError if it cannot be written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        partial = workdir / f"{CONFIG}.partial"
+        partial.write_text(config.to_json(indent=2) + "\n")
+        partial.replace(workdir / CONFIG)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
         ) from error
 
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from batnet_jax.data.pedestrians.dice import ONE, Dice, cosine, noise
 
-CAST = 14  # percent: how far the cast takes the channels from one another
-EXPOSURE = 18  # percent: brightness among cameras
-FLICKER = 8  # percent: brightness among the images of one camera
+CAST = 10  # percent: how far the cast takes the channels from one another
+EXPOSURE = 13  # percent: brightness among cameras
+FLICKER = 5  # percent: brightness among the images of one camera
 CURVE = 45  # of 256: bend of the tone curve, dark or bright midtones
 CONTRAST = 15  # percent: contrast lost at most
 NOISE = 16  # of 255: amplitude of the sensor noise of the worst camera

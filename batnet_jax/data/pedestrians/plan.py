@@ -25,6 +25,8 @@ class Size(NamedTuple):
 
 SIZES: dict[str, Size] = {
     "demo": Size(300, 2_400, 75, 150, 450, 30, 6, 128, 64),
+    # For a first look, and for tests.
+    "tiny": Size(12, 96, 8, 16, 36, 4, 6, 128, 64),
     # The counts of Market-1501.
     "medium": Size(751, 12_936, 750, 3_368, 13_115, 2_798, 6, 128, 64),
     # The counts of MSMT17: 126,441 images.

@@ -1,0 +1,63 @@
+# Everything here needs only make and a Python 3.11 or 3.12 with venv.
+#   make demo PYTHON=python3.12          another Python
+#   make demo ARGS=--config.steps=100    more arguments for the command that is run
+PYTHON ?= python3
+ARGS ?=
+
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e
+BENCHMARKS = $(sort $(wildcard benchmarks/bench_*.py))
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all bench lint format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.test  ## train and evaluate on the embedded data set
+	$(RUN) -m batnet_jax.main --config=configs/demo.py $(ARGS)
+
+test: $(VENV)/.test  ## run the tests
+	$(RUN) -m pytest $(ARGS)
+
+test-all: $(VENV)/.test  ## run the tests, the slow ones too
+	$(RUN) -m pytest -m "slow or not slow" $(ARGS)
+
+bench: $(VENV)/.test  ## run every benchmarks/bench_*.py
+	@set -e; for file in $(BENCHMARKS); do echo "$$file"; $(RUN) $$file $(ARGS); done
+
+lint: $(VENV)/.dev  ## check style and types (changes nothing)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+format: $(VENV)/.dev  ## mend style
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean:  ## remove .venv and caches; data/ and runs/ stay
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define CHECK_PYTHON
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "error: '$(PYTHON)' not found: install Python 3.11 or 3.12, or pass PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { \
+	  echo "error: '$(PYTHON)' is not Python 3.11 or 3.12: pass one with PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: '$(PYTHON)' has no venv: install it (on Debian and Ubuntu python3-venv)" >&2; exit 1; }
+endef
+
+# The stamps are younger than what they depend on once everything is installed.
+$(VENV)/.test: pyproject.toml constraints.txt
+	$(CHECK_PYTHON)
+	@echo "installing into $(VENV): some 80 packages"
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(INSTALL) '.[test]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.test
+	@echo "installing the linters into $(VENV)"
+	@$(INSTALL) '.[dev]'
+	@touch $@

@@ -1,0 +1,99 @@
+"""What retrieval reaches without training: random, colour histogram, raw pixels, a fresh net.
+
+    python benchmarks/baselines.py --config=configs/demo.py [--workdir=DIR] [--config.FIELD=VALUE]
+
+Prints a Markdown table over the query and gallery of the config's data set; with --workdir also
+the trained net's row, from that run's last evaluation. `docs/pedestrians.md` and the README's
+section on one's own images show its output.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from batnet_jax import main, retrieval
+from batnet_jax.data import Dataset, Split
+from batnet_jax.evaluate import extract_features, make_embed, open_store
+from batnet_jax.steps import init_state, make_model, make_recipe
+
+
+def random_embedding(images: np.ndarray) -> np.ndarray:
+    """[b, h, w, 3] bytes to [b, 128], drawn from the image's own bytes: a fixed random vector."""
+    return np.stack(
+        [
+            np.random.default_rng(np.frombuffer(i.tobytes()[:4096], np.uint32)).standard_normal(128)
+            for i in images
+        ]
+    )
+
+
+def colour_histogram(images: np.ndarray) -> np.ndarray:
+    """[b, h, w, 3] bytes to [b, 512]: joint RGB histogram of 8 x 8 x 8 bins."""
+    bins = (images // 32).astype(int)
+    codes = (bins[..., 0] * 64 + bins[..., 1] * 8 + bins[..., 2]).reshape(len(images), -1)
+    return np.stack([np.bincount(c, minlength=512) / codes.shape[1] for c in codes])
+
+
+def raw_pixels(images: np.ndarray) -> np.ndarray:
+    """[b, h, w, 3] bytes to [b, h w 3] in [0, 1], less each image's mean."""
+    flat = images.reshape(len(images), -1) / 255
+    return flat - flat.mean(1, keepdims=True)
+
+
+def evaluate(config, dataset: Dataset, embed) -> dict:
+    """Evaluates an embedding on the query and gallery of a data set."""
+
+    def features(split: Split, name: str) -> np.ndarray:
+        with open_store(config, split) as store:
+            return extract_features(store, embed, batch=64, name=name)
+
+    query, gallery = dataset.query, dataset.gallery
+    return retrieval.evaluate(
+        features(query, "query"),
+        query.pids,
+        query.cameras,
+        features(gallery, "gallery"),
+        gallery.pids,
+        gallery.cameras,
+        ap=config.eval.ap,
+        same_camera=config.eval.same_camera,
+    )
+
+
+def untrained_net(config, dataset: Dataset):
+    """The config's network with its initial values, as an embedding."""
+    identities = len(np.unique(dataset.train.pids))
+    recipe = make_recipe(config, num_identities=identities, steps_per_epoch=1, axis_name=None)
+    state = init_state(recipe, tuple(config.data.image_size))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    return make_embed(make_model(config, identities), variables)
+
+
+def run(argv: list[str]) -> None:
+    """Prints the table."""
+    main.parse(argv)
+    config = flags.FLAGS["config"].value
+    dataset = main.open_dataset(config)
+    rows = {
+        "random embedding": random_embedding,
+        "colour histogram": colour_histogram,
+        "raw pixels": raw_pixels,
+        "untrained net": untrained_net(config, dataset),
+    }
+    results = {name: evaluate(config, dataset, embed) for name, embed in rows.items()}
+    if flags.FLAGS["workdir"].value:
+        files = Path(flags.FLAGS["workdir"].value).glob("eval/step_*.json")
+        last = max(files, key=lambda path: int(path.stem.removeprefix("step_")))
+        result = json.loads(last.read_text())
+        results[f"trained, {result['step']} steps"] = result
+    print(f"\n{dataset.name}, AP by {config.eval.ap}\n")
+    print("| embedding | mAP | Rank-1 |\n|---|---|---|")
+    for name, result in results.items():
+        print(f"| {name} | {result['mAP']:.3f} | {result['cmc']['1']:.3f} |")
+
+
+if __name__ == "__main__":
+    run(sys.argv)

@@ -1,0 +1,27 @@
+"""BAT-net on images of your own, in Market-1501's layout: a narrow network, small images.
+
+The folders are `bounding_box_train/`, `query/` and `bounding_box_test/`; a file's name begins
+with the identity and the camera, as in 0001_c2_anything.jpg. The identity -1 marks images to leave
+out. A query is not compared with images of the same identity and the same camera: if cameras mean
+nothing in your set, pass --config.eval.same_camera=keep.
+
+The settings suit a small set and a CPU; the paper's are --config.model.width=1
+--config.data.image_size=256,128 --config.batch.identities=16 --config.steps=0
+--config.learning_rate=5e-4. A batch has no more identities than the training folder.
+
+python -m batnet_jax.main --config=configs/folder.py --config.data.manual_dir=DIR_OR_ZIP
+"""
+
+from batnet_jax.config import default_config
+
+
+def get_config():
+    c = default_config()
+    c.data.dataset = "folder"
+    c.data.image_size = (128, 64)
+    c.model.width = 0.25
+    c.batch.identities = 8
+    c.steps = 600
+    c.learning_rate = 1e-3
+    c.checkpoint.every_epochs = 0
+    return c

@@ -1,0 +1,172 @@
+"""The main job as a user runs it: one process a command, on a tiny data set and a narrow net."""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+# The whole architecture but for one part stream instead of four: compiling is what takes time.
+SMALL = (
+    "--config.data.variant=tiny",
+    "--config.data.image_size=(64, 32)",
+    "--config.model.width=0.0625",
+    "--config.model.num_parts=1",
+    "--config.model.embedding_dim=32",
+    "--config.batch.identities=4",
+    "--config.batch.images_per_identity=2",
+    "--config.log.every_steps=1",
+)
+
+
+def run_main(*arguments, devices=1):
+    """Runs a command line from a folder without data; returns the finished process."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, "-m", "batnet_jax.main", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+def run_small(folder, workdir, *arguments, devices=1):
+    data = f"--config.data.dir={folder / 'data'}"
+    config = "--config=configs/demo.py"
+    return run_main(config, data, f"--workdir={workdir}", *SMALL, *arguments, devices=devices)
+
+
+def lines(workdir, without=("images_per_second", "data_wait")):
+    """metrics.jsonl without what depends on the clock."""
+    text = (workdir / "metrics.jsonl").read_text().splitlines()
+    figures = [json.loads(line) for line in text]
+    return [{k: v for k, v in f.items() if k not in without} for f in figures]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 6 steps in one go, and the folder that it shares its data with."""
+    folder = tmp_path_factory.mktemp("main")
+    process = run_small(folder, folder / "whole", "--config.steps=6")
+    assert process.returncode == 0, process.stderr
+    return folder, folder / "whole", process
+
+
+def test_train_leaves_what_the_contract_lists(finished):
+    _, workdir, process = finished
+    assert (workdir / "checkpoints" / "6").is_dir()
+    assert json.loads((workdir / "config.json").read_text())["steps"] == 6
+    assert list((workdir / "tensorboard").glob("events*"))
+    figures = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [f["step"] for f in figures] == [1, 2, 3, 4, 5, 6]
+    wanted = {"step", "epoch", "loss", "loss_ce", "loss_triplet", "lr", "images_per_second"}
+    assert all(wanted | {"data_wait"} <= f.keys() for f in figures)
+    for f in figures:
+        assert f["loss"] == pytest.approx(f["loss_ce"] + f["loss_triplet"], rel=1e-5)
+        assert 0 <= f["data_wait"] <= 1
+    result = json.loads((workdir / "eval" / "step_6.json").read_text())
+    assert result.keys() == {
+        *("dataset", "step", "num_query", "num_gallery", "num_valid_query"),
+        *("mAP", "mINP", "cmc", "ap"),
+    }
+    assert (result["dataset"], result["step"], result["ap"]) == ("pedestrians", 6, "precision")
+    assert (result["num_query"], result["num_gallery"]) == (16, 40)
+    assert set(result["cmc"]) == {"1", "5", "10", "20"}
+    assert 0 < result["mAP"] < 1
+    assert f"{100 * result['mAP']:.1f}%" in process.stdout
+    assert "image/s" in process.stderr
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(finished):
+    folder, whole, _ = finished
+    parts = folder / "parts"
+    first = run_small(folder, parts, "--config.steps=3")
+    assert first.returncode == 0, first.stderr
+    # What a killed run leaves: lines of steps after the checkpoint, the last one cut off.
+    with (parts / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 0.0}\n{"step": 5, "lo')
+    second = run_small(folder, parts, "--config.steps=6")
+    assert second.returncode == 0, second.stderr
+    assert "after step 3" in second.stdout
+    assert lines(parts) == lines(whole)
+    mine, theirs = (d / "eval" / "step_6.json" for d in (parts, whole))
+    assert json.loads(mine.read_text()) == json.loads(theirs.read_text())
+
+
+def test_eval_restores_on_any_number_of_devices(finished):
+    folder, whole, _ = finished
+    path = whole / "eval" / "step_6.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    process = run_small(folder, whole, "--mode=eval", "--config.eval.step=6", devices=2)
+    assert process.returncode == 0, process.stderr
+    after = json.loads(path.read_text())
+    assert "mAP" in process.stdout
+    assert after["num_query"] == before["num_query"]
+    # Features differ in their last bits with the batch a device gets; a rank may swap.
+    np.testing.assert_allclose(after["mAP"], before["mAP"], atol=0.01)
+
+
+def snapshot(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_mistakes_are_one_line_and_change_nothing(finished, tmp_path):
+    folder, whole, _ = finished
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    locked = tmp_path / "file"
+    locked.write_text("")
+    base = ("--config=configs/demo.py", f"--config.data.dir={folder / 'data'}", *SMALL)
+    other = f"--workdir={tmp_path / 'other'}"
+    own = ("--config=configs/folder.py", f"--config.data.dir={tmp_path / 'd'}", other)
+    msmt17 = ("--config=configs/msmt17.py", f"--config.data.manual_dir={empty}", other)
+    cases = {  # arguments, devices, what the line must name
+        "unknown field": ((*base, other, "--config.lerning_rate=1"), 1, "lerning_rate"),
+        "unknown choice": ((*base, other, "--config.model.attention=x"), 1, "aia, plain, none"),
+        "wrong type": ((*base, other, "--config.batch.identities=many"), 1, "batch.identities"),
+        "no config": ((), 1, "--config"),
+        "no such config": (("--config=configs/nothing.py",), 1, "nothing.py"),
+        "unknown mode": ((*base, "--mode=fly"), 1, "fly"),
+        "stray argument": ((*base, "train"), 1, "'train'"),
+        "no data": ((*msmt17, f"--config.data.dir={tmp_path / 'd'}"), 1, "MSMT17_V1"),
+        "missing folder": ((*own, f"--config.data.manual_dir={empty / 'no'}"), 1, "empty/no"),
+        "too few identities": ((*base, other, "--config.batch.identities=13"), 1, "12"),
+        "indivisible batch": ((*base, other), 3, "3 devices"),
+        "workdir is a file": ((*base, f"--workdir={locked}"), 1, "workdir"),
+        "other run": ((*base, f"--workdir={whole}", "--config.seed=1"), 1, "config.seed=0"),
+        "other architecture": (
+            (*base, f"--workdir={whole}", "--mode=eval", "--config.model.attention=plain"),
+            1,
+            "model.attention='aia'",
+        ),
+        "no checkpoint": ((*base, other, "--mode=eval"), 1, "no checkpoint"),
+        "no such step": (
+            (*base, f"--workdir={whole}", "--mode=eval", "--config.eval.step=5"),
+            1,
+            "choose from 6",
+        ),
+    }
+    before = snapshot(folder)
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda case: run_main(*case[0], devices=case[1]), cases.values()))
+    for (name, (_, _, named)), process in zip(cases.items(), done, strict=True):
+        message = process.stderr
+        assert process.returncode == 2, f"{name}: {process.returncode} {message}"
+        assert message.count("\n") == 1, f"{name}: {message}"
+        assert message.startswith("error: "), f"{name}: {message}"
+        assert named in message, f"{name}: {message}"
+    assert not (tmp_path / "other").exists()
+    assert snapshot(folder) == before
+
+
+def test_help_lists_the_modes():
+    process = run_main("--help")
+    assert "train: Prepares" in " ".join(process.stdout.split())
+    assert "eval: Restores" in " ".join(process.stdout.split())

@@ -7,7 +7,6 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e
-BENCHMARKS = $(sort $(wildcard benchmarks/bench_*.py))
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all bench lint format clean
@@ -24,13 +23,13 @@ test: $(VENV)/.test  ## run the tests
 test-all: $(VENV)/.test  ## run the tests, the slow ones too
 	$(RUN) -m pytest -m "slow or not slow" $(ARGS)
 
-bench: $(VENV)/.test  ## run every benchmarks/bench_*.py
-	@set -e; for file in $(BENCHMARKS); do echo "$$file"; $(RUN) $$file $(ARGS); done
+bench: $(VENV)/.test  ## baselines on the embedded data set (ARGS=--workdir=runs/demo adds the run)
+	$(RUN) benchmarks/baselines.py --config=configs/demo.py $(ARGS)
 
 lint: $(VENV)/.dev  ## check style and types (changes nothing)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/pyright
+	$(VENV)/bin/pyright --pythonpath $(RUN)
 
 format: $(VENV)/.dev  ## mend style
 	$(VENV)/bin/ruff check --fix .

@@ -3,8 +3,6 @@ import inspect
 import io
 import re
 import runpy
-import subprocess
-import sys
 import tokenize
 from pathlib import Path
 
@@ -118,22 +116,3 @@ def test_every_field_is_read():
         if not found:
             dead.append(field)
     assert dead == []
-
-
-@pytest.mark.parametrize(
-    ("override", "answer"),
-    [
-        ("--config.lerning_rate=1", "learning_rate"),
-        ("--config.data.no_such_field=1", "no_such_field"),
-        ("--config.model.position=p5", "p1, p2, p3, p4"),
-    ],
-)
-def test_wrong_override_is_refused_in_one_line(override, answer, tmp_path):
-    command = [sys.executable, "-m", "batnet_jax.main", "--config=configs/demo.py", override]
-    command += [f"--workdir={tmp_path / 'run'}", f"--config.data.dir={tmp_path / 'data'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: ")
-    assert done.stderr.count("\n") == 1
-    assert answer in done.stderr
-    assert list(tmp_path.iterdir()) == []

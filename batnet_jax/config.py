@@ -16,7 +16,10 @@ DTYPES = ("float32", "bfloat16")
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """The settings of the paper for Market-1501, DukeMTMC-reID and MSMT17."""
+    """The settings of the paper for Market-1501, DukeMTMC-reID and MSMT17.
+
+    Locked: a config that sets a field that is not here is refused.
+    """
     c = ml_collections.ConfigDict()
     c.seed = 0  # of initialisation, sampling, augmentation and dropout (ours)
     c.num_epochs = 300  # (paper, 4.4)
@@ -81,7 +84,7 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.log = log = ml_collections.ConfigDict()
     log.every_steps = 10  # a line in metrics.jsonl and a point in TensorBoard (ours)
-    return c
+    return c.lock()
 
 
 def _require(condition: bool, message: str) -> None:
@@ -89,10 +92,11 @@ def _require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def _require_choice(config: ml_collections.ConfigDict, field: str, choices) -> None:
-    value = config
-    for key in field.split("."):
-        value = value[key]
+def _require_choice(
+    config: ml_collections.ConfigDict, field: str, choices: tuple[str, ...]
+) -> None:
+    section, name = field.split(".")
+    value = getattr(getattr(config, section), name)
     names = ", ".join(choices)
     _require(
         value in choices, f"config.{field}={value!r} is not one of {names}: choose one of them"

@@ -67,7 +67,7 @@ def evaluate_model(
         stores[name] = open_store(config, getattr(dataset, name))
         batch = devices.round_up(config.eval.batch)
         features[name] = extract_features(stores[name], embed, batch=batch, name=name)
-    settings = {"ap": config.eval.ap, "same_camera": config.eval.same_camera}
+    settings: dict[str, Any] = {"ap": config.eval.ap, "same_camera": config.eval.same_camera}
     figures = retrieval.evaluate(
         features["query"],
         dataset.query.pids,
@@ -109,7 +109,7 @@ def ranked_lists(
     dataset: Dataset,
     stores: dict[str, ImageStore],
     features: dict[str, np.ndarray],
-    settings: dict[str, str],
+    settings: dict[str, Any],
     *,
     rows: int = 5,
     places: int = 10,

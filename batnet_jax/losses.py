@@ -92,15 +92,13 @@ def multi_task_loss(
       axis_name: see `triplet_loss`.
     Returns: the loss, and the means `loss_ce` and `loss_triplet` that it is the sum of.
     """
-    streams = outputs["features"]
-    ce = sum(
-        cross_entropy(outputs["scores"][s], labels, smoothing=label_smoothing) for s in streams
-    )
-    triplet = sum(
-        triplet_loss(
-            streams[s], labels, margin=margin, num_negatives=num_negatives, axis_name=axis_name
+    ce, triplet = [], []
+    for stream, features in outputs["features"].items():
+        ce.append(cross_entropy(outputs["scores"][stream], labels, smoothing=label_smoothing))
+        triplet.append(
+            triplet_loss(
+                features, labels, margin=margin, num_negatives=num_negatives, axis_name=axis_name
+            )
         )
-        for s in streams
-    )
-    parts = {"loss_ce": ce / len(streams), "loss_triplet": triplet / len(streams)}
+    parts = {"loss_ce": jnp.stack(ce).mean(), "loss_triplet": jnp.stack(triplet).mean()}
     return parts["loss_ce"] + parts["loss_triplet"], parts

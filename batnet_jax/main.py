@@ -71,7 +71,8 @@ def parse(argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)
     except Exception as error:  # config_flags raises whatever the config file does
-        message = " ".join(str(error).split()) or type(error).__name__
+        text = error.args[0] if isinstance(error, KeyError) and error.args else error
+        message = " ".join(str(text).split()) or type(error).__name__
         raise UserError(f"{message} (see --help; fields are in batnet_jax/config.py)") from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")

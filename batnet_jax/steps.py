@@ -191,7 +191,7 @@ def embed_step(variables: dict[str, Any], images: jax.Array, *, model: BATNet) -
     Returns: [b, d] float32: f_a, and f_p where there are parts, each of unit length (published
       code), side by side.
     """
-    outputs = model.apply(variables, augment.normalise(images), train=False)
+    outputs: Any = model.apply(variables, augment.normalise(images), train=False)
     halves = [
         f / jnp.maximum(jnp.linalg.norm(f, axis=-1, keepdims=True), 1e-12)
         for f in outputs["features"].values()

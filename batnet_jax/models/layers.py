@@ -87,7 +87,7 @@ class BatchNorm(nn.Module):
             y = (x - running_mean.value) * (inverse * scale) + bias
             return y.astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
-        y, mean, var = _normalise(x, scale, bias, self.epsilon, axis_name)
+        y, mean, var = _normalise(x, scale, bias, self.epsilon, axis_name)  # type: ignore
         if not self.is_initializing():
             count = x.size // channels * _axis_size(axis_name)
             unbiased = var * (count / max(count - 1, 1))

@@ -1,0 +1,217 @@
+"""Layers against the oracle. In float64, where only the order of sums differs: 1e-10."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from flax import linen as nn
+
+from batnet_jax.models.layers import AXIS, BatchNorm, ConvBN, Dropout, ceil_padding, max_pool
+
+close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
+
+
+@pytest.fixture(autouse=True)
+def _float64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+def bn_variables(rng, channels):
+    params = {"scale": rng.uniform(0.5, 2, channels), "bias": rng.normal(size=channels)}
+    stats = {"mean": rng.normal(size=channels), "var": rng.uniform(0.5, 2, channels)}
+    return params, stats
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 5, 6), (7, 6)])
+@pytest.mark.parametrize("train", [True, False])
+def test_batch_norm_equals_the_oracle(rng, shape, train):
+    params, stats = bn_variables(rng, shape[-1])
+    x = 3 * rng.normal(size=shape) + 2
+    y, updates = BatchNorm(dtype=jnp.float64).apply(
+        {"params": params, "batch_stats": stats}, x, train=train, mutable=["batch_stats"]
+    )
+    expected, new_stats = oracles.batch_norm(x, params, stats, train)
+    close(y, expected)
+    jax.tree.map(close, updates["batch_stats"], new_stats)
+
+
+def test_batch_norm_running_variance_by_hand():
+    # Values 1 and 3: mean 2, biased variance 1, unbiased 2.
+    module = BatchNorm(dtype=jnp.float64)
+    variables = {
+        "params": {"scale": np.ones(1), "bias": np.zeros(1)},
+        "batch_stats": {"mean": np.zeros(1), "var": np.ones(1)},
+    }
+    y, updates = module.apply(
+        variables, np.array([[1.0], [3.0]]), train=True, mutable=["batch_stats"]
+    )
+    close(y[:, 0], np.array([-1, 1]) / np.sqrt(1 + 1e-5))
+    close(updates["batch_stats"]["mean"], [0.9 * 0 + 0.1 * 2])
+    close(updates["batch_stats"]["var"], [0.9 * 1 + 0.1 * 2])
+
+
+def plain_batch_norm(x, scale, bias):
+    """Differentiated by JAX, not by the custom rule."""
+    axes = tuple(range(x.ndim - 1))
+    return (x - x.mean(axes)) / jnp.sqrt(x.var(axes) + 1e-5) * scale + bias
+
+
+def own_batch_norm(x, scale, bias, axis_name=None):
+    stats = {"mean": jnp.zeros_like(bias), "var": jnp.ones_like(bias)}
+    variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
+    module = BatchNorm(axis_name=axis_name, dtype=jnp.float64)
+    return module.apply(variables, x, train=True, mutable=["batch_stats"])
+
+
+def test_batch_norm_gradient(rng):
+    x, weights = rng.normal(size=(2, 4, 3, 3, 5)) * 2 + 1
+    scale, bias = rng.uniform(0.5, 2, 5), rng.normal(size=5)
+
+    def loss(args, normalise):
+        return (weights * jnp.sin(normalise(*args))).sum()
+
+    own = partial(loss, normalise=lambda *args: own_batch_norm(*args)[0])
+    got = jax.grad(own)((x, scale, bias))
+    jax.tree.map(close, got, jax.grad(partial(loss, normalise=plain_batch_norm))((x, scale, bias)))
+    # Central differences along a random direction: error O(h^2) = 1e-8 relative and rounding.
+    direction = [rng.normal(size=a.shape) for a in (x, scale, bias)]
+    step = 1e-5
+    moved = [
+        own(tuple(a + sign * step * d for a, d in zip((x, scale, bias), direction, strict=True)))
+        for sign in (1, -1)
+    ]
+    slope = sum((g * d).sum() for g, d in zip(got, direction, strict=True))
+    np.testing.assert_allclose(slope, (moved[0] - moved[1]) / (2 * step), rtol=1e-6)
+
+
+def test_batch_norm_over_devices_is_that_of_the_global_batch(rng):
+    x, weights = rng.normal(size=(2, 8, 3, 2, 5)) * 2 + 1
+    scale, bias = rng.uniform(0.5, 2, 5), rng.normal(size=5)
+
+    def loss(x, scale, bias, weights, axis_name=None):
+        y, updates = own_batch_norm(x, scale, bias, axis_name)
+        return (weights * jnp.sin(y)).mean(), (y, updates["batch_stats"])
+
+    gradient = jax.value_and_grad(loss, argnums=(0, 1, 2), has_aux=True)
+    (whole_loss, (whole_y, whole_stats)), whole = gradient(x, scale, bias, weights)
+
+    def device(x, weights, axis_name):
+        (value, (y, stats)), grads = gradient(x, scale, bias, weights, axis_name)
+        return jax.lax.pmean((value, grads[1:]), AXIS), grads[0], y, stats
+
+    split = [a.reshape(4, 2, *a.shape[1:]) for a in (x, weights)]
+    (value, (d_scale, d_bias)), dx, y, stats = jax.vmap(
+        partial(device, axis_name=AXIS), axis_name=AXIS
+    )(*split)
+    close(value, np.full(4, whole_loss))
+    close(y.reshape(x.shape), whole_y)
+    close(dx.reshape(x.shape) / 4, whole[0])  # a device's loss is a mean over its own share
+    close(d_scale, np.tile(whole[1], (4, 1)))
+    close(d_bias, np.tile(whole[2], (4, 1)))
+    for name in ("mean", "var"):  # the unbiased variance divides by the global count - 1
+        close(stats[name], np.tile(whole_stats[name], (4, 1)))
+    alone = jax.vmap(partial(device, axis_name=None), axis_name=AXIS)(*split)[-1]
+    assert np.abs(alone["mean"] - whole_stats["mean"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (5, 1), (7, 2), (1, 2)])
+@pytest.mark.parametrize("train", [True, False])
+def test_conv_bn_equals_the_oracle(rng, kernel, stride, train):
+    x = rng.normal(size=(2, 6, 5, 3))
+    module = ConvBN(4, kernel, stride, dtype=jnp.float64)
+    shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), x)
+    variables = oracles.random_values(shapes, 1)
+    y, updates = module.apply(variables, x, train=train, mutable=["batch_stats"])
+    expected, stats = oracles.conv_bn(
+        x, variables["params"], variables["batch_stats"], train, stride
+    )
+    close(y, expected)
+    jax.tree.map(close, updates["batch_stats"], stats)
+
+
+def test_pointwise_convolution_is_a_matrix_product(rng):
+    x = rng.normal(size=(2, 4, 3, 6))
+    module = ConvBN(5, 1, dtype=jnp.float64)
+    variables = module.init(jax.random.key(0), x, train=False)
+    apply = partial(module.apply, variables, train=False)
+    assert "conv_general_dilated" not in str(jax.make_jaxpr(apply)(x))
+    params = variables["params"]["conv"]
+    convolved = nn.Conv(5, (1, 1), dtype=jnp.float64).apply({"params": params}, x)
+    close(apply(x), np.maximum(convolved, 0) / np.sqrt(1 + 1e-5))
+
+
+@pytest.mark.parametrize("size", [(8, 6), (7, 5), (3, 4), (5, 8), (6, 7)], ids=str)
+@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (2, "ceil")])
+def test_max_pool_equals_the_oracle(rng, size, stride, padding):
+    x = np.maximum(rng.normal(size=(2, *size, 3)), 0)
+    if padding == "ceil":
+        pads = [ceil_padding(s) for s in size]
+        expected = oracles.max_pool(x, stride=stride, padding=0, ceil=True)
+    else:
+        pads = [(padding, padding)] * 2
+        expected = oracles.max_pool(x, stride=stride, padding=padding)
+    got = max_pool(jnp.asarray(x), stride=stride, padding=pads)
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_ceil_mode_by_hand():
+    # 5 rows: windows 0-2, 2-4. 6 rows: also 4-5, cut at the border.
+    assert ceil_padding(5) == (0, 0)
+    assert ceil_padding(6) == (0, 1)
+    x = jnp.arange(6.0).reshape(1, 6, 1, 1) * jnp.ones((1, 1, 3, 1))
+    pooled = max_pool(x, stride=2, padding=(ceil_padding(6), ceil_padding(3)))
+    np.testing.assert_array_equal(pooled[0, :, 0, 0], [2, 4, 5])
+
+
+def test_max_pool_gradient_goes_to_the_maximum(rng):
+    x = rng.permutation(2 * 7 * 6 * 2).reshape(2, 7, 6, 2) + 1.0  # no ties
+    shape = (2, 4, 3, 2)
+    weights = rng.normal(size=shape)
+    pool = partial(max_pool, stride=2, padding=[(1, 1), (1, 1)])
+    got = jax.grad(lambda x: (weights * pool(x)).sum())(jnp.asarray(x))
+    expected = np.zeros_like(x)
+    for index in np.ndindex(*shape):
+        b, i, j, c = index
+        rows = slice(max(0, 2 * i - 1), 2 * i + 2)
+        columns = slice(max(0, 2 * j - 1), 2 * j + 2)
+        window = x[b, rows, columns, c]
+        where = np.argwhere(x[b, :, :, c] == window.max())[0]
+        expected[b, where[0], where[1], c] += weights[index]
+    close(got, expected)
+
+
+def dropped(x, key, **kwargs):
+    return Dropout(0.25, **kwargs).apply({}, x, train=True, rngs={"dropout": key})
+
+
+def test_dropout_rate_and_scale():
+    x = np.ones((1000, 100))
+    y = np.asarray(dropped(x, jax.random.key(0)))
+    assert set(np.unique(y)) == {0.0, 1 / 0.75}
+    # 100,000 draws: five standard deviations are 0.007.
+    assert abs((y == 0).mean() - 0.25) < 0.007
+    assert (dropped(x, jax.random.key(1)) != y).any()
+
+
+def test_dropout_does_not_depend_on_the_number_of_devices(rng):
+    x = rng.normal(size=(8, 50))
+    key = jax.random.key(3)
+    whole = dropped(x, key)
+    for count in (2, 4, 8):
+        share = jax.vmap(partial(dropped, key=key, axis_name=AXIS), axis_name=AXIS)
+        np.testing.assert_array_equal(share(x.reshape(count, -1, 50)).reshape(8, 50), whole)
+
+
+def test_dropout_is_off_in_evaluation_and_at_rate_zero(rng):
+    x = rng.normal(size=(4, 5))
+    np.testing.assert_array_equal(Dropout(0.5).apply({}, x, train=False), x)
+    np.testing.assert_array_equal(Dropout(0.0).apply({}, x, train=True), x)

@@ -84,7 +84,8 @@ def default_config() -> ml_collections.ConfigDict:
 
     c.log = log = ml_collections.ConfigDict()
     log.every_steps = 10  # a line in metrics.jsonl and a point in TensorBoard (ours)
-    return c.lock()
+    c.lock()
+    return c
 
 
 def _require(condition: bool, message: str) -> None:

@@ -208,7 +208,7 @@ def test_dropout_does_not_depend_on_the_number_of_devices(rng):
     whole = dropped(x, key)
     for count in (2, 4, 8):
         share = jax.vmap(partial(dropped, key=key, axis_name=AXIS), axis_name=AXIS)
-        np.testing.assert_array_equal(share(x.reshape(count, -1, 50)).reshape(8, 50), whole)
+        close(share(x.reshape(count, -1, 50)).reshape(8, 50), whole)  # the scaling may round
 
 
 def test_dropout_is_off_in_evaluation_and_at_rate_zero(rng):

@@ -39,7 +39,7 @@ class SplitSource(NamedTuple):
     """The image files' bytes in the same order; read once."""
 
 
-class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore
     """A re-identification data set; subclasses say where its images are.
 
     The images are stored as the bytes of their files, in the order of their names. Nothing here

@@ -12,8 +12,8 @@ EXPOSURE = 13  # percent: brightness among cameras
 FLICKER = 5  # percent: brightness among the images of one camera
 CURVE = 45  # of 256: bend of the tone curve, dark or bright midtones
 CONTRAST = 15  # percent: contrast lost at most
-NOISE = 16  # of 255: amplitude of the sensor noise of the worst camera
-BLUR = 2  # passes of the 1-2-1 filter in the softest camera
+NOISE = 10  # of 255: amplitude of the sensor noise of the worst camera
+BLUR = 1  # passes of the 1-2-1 filter in the softest camera
 PITCH = 20  # degrees a camera looks down at most
 QUALITY = (62, 92)  # of the JPEG files
 

@@ -27,11 +27,11 @@ from batnet_jax.data.pedestrians.scene import OCCLUDERS, backdrop, occlude
 __all__ = ["SIZES", "SPLITS", "Shot", "Size", "draw_image", "draw_jpeg", "make_shot", "plan"]
 
 OVERSAMPLING = 2
-FIGURE = 92  # percent of the picture's height that a person of average stature takes
+FIGURE = 98  # percent of the picture's height that a person of average stature takes
 ZOOM = 9  # percent: how much too tight or too loose a crop is
-SHIFT_ACROSS = 12  # percent of the width: how far off-centre the person stands
+SHIFT_ACROSS = 9  # percent of the width: how far off-centre the person stands
 SHIFT_DOWN = 5  # percent of the height
-OCCLUSION = 18  # percent of images with something in front of the person
+OCCLUSION = 15  # percent of images with something in front of the person
 PASSER_BY = 15  # percent of images with another person behind, at the edge
 
 _STRANGER = 1_000_000  # identities from here on are passers-by and distractors

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from batnet_jax.data.pedestrians.dice import Dice
 from batnet_jax.data.pedestrians.raster import Colour
 
-FAMILY = 4  # identities that share one set of colours
+FAMILY = 3  # identities that share one set of colours
 COLOURS_IN_FAMILY = 3
 
 CLOTH: tuple[Colour, ...] = (

@@ -16,7 +16,7 @@ from batnet_jax.data.pedestrians.raster import (
 )
 
 BACKDROP_WIDTHS = 8  # a backdrop is this many crops wide
-VIVID = 40  # percent of backdrop pieces in a colour as strong as that of clothes
+VIVID = 15  # percent of backdrop pieces in a colour as strong as that of clothes
 OCCLUDERS = ("post", "rail", "bush", "car", "person")
 
 MUTED: tuple[Colour, ...] = (

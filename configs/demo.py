@@ -15,6 +15,7 @@ def get_config():
     c.model.width = 0.25
     c.batch.identities = 8
     c.steps = 600
-    c.learning_rate = 1e-3
-    c.checkpoint.every_epochs = 0
+    c.decay_epochs = (6,)  # of 75 steps
+    c.learning_rate = 3e-3
+    c.checkpoint.every_epochs = 4
     return c

@@ -20,7 +20,7 @@ from batnet_jax.data.pedestrians.raster import SUB, Canvas, capsule, ellipse, la
 
 SHAPE = {"height": 128, "width": 64}
 # Of 24 images; changes with any change of the drawing, and on no other account.
-PINNED = "232a5e3555fd7518ddf38ceca7b43b5c68f77b8adebdb7ad11a8d80f277219de"
+PINNED = "c8e02e3603b3efe9224c6be7e01319412c2752371e685642ad15a5ba040e9882"
 
 
 def _digest(seed=0):

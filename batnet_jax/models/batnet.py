@@ -1,5 +1,6 @@
 """BAT-net, assembled (section 4.2, Fig. 5)."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -46,11 +47,16 @@ class Head(nn.Module):
         x = nn.relu(x) if self.relu else x
         x = x.astype(jnp.promote_types(self.dtype, jnp.float32)).mean((1, 2))
         x = Dropout(self.dropout, self.axis_name)(x, train=train)
-        x = nn.Dense(self.embedding_dim, dtype=x.dtype, name="embedding")(x)
+        dense = partial(
+            nn.Dense,
+            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+            dtype=x.dtype,
+        )
+        x = dense(self.embedding_dim, name="embedding")(x)
         x = BatchNorm(name="bn", axis_name=self.batch_norm_axis, dtype=x.dtype)(x, train=train)
         feature = nn.relu(x)
         x = Dropout(self.dropout, self.axis_name)(feature, train=train)
-        scores = nn.Dense(self.num_identities, dtype=x.dtype, name="classifier")(x)
+        scores = dense(self.num_identities, name="classifier")(x)
         return feature, scores
 
 

@@ -133,7 +133,7 @@ class ConvBN(nn.Module):
             (self.kernel, self.kernel),
             strides=self.stride,
             padding=self.kernel // 2,
-            kernel_init=nn.initializers.kaiming_normal(),
+            kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
             dtype=self.dtype,
             conv_general_dilated=_convolve,
             name="conv",

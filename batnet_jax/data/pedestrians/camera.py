@@ -7,7 +7,7 @@ import numpy as np
 
 from batnet_jax.data.pedestrians.dice import ONE, Dice, cosine, noise
 
-CAST = 10  # percent: how far the cast takes the channels from one another
+CAST = 8  # percent: how far the cast takes the channels from one another
 EXPOSURE = 13  # percent: brightness among cameras
 FLICKER = 5  # percent: brightness among the images of one camera
 CURVE = 45  # of 256: bend of the tone curve, dark or bright midtones

@@ -31,8 +31,8 @@ FIGURE = 98  # percent of the picture's height that a person of average stature 
 ZOOM = 9  # percent: how much too tight or too loose a crop is
 SHIFT_ACROSS = 9  # percent of the width: how far off-centre the person stands
 SHIFT_DOWN = 5  # percent of the height
-OCCLUSION = 15  # percent of images with something in front of the person
-PASSER_BY = 15  # percent of images with another person behind, at the edge
+OCCLUSION = 12  # percent of images with something in front of the person
+PASSER_BY = 10  # percent of images with another person behind, at the edge
 
 _STRANGER = 1_000_000  # identities from here on are passers-by and distractors
 

@@ -24,7 +24,7 @@ class Size(NamedTuple):
 
 
 SIZES: dict[str, Size] = {
-    "demo": Size(300, 2_400, 75, 150, 450, 30, 6, 128, 64),
+    "demo": Size(300, 2_400, 60, 120, 360, 20, 6, 128, 64),
     # For a first look, and for tests.
     "tiny": Size(12, 96, 8, 16, 36, 4, 6, 128, 64),
     # The counts of Market-1501.

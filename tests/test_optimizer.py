@@ -1,0 +1,70 @@
+import jax
+import numpy as np
+import optax
+import oracles
+import pytest
+
+from batnet_jax.config import default_config
+from batnet_jax.optimizer import adam_l2, learning_rate_schedule
+
+BETAS = {"beta1": 0.9, "beta2": 0.999}
+
+
+def run_adam(values, gradients, schedule, weight_decay):
+    transform = adam_l2(schedule, weight_decay=weight_decay, **BETAS)
+    params = {"kernel": values[0], "bn": {"scale": values[1]}}
+    state = transform.init(params)
+    for kernel, scale in gradients:
+        updates, state = transform.update({"kernel": kernel, "bn": {"scale": scale}}, state, params)
+        params = optax.apply_updates(params, updates)
+    return np.asarray(params["kernel"]), np.asarray(params["bn"]["scale"])
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 1e-4, 0.5])
+def test_adam_equals_the_oracle(weight_decay):
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=(3, 4)), rng.uniform(1, 2, 5)]
+    gradients = [[rng.normal(size=v.shape) for v in values] for _ in range(5)]
+    gradients[2][0][:] = 0  # then L2 alone moves the values, or the momentum
+    with jax.enable_x64(True):
+        schedule = learning_rate_schedule(
+            1e-2, decay_epochs=(3,), decay_factor=0.1, steps_per_epoch=1
+        )
+        got = run_adam(values, gradients, schedule, weight_decay)
+    rates = [1e-2, 1e-2, 1e-2, 1e-3, 1e-3]
+    decoupled = []
+    for i in (0, 1):  # every parameter decays, a BN's scale too
+        own = [step[i] for step in gradients]
+        options = {"weight_decay": weight_decay, **BETAS}
+        expected = oracles.adam(values[i], own, rates, **options)
+        # The learning rate may be float32 (6e-8 of an update, 1e-2 of the values); else rounding.
+        np.testing.assert_allclose(got[i], expected, rtol=0, atol=1e-8)
+        adamw = oracles.adam(values[i], own, rates, decoupled=True, **options)
+        decoupled.append(np.abs(adamw - got[i]).max())
+    if weight_decay == 0.5:
+        assert min(decoupled) > 1e-3  # it is not AdamW
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 187])
+def test_schedule_at_the_borders_of_the_epochs(steps_per_epoch):
+    config = default_config()
+    schedule = learning_rate_schedule(
+        config.learning_rate,
+        decay_epochs=config.decay_epochs,
+        decay_factor=config.decay_factor,
+        steps_per_epoch=steps_per_epoch,
+    )
+    # Epochs from 0: the 150th and earlier have the whole rate, as PyTorch's MultiStepLR.
+    for epoch, rate in [
+        (0, 5e-4), (149, 5e-4), (150, 5e-5), (199, 5e-5), (200, 5e-6), (249, 5e-6), (250, 5e-7),
+        (299, 5e-7),
+    ]:  # fmt: skip
+        for step in (epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch - 1):
+            # Float32, three factors.
+            np.testing.assert_allclose(schedule(step), rate, rtol=1e-6)
+            np.testing.assert_allclose(schedule(np.int32(step)), rate, rtol=1e-6)
+
+
+def test_schedule_without_decay():
+    schedule = learning_rate_schedule(1e-3, decay_epochs=(), decay_factor=0.1, steps_per_epoch=9)
+    assert float(schedule(10**6)) == pytest.approx(1e-3)

@@ -75,17 +75,20 @@ def restore_run(workdir: Path, step: int) -> dict[str, Any]:
 
     Raises: UserError if they cannot be read.
     """
-    with open_reader(workdir) as manager:
-        try:
-            return manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore())).run
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _unreadable(workdir, step, error) from error
+    return _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
 
 
-def open_reader(workdir: Path) -> ocp.CheckpointManager:
-    """A manager that changes nothing."""
-    options = ocp.CheckpointManagerOptions(read_only=True)
-    return ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
+    """Reads items of a checkpoint; changes nothing.
+
+    Raises: UserError if they cannot be read or are of another structure.
+    """
+    path = (workdir / FOLDER / str(step)).absolute()
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+            return reader.restore(path, args=wanted)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(workdir, step, error) from error
 
 
 def restore_state(workdir: Path, step: int, like: Any) -> Any:
@@ -100,11 +103,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
     """
     target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), vars(like))
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
-    with open_reader(workdir) as manager:
-        try:
-            restored = manager.restore(step, args=wanted).state
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise _unreadable(workdir, step, error) from error
+    restored = _read(workdir, step, wanted).state
     for (path, want), got in zip(
         jax.tree.leaves_with_path(target), jax.tree.leaves(restored), strict=True
     ):

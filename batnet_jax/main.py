@@ -78,6 +78,9 @@ def parse(argv: list[str]) -> None:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")
     if _CONFIG.value is None:
         raise UserError("no --config given: try --config=configs/demo.py")
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not Path(path).is_file():  # found out by config_flags at the first use only
+        raise UserError(f"--config={path} does not exist: name a file of configs/")
 
 
 def run(argv: list[str]) -> int:

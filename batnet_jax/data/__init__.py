@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -133,7 +132,6 @@ def _prepare(builder: ReIDBuilder) -> None:
             raise UserError(f"'{final}' is not a whole prepared data set: delete it, and run again")
         for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
             shutil.rmtree(leftover)
-        print(f"preparing {builder.name} in {final}", file=sys.stderr)
         with tempfile.TemporaryDirectory() as scratch:  # TFDS insists on one, and leaves it empty
             builder.download_and_prepare(download_dir=scratch, file_format="array_record")
 

@@ -126,6 +126,9 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         """Writes every split in order into one ArrayRecord file, then the index."""
         del dl_manager, download_config
         sources = self.sources()
+        total = sum(len(source.photos) for source in sources.values())
+        folder = os.path.dirname(self.data_dir)
+        print(f"preparing {self.name}: {total} images, in {folder}", file=sys.stderr)
         splits = [self._write_split(split, source) for split, source in sources.items()]
         self.info.set_splits(SplitDict(splits))
         arrays = {}

@@ -90,6 +90,7 @@ def _builder(cls: type[ReIDBuilder], variant: str, data_dir: Path, manual_dir: P
     with _quiet_absl():
         builder = cls(data_dir=data_dir, config=config, file_format="array_record")
     builder.manual_path = manual_dir
+    builder.final_path = Path(builder.data_dir)
     return builder
 
 

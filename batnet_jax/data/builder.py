@@ -56,6 +56,9 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     manual_path: Path = Path()
     """Where the user's files are: a directory or an archive; need not exist."""
 
+    final_path: Path = Path()
+    """Where the prepared data set will be."""
+
     @classmethod
     def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
         """The config for a `variant`, "" being the first.
@@ -127,8 +130,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         del dl_manager, download_config
         sources = self.sources()
         total = sum(len(source.photos) for source in sources.values())
-        folder = os.path.dirname(self.data_dir)
-        print(f"preparing {self.name}: {total} images, in {folder}", file=sys.stderr)
+        print(f"preparing {self.name}: {total} images, in {self.final_path}", file=sys.stderr)
         splits = [self._write_split(split, source) for split, source in sources.items()]
         self.info.set_splits(SplitDict(splits))
         arrays = {}

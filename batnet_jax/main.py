@@ -71,8 +71,11 @@ def parse(argv: list[str]) -> None:
     try:
         rest = flags.FLAGS(argv)
     except Exception as error:  # config_flags raises whatever the config file does
-        text = error.args[0] if isinstance(error, KeyError) and error.args else error
-        message = " ".join(str(text).split()) or type(error).__name__
+        innermost: object = error
+        while isinstance(innermost, Exception) and innermost.args:  # str(KeyError) is a repr
+            innermost = innermost.args[0]
+        text = innermost if isinstance(innermost, str) else str(error)
+        message = " ".join(text.split()) or type(error).__name__
         raise UserError(f"{message} (see --help; fields are in batnet_jax/config.py)") from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")

@@ -37,6 +37,14 @@ def colour_histogram(images: np.ndarray) -> np.ndarray:
     return np.stack([np.bincount(c, minlength=512) / codes.shape[1] for c in codes])
 
 
+def striped_histogram(images: np.ndarray) -> np.ndarray:
+    """[b, h, w, 3] bytes to [b, 6 * 512]: colour histograms of 6 stripes of the middle half."""
+    width = images.shape[2]
+    middle = images[:, :, width // 4 : width - width // 4]
+    stripes = np.array_split(middle, 6, axis=1)
+    return np.concatenate([colour_histogram(stripe) for stripe in stripes], axis=1)
+
+
 def raw_pixels(images: np.ndarray) -> np.ndarray:
     """[b, h, w, 3] bytes to [b, h w 3] in [0, 1], less each image's mean."""
     flat = images.reshape(len(images), -1) / 255
@@ -80,6 +88,7 @@ def run(argv: list[str]) -> None:
     rows = {
         "random embedding": random_embedding,
         "colour histogram": colour_histogram,
+        "colour histograms of 6 stripes": striped_histogram,
         "raw pixels": raw_pixels,
         "untrained net": untrained_net(config, dataset),
     }

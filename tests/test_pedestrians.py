@@ -280,8 +280,8 @@ def _striped_histogram(image):
 
 
 def test_counting_colours_fails_and_layout_helps():
-    queries = [s for s in plan(SIZES["demo"], "query", 0) if s.pid <= 328]
-    gallery = [s for s in plan(SIZES["demo"], "gallery", 0) if 0 < s.pid <= 328]
+    queries = list(plan(SIZES["demo"], "query", 0))
+    gallery = list(plan(SIZES["demo"], "gallery", 0))
     images = [[draw_image(*s[1:], seed=0, **SHAPE) for s in shots] for shots in (queries, gallery)]
 
     def score(feature):

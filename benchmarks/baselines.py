@@ -38,11 +38,16 @@ def colour_histogram(images: np.ndarray) -> np.ndarray:
 
 
 def striped_histogram(images: np.ndarray) -> np.ndarray:
-    """[b, h, w, 3] bytes to [b, 6 * 512]: colour histograms of 6 stripes of the middle half."""
+    """[b, h, w, 3] bytes to [b, 384]: 6 stripes of the middle half, 4 x 4 x 4 bins each.
+
+    A hand-made descriptor that knows where people are; the square root weighs small counts up.
+    """
     width = images.shape[2]
-    middle = images[:, :, width // 4 : width - width // 4]
-    stripes = np.array_split(middle, 6, axis=1)
-    return np.concatenate([colour_histogram(stripe) for stripe in stripes], axis=1)
+    bins = (images[:, :, width // 4 : width - width // 4] // 64).astype(int)
+    codes = bins[..., 0] * 16 + bins[..., 1] * 4 + bins[..., 2]
+    stripes = np.array_split(codes, 6, axis=1)
+    counts = [[np.bincount(c.ravel(), minlength=64) for c in stripe] for stripe in stripes]
+    return np.sqrt(np.concatenate(counts, axis=1))
 
 
 def raw_pixels(images: np.ndarray) -> np.ndarray:

@@ -1,0 +1,71 @@
+"""The loop's plain parts: which batches, when to save, what a window reports and refuses."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from batnet_jax.config import default_config
+from batnet_jax.data.sampler import epoch_plan
+from batnet_jax.errors import UserError
+from batnet_jax.train import Schedule, Window, batches, check_same_run, flatten
+
+LABELS = np.repeat(np.arange(6), 4)  # 6 groups of 4: 3 steps an epoch at 2 x 4
+
+
+def small_config():
+    config = default_config()
+    config.batch.identities = 2
+    return config
+
+
+def test_batches_are_the_plans_in_order_whatever_the_first_step():
+    config, schedule = small_config(), Schedule(steps_per_epoch=3, total=8)
+    whole = np.stack(list(batches(config, LABELS, 0, schedule)))
+    plans = [epoch_plan(LABELS, **config.batch, seed=0, epoch=e) for e in range(3)]
+    np.testing.assert_array_equal(whole, np.concatenate(plans)[:8])
+    for first in range(1, 9):
+        rest = list(batches(config, LABELS, first, schedule))
+        assert len(rest) == 8 - first
+        for row, wanted in zip(rest, whole[first:], strict=True):
+            np.testing.assert_array_equal(row, wanted)
+
+
+def test_due_at_the_ends_of_epochs_and_always_at_the_end():
+    schedule = Schedule(steps_per_epoch=3, total=14)
+    assert [s for s in range(1, 15) if schedule.is_due(s, 2)] == [6, 12, 14]
+    assert [s for s in range(1, 15) if schedule.is_due(s, 0)] == [14]
+
+
+def metrics(loss, lr=0.5):
+    return {k: jnp.float32(v) for k, v in {"loss": loss, "loss_ce": 1.0, "lr": lr}.items()}
+
+
+def test_a_window_reports_means_and_the_last_rate():
+    window = Window(Schedule(3, 9), batch_size=8)
+    for loss, lr in ((1.0, 0.5), (4.0, 0.25)):
+        window.add(metrics(loss, lr))
+    figures = window.close(4, wait_seconds=0.0)
+    assert (figures["step"], figures["epoch"]) == (4, 1)  # step 4 is the first of epoch 1
+    assert (figures["loss"], figures["lr"], figures["data_wait"]) == (2.5, 0.25, 0)
+    window.add(metrics(7.0))
+    assert window.close(5, 0.0)["loss"] == 7  # nothing is left of the window before
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(bad):
+    window = Window(Schedule(3, 9), batch_size=8)
+    for loss in (1.0, bad, 1.0):
+        window.add(metrics(loss))
+    with pytest.raises(FloatingPointError, match="at step 6"):
+        window.close(7, 0.0)
+
+
+def test_a_run_may_be_continued_with_other_free_fields_only(tmp_path):
+    config = small_config()
+    saved = config.to_dict() | {"steps": 5}
+    saved = saved | {"log": {"every_steps": 99}, "decay_epochs": list(config.decay_epochs)}
+    saved["data"] = saved["data"] | {"image_size": [256, 128], "workers": 9}
+    check_same_run(config, saved, tmp_path)
+    with pytest.raises(UserError, match=r"config.model.width=0.5, not 1.0"):
+        check_same_run(config, saved | {"model": saved["model"] | {"width": 0.5}}, tmp_path)
+    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}

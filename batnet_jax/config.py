@@ -8,9 +8,10 @@ import math
 
 import ml_collections
 
-from batnet_jax.data import DATASETS
+from batnet_jax.data import check_name
 from batnet_jax.errors import UserError
 from batnet_jax.models import ATTENTIONS, PART_SAMPLINGS, POSITIONS
+from batnet_jax.retrieval import POOLINGS
 
 DTYPES = ("float32", "bfloat16")
 
@@ -37,10 +38,14 @@ def default_config() -> ml_collections.ConfigDict:
     data.variant = (
         ""  # of the data set: cuhk03 labeled|detected, msmt17 v1|v2, ...; "" = its first (ours)
     )
+    data.train = ()  # several data sets, as in market1501,msmt17:v2; () = dataset alone (ours)
     data.manual_dir = "data/manual"  # where the user has put the archive or its folder (ours)
     data.dir = "data"  # where prepared data sets are written (ours)
     data.image_size = (256, 128)  # height, width in pixels (paper, 4.4)
+    data.val_identities = 0.0  # share of the training identities held out to select on (ours)
+    data.own_val = False  # hold out msmt17's own val images, which the paper trains on (ours)
     data.cache_gb = 4.0  # keep decoded images in memory up to this much; 0 = never (ours)
+    data.disk_cache_gb = 50.0  # or else on disk, in data.dir, up to this much; 0 = never (ours)
     data.workers = 2  # decoding threads (ours)
 
     c.batch = batch = ml_collections.ConfigDict()
@@ -70,13 +75,20 @@ def default_config() -> ml_collections.ConfigDict:
     augment.erasing_start_epoch = 50  # from 0; none before (paper, 4.4)
 
     c.eval = evaluation = ml_collections.ConfigDict()
+    evaluation.datasets = ()  # data sets to test on; () = those trained on (ours)
     evaluation.every_epochs = 0  # evaluate while training; 0 = at the end only (paper, 4.4)
     evaluation.step = 0  # the checkpoint that --mode=eval restores; 0 = the latest (ours)
     evaluation.batch = 64  # images a step of embedding, over all devices (ours)
     evaluation.ap = (
         "precision"  # average precision: precision (mean at the hits) | trapezoid (ours)
     )
-    evaluation.same_camera = "remove"  # remove | keep the query's own camera's images (paper, 5.2)
+    evaluation.same_camera = (
+        "remove"  # remove | keep the query's own camera's images; kept if unknown (paper, 5.2)
+    )
+    evaluation.multi_query = (
+        "none"  # none | mean | max, over Market-1501's gt_bbox of query and camera (ours)
+    )
+    evaluation.distractors = False  # add Market-1501's 500,000 distractors to the gallery (ours)
 
     c.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_epochs = 10  # also always at the end; 0 = only then (ours)
@@ -109,13 +121,20 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
     Raises: UserError naming the field, its value and what is allowed.
     """
-    _require_choice(config, "data.dataset", tuple(DATASETS))
+    check_name(config.data.dataset, "data.dataset")
+    for field, names in (
+        ("data.train", config.data.train),
+        ("eval.datasets", config.eval.datasets),
+    ):
+        for name in names:
+            check_name(name, field)
     _require_choice(config, "model.attention", ATTENTIONS)
     _require_choice(config, "model.position", POSITIONS)
     _require_choice(config, "model.part_sampling", PART_SAMPLINGS)
     _require_choice(config, "model.dtype", DTYPES)
     _require_choice(config, "eval.ap", ("precision", "trapezoid"))
     _require_choice(config, "eval.same_camera", ("remove", "keep"))
+    _require_choice(config, "eval.multi_query", ("none", *POOLINGS))
     positive = {
         "num_epochs": config.num_epochs,
         "learning_rate": config.learning_rate,
@@ -138,6 +157,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "eval.every_epochs": config.eval.every_epochs,
         "checkpoint.every_epochs": config.checkpoint.every_epochs,
         "data.cache_gb": config.data.cache_gb,
+        "data.disk_cache_gb": config.data.disk_cache_gb,
         "augment.erasing_start_epoch": config.augment.erasing_start_epoch,
     }
     shares = {
@@ -145,6 +165,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "augment.erasing_probability": config.augment.erasing_probability,
         "model.dropout": config.model.dropout,
         "loss.label_smoothing": config.loss.label_smoothing,
+        "data.val_identities": config.data.val_identities,
     }
     for field, value in (positive | not_negative | shares).items():
         _require(math.isfinite(value), f"config.{field}={value} is not a finite number: give one")
@@ -155,6 +176,13 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for field, value in shares.items():
         _require(0 <= value <= 1, f"config.{field}={value} must lie between 0 and 1")
     _require(config.model.dropout < 1, "config.model.dropout=1 leaves nothing: give less")
+    _require(
+        not (config.data.own_val and config.data.val_identities),
+        "config.data.own_val and config.data.val_identities both hold images out: choose one",
+    )
+    _require(
+        config.data.val_identities < 1, "config.data.val_identities=1 leaves nothing to train on"
+    )
     size = config.data.image_size
     _require(
         len(size) == 2 and all(s > 0 and s % 16 == 0 for s in size),

@@ -1,8 +1,9 @@
 """From a model to its figures: embed query and gallery, rank, write, show (section 5.2)."""
 
+import contextlib
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import ml_collections
 import numpy as np
 
 from batnet_jax import checkpoint, devices, retrieval
-from batnet_jax.data import Dataset, Split
+from batnet_jax.collection import Trial
+from batnet_jax.data import Split
 from batnet_jax.data.loader import ImageStore, prefetch
 from batnet_jax.errors import UserError
 from batnet_jax.journal import progress_bar
@@ -48,50 +50,120 @@ def extract_features(store: ImageStore, embed: Embed, *, batch: int, name: str) 
     return np.concatenate(features)[: len(store)]
 
 
-def evaluate_model(
-    config: ml_collections.ConfigDict, dataset: Dataset, embed: Embed, *, step: int, workdir: Path
+def evaluate_trials(
+    config: ml_collections.ConfigDict,
+    trials: Sequence[Trial],
+    embed: Embed,
+    *,
+    step: int,
+    workdir: Path,
+) -> list[dict[str, Any]]:
+    """Evaluates each trial; see `evaluate_trial` and `file_stems`.
+
+    Returns: what is in the files, in the order of the trials.
+    """
+    return [
+        evaluate_trial(config, trial, embed, step=step, workdir=workdir, stems=stems)
+        for trial, stems in zip(trials, file_stems(trials, step), strict=True)
+    ]
+
+
+def file_stems(trials: Sequence[Trial], step: int) -> list[list[str]]:
+    """The names, without ending, of each trial's files.
+
+    `step_<step>` is the first test's (CONTRACT); where there are several tests, each also has
+    `step_<step>_<data set>`. Validation has `_val` at the end.
+    """
+    stems = []
+    for split, suffix in (("val", "_val"), ("test", "")):
+        own = [trial for trial in trials if trial.split == split]
+        for number, trial in enumerate(own):
+            names = [f"step_{step}_{trial.name}{suffix}"] if len(own) > 1 else []
+            stems.append((trial, [f"step_{step}{suffix}"] * (number == 0) + names))
+    return [names for trial in trials for other, names in stems if other is trial]
+
+
+def evaluate_trial(
+    config: ml_collections.ConfigDict,
+    trial: Trial,
+    embed: Embed,
+    *,
+    step: int,
+    workdir: Path,
+    stems: Sequence[str],
 ) -> dict[str, Any]:
-    """Evaluates, writes `eval/step_<step>.json` and a picture of ranked lists, prints the table.
+    """Evaluates, writes `eval/<stem>.json` and a picture of ranked lists, prints the table.
 
     Args:
       config: its `eval` and `data` sections are read.
-      dataset: query and gallery.
+      trial: query and gallery.
       embed: see `make_embed`.
       step: steps the model has been trained for.
       workdir: where to write.
+      stems: see `file_stems`.
     Returns: what is in the file (CONTRACT: fractions).
     """
-    features = {}
-    stores = {}
-    for name in ("query", "gallery"):
-        stores[name] = open_store(config, getattr(dataset, name))
-        batch = devices.round_up(config.eval.batch)
-        features[name] = extract_features(stores[name], embed, batch=batch, name=name)
-    settings: dict[str, Any] = {"ap": config.eval.ap, "same_camera": config.eval.same_camera}
-    figures = retrieval.evaluate(
-        features["query"],
-        dataset.query.pids,
-        dataset.query.cameras,
-        features["gallery"],
-        dataset.gallery.pids,
-        dataset.gallery.cameras,
-        **settings,
-    )
-    result = {"dataset": dataset.name, "step": step, **figures}
-    folder = workdir / "eval"
+    batch = devices.round_up(config.eval.batch)
+    with contextlib.ExitStack() as stack:
+        stores, features = {}, {}
+        for name in ("query", "gallery", "more_query"):
+            split = getattr(trial, name)
+            if split is not None:
+                stores[name] = stack.enter_context(open_store(config, split))
+                features[name] = extract_features(stores[name], embed, batch=batch, name=name)
+        if trial.more_query is not None:
+            features["query"] = retrieval.pool_queries(
+                (features["query"], trial.query.pids, trial.query.cameras),
+                (features["more_query"], trial.more_query.pids, trial.more_query.cameras),
+                config.eval.multi_query,
+            )
+        settings = {"ap": config.eval.ap, "same_camera": same_camera(config, trial)}
+        figures = retrieval.evaluate(
+            features["query"],
+            trial.query.pids,
+            trial.query.cameras,
+            features["gallery"],
+            trial.gallery.pids,
+            trial.gallery.cameras,
+            **settings,
+        )
+        result = {
+            "dataset": trial.name,
+            "split": trial.split,
+            "step": step,
+            **figures,
+            "same_camera": settings["same_camera"],
+        }
+        rows = ranked_lists(trial, stores, features, settings)
+    write_result(result, rows, workdir / "eval", stems)
+    return result
+
+
+def same_camera(config: ml_collections.ConfigDict, trial: Trial) -> str:
+    """What becomes of the images from the query's own camera: they stay if cameras are unknown."""
+    known = (trial.query.cameras >= 0).all() and (trial.gallery.cameras >= 0).all()
+    return config.eval.same_camera if known else "keep"
+
+
+def write_result(
+    result: dict[str, Any], rows: Sequence[RankedList], folder: Path, stems: Sequence[str]
+) -> None:
+    """Writes a result and its picture under each of the names; prints its table."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"step_{step}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
-    picture = folder / f"step_{step}.png"
-    rows = ranked_lists(dataset, stores, features, settings)
-    draw_ranked_lists(
-        picture, rows, dataset=dataset.name, step=step, mean_ap=result["mAP"], ap=result["ap"]
-    )
+    title = result["dataset"] + " val" * (result["split"] == "val")
+    for stem in stems:
+        path, picture = folder / f"{stem}.json", folder / f"{stem}.png"
+        path.write_text(json.dumps(result, indent=2) + "\n")
+        draw_ranked_lists(
+            picture,
+            rows,
+            dataset=title,
+            step=result["step"],
+            mean_ap=result["mAP"],
+            ap=result["ap"],
+        )
     print(format_table(result))
     print(f"written: {path}, {picture}")
-    for store in stores.values():
-        store.close()
-    return result
 
 
 def open_store(config: ml_collections.ConfigDict, split: Split) -> ImageStore:
@@ -106,7 +178,7 @@ def open_store(config: ml_collections.ConfigDict, split: Split) -> ImageStore:
 
 
 def ranked_lists(
-    dataset: Dataset,
+    trial: Trial,
     stores: dict[str, ImageStore],
     features: dict[str, np.ndarray],
     settings: dict[str, Any],
@@ -115,7 +187,7 @@ def ranked_lists(
     places: int = 10,
 ) -> list[RankedList]:
     """The first places of a few queries, evenly spaced over the query set."""
-    query, gallery = dataset.query, dataset.gallery
+    query, gallery = trial.query, trial.gallery
     lists = []
     for q in np.unique(np.linspace(0, len(query) - 1, rows).astype(int)):
         own = slice(q, q + 1)
@@ -151,8 +223,10 @@ def format_table(result: dict[str, Any]) -> str:
     """The CMC/mAP table for people, in per cent."""
     columns = {"mAP": result["mAP"], "mINP": result["mINP"]}
     columns |= {f"Rank-{rank}": value for rank, value in result["cmc"].items()}
-    head = f"{result['dataset']}, step {result['step']}: {result['num_valid_query']} of "
+    title = result["dataset"] + " val" * (result["split"] == "val")
+    head = f"{title}, step {result['step']}: {result['num_valid_query']} of "
     head += f"{result['num_query']} queries, gallery {result['num_gallery']}, AP: {result['ap']}"
+    head += ", same camera kept" * (result["same_camera"] == "keep")
     names = "".join(f"{name:>9}" for name in columns)
     values = "".join(f"{100 * value:>8.1f}%" for value in columns.values())
     return f"{head}\n{names}\n{values}"
@@ -167,7 +241,7 @@ def restore_model(
     """
     run = checkpoint.restore_run(workdir, step)
     check_architecture(config, run, workdir)
-    recipe = make_recipe(config, num_identities=len(run["pids"]), steps_per_epoch=1)
+    recipe = make_recipe(config, num_identities=len(run["identities"]), steps_per_epoch=1)
     like: TrainState = init_state(recipe, tuple(config.data.image_size))
     state = checkpoint.restore_state(workdir, step, like)
     return recipe.model, {"params": state.params, "batch_stats": state.batch_stats}

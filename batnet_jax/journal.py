@@ -53,8 +53,9 @@ class Journal:
 
     def write_evaluation(self, result: dict[str, Any]) -> None:
         """Adds the main figures of an evaluation to the events."""
+        place = f"{result['split']}/{result['dataset']}"
         for name, value in (("mAP", result["mAP"]), ("rank1", result["cmc"]["1"])):
-            self._events.add_scalar(f"eval/{name}", value, result["step"])
+            self._events.add_scalar(f"{place}/{name}", value, result["step"])
 
     def close(self) -> None:
         """Flushes and closes the files."""

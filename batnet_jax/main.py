@@ -16,10 +16,10 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from batnet_jax import checkpoint
+from batnet_jax.collection import open_collection, open_tests
 from batnet_jax.config import validate
-from batnet_jax.data import Dataset, load_dataset
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import evaluate_model, make_embed, restore_model
+from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
 from batnet_jax.train import check_run, train
 
 USER_ERROR = 2
@@ -28,7 +28,7 @@ USER_ERROR = 2
 def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prepares the data if needed, trains or resumes, evaluates."""
     check_run(config, workdir)
-    train(config, open_dataset(config), workdir)
+    train(config, open_collection(config), workdir)
 
 
 def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -36,7 +36,7 @@ def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
     step = checkpoint.choose_step(workdir, config.eval.step)
     model, variables = restore_model(config, workdir, step)
     embed = make_embed(model, variables)
-    evaluate_model(config, open_dataset(config), embed, step=step, workdir=workdir)
+    evaluate_trials(config, open_tests(config), embed, step=step, workdir=workdir)
 
 
 MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
@@ -53,14 +53,6 @@ def usage() -> str:
     """What `--help` prints."""
     modes = "\n".join(f"  {name:8}{f.__doc__}" for name, f in MODES.items())
     return f"{__doc__}\nmodes (default train):\n{modes}\n\nfields: see batnet_jax/config.py"
-
-
-def open_dataset(config: ml_collections.ConfigDict) -> Dataset:
-    """The data set of `config.data`, prepared if need be."""
-    data = config.data
-    return load_dataset(
-        data.dataset, variant=data.variant, data_dir=data.dir, manual_dir=data.manual_dir
-    )
 
 
 def parse(argv: list[str]) -> None:

@@ -5,7 +5,7 @@ import functools
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,16 +15,17 @@ import numpy as np
 from clu import parameter_overview
 
 from batnet_jax import checkpoint, devices
-from batnet_jax.data import Dataset
+from batnet_jax.collection import Collection, Identity
 from batnet_jax.data.loader import prefetch
 from batnet_jax.data.sampler import epoch_plan, steps_per_epoch
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import check_architecture, evaluate_model, make_embed, open_store
+from batnet_jax.evaluate import check_architecture, evaluate_trials, make_embed, open_store
 from batnet_jax.journal import Journal, progress_bar
 from batnet_jax.models.layers import AXIS
 from batnet_jax.steps import Recipe, TrainState, init_state, make_recipe, train_step
 
 CONFIG = "config.json"
+LABELS = "labels.json"
 
 # A run may be continued with other values of these; on all others its result depends.
 FREE_FIELDS = (
@@ -33,6 +34,7 @@ FREE_FIELDS = (
     "data.dir",
     "data.manual_dir",
     "data.cache_gb",
+    "data.disk_cache_gb",
     "data.workers",
     "eval",
     "checkpoint",
@@ -58,15 +60,18 @@ class Schedule(NamedTuple):
         return bool(every_epochs) and step % (every_epochs * self.steps_per_epoch) == 0
 
 
-def train(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) -> dict[str, Any]:
+def train(config: ml_collections.ConfigDict, data: Collection, workdir: Path) -> dict[str, Any]:
     """Trains from what the workdir holds to the end, and evaluates.
+
+    Where identities are held out of training, the evaluations on the way are on these, so that
+    nobody selects on the test set; at the end come both.
 
     Args:
       config: validated.
-      dataset: prepared.
-      workdir: written to: `config.json`, `parameters.txt`, `metrics.jsonl`, `tensorboard/`,
-        `checkpoints/`, `eval/`.
-    Returns: the last evaluation's result.
+      data: prepared.
+      workdir: written to: `config.json`, `labels.json`, `parameters.txt`, `metrics.jsonl`,
+        `tensorboard/`, `checkpoints/`, `eval/`.
+    Returns: the last evaluation's result, on the first test.
 
     Raises:
       UserError: if the batch cannot be divided among the devices, or the workdir cannot be written
@@ -74,41 +79,47 @@ def train(config: ml_collections.ConfigDict, dataset: Dataset, workdir: Path) ->
       FloatingPointError: if the loss is not finite.
     """
     check_run(config, workdir)
-    pids, labels = np.unique(dataset.train.pids, return_inverse=True)
+    images, labels, identities = data.train
     schedule = plan_schedule(config, labels)
     recipe = make_recipe(
         config,
-        num_identities=len(pids),
+        num_identities=len(identities),
         steps_per_epoch=schedule.steps_per_epoch,
         axis_name=AXIS if jax.device_count() > 1 else None,
     )
+    run = {"model": config.model.to_dict(), "identities": [list(who) for who in identities]}
     state = init_state(recipe, tuple(config.data.image_size))
-    open_workdir(config, workdir)
-    state = resume(config, workdir, state)
+    state = resume(config, workdir, state, run)
+    open_workdir(config, workdir, identities)
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     (workdir / "parameters.txt").write_text(str(overview) + "\n")
 
-    def evaluate_now(state: TrainState) -> dict[str, Any]:
+    def evaluate_now(state: TrainState, step: int) -> dict[str, Any]:
+        at_end = step == schedule.total
+        trials = [*data.val, *(data.tests if at_end or not data.val else [])]
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         embed = make_embed(recipe.model, jax.device_get(variables))
-        return evaluate_model(config, dataset, embed, step=int(state.step), workdir=workdir)
+        results = evaluate_trials(config, trials, embed, step=step, workdir=workdir)
+        for result in results:
+            journal.write_evaluation(result)
+        return results[len(data.val) if at_end else 0]
 
     result = None
-    run = {"model": config.model.to_dict(), "pids": pids.tolist()}
-    journal = Journal(workdir, int(state.step))
+    first = int(state.step)
+    journal = Journal(workdir, first)
     manager = checkpoint.open_manager(workdir, keep=config.checkpoint.keep)
-    with open_store(config, dataset.train) as store:
+    with open_store(config, images) as store:
         for step, state in run_steps(config, recipe, schedule, state, store, labels, journal):  # noqa: B020
             if schedule.is_due(step, config.checkpoint.every_epochs):
                 checkpoint.save(manager, step, state, run)
             if schedule.is_due(step, config.eval.every_epochs):
-                result = evaluate_now(state)
-                journal.write_evaluation(result)
+                result = evaluate_now(state, step)
     manager.wait_until_finished()
     manager.close()
-    journal.close()
     print(f"trained {schedule.total} steps, all in '{workdir}'")
-    return result or evaluate_now(state)
+    result = result or evaluate_now(state, schedule.total)
+    journal.close()
+    return result
 
 
 def run_steps(
@@ -271,16 +282,21 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     check_same_run(config, saved, workdir)
 
 
-def open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Makes the workdir and writes `config.json`, at once and whole.
+def open_workdir(
+    config: ml_collections.ConfigDict, workdir: Path, identities: Sequence[Identity]
+) -> None:
+    """Makes the workdir and writes `config.json` and `labels.json`, each at once and whole.
 
     Raises: UserError if it cannot be written to.
     """
+    labels = [{"label": label, **who._asdict()} for label, who in enumerate(identities)]
+    rows = ",\n".join(json.dumps(row) for row in labels)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        partial = workdir / f"{CONFIG}.partial"
-        partial.write_text(config.to_json(indent=2) + "\n")
-        partial.replace(workdir / CONFIG)
+        for name, text in ((CONFIG, config.to_json(indent=2)), (LABELS, f"[\n{rows}\n]")):
+            partial = workdir / f"{name}.partial"
+            partial.write_text(text + "\n")
+            partial.replace(workdir / name)
     except OSError as error:
         raise UserError(
             f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
@@ -313,14 +329,30 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def resume(config: ml_collections.ConfigDict, workdir: Path, fresh: TrainState) -> TrainState:
+def resume(
+    config: ml_collections.ConfigDict, workdir: Path, fresh: TrainState, run: dict[str, Any]
+) -> TrainState:
     """The latest checkpoint's state, or the fresh one where there is none.
 
-    Raises: UserError if the checkpoint cannot be read or is of another architecture.
+    Args:
+      config: of the run.
+      workdir: of the run.
+      fresh: a state of the same structure.
+      run: the facts that checkpoints are saved with.
+
+    Raises: UserError if the checkpoint cannot be read, is of another architecture, or was trained
+      on other identities.
     """
     step = checkpoint.latest_step(workdir)
     if step is None:
         return fresh
-    check_architecture(config, checkpoint.restore_run(workdir, step), workdir)
+    saved = checkpoint.restore_run(workdir, step)
+    check_architecture(config, saved, workdir)
+    if saved["identities"] != run["identities"]:
+        raise UserError(
+            f"'{workdir}' was trained on {len(saved['identities'])} identities that are not the "
+            f"{len(run['identities'])} of the training data now: restore the data, or name another "
+            "--workdir"
+        )
     print(f"resuming '{workdir}' after step {step}")
     return checkpoint.restore_state(workdir, step, fresh)

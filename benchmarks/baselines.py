@@ -15,8 +15,9 @@ import numpy as np
 from absl import flags
 
 from batnet_jax import main, retrieval
-from batnet_jax.data import Dataset, Split
-from batnet_jax.evaluate import extract_features, make_embed, open_store
+from batnet_jax.collection import Collection, Trial, open_collection
+from batnet_jax.data import Split
+from batnet_jax.evaluate import extract_features, make_embed, open_store, same_camera
 from batnet_jax.steps import init_state, make_model, make_recipe
 
 
@@ -56,14 +57,14 @@ def raw_pixels(images: np.ndarray) -> np.ndarray:
     return flat - flat.mean(1, keepdims=True)
 
 
-def evaluate(config, dataset: Dataset, embed) -> dict:
-    """Evaluates an embedding on the query and gallery of a data set."""
+def evaluate(config, trial: Trial, embed) -> dict:
+    """Evaluates an embedding on a query and a gallery."""
 
     def features(split: Split, name: str) -> np.ndarray:
         with open_store(config, split) as store:
             return extract_features(store, embed, batch=64, name=name)
 
-    query, gallery = dataset.query, dataset.gallery
+    query, gallery = trial.query, trial.gallery
     return retrieval.evaluate(
         features(query, "query"),
         query.pids,
@@ -72,13 +73,13 @@ def evaluate(config, dataset: Dataset, embed) -> dict:
         gallery.pids,
         gallery.cameras,
         ap=config.eval.ap,
-        same_camera=config.eval.same_camera,
+        same_camera=same_camera(config, trial),
     )
 
 
-def untrained_net(config, dataset: Dataset):
+def untrained_net(config, data: Collection):
     """The config's network with its initial values, as an embedding."""
-    identities = len(np.unique(dataset.train.pids))
+    identities = len(data.train.identities)
     recipe = make_recipe(config, num_identities=identities, steps_per_epoch=1, axis_name=None)
     state = init_state(recipe, tuple(config.data.image_size))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -89,21 +90,25 @@ def run(argv: list[str]) -> None:
     """Prints the table."""
     main.parse(argv)
     config = flags.FLAGS["config"].value
-    dataset = main.open_dataset(config)
+    data = open_collection(config)
+    trial = data.tests[0]
     rows = {
         "random embedding": random_embedding,
         "colour histogram": colour_histogram,
         "colour histograms of 6 stripes": striped_histogram,
         "raw pixels": raw_pixels,
-        "untrained net": untrained_net(config, dataset),
+        "untrained net": untrained_net(config, data),
     }
-    results = {name: evaluate(config, dataset, embed) for name, embed in rows.items()}
+    results = {name: evaluate(config, trial, embed) for name, embed in rows.items()}
     if flags.FLAGS["workdir"].value:
         files = Path(flags.FLAGS["workdir"].value).glob("eval/step_*.json")
-        last = max(files, key=lambda path: int(path.stem.removeprefix("step_")))
+        steps = [
+            int(name) for path in files if (name := path.stem.removeprefix("step_")).isdecimal()
+        ]
+        last = Path(flags.FLAGS["workdir"].value) / "eval" / f"step_{max(steps)}.json"
         result = json.loads(last.read_text())
         results[f"trained, {result['step']} steps"] = result
-    print(f"\n{dataset.name}, AP by {config.eval.ap}\n")
+    print(f"\n{trial.name}, AP by {config.eval.ap}\n")
     print("| embedding | mAP | Rank-1 |\n|---|---|---|")
     for name, result in results.items():
         print(f"| {name} | {result['mAP']:.3f} | {result['cmc']['1']:.3f} |")

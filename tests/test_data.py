@@ -16,7 +16,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from batnet_jax.data import DATASETS, load_dataset, pedestrians_builder
-from batnet_jax.data.files import find_layout, open_tree
+from batnet_jax.data.files import find_layouts, open_tree
 from batnet_jax.data.pedestrians.draw import SIZES, Size, draw_jpeg, plan
 from batnet_jax.errors import UserError
 
@@ -73,11 +73,15 @@ def write_tar(path, source):
     return path
 
 
+def parts(dataset):
+    return dataset.train, dataset.query, dataset.gallery
+
+
 def contents(dataset):
     """Everything in a data set, for comparing."""
     return [
         (s.filenames, s.pids.tolist(), s.cameras.tolist(), [s.encoded(i) for i in range(len(s))])
-        for s in dataset[1:]
+        for s in parts(dataset)
     ]
 
 
@@ -100,7 +104,7 @@ def market(tmp_path):
 
 def test_market_order_labels_junk_and_distractors(tmp_path, market):
     dataset = load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market)
-    train, query, gallery = dataset[1:]
+    train, query, gallery = parts(dataset)
     assert dataset.name == "market1501"
     assert train.filenames == [
         "0002_c6s4_000003_01.jpg",
@@ -126,18 +130,23 @@ def test_duke(tmp_path):
     }
     manual = write_tree(tmp_path / "manual", files, "DukeMTMC-reID")
     dataset = load_dataset("dukemtmc_reid", data_dir=tmp_path / "data", manual_dir=manual)
-    assert [s.cameras.tolist() for s in dataset[1:]] == [[6], [7], [8]]
+    assert [s.cameras.tolist() for s in parts(dataset)] == [[6], [7], [8]]
 
 
 def test_market_beside_duke(tmp_path):
-    """Two data sets of one layout in one manual_dir: the folder's name tells them apart."""
-    write_tree(
-        tmp_path / "manual", {k.replace("0007", "0008"): v for k, v in MARKET.items()}, "duke"
-    )
-    fails("Market-1501 not found", "market1501", tmp_path, manual_dir=tmp_path / "manual")
-    write_tree(tmp_path / "manual", MARKET, "Market-1501-v15.09.15")
-    dataset = load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=tmp_path / "manual")
+    """Two data sets of one layout in one manual_dir: the names of the images tell them apart."""
+    duke = {
+        f"{folder}/0001_c{camera}_f0046182.jpg": JPG
+        for camera, folder in enumerate(("bounding_box_train", "query", "bounding_box_test"), 6)
+    }
+    manual = write_tree(tmp_path / "manual", duke, "a")
+    message = r"Market-1501 not found in '.*' \('.*/a' is DukeMTMC-reID\): put Market-1501-v15"
+    fails(message, "market1501", tmp_path, manual_dir=manual)
+    write_tree(manual, MARKET, "b")
+    dataset = load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=manual)
     assert dataset.train.pids.tolist() == [2, 7, 7]
+    dataset = load_dataset("dukemtmc_reid", data_dir=tmp_path / "data", manual_dir=manual)
+    assert dataset.train.cameras.tolist() == [6]
 
 
 @pytest.mark.parametrize("variant", ["", "v1", "v2"])
@@ -161,18 +170,6 @@ def test_msmt17(tmp_path, variant):
     assert dataset.gallery.pids.tolist() == [0, 1]
     assert dataset.gallery.cameras.tolist() == [4, 5]
     assert (tmp_path / "data" / "msmt17" / (variant or "v1")).is_dir()
-
-
-@pytest.mark.parametrize("variant", ["labeled", "detected"])
-def test_cuhk03(tmp_path, variant):
-    for camera, boxes in enumerate(("labeled", "detected"), 1):
-        for folder in ("bounding_box_train", "query", "bounding_box_test"):
-            name = f"cuhk03-np/{boxes}/{folder}/0001_c{camera}_7.png"
-            write_tree(tmp_path / "manual", {name: PNG})
-    dataset = load_dataset(
-        "cuhk03", variant=variant, data_dir=tmp_path / "data", manual_dir=tmp_path / "manual"
-    )
-    assert dataset.train.cameras.tolist() == [1 + (variant == "detected")]
 
 
 @pytest.mark.parametrize("place", ["layout", "subfolder", "zip", "zip in folder", "tar", "tar in"])
@@ -206,8 +203,7 @@ def test_links_are_followed_and_loops_end(tmp_path, market):
 def test_unpacked_folder_is_taken_before_its_archive(tmp_path):
     write_tree(tmp_path / "manual", MARKET, "m")
     write_zip(tmp_path / "manual" / "m.zip", MARKET)
-    tree = find_layout(tmp_path / "manual", ("query",))
-    assert tree is not None
+    (tree,) = find_layouts(tmp_path / "manual", ("query",))
     assert tree.location == str(tmp_path / "manual" / "m")
 
 
@@ -227,7 +223,7 @@ def test_bmp_and_webp_and_upper_case(tmp_path):
             files[f"{folder}/1_c{camera}{suffix}"] = image
     manual = write_tree(tmp_path / "manual", files)
     dataset = load_dataset("folder", data_dir=tmp_path / "data", manual_dir=manual)
-    assert [len(s) for s in dataset[1:]] == [4, 4, 4]
+    assert [len(s) for s in parts(dataset)] == [4, 4, 4]
 
 
 def test_reading_from_many_threads(tmp_path, market):
@@ -266,7 +262,7 @@ def test_omniglot(tmp_path, unpacked):
         with zipfile.ZipFile(OMNIGLOT) as archive:
             archive.extractall(manual)
     dataset = load_dataset("folder", data_dir=tmp_path / "data", manual_dir=manual)
-    assert [len(s) for s in dataset[1:]] == [1920, 160, 640]
+    assert [len(s) for s in parts(dataset)] == [1920, 160, 640]
     assert len(set(dataset.train.pids)) == 96
     assert set(dataset.query.pids) == set(dataset.gallery.pids)
     assert set(dataset.train.cameras) == set(range(1, 21))
@@ -280,7 +276,7 @@ TINY = Size(3, 9, 2, 4, 6, 2, 3, 32, 16)
 def test_pedestrians(tmp_path, monkeypatch):
     monkeypatch.setitem(SIZES, "demo", TINY)
     dataset = load_dataset("pedestrians", data_dir=tmp_path / "data")
-    for split, images in zip(("train", "query", "gallery"), dataset[1:], strict=True):
+    for split, images in zip(("train", "query", "gallery"), parts(dataset), strict=True):
         shots = sorted(plan(TINY, split, pedestrians_builder.SEED))
         assert images.filenames == [shot.filename for shot in shots]
         assert images.pids.tolist() == [shot.pid for shot in shots]
@@ -359,7 +355,7 @@ def test_folder_without_images(tmp_path, market, folder, how):
 def test_wrong_name(tmp_path, market, name):
     (market / "query" / name).write_bytes(JPG)
     message = f"'{market}/query/{name}' does not begin with PID_cCAMERA"
-    fails(message, "folder", tmp_path, manual_dir=market)
+    fails(message, "market1501", tmp_path, manual_dir=market)
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF what?", JPG[: len(JPG) // 2], PNG[:-20]])
@@ -491,7 +487,7 @@ def test_killed_while_preparing(tmp_path, market):
         child.send_signal(signal.SIGKILL)
     assert len(list(data.rglob("*array_record*"))) >= 2  # something was left
     dataset = load_dataset("folder", data_dir=data, manual_dir=market)
-    assert [len(s) for s in dataset[1:]] == [3, 2, 3]
+    assert [len(s) for s in parts(dataset)] == [3, 2, 3]
     assert list(data.rglob("incomplete*")) == []
 
 

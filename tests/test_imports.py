@@ -15,6 +15,7 @@ ORDER = {
     "config": "every field; names the choices that `data` and `models` offer",
     "train": "the loop; evaluates at its end",
     "evaluate": "embeds, ranks, writes; `eval` mode needs no `train`",
+    "collection": "what a run trains on and is tested on; data sets by the config's names",
     "steps": "one step, a plain function of models, losses and optimizer",
     "devices": "how arrays lie under pmap; takes the axis's name from `models`",
     "models": "the networks alone, for use in other programs too",

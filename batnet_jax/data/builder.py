@@ -2,11 +2,10 @@
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
@@ -14,11 +13,22 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.splits import SplitDict
 from tqdm import tqdm
 
-from batnet_jax.data.files import FileTree, find_layout
+from batnet_jax.data.checks import (
+    Copies,
+    Count,
+    check_image,
+    count,
+    differences,
+    format_counts,
+)
+from batnet_jax.data.files import FileTree, choose_layout, find_layouts
 from batnet_jax.errors import UserError
 
 INDEX_NAME = "index.npz"
 """Beside the images: the labels of every split, so that opening a data set does not read them."""
+
+UNKNOWN_CAMERA = -1
+"""Of every image of a data set that knows no cameras."""
 
 
 class Photo(NamedTuple):
@@ -28,6 +38,7 @@ class Photo(NamedTuple):
     """Relative to its split's folder, unique in the split."""
     pid: int
     camera: int
+    """0 or more, or `UNKNOWN_CAMERA` throughout the data set."""
 
 
 class SplitSource(NamedTuple):
@@ -37,6 +48,8 @@ class SplitSource(NamedTuple):
     """Sorted by filename: the order of the prepared split."""
     encoded: Iterable[bytes]
     """The image files' bytes in the same order; read once."""
+    junk: int = 0
+    """How many images were left out."""
 
 
 class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore
@@ -52,6 +65,10 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     """For messages."""
     WANTED = ""
     """What the user has to put into manual_dir; "" if nothing."""
+    WORD = ""
+    """Part of its folder's usual name, which decides if several folders will do."""
+    DISTRACTOR: int | None = None
+    """The pid of images of nobody who is searched for, if there are any."""
 
     manual_path: Path = Path()
     """Where the user's files are: a directory or an archive; need not exist."""
@@ -76,11 +93,19 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         return variant or (names[0] if names else None)
 
     def sources(self) -> dict[str, SplitSource]:
-        """The splits train, query and gallery, read from `manual_path`.
+        """The splits train, query and gallery, and others if there are, from `manual_path`.
 
         Raises: UserError if files are missing or wrong.
         """
         raise NotImplementedError
+
+    def published(self) -> Mapping[str, Count]:
+        """The splits' sizes as published; a copy that differs is warned of."""
+        return {}
+
+    def identity_names(self) -> list[str]:
+        """The name of pid i at place i, where the user gave names; after `sources`."""
+        return []
 
     @property
     def variant(self) -> str:
@@ -89,19 +114,30 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     @classmethod
     def find(
-        cls, manual_dir: str | os.PathLike, markers: tuple[str, ...], owner: str = ""
+        cls,
+        manual_dir: str | os.PathLike,
+        markers: tuple[str, ...],
+        problem: Callable[[FileTree], str] = lambda _: "",
     ) -> FileTree:
-        """The tree in `manual_dir` with one of the folders `markers`, see `find_layout`.
+        """The one tree in `manual_dir` that has one of `markers` at its top, see `find_layouts`.
 
-        Raises: UserError if there is none.
+        Args:
+          manual_dir: of the user; need not exist.
+          markers: relative paths of folders or files.
+          problem: why a tree with a marker is not wanted, to say if there is no other; "" = it is.
+
+        Raises: UserError if there is none, or more than one.
         """
-        tree = find_layout(manual_dir, markers, owner)
-        if tree is None:
+        trees = find_layouts(manual_dir, markers)
+        problems = [problem(tree) for tree in trees]
+        wanted = [tree for tree, why in zip(trees, problems, strict=True) if not why]
+        if not wanted:
+            seen = "".join(f" ({why})" for why in problems[:1])
             raise UserError(
-                f"{cls.TITLE} not found in '{manual_dir}': put {cls.WANTED} (or its .zip/.tar) "
-                "there, or pass --config.data.manual_dir=DIR"
+                f"{cls.TITLE} not found in '{manual_dir}'{seen}: put {cls.WANTED} (or its "
+                ".zip/.tar) there, or pass --config.data.manual_dir=DIR"
             )
-        return tree
+        return choose_layout(wanted, cls.WORD)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(
@@ -129,18 +165,43 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         """Writes every split in order into one ArrayRecord file, then the index."""
         del dl_manager, download_config
         sources = self.sources()
-        total = sum(len(source.photos) for source in sources.values())
-        print(f"preparing {self.name}: {total} images, in {self.final_path}", file=sys.stderr)
-        splits = [self._write_split(split, source) for split, source in sources.items()]
+        index = _index(sources)
+        print(f"preparing {self.name}, in {self.final_path}", file=sys.stderr)
+        self._report_counts(sources, index)
+        copies = Copies()
+        splits = [self._write_split(split, source, copies) for split, source in sources.items()]
+        self._warn(
+            copies.complaints(
+                {split: [p.filename for p in source.photos] for split, source in sources.items()},
+                {split: index[f"{split}/pid"] for split in sources},
+            )
+        )
         self.info.set_splits(SplitDict(splits))
-        arrays = {}
-        for split, source in sources.items():
-            arrays[f"{split}/pid"] = np.array([p.pid for p in source.photos], np.int64)
-            arrays[f"{split}/camera"] = np.array([p.camera for p in source.photos], np.int64)
-            arrays[f"{split}/filename"] = np.array([p.filename for p in source.photos], np.str_)
-        np.savez(os.path.join(self.data_dir, INDEX_NAME), **arrays)
+        names = np.array([_utf8(name) for name in self.identity_names()], np.bytes_)
+        index["identity_names"] = names
+        np.savez(os.path.join(self.data_dir, INDEX_NAME), **index)  # type: ignore
 
-    def _write_split(self, split: str, source: SplitSource) -> tfds.core.SplitInfo:
+    def _report_counts(
+        self, sources: Mapping[str, SplitSource], index: Mapping[str, np.ndarray]
+    ) -> None:
+        """Shows the sizes of all splits; warns where they are not the published ones."""
+        counts = {
+            split: count(
+                index[f"{split}/pid"],
+                index[f"{split}/camera"],
+                distractor=self.DISTRACTOR,
+                junk=source.junk,
+            )
+            for split, source in sources.items()
+        }
+        print(format_counts(counts), file=sys.stderr)
+        self._warn(differences(counts, self.published()))
+
+    def _warn(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            print(f"warning: {self.TITLE}: {line}", file=sys.stderr)
+
+    def _write_split(self, split: str, source: SplitSource, copies: Copies) -> tfds.core.SplitInfo:
         features = self.info.features
         assert features is not None  # `_info` gives them
         serializer = ExampleSerializer(features.get_serialized_info())  # type: ignore
@@ -152,6 +213,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         examples = self._generate_examples(source)
         try:
             for _, example in tqdm(examples, total=len(source.photos), file=sys.stderr, **progress):
+                copies.add(split, example["image"])
                 record = serializer.serialize_example(features.encode_example(example))
                 writer.write(record)
                 num_bytes += len(record)
@@ -171,12 +233,20 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         """The same."""
 
 
-def check_image(encoded: bytes, name: str) -> None:
-    """Decodes an image as training will.
+def _index(sources: Mapping[str, SplitSource]) -> dict[str, np.ndarray]:
+    """The labels of all splits as arrays, under `split/label`."""
+    arrays: dict[str, np.ndarray] = {}
+    for split, source in sources.items():
+        arrays[f"{split}/pid"] = np.array([p.pid for p in source.photos], np.int64)
+        arrays[f"{split}/camera"] = np.array([p.camera for p in source.photos], np.int64)
+        arrays[f"{split}/filename"] = np.array(
+            [_utf8(p.filename) for p in source.photos], np.bytes_
+        )
+    return arrays
 
-    Raises: UserError if it is empty, cut off, or no image.
-    """
-    data = np.frombuffer(encoded, np.uint8)
-    if len(data) == 0 or cv2.imdecode(data, cv2.IMREAD_COLOR) is None:
-        problem = "is empty" if len(data) == 0 else "cannot be decoded (cut off, or no image)"
-        raise UserError(f"'{name}' {problem}: restore or remove it, then run again")
+
+def _utf8(name: str) -> bytes:
+    try:
+        return name.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"the file name {name!a} is not UTF-8: rename it") from None

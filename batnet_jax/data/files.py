@@ -17,8 +17,9 @@ from pathlib import Path
 from batnet_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-OWNERS = ("market", "duke", "cuhk", "msmt")
-"""Words in folder names that tell the public data sets apart; some of them share one layout."""
+COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar")
+DEPTH = 2
+"""How many folders below manual_dir data sets are looked for: peers nest `market1501/Market-*/`."""
 
 
 class FileTree:
@@ -138,62 +139,89 @@ def open_tree(path: str | os.PathLike) -> FileTree:
     return _Archive(path, "", {name: files[name] for name in files if not _is_hidden(name)})
 
 
-def find_layout(
-    manual_dir: str | os.PathLike, markers: tuple[str, ...], owner: str = ""
-) -> FileTree | None:
-    """Finds the tree that has one of the folders `markers` at its top.
+def find_layouts(manual_dir: str | os.PathLike, markers: tuple[str, ...]) -> list[FileTree]:
+    """Finds the trees that have one of `markers` at their top.
 
-    Looks at `manual_dir` itself, then at what lies in it: folders, and if none of these will do,
-    archives. An archive may hold the layout at its top or inside one of its folders.
+    Looks at `manual_dir` itself, then at what lies in it, up to `DEPTH` folders deep: folders, and
+    if none of these will do, archives. An archive may hold the layout anywhere inside.
 
     Args:
       manual_dir: a directory or an archive; need not exist.
-      markers: folders; one of them is enough, the caller notices what is missing.
-      owner: the one of `OWNERS` that is wanted: folders that bear the name of another are left
-        alone, and one that bears its own is taken first; "" = no preference.
+      markers: relative paths of folders or files; one of them is enough, the caller notices what
+        is missing.
 
-    Raises: UserError if several would do.
+    Raises: UserError if an archive cannot be read, or there is nothing but a compressed one.
     """
     root = Path(manual_dir)
-    found = _layouts(root, markers)
-    if not found and root.is_dir():
-        others = [word for word in OWNERS if owner and word != owner]
-        places = [
-            place
-            for place in sorted(root.iterdir())
-            if not _is_hidden(place.name) and not any(word in place.name.lower() for word in others)
-        ]
-        for kind in (Path.is_dir, _is_archive):
-            found = found or [
-                tree for place in places if kind(place) for tree in _layouts(place, markers)
-            ]
-    if owner and len(found) > 1:
-        found = [tree for tree in found if owner in tree.location.lower()] or found
-    if len(found) > 1:
+    if not root.is_dir():
+        _refuse_compressed(root)
+        return _inside(root, markers) if _is_archive(root) else []
+    places, trees = [root], []
+    archives = []
+    for _ in range(DEPTH + 1):
+        trees += [_Directory(p) for p in places if any((p / m).exists() for m in markers)]
+        known = {tree.location for tree in trees}
+        below = [e for p in places if str(p) not in known for e in _entries(p)]
+        archives += [path for path in below if not path.is_dir()]
+        places = [path for path in below if path.is_dir()]
+    if not trees:
+        trees = [tree for path in archives if _is_archive(path) for tree in _inside(path, markers)]
+    if not trees:
+        for path in archives:
+            _refuse_compressed(path)
+    return trees
+
+
+def choose_layout(trees: list[FileTree], word: str) -> FileTree:
+    """The only tree, or the only one with `word` ("" = none) in the name of its place.
+
+    Raises: UserError if this leaves several.
+    """
+    if word and len(trees) > 1:
+        trees = [tree for tree in trees if word in tree.location.lower()] or trees
+    if len(trees) > 1:
         raise UserError(
-            f"'{found[0].location}' and '{found[1].location}' both hold such a data set: "
+            f"'{trees[0].location}' and '{trees[1].location}' both hold such a data set: "
             "name one with --config.data.manual_dir=DIR"
         )
-    return found[0] if found else None
+    return trees[0]
 
 
-def _layouts(place: Path, markers: tuple[str, ...]) -> list[FileTree]:
-    """The trees at `place` that have a marker at their top; several only inside an archive."""
-    if place.is_dir():
-        return [_Directory(place)] if any((place / m).is_dir() for m in markers) else []
-    if not _is_archive(place):
+def _entries(folder: Path) -> list[Path]:
+    """The folders and archives in a folder, sorted; images are passed over unseen."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(
+                Path(entry.path)
+                for entry in entries
+                if not _is_hidden(entry.name)
+                and (
+                    entry.is_dir()
+                    or entry.name.lower().endswith((".zip", *COMPRESSED_SUFFIXES, ".tar"))
+                )
+            )
+    except OSError:  # not ours to read
         return []
-    tree = open_tree(place)
-    folders = {posixpath.dirname(name) for name in tree.names}
-    folders |= {parent for folder in folders for parent in _parents(folder)}
-    if not folders.isdisjoint(markers):
-        return [tree]
-    tops = sorted({folder.split("/")[0] for folder in folders if folder})
-    return [
-        tree.below(top)
-        for top in tops
-        if not folders.isdisjoint(posixpath.join(top, m) for m in markers)
-    ]
+
+
+def _refuse_compressed(path: Path) -> None:
+    if path.is_file() and path.name.lower().endswith(COMPRESSED_SUFFIXES):
+        raise UserError(
+            f"'{path}' is compressed as a whole, so its images cannot be read one by one: unpack it"
+        )
+
+
+def _inside(path: Path, markers: tuple[str, ...]) -> list[FileTree]:
+    """The trees in an archive that have a marker at their top."""
+    tree = open_tree(path)
+    places = set(tree.names) | {parent for name in tree.names for parent in _parents(name)}
+    tops = sorted(
+        place.removesuffix(marker).removesuffix("/")
+        for marker in markers
+        for place in places
+        if place == marker or place.endswith("/" + marker)
+    )
+    return [tree.below(top) if top else tree for top in dict.fromkeys(tops)]
 
 
 def _parents(folder: str) -> Iterator[str]:

@@ -1,9 +1,48 @@
-"""A user's own images in Market's layout, see `market.py`."""
+"""A user's own images, in one of three layouts.
 
+* Market-1501's, see `market.py`: `bounding_box_train/`, `query/`, `bounding_box_test/`.
+* The same with the names `train/`, `query/` and `gallery/`. Of `train/` and `test/` alone, the test
+  images are divided into queries and gallery by `splits.query_and_gallery`.
+* One sub-folder an identity and nothing else: a quarter of the identities is kept for the test.
+
+An image's identity is the sub-folder that it lies in, else the number that its name begins with;
+its camera is the number after `_c` in its name. Cameras may be missing, but then from all names.
+"""
+
+import hashlib
+import math
+import posixpath
+import re
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
 import tensorflow_datasets as tfds
 
-from batnet_jax.data.builder import ReIDBuilder, SplitSource
-from batnet_jax.data.market import FOLDERS, market_sources
+from batnet_jax.data.builder import UNKNOWN_CAMERA, Photo, ReIDBuilder, SplitSource
+from batnet_jax.data.files import FileTree, open_tree
+from batnet_jax.data.market import FOLDERS, JUNK, MARKERS, source_of
+from batnet_jax.data.splits import query_and_gallery
+from batnet_jax.errors import UserError
+
+LAYOUTS: tuple[Mapping[str, str], ...] = (
+    FOLDERS,
+    {"train": "train", "query": "query", "gallery": "gallery"},
+    {"train": "train", "test": "test"},
+)
+ALL_MARKERS = tuple(dict.fromkeys((*MARKERS, "gallery", "train", "test")))
+TEST_SHARE = 0.25
+"""Of the identities, if there are only their sub-folders."""
+PID = re.compile(r"(-1|[0-9]{1,9})(?=[_.])")
+CAMERA = re.compile(r"(?:^|_)c([0-9]{1,9})(?![0-9])", re.IGNORECASE)
+
+
+class _Image(NamedTuple):
+    filename: str
+    identity: str
+    camera: int | None
 
 
 class Folder(ReIDBuilder):
@@ -14,7 +53,7 @@ class Folder(ReIDBuilder):
     """
 
     TITLE = "a data set of your own"
-    WANTED = "/, ".join(FOLDERS.values()) + "/"
+    WANTED = "/, ".join(MARKERS) + "/, or a sub-folder for each identity,"
 
     @classmethod
     def choose_config(cls, variant: str, manual_dir: str) -> tfds.core.BuilderConfig:
@@ -23,10 +62,175 @@ class Folder(ReIDBuilder):
         Raises: UserError if there are none.
         """
         super().choose_config(variant, manual_dir)
-        tree = cls.find(manual_dir, tuple(FOLDERS.values()))
-        parts = (tree.below(folder).fingerprint() for folder in FOLDERS.values())
-        return tfds.core.BuilderConfig(name="-".join(part[:8] for part in parts))
+        parts = [tree.fingerprint() for tree in cls._parts(manual_dir).values()]
+        return tfds.core.BuilderConfig(
+            name=hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+        )
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
-        return market_sources(self.find(self.manual_path, tuple(FOLDERS.values())))
+        parts = self._parts(self.manual_path)
+        images = {split: _read(tree) for split, tree in parts.items()}
+        _check_cameras(parts, images)
+        if "all" in parts:
+            images = _choose_tested(images["all"])
+            parts = dict.fromkeys(images, parts["all"])
+        self._names = _names([image for found in images.values() for image in found])
+        numbers = {name: number for number, name in enumerate(self._names)}
+        sources = {}
+        for split, found in images.items():
+            photos = [
+                Photo(
+                    image.filename,
+                    numbers[image.identity] if numbers else int(image.identity),
+                    UNKNOWN_CAMERA if image.camera is None else image.camera,
+                )
+                for image in found
+            ]
+            kept = [photo for photo in photos if photo.pid != JUNK]
+            if not kept:
+                raise UserError(
+                    f"'{parts[split].location}' is missing or holds no images but junk: add some"
+                )
+            sources[split] = source_of(kept, parts[split], junk=len(photos) - len(kept))
+        if "test" in sources:
+            sources = {"train": sources["train"], **_divide(sources["test"], parts["test"])}
+        self._warn(_doubts(sources))
+        return sources
+
+    def identity_names(self) -> list[str]:
+        """See the base class; empty where identities are numbers."""
+        return self._names
+
+    @classmethod
+    def _parts(cls, manual_dir: str | Path) -> dict[str, FileTree]:
+        """The trees to read: train, query and gallery; train and test; or all."""
+        if _is_flat(Path(manual_dir)):
+            return {"all": open_tree(manual_dir)}
+        tree = cls.find(manual_dir, ALL_MARKERS)
+        trees = [
+            {split: tree.below(folder) for split, folder in layout.items()} for layout in LAYOUTS
+        ]
+        # The layout of which most is there; the message is about the rest of it.
+        parts = max(trees, key=lambda parts: sum(bool(part.images()) for part in parts.values()))
+        for part in parts.values():
+            if not part.images():
+                raise UserError(
+                    f"'{part.location}' is missing or holds no images: Market's layout is "
+                    f"{', '.join(MARKERS)}, each with .jpg, .png, .bmp or .webp files; or give one "
+                    "sub-folder for each identity"
+                )
+        return parts
+
+
+def _is_flat(path: Path) -> bool:
+    """Whether there is nothing but folders of images."""
+    if path.is_dir():
+        folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
+        if any((path / marker).is_dir() for marker in ALL_MARKERS):
+            return False
+        full = (p for p in folders if any(f.is_file() for f in p.iterdir()))
+        trees = (open_tree(p) for p in full)
+        return sum(bool([n for n in tree.images() if "/" not in n]) for tree in trees) > 1
+    if path.suffix.lower() not in (".zip", ".tar") or not path.is_file():
+        return False
+    names = open_tree(path).images()
+    tops = {name.split("/")[0] for name in names}
+    return len(tops) > 1 and not tops & set(ALL_MARKERS) and all(n.count("/") == 1 for n in names)
+
+
+def _read(tree: FileTree) -> list[_Image]:
+    """The images of a folder with their labels, sorted by filename.
+
+    Raises: UserError if a name shows no identity.
+    """
+    found = []
+    for name in tree.images():
+        base = posixpath.basename(name)
+        match, camera = PID.match(base), CAMERA.search(base)
+        inside = name.split("/")[0] if "/" in name else None
+        if inside is None and match is None:
+            raise UserError(
+                f"'{tree.location}/{name}' does not begin with an identity's number, as "
+                "0001_c1s1_001051_00.jpg does, and lies in no sub-folder named by one: rename or "
+                "remove it"
+            )
+        identity = inside if inside is not None else match[1]  # type: ignore[index]
+        found.append(_Image(name, identity, int(camera[1]) if camera else None))
+    return found
+
+
+def _check_cameras(parts: Mapping[str, FileTree], images: Mapping[str, list[_Image]]) -> None:
+    """Refuses a data set that names cameras for some images only."""
+    without = [
+        f"{parts[split].location}/{image.filename}"
+        for split, found in images.items()
+        for image in found
+        if image.camera is None
+    ]
+    number = sum(map(len, images.values()))
+    if 0 < len(without) < number:
+        raise UserError(
+            f"'{without[0]}' names no camera (_c and a number), nor do {len(without) - 1} "
+            f"others of {number} images: name a camera for all of them or for none"
+        )
+
+
+def _names(images: list[_Image]) -> list[str]:
+    """The identities' names in order, the place being the pid; none if all are numbers."""
+    names = sorted({image.identity for image in images})
+    return [] if all(_is_number(name) for name in names) else names
+
+
+def _is_number(name: str) -> bool:
+    return name == str(JUNK) or (name.isascii() and name.isdecimal() and len(name) < 10)
+
+
+def _choose_tested(images: list[_Image]) -> dict[str, list[_Image]]:
+    """Keeps some identities for the test: those whose names hash lowest.
+
+    So hardly any moves between training and test when others are added.
+    """
+    people = {image.identity for image in images}
+    ranked = sorted(people, key=lambda name: (zlib.crc32(name.encode(errors="replace")), name))
+    tested = set(ranked[: math.ceil(TEST_SHARE * len(ranked))])
+    return {
+        "train": [image for image in images if image.identity not in tested],
+        "test": [image for image in images if image.identity in tested],
+    }
+
+
+def _divide(test: SplitSource, tree: FileTree) -> dict[str, SplitSource]:
+    """Makes query and gallery of a test split.
+
+    Raises: UserError if no identity can be asked for.
+    """
+    photos = test.photos
+    rows = query_and_gallery(
+        np.array([photo.pid for photo in photos]), np.array([photo.camera for photo in photos])
+    )
+    if not len(rows[0]):
+        raise UserError(
+            f"'{tree.location}' has no test identity with two images (from two cameras, where "
+            "cameras are named): add some"
+        )
+    return {
+        split: source_of([photos[i] for i in chosen], tree)
+        for split, chosen in zip(("query", "gallery"), rows, strict=True)
+    }
+
+
+def _doubts(sources: Mapping[str, SplitSource]) -> list[str]:
+    """What is allowed, but hardly meant."""
+    train, query, gallery = (
+        {p.pid for p in sources[split].photos} for split in ("train", "query", "gallery")
+    )
+    lines = []
+    if learnt := train & (query | gallery):
+        lines.append(
+            f"{len(learnt)} identities are in train and also in query or gallery: results would "
+            "flatter"
+        )
+    if lost := query - gallery:
+        lines.append(f"{len(lost)} identities of query are not in gallery: they do not count")
+    return lines

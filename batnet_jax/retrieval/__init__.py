@@ -5,6 +5,7 @@ checks (what the user gave) -> scores -> ranks (on the accelerator) -> metrics (
 """
 
 from batnet_jax.retrieval.evaluator import evaluate
+from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
 from batnet_jax.retrieval.search import top_k
 
-__all__ = ["evaluate", "top_k"]
+__all__ = ["POOLINGS", "evaluate", "pool_queries", "top_k"]

@@ -1,0 +1,168 @@
+"""What a run trains on and what it is tested on, as the config says."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from batnet_jax.data import Dataset, Split, load_dataset
+from batnet_jax.data.prepared import concatenate
+from batnet_jax.data.splits import hold_out, query_and_gallery
+from batnet_jax.errors import UserError
+
+
+class Identity(NamedTuple):
+    """Somebody whom the network learns to tell from others; the label is the place in a list."""
+
+    dataset: str
+    pid: int
+    """As in the data set; another data set may use it for somebody else."""
+    name: str = ""
+    """Where the user gave one."""
+
+
+class TrainingSet(NamedTuple):
+    """n images and whom they show."""
+
+    images: Split
+    labels: np.ndarray
+    """[n] int, places in `identities`."""
+    identities: list[Identity]
+
+
+class Trial(NamedTuple):
+    """A retrieval test."""
+
+    name: str
+    """Of the data set."""
+    split: str
+    """`test`, or `val`: held out of the training data."""
+    query: Split
+    gallery: Split
+    more_query: Split | None = None
+    """Further images of the queries' identities and cameras, for queries of several images."""
+
+
+class Collection(NamedTuple):
+    """The data of a run."""
+
+    train: TrainingSet
+    val: list[Trial]
+    """One for each training data set, if anything is held out, else none."""
+    tests: list[Trial]
+
+
+def open_collection(config: ml_collections.ConfigDict) -> Collection:
+    """Opens all data sets of a run, preparing them if need be.
+
+    Raises: UserError if one of them is missing or wrong, or lacks what the config asks for.
+    """
+    trained = config.data.train or (config.data.dataset,)
+    opened = {name: _open(config, name) for name in {**dict.fromkeys(trained)}}
+    parts, val = [], []
+    for dataset in opened.values():
+        train, held_out = _hold_out(config, dataset)
+        parts.append(train)
+        if held_out is not None:
+            val.append(_divide(dataset, held_out))
+    return Collection(join(list(opened.values()), parts), val, _open_tests(config, opened))
+
+
+def open_tests(config: ml_collections.ConfigDict) -> list[Trial]:
+    """The tests alone, for `eval` mode: the validation's first, if there is one.
+
+    Raises: as `open_collection`.
+    """
+    if config.data.val_identities or config.data.own_val:
+        collection = open_collection(config)
+        return [*collection.val, *collection.tests]
+    return _open_tests(config, {})
+
+
+def _open_tests(config: ml_collections.ConfigDict, opened: dict[str, Dataset]) -> list[Trial]:
+    names = config.eval.datasets or config.data.train or (config.data.dataset,)
+    trials, taken = [], set()
+    for name in dict.fromkeys(names):
+        dataset = opened.get(name) or _open(config, name)
+        title, number = dataset.name, 1
+        while title in taken:  # two folders of one name
+            number += 1
+            title = f"{dataset.name}-{number}"
+        taken.add(title)
+        trials.append(_test(config, dataset)._replace(name=title))
+    return trials
+
+
+def _open(config: ml_collections.ConfigDict, name: str) -> Dataset:
+    data = config.data
+    variant = data.variant if name == data.dataset else ""
+    return load_dataset(name, variant=variant, data_dir=data.dir, manual_dir=data.manual_dir)
+
+
+def _test(config: ml_collections.ConfigDict, dataset: Dataset) -> Trial:
+    gallery, more = dataset.gallery, None
+    if config.eval.distractors:
+        crowd = _optional(dataset, "distractors", "eval.distractors", "its folder of distractors")
+        gallery = concatenate([gallery, crowd])
+    if config.eval.multi_query != "none":
+        more = _optional(dataset, "multi_query", "eval.multi_query", "gt_bbox/")
+    return Trial(dataset.name, "test", dataset.query, gallery, more)
+
+
+def _optional(dataset: Dataset, split: str, field: str, folder: str) -> Split:
+    """A split that only some data sets have.
+
+    Raises: UserError if this one has not.
+    """
+    found = getattr(dataset, split)
+    if found is None:
+        raise UserError(
+            f"config.{field} is on, but {dataset.name} was prepared without it: put {folder} "
+            f"beside query/ (market1501 alone has it), delete '{dataset.path}', and run again"
+        )
+    return found
+
+
+def _hold_out(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Split, Split | None]:
+    """The images to train on, and those to select on, if any."""
+    train = dataset.train
+    if config.data.own_val:
+        if dataset.val is None:
+            raise UserError(
+                f"config.data.own_val is on, but {dataset.name} has no val split of its own: "
+                "use --config.data.val_identities=0.1"
+            )
+        held_out = np.isin(train.filenames, dataset.val.filenames)
+        return train.take(~held_out), dataset.val
+    if config.data.val_identities:
+        held_out = hold_out(train.pids, config.data.val_identities)
+        return train.take(~held_out), train.take(held_out)
+    return train, None
+
+
+def _divide(dataset: Dataset, held_out: Split) -> Trial:
+    query, gallery = query_and_gallery(held_out.pids, held_out.cameras)
+    if not len(query):
+        raise UserError(
+            f"the {len(set(held_out.pids))} identities held out of {dataset.name} have no two "
+            "images (from two cameras, where cameras are known): raise "
+            "config.data.val_identities, or set it to 0"
+        )
+    return Trial(dataset.name, "val", held_out.take(query), held_out.take(gallery))
+
+
+def join(datasets: Sequence[Dataset], splits: Sequence[Split]) -> TrainingSet:
+    """One training set of several: the same pid in two data sets is two identities.
+
+    Args:
+      datasets: give the names.
+      splits: the images to train on, one of each data set.
+    """
+    labels, identities = [], []
+    for dataset, split in zip(datasets, splits, strict=True):
+        pids, places = np.unique(split.pids, return_inverse=True)
+        labels.append(places + len(identities))
+        names = list(dataset.identity_names)
+        identities += [Identity(dataset.name, p, names[p] if names else "") for p in pids.tolist()]
+    return TrainingSet(concatenate(splits), np.concatenate(labels), identities)

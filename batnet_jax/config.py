@@ -38,7 +38,7 @@ def default_config() -> ml_collections.ConfigDict:
     data.variant = (
         ""  # of the data set: cuhk03 labeled|detected, msmt17 v1|v2, ...; "" = its first (ours)
     )
-    data.train = ()  # several data sets, as in market1501,msmt17:v2; () = dataset alone (ours)
+    data.train = ()  # several data sets, as in "'market1501','msmt17:v2'"; () = dataset (ours)
     data.manual_dir = "data/manual"  # where the user has put the archive or its folder (ours)
     data.dir = "data"  # where prepared data sets are written (ours)
     data.image_size = (256, 128)  # height, width in pixels (paper, 4.4)

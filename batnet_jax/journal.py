@@ -5,7 +5,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
@@ -35,6 +34,8 @@ class Journal:
           workdir: of the run; exists.
           step: steps taken so far; figures of later ones, from a run that was killed, are dropped.
         """
+        from tensorboardX import SummaryWriter  # imports PyTorch where that is installed
+
         path = workdir / METRICS
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]

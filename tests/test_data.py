@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from trees import JPG, PNG, fails, write_tree, write_zip
 
 from batnet_jax.data import DATASETS, load_dataset, pedestrians_builder
 from batnet_jax.data.files import find_layouts, open_tree
@@ -22,8 +23,6 @@ from batnet_jax.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 OMNIGLOT = REPOSITORY.parent / "shared" / "real" / "omniglot_small1_market.zip"
-JPG = cv2.imencode(".jpg", np.full((8, 4, 3), 77, np.uint8))[1].tobytes()
-PNG = cv2.imencode(".png", np.full((8, 4, 3), 77, np.uint8))[1].tobytes()
 
 MARKET = {
     "bounding_box_train/0007_c1s1_000001_00.jpg": JPG,
@@ -51,22 +50,6 @@ MSMT17 = {
 }
 
 
-def write_tree(root, files, prefix=""):
-    for name, content in files.items():
-        path = root / prefix / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-    return root
-
-
-def write_zip(path, files, prefix=""):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(prefix + name, content)
-    return path
-
-
 def write_tar(path, source):
     with tarfile.open(path, "w") as archive:
         archive.add(source, arcname=".")
@@ -83,15 +66,6 @@ def contents(dataset):
         (s.filenames, s.pids.tolist(), s.cameras.tolist(), [s.encoded(i) for i in range(len(s))])
         for s in parts(dataset)
     ]
-
-
-def fails(message, name, tmp_path, **keywords):
-    """Asserts that loading fails with one line that matches, and leaves no prepared data."""
-    with pytest.raises(UserError, match=message) as info:
-        load_dataset(name, data_dir=tmp_path / "data", **keywords)
-    assert "\n" not in str(info.value)
-    written = [p for p in (tmp_path / "data").rglob("*") if p.is_file() and p.name != ".lock"]
-    assert [p for p in written if p.name != "metadata.json"] == []  # TFDS's note of the config
 
 
 @pytest.fixture

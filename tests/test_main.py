@@ -7,8 +7,10 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from trees import write_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 # The whole architecture but for one part stream instead of four: compiling is what takes time.
@@ -73,7 +75,7 @@ def test_train_leaves_what_the_contract_lists(finished):
     result = json.loads((workdir / "eval" / "step_6.json").read_text())
     assert result.keys() == {
         *("dataset", "step", "num_query", "num_gallery", "num_valid_query"),
-        *("mAP", "mINP", "cmc", "ap"),
+        *("mAP", "mINP", "cmc", "ap", "split", "same_camera"),
     }
     assert (result["dataset"], result["step"], result["ap"]) == ("pedestrians", 6, "precision")
     assert (result["num_query"], result["num_gallery"]) == (16, 40)
@@ -111,6 +113,43 @@ def test_eval_restores_on_any_number_of_devices(finished):
     assert after["num_query"] == before["num_query"]
     # Features differ in their last bits with the batch a device gets; a rank may swap.
     np.testing.assert_allclose(after["mAP"], before["mAP"], atol=0.01)
+
+
+def test_several_data_sets_without_cameras(finished, tmp_path):
+    """Trained on two, tested on two, a third of the identities held out; the labels are said."""
+    folder, _, _ = finished
+    files = {
+        f"mine/{name}/{k}.jpg": cv2.imencode(".jpg", np.full((8, 4, 3), 9 * i + k, np.uint8))[1]
+        for i, name in enumerate("abcdefghijkl")
+        for k in range(4)
+    }
+    write_tree(tmp_path, {name: image.tobytes() for name, image in files.items()})
+    run = tmp_path / "run"
+    names = f"'pedestrians:tiny','folder:{tmp_path / 'mine'}'"
+    process = run_small(
+        folder, run, f"--config.data.train={names}", "--config.data.val_identities=0.3",
+        "--config.steps=4", "--config.eval.every_epochs=1", "--config.num_epochs=1",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    written = {p.name for p in (run / "eval").glob("*.json")}
+    assert written == {
+        *("step_4.json", "step_4_pedestrians-tiny.json", "step_4_folder-mine.json"),
+        *("step_4_val.json", "step_4_pedestrians-tiny_val.json", "step_4_folder-mine_val.json"),
+    }
+    results = {name: json.loads((run / "eval" / name).read_text()) for name in written}
+    assert results["step_4.json"] == results["step_4_pedestrians-tiny.json"]
+    assert results["step_4.json"]["same_camera"] == "remove"
+    assert results["step_4_folder-mine.json"]["same_camera"] == "keep"  # none is known
+    assert results["step_4_folder-mine_val.json"]["split"] == "val"
+    labels = json.loads((run / "labels.json").read_text())
+    assert [row["label"] for row in labels] == list(range(len(labels)))
+    assert {row["dataset"] for row in labels} == {"pedestrians-tiny", "folder-mine"}
+    assert {row["name"] for row in labels if row["dataset"] == "folder-mine"} < set("abcdefghijkl")
+    again = run_small(
+        folder, run, "--mode=eval", f"--config.eval.datasets=('folder:{tmp_path / 'mine'}',)",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert json.loads((run / "eval" / "step_4.json").read_text())["dataset"] == "folder-mine"
 
 
 def snapshot(folder):

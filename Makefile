@@ -9,7 +9,7 @@ RUN := $(VENV)/bin/python
 INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench lint format clean
+.PHONY: help demo test test-all torch bench lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,8 @@ test: $(VENV)/.test  ## run the tests
 
 test-all: $(VENV)/.test  ## run the tests, the slow ones too
 	$(RUN) -m pytest -m "slow or not slow" $(ARGS)
+
+torch: $(VENV)/.torch  ## install PyTorch: it reads .pth, and more tests compare with it
 
 bench: $(VENV)/.test  ## baselines on the embedded data set (ARGS=--workdir=runs/demo adds the run)
 	$(RUN) benchmarks/baselines.py --config=configs/demo.py $(ARGS)
@@ -54,6 +56,11 @@ $(VENV)/.test: pyproject.toml constraints.txt
 	@echo "installing into $(VENV): some 80 packages"
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(INSTALL) '.[test]'
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.test
+	@echo "installing PyTorch into $(VENV)"
+	@$(INSTALL) '.[torch]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test

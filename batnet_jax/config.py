@@ -10,7 +10,8 @@ import ml_collections
 
 from batnet_jax.data import check_name
 from batnet_jax.errors import UserError
-from batnet_jax.models import ATTENTIONS, PART_SAMPLINGS, POSITIONS
+from batnet_jax.models import ATTENTIONS, KERNELS, PART_SAMPLINGS, parse_positions
+from batnet_jax.models.googlenet import BACKBONES
 from batnet_jax.retrieval import POOLINGS
 
 DTYPES = ("float32", "bfloat16")
@@ -48,13 +49,24 @@ def default_config() -> ml_collections.ConfigDict:
     data.disk_cache_gb = 50.0  # or else on disk, in data.dir, up to this much; 0 = never (ours)
     data.workers = 2  # decoding threads (ours)
 
+    c.init = init = ml_collections.ConfigDict()
+    init["from"] = ""  # start from these weights: .pth, .safetensors or a workdir (paper, 4.4)
+
     c.batch = batch = ml_collections.ConfigDict()
     batch.identities = 16  # P, of a global batch (published code)
     batch.images_per_identity = 4  # K (published code)
 
     c.model = model = ml_collections.ConfigDict()
     model.attention = "aia"  # aia (Eq. 5) | plain (Eq. 6) | none (paper)
-    model.position = "p2"  # of the Bi-attention: p1..p4, the outputs of Blk1..Blk4 (paper, Table 6)
+    model.position = (
+        "p2"  # of the attention: p1..p4, after Blk1..4; several: p2,p3 (paper, Table 6)
+    )
+    model.kernel = "bilinear"  # second stage: bilinear (Eq. 2) | linear | rff (paper, 3.1)
+    model.rff_factor = 4  # rff: random features for each channel of the embedding (published code)
+    model.rff_bandwidth = 0.58  # rff: Gaussian's width over sqrt(c / r), see bi_attention.py (ours)
+    model.backbone = (
+        "published"  # published | torchvision, which is GoogLeNet's other variant (ours)
+    )
     model.reduction = 4  # r; CUHK03: 8 (paper, 4.4)
     model.num_parts = 4  # T; 0 = the appearance extractor alone (paper, 4.4)
     model.part_sampling = "paper"  # paper (crop, resize) | published (affine grid) (paper, 4.2)
@@ -129,7 +141,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         for name in names:
             check_name(name, field)
     _require_choice(config, "model.attention", ATTENTIONS)
-    _require_choice(config, "model.position", POSITIONS)
+    parse_positions(config.model.position)
+    _require_choice(config, "model.kernel", tuple(KERNELS))
+    _require_choice(config, "model.backbone", tuple(BACKBONES))
     _require_choice(config, "model.part_sampling", PART_SAMPLINGS)
     _require_choice(config, "model.dtype", DTYPES)
     _require_choice(config, "eval.ap", ("precision", "trapezoid"))
@@ -140,6 +154,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "learning_rate": config.learning_rate,
         "batch.identities": config.batch.identities,
         "model.reduction": config.model.reduction,
+        "model.rff_factor": config.model.rff_factor,
+        "model.rff_bandwidth": config.model.rff_bandwidth,
         "model.embedding_dim": config.model.embedding_dim,
         "model.width": config.model.width,
         "loss.num_negatives": config.loss.num_negatives,

@@ -20,6 +20,7 @@ from batnet_jax.collection import open_collection, open_tests
 from batnet_jax.config import validate
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
+from batnet_jax.pretrained import run_export, run_import
 from batnet_jax.train import check_run, train
 
 USER_ERROR = 2
@@ -39,14 +40,40 @@ def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
     evaluate_trials(config, open_tests(config), embed, step=step, workdir=workdir)
 
 
+def import_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Makes a checkpoint in --output of PyTorch's or other weights in --source."""
+    del workdir
+    source, output = _wanted(_SOURCE), _wanted(_OUTPUT)
+    run_import(config, source, output)
+
+
+def export_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes a checkpoint under the published PyTorch names to --output (.pth, .safetensors)."""
+    output = _wanted(_OUTPUT)
+    step = checkpoint.choose_step(workdir, config.eval.step)
+    _, variables = restore_model(config, workdir, step)
+    run_export(config, variables, output)
+
+
+def _wanted(flag: flags.FlagHolder[str | None]) -> Path:
+    """The path of a flag that the mode needs."""
+    if not flag.value:
+        raise UserError(f"--mode={_MODE.value} needs --{flag.name}")
+    return Path(flag.value)
+
+
 MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
     "train": run_train,
     "eval": run_eval,
+    "import": import_weights,
+    "export": export_weights,
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config name>.")
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+_SOURCE = flags.DEFINE_string("source", None, "import: a .pth, .pth.tar or .safetensors file.")
+_OUTPUT = flags.DEFINE_string("output", None, "import: the workdir to make; export: the file.")
 
 
 def usage() -> str:

@@ -22,10 +22,12 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluate import check_architecture, evaluate_trials, make_embed, open_store
 from batnet_jax.journal import Journal, progress_bar
 from batnet_jax.models.layers import AXIS
+from batnet_jax.pretrained import initialise
 from batnet_jax.steps import Recipe, TrainState, init_state, make_recipe, train_step
 
 CONFIG = "config.json"
 LABELS = "labels.json"
+INIT = "init.txt"
 
 # A run may be continued with other values of these; on all others its result depends.
 FREE_FIELDS = (
@@ -89,8 +91,13 @@ def train(config: ml_collections.ConfigDict, data: Collection, workdir: Path) ->
     )
     run = {"model": config.model.to_dict(), "identities": [list(who) for who in identities]}
     state = init_state(recipe, tuple(config.data.image_size))
-    state = resume(config, workdir, state, run)
+    if checkpoint.latest_step(workdir) is None:
+        state, report = start_from(config, state, run)
+    else:
+        state, report = resume(config, workdir, state, run), ""
     open_workdir(config, workdir, identities)
+    if report:
+        (workdir / INIT).write_text(report)
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     (workdir / "parameters.txt").write_text(str(overview) + "\n")
 
@@ -329,23 +336,38 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def start_from(
+    config: ml_collections.ConfigDict, fresh: TrainState, run: dict[str, Any]
+) -> tuple[TrainState, str]:
+    """The fresh state with the weights of `config.init.from`, if it names any.
+
+    Returns: the state, and a line for each tensor that says where it is from; "" without a source.
+    Raises: UserError if the source cannot be read, or is of another network.
+    """
+    source = config.init["from"]
+    if not source:
+        return fresh, ""
+    variables = {"params": fresh.params, "batch_stats": fresh.batch_stats}
+    filled, report = initialise(config, variables, Path(source), identities=run["identities"])
+    print(f"{report.summary()}; see {INIT}")
+    return fresh.replace(**filled), report.text()  # type: ignore[attr-defined]
+
+
 def resume(
     config: ml_collections.ConfigDict, workdir: Path, fresh: TrainState, run: dict[str, Any]
 ) -> TrainState:
-    """The latest checkpoint's state, or the fresh one where there is none.
+    """The latest checkpoint's state.
 
     Args:
       config: of the run.
-      workdir: of the run.
+      workdir: of the run; holds a checkpoint.
       fresh: a state of the same structure.
       run: the facts that checkpoints are saved with.
 
     Raises: UserError if the checkpoint cannot be read, is of another architecture, or was trained
       on other identities.
     """
-    step = checkpoint.latest_step(workdir)
-    if step is None:
-        return fresh
+    step = checkpoint.choose_step(workdir, 0)
     saved = checkpoint.restore_run(workdir, step)
     check_architecture(config, saved, workdir)
     if saved["identities"] != run["identities"]:

@@ -9,8 +9,10 @@ The paper's numbers; not run by us (images can't be had here). The paper starts 
 on ImageNet, this from random ones: expect less. It does not name its AP convention; ours is
 `config.eval.ap`.
 
-Data: put `cuhk03-np/`, with `labeled/` and `detected/`, or its .zip into data/manual; cuhk-03.mat
-is not read. New protocol: Zhong et al., CVPR 2017. For research only: get it from its authors.
+Data: put `cuhk03-np/` (folders of PNGs), or `cuhk03_release/cuhk-03.mat` with the file
+`cuhk03_new_protocol_config_detected.mat`, or a .zip or .tar of either, into data/manual. New protocol:
+Zhong et al., CVPR 2017; --config.data.variant=detected-classic-1 to -20 are the splits of Li et al. For
+research only: get it from its authors.
 
 python -m batnet_jax.main --config=configs/cuhk03_detected.py
 """

@@ -1,9 +1,9 @@
-"""BAT-net on images of your own, in Market-1501's layout: a narrow network, small images.
+"""BAT-net on images of your own: a narrow network, small images.
 
-The folders are `bounding_box_train/`, `query/` and `bounding_box_test/`; a file's name begins
-with the identity and the camera, as in 0001_c2_anything.jpg. The identity -1 marks images to leave
-out. A query is not compared with images of the same identity and the same camera: if cameras mean
-nothing in your set, pass --config.eval.same_camera=keep.
+Give each identity a sub-folder; or make `bounding_box_train/`, `query/` and `bounding_box_test/`,
+where a file's name begins with the identity and the camera, as in 0001_c2_anything.jpg. More in
+docs/data.md. A query is not compared with images of the same identity and the same camera; where
+no name has a camera, with all.
 
 The settings suit a small set and two CPU cores; for more, raise num_epochs and decay_epochs first.
 The paper's are --config.model.width=1 --config.data.image_size=256,128

@@ -52,7 +52,8 @@ def documented_fields():
             sections[last.id] = f"{owners[0].attr}." if owners else ""
         else:
             beside = [comments.get(line, "") for line in range(node.lineno, node.end_lineno + 1)]
-            fields[sections[last.value.id] + last.attr] = "".join(beside)
+            name = last.attr if isinstance(last, ast.Attribute) else last.slice.value
+            fields[sections[last.value.id] + name] = "".join(beside)
     return fields
 
 
@@ -62,6 +63,8 @@ def attributes_read(path):
         if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Load):
             owner = node.value
             yield getattr(owner, "attr", getattr(owner, "id", "")), node.attr
+        elif isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+            yield getattr(node.value, "attr", ""), node.slice.value  # a.b["from"]
 
 
 def test_promised_configs_exist():

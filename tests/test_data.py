@@ -295,7 +295,7 @@ def test_unknown_names_list_the_allowed_ones(tmp_path):
     [
         ("market1501", "Market-1501"),
         ("dukemtmc_reid", "DukeMTMC-reID"),
-        ("cuhk03", "CUHK03-NP"),
+        ("cuhk03", "CUHK03"),
         ("msmt17", "MSMT17"),
         ("folder", "a data set of your own"),
     ],

@@ -119,7 +119,7 @@ def test_shapes_at_every_position():
         assert outputs["features"][stream].shape == (2, 512)
         assert outputs["scores"][stream].shape == (2, 50)
     for name in ("input", "mask", "output"):
-        assert outputs["attention"][name].shape == (2, 16, 8, 480)
+        assert outputs["attention"]["p2"][name].shape == (2, 16, 8, 480)
 
 
 @pytest.mark.usefixtures("short_backbone")
@@ -291,7 +291,7 @@ def test_the_part_streams_see_the_attention_at_p1_and_p2_only(position):
     before = run(variables, images)
     moved = jax.tree.map(lambda a: a + 0.5, variables["params"]["bi_attention"])
     after = run({**variables, "params": variables["params"] | {"bi_attention": moved}}, images)
-    attention = after["attention"]
+    attention = after["attention"][position]
     np.testing.assert_allclose(
         attention["output"], attention["input"] * attention["mask"], rtol=1e-6
     )
@@ -314,7 +314,7 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
 
     outputs, stats = apply(half, variables, images, train=True)
     assert {leaf.dtype for leaf in jax.tree.leaves(stats)} == {np.dtype("float32")}
-    assert {leaf.dtype for leaf in outputs["attention"].values()} == {jnp.dtype("bfloat16")}
+    assert {leaf.dtype for leaf in outputs["attention"]["p2"].values()} == {jnp.dtype("bfloat16")}
     expected, _ = apply(full, variables, images, train=True)
     for stream in ("appearance", "part"):
         for kind in ("features", "scores"):

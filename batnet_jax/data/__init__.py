@@ -28,7 +28,7 @@ def check_name(name: str, field: str) -> None:
 
     Raises: UserError naming the ones that do.
     """
-    if name.split(":")[0] not in DATASETS:
+    if str(name).split(":")[0] not in DATASETS:
         raise UserError(f"config.{field}={name!r} is unknown: choose {', '.join(DATASETS)}")
 
 

@@ -1,6 +1,8 @@
 """What is looked at while a data set is prepared: each image, copies among them, their number."""
 
 import hashlib
+import re
+from array import array
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -12,28 +14,62 @@ from batnet_jax.errors import UserError
 LABELLED = ("train", "query", "gallery")
 """The splits that are searched for copies; the others repeat images of these on purpose."""
 
+JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
+"""Those that a segment follows, or the end; the others stand alone, or are pixels."""
+JPEG_END = 0xD9
+
 
 def check_image(encoded: bytes, name: str) -> None:
     """Decodes an image as training will.
 
-    Raises: UserError if it is empty, cut off, or no image.
+    Raises: UserError if it is empty, cut off, too large, or no image.
     """
-    data = np.frombuffer(encoded, np.uint8)
-    if len(data) == 0:
+    if not encoded:
         raise UserError(f"'{name}' is empty: restore or remove it, then run again")
-    if _is_cut_off(encoded) or cv2.imdecode(data, cv2.IMREAD_COLOR) is None:
+    if _is_cut_off(encoded) or not _decodes(encoded):
         raise UserError(
             f"'{name}' cannot be decoded (cut off, or no image): restore or remove it, then run "
             "again"
         )
 
 
+def _decodes(encoded: bytes) -> bool:
+    try:
+        return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) is not None
+    except cv2.error:  # more than 2^30 pixels
+        return False
+
+
 def _is_cut_off(encoded: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end; some versions of OpenCV fill the rest with grey."""
-    if encoded.startswith(b"\xff\xd8"):  # after the start of the last scan, the end of the image
-        return encoded.rfind(b"\xff\xd9") < max(encoded.rfind(b"\xff\xda"), 0)
+    if encoded.startswith(b"\xff\xd8"):
+        return not _has_jpeg_end(encoded)
     if encoded.startswith(b"\x89PNG"):
-        return b"IEND" not in encoded[-65536:]
+        return not _has_png_end(encoded)
+    return False
+
+
+def _has_jpeg_end(encoded: bytes) -> bool:
+    """Whether the end of the image is met going from marker to marker.
+
+    To search for its two bytes would not do: a small picture inside the header has an end of its
+    own, and so has what some cameras append.
+    """
+    place = 2
+    while match := JPEG_MARKER.search(encoded, place):
+        marker, place = match[0][1], match.end()
+        if marker == JPEG_END:
+            return True
+        place += int.from_bytes(encoded[place : place + 2], "big")  # of the segment
+    return False
+
+
+def _has_png_end(encoded: bytes) -> bool:
+    place = 8
+    while place + 12 <= len(encoded):  # length, name, [length], checksum
+        if encoded[place + 4 : place + 8] == b"IEND":
+            return True
+        place += 12 + int.from_bytes(encoded[place : place + 4], "big")
     return False
 
 
@@ -98,12 +134,12 @@ class Copies:
     """Finds files of the same content; holds 8 bytes an image."""
 
     def __init__(self) -> None:
-        self._digests: dict[str, list[int]] = {}
+        self._digests: dict[str, array] = {}
 
     def add(self, split: str, encoded: bytes) -> None:
         """Notes the next image of a split."""
         digest = hashlib.blake2b(encoded, digest_size=8).digest()
-        self._digests.setdefault(split, []).append(int.from_bytes(digest, "little"))
+        self._digests.setdefault(split, array("Q")).frombytes(digest)
 
     def complaints(
         self, filenames: Mapping[str, list[str]], pids: Mapping[str, np.ndarray]
@@ -117,25 +153,32 @@ class Copies:
         splits = [split for split in LABELLED if split in self._digests]
         digests = np.concatenate([np.array(self._digests[split], np.uint64) for split in splits])
         people = np.concatenate([pids[split] for split in splits])
-        place = np.repeat(np.arange(len(splits)), [len(self._digests[split]) for split in splits])
-        names = [f"{split}/{name}" for split in splits for name in filenames[split]]
+        lengths = [len(self._digests[split]) for split in splits]
+        split_of = np.repeat(np.arange(len(splits)), lengths)
+        place = np.concatenate([np.arange(length) for length in lengths])
+
+        def name(i: int) -> str:
+            split = splits[split_of[i]]
+            return f"'{split}/{filenames[split][place[i]]}'"
+
+        # Copies lie side by side then, in the order of the splits.
         order = np.argsort(digests, kind="stable")
         first, second = order[:-1], order[1:]
         same = digests[first] == digests[second]
-        test = [i for i, split in enumerate(splits) if split != "train"]
-        learnt, own = np.isin(place[first], test) != np.isin(place[second], test), place[first]
+        one_split = split_of[first] == split_of[second]
+        learnt = ~one_split & (split_of[first] == splits.index("train"))
+        one_person = people[first] == people[second]
         kinds = {
-            "are in train and also in query or gallery: results would flatter": same & learnt,
-            "bear another identity in a second file": same
-            & ~learnt
-            & (people[first] != people[second]),
-            "are in one split twice": same
-            & (own == place[second])
-            & (people[first] == people[second]),
+            "in train are also in query or gallery: results would flatter": learnt,
+            "bear another identity in a second file": ~learnt & ~one_person,
+            "in query are also in gallery: each would find itself": ~learnt
+            & ~one_split
+            & one_person,
+            "are in one split twice": one_split & one_person,
         }
         return [
-            f"{found.sum():,} images {what}, '{names[first[i]]}' and '{names[second[i]]}' for one"
-            for what, found in kinds.items()
-            if found.any()
+            f"{found.sum():,} images {what}, {name(first[i])} and {name(second[i])} for one"
+            for what, alike in kinds.items()
+            if (found := same & alike).any()
             for i in [int(found.argmax())]
         ]

@@ -7,13 +7,17 @@ reach outside itself.
 import hashlib
 import os
 import posixpath
+import shutil
 import tarfile
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import BinaryIO, NamedTuple
 
+from batnet_jax.data.file_part import file_part, open_part
 from batnet_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
@@ -61,8 +65,34 @@ class FileTree:
                 "restore or remove it"
             ) from error
 
+    def open_binary(self, name: str) -> BinaryIO:
+        """The file `name`, one of `names`, at random access; closes itself when nobody holds it.
+
+        What lies in a .zip is copied to a temporary file without a name: to step back in
+        compressed data is to read it again from its start.
+
+        Raises: UserError if it cannot be opened.
+        """
+        try:
+            return self._open(name)
+        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+            raise UserError(
+                f"'{self.location}/{name}' cannot be opened ({_one_line(error)}): restore it, or "
+                "unpack the archive that it lies in"
+            ) from error
+
     def _read(self, name: str) -> bytes:
         raise NotImplementedError
+
+    def _open(self, name: str) -> BinaryIO:
+        raise NotImplementedError
+
+
+class _Content(NamedTuple):
+    """How to get at one file of an archive."""
+
+    read: Callable[[], bytes]
+    open: Callable[[], BinaryIO]
 
 
 class _Directory(FileTree):
@@ -87,11 +117,14 @@ class _Directory(FileTree):
     def _read(self, name: str) -> bytes:
         return (self._path / name).read_bytes()
 
+    def _open(self, name: str) -> BinaryIO:
+        return open_part(self._path / name, 0, os.stat(self._path / name).st_size)
+
 
 class _Archive(FileTree):
     """Part of an archive: what lies inside its folder `inside` ("" = all)."""
 
-    def __init__(self, path: Path, inside: str, files: dict[str, Callable[[], bytes]]):
+    def __init__(self, path: Path, inside: str, files: dict[str, _Content]):
         self._path = path
         self._inside = inside
         self._files = files
@@ -103,8 +136,8 @@ class _Archive(FileTree):
 
     def below(self, folder: str) -> FileTree:
         files = {
-            name.removeprefix(folder + "/"): reader
-            for name, reader in self._files.items()
+            name.removeprefix(folder + "/"): content
+            for name, content in self._files.items()
             if name.startswith(folder + "/")
         }
         return _Archive(self._path, posixpath.join(self._inside, folder), files)
@@ -115,7 +148,10 @@ class _Archive(FileTree):
         return _hash([(path, self._inside, stat.st_size, stat.st_mtime_ns)])
 
     def _read(self, name: str) -> bytes:
-        return self._files[name]()
+        return self._files[name].read()
+
+    def _open(self, name: str) -> BinaryIO:
+        return self._files[name].open()
 
 
 def open_tree(path: str | os.PathLike) -> FileTree:
@@ -135,7 +171,7 @@ def open_tree(path: str | os.PathLike) -> FileTree:
             f"'{path}' cannot be read ({_one_line(error)}): restore or remove it"
         ) from error
     # The names never become paths on disk, so one like '../x' is odd but harmless.
-    files = {posixpath.normpath(name): reader for name, reader in files.items()}
+    files = {posixpath.normpath(name): content for name, content in files.items()}
     return _Archive(path, "", {name: files[name] for name in files if not _is_hidden(name)})
 
 
@@ -261,13 +297,23 @@ def _is_archive(path: Path) -> bool:
     return path.is_file() and path.suffix.lower() in (".zip", ".tar")
 
 
-def _zip_files(path: Path) -> dict[str, Callable[[], bytes]]:
+def _zip_files(path: Path) -> dict[str, _Content]:
     archive = zipfile.ZipFile(path)  # closes itself when the last reader is gone
-    infos = [info for info in archive.infolist() if not info.is_dir()]
-    return {info.filename: lambda info=info: archive.read(info) for info in infos}
+
+    def unpack(info: zipfile.ZipInfo) -> BinaryIO:
+        with archive.open(info) as packed, tempfile.TemporaryFile() as file:
+            shutil.copyfileobj(packed, file, 1 << 20)
+            file.flush()
+            return file_part(os.dup(file.fileno()), 0, info.file_size)
+
+    return {
+        info.filename: _Content(partial(archive.read, info), partial(unpack, info))
+        for info in archive.infolist()
+        if not info.is_dir()
+    }
 
 
-def _tar_files(path: Path) -> dict[str, Callable[[], bytes]]:
+def _tar_files(path: Path) -> dict[str, _Content]:
     def read(offset: int, size: int) -> bytes:
         with open(path, "rb") as file:
             file.seek(offset)
@@ -284,8 +330,10 @@ def _tar_files(path: Path) -> dict[str, Callable[[], bytes]]:
                     f"it holds the link {member.name}; pack it with tar -h --hard-dereference"
                 )
             if member.isreg():
-                arguments = (member.offset_data, member.size)
-                files[member.name] = lambda arguments=arguments: read(*arguments)
+                place = (member.offset_data, member.size)
+                files[member.name] = _Content(
+                    partial(read, *place), partial(open_part, path, *place)
+                )
     return files
 
 

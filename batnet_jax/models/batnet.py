@@ -1,5 +1,6 @@
 """BAT-net, assembled (section 4.2, Fig. 5)."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -7,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from batnet_jax.errors import UserError
 from batnet_jax.models.bi_attention import BiAttention
 from batnet_jax.models.googlenet import Block, Stem
 from batnet_jax.models.layers import BatchNorm, Dropout
@@ -14,6 +16,25 @@ from batnet_jax.models.part_streams import PartStreams
 
 ATTENTIONS = ("aia", "plain", "none")
 POSITIONS = ("p1", "p2", "p3", "p4")
+
+
+def parse_positions(position: str | Sequence[str]) -> tuple[str, ...]:
+    """The positions of a setting like "p2" or "p2,p3", or of a sequence of names.
+
+    Returns: distinct `POSITIONS`, in the network's order.
+    Raises: UserError if there is none, or one is unknown or given twice.
+    """
+    given = position.split(",") if isinstance(position, str) else position
+    names = [str(name).strip() for name in given]
+    allowed = f"give one of {', '.join(POSITIONS)}, or several, as in p2,p3"
+    for name in names or [""]:
+        if name not in POSITIONS:
+            raise UserError(
+                f"config.model.position={position!r} has the unknown position {name!r}: {allowed}"
+            )
+        if names.count(name) > 1:
+            raise UserError(f"config.model.position={position!r} has {name} twice: {allowed}")
+    return tuple(name for name in POSITIONS if name in names)
 
 
 class Head(nn.Module):
@@ -66,14 +87,17 @@ class BATNet(nn.Module):
     Attributes:
       num_identities: classes of the two classifiers.
       attention: one of `ATTENTIONS`: with AiA (Eq. 5), without (Eq. 6), none (Table 6, row i).
-      position: where the Bi-attention stands, one of `POSITIONS` (Table 6). At p1 and p2 the part
-        streams see the attended map; p3 and p4 lie behind their branch.
+      position: where the Bi-attention stands, one of `POSITIONS` (Table 6), or several, each with
+        a block of its own: see `parse_positions`. At p1 and p2 the part streams see the attended
+        map; p3 and p4 lie behind their branch.
       reduction: r of the Bi-attention (Table 7).
+      kernel, rff_factor, rff_bandwidth: see `BiAttention`.
       num_parts: T; 0 leaves the appearance extractor alone (Table 5, rows i and ii).
       part_sampling: one of `part_streams.PART_SAMPLINGS`.
       embedding_dim: of each of f_a and f_p.
       dropout: rate in the heads.
       width: multiplier of the backbone's channels; 1 is the paper's.
+      backbone: a key of `googlenet.BACKBONES`.
       sync_batch_norm: take BN's statistics over all devices.
       axis_name: pmap's axis, None outside pmap.
       dtype: of the computation; parameters and statistics are float32.
@@ -81,13 +105,17 @@ class BATNet(nn.Module):
 
     num_identities: int
     attention: str = "aia"
-    position: str = "p2"
+    position: str | Sequence[str] = "p2"
     reduction: int = 4
+    kernel: str = "bilinear"
+    rff_factor: int = 4
+    rff_bandwidth: float = 0.58
     num_parts: int = 4
     part_sampling: str = "paper"
     embedding_dim: int = 512
     dropout: float = 0.1
     width: float = 1.0
+    backbone: str = "published"
     sync_batch_norm: bool = True
     axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -100,35 +128,40 @@ class BATNet(nn.Module):
           images: [b, h, w, 3] float, RGB, normalised.
           train: batch statistics and dropout (rng `dropout`), or running statistics.
         Returns: a dict of dicts: `features` and `scores`, each with `appearance` and (if
-          num_parts) `part`, [b, embedding_dim] and [b, num_identities]; `attention` (unless none)
-          with `input`, `mask` and `output`, [b, h', w', c] each (Fig. 6).
+          num_parts) `part`, [b, embedding_dim] and [b, num_identities]; `attention`, which has for
+          each position of a Bi-attention a dict of `input`, `mask` and `output`, [b, h', w', c]
+          each (Fig. 6).
         """
         norm_axis = self.axis_name if self.sync_batch_norm else None
         shared = {"axis_name": norm_axis, "dtype": self.dtype}
+        trunk = {"width": self.width, "backbone": self.backbone, **shared}
+        positions = () if self.attention == "none" else parse_positions(self.position)
         attention = {}
 
         def attend(x, position):
-            if self.attention == "none" or self.position != position:
+            if position not in positions:
                 return x
             block = BiAttention(
-                self.reduction, self.attention == "aia", name="bi_attention", **shared
+                self.reduction,
+                self.attention == "aia",
+                self.kernel,
+                self.rff_factor,
+                self.rff_bandwidth,
+                name="bi_attention" if len(positions) == 1 else f"bi_attention_{position}",
+                **shared,
             )
             mask = block.mask(x, train=train)
-            attention.update(input=x, mask=mask, output=x * mask)
-            return attention["output"]
+            attention[position] = {"input": x, "mask": mask, "output": x * mask}
+            return attention[position]["output"]
 
         x = images.astype(self.dtype)
-        x = attend(Stem(self.width, name="blk1", **shared)(x, train=train), "p1")
-        x = attend(Block(2, self.width, name="blk2", **shared)(x, train=train), "p2")
+        x = attend(Stem(name="blk1", **trunk)(x, train=train), "p1")
+        x = attend(Block(2, name="blk2", **trunk)(x, train=train), "p2")
         maps = {}
-        y = attend(Block(3, self.width, name="blk3", **shared)(x, train=train), "p3")
-        maps["appearance"] = attend(
-            Block(4, self.width, name="blk4", **shared)(y, train=train), "p4"
-        )
+        y = attend(Block(3, name="blk3", **trunk)(x, train=train), "p3")
+        maps["appearance"] = attend(Block(4, name="blk4", **trunk)(y, train=train), "p4")
         if self.num_parts:
-            streams = PartStreams(
-                self.num_parts, self.part_sampling, self.width, name="part_streams", **shared
-            )
+            streams = PartStreams(self.num_parts, self.part_sampling, name="part_streams", **trunk)
             maps["part"] = streams(x, train=train)
 
         features, scores = {}, {}

@@ -1,12 +1,27 @@
-"""Bi-attention, with and without Attention in Attention (section 3, Eq. 1-6)."""
+"""Bi-attention, with and without Attention in Attention (section 3, Eq. 1-6).
 
+Its second stage is a kernel's feature map: the paper's is Bi(), of the second-order polynomial
+kernel. The journal extension (Fang et al., "Attention in Attention Networks for Person Retrieval",
+TPAMI 2021) adds a linear one and one that approximates the Gaussian kernel; all are in `KERNELS`.
+"""
+
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from batnet_jax.models.layers import ConvBN
+
+FOURIER_SEED = 20210415  # of the random projection; another seed makes checkpoints meaningless
+
+
+def linear(x: jax.Array) -> jax.Array:
+    """The first-order feature map: x itself (published code)."""
+    return x
 
 
 def bilinear(x: jax.Array) -> jax.Array:
@@ -21,21 +36,76 @@ def bilinear(x: jax.Array) -> jax.Array:
     return jnp.concatenate(rows, axis=-1)
 
 
-class BiAttention(nn.Module):
-    """Masks a map by second-order statistics of its channels; drops into any NHWC network.
+def fourier_projection(channels: int, features: int, sigma: float) -> tuple[np.ndarray, np.ndarray]:
+    """The constants W and b of random Fourier features (Rahimi & Recht 2007).
 
-    With AiA (Eq. 3-5): z = sigmoid(varpi(m) * phi(Bi(embed(x)))), m the spatial mean of Bi().
-    Without (Eq. 6): z = sigmoid(phi(Bi(embed(x)))). The result is z * x.
+    They are no parameters: nothing trains, decays or saves them. They are a pure function of the
+    arguments, but for rounding the same in every process and on every machine.
+
+    Args:
+      channels: of the input.
+      features: D.
+      sigma: of the Gaussian kernel, in the input's units.
+    Returns: W [channels, features] of N(0, 1 / sigma^2) and b [features] of U[0, 2 pi), float64.
+    """
+    # Not `default_rng`: only RandomState's stream is the same in all versions of NumPy (NEP 19),
+    # and a checkpoint is worth nothing without the projection that it was trained with.
+    rng = np.random.RandomState(FOURIER_SEED)
+    weights = rng.standard_normal((channels, features)) / sigma
+    return weights, rng.uniform(0, 2 * np.pi, features)
+
+
+def random_fourier(x: jax.Array, *, factor: int, bandwidth: float) -> jax.Array:
+    """Random Fourier features sqrt(2 / D) cos(W^T x + b) of the Gaussian kernel.
+
+    Their inner products approach exp(-|x - y|^2 / (2 sigma^2)), with an error of 1 / sqrt(D).
+    The cosine's argument is in float32 at least.
+
+    Args:
+      x: [..., c].
+      factor: D / c.
+      bandwidth: sigma / sqrt(c): distances grow with sqrt(c).
+    Returns: [..., D].
+    """
+    channels = x.shape[-1]
+    features = factor * channels
+    weights, phases = fourier_projection(channels, features, bandwidth * math.sqrt(channels))
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    # By default a TPU multiplies in bfloat16, which may be 0.03 off where the argument is 8.
+    angles = jnp.matmul(x.astype(dtype), weights.astype(dtype), precision="highest")
+    return (math.sqrt(2 / features) * jnp.cos(angles + phases.astype(dtype))).astype(x.dtype)
+
+
+KERNELS: Mapping[str, Callable[..., jax.Array]] = {
+    "bilinear": bilinear,
+    "linear": linear,
+    "rff": random_fourier,
+}
+
+
+class BiAttention(nn.Module):
+    """Masks a map by statistics of its channels; drops into any NHWC network.
+
+    With AiA (Eq. 3-5): z = sigmoid(varpi(m) * phi(K(embed(x)))), m the spatial mean of K().
+    Without (Eq. 6): z = sigmoid(phi(K(embed(x)))). The result is z * x. K is the kernel's feature
+    map, in the paper Bi().
 
     Attributes:
       reduction: r; the embedding has c / r channels (section 3.1; Table 7).
       attention_in_attention: with AiA, as the paper's BAT-net, or the simplified block of 3.2.
+      kernel: a key of `KERNELS`.
+      rff_factor: of "rff": random Fourier features for each channel of the embedding.
+      rff_bandwidth: of "rff": sigma / sqrt(c / r). At 0.58 the cosine's argument starts with unit
+        variance over the pixels, to which the published code normalises it.
       axis_name: see `layers.BatchNorm`.
       dtype: of the computation; parameters are float32.
     """
 
     reduction: int = 4
     attention_in_attention: bool = True
+    kernel: str = "bilinear"
+    rff_factor: int = 4
+    rff_bandwidth: float = 0.58
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -51,9 +121,10 @@ class BiAttention(nn.Module):
         embedded = ConvBN(max(1, channels // self.reduction), name="embed", **shared)(
             x, train=train
         )
-        second_order = bilinear(embedded)
-        local = ConvBN(channels, name="local", **shared)(second_order, train=train)
+        options = {"factor": self.rff_factor, "bandwidth": self.rff_bandwidth}
+        mapped = KERNELS[self.kernel](embedded, **(options if self.kernel == "rff" else {}))
+        local = ConvBN(channels, name="local", **shared)(mapped, train=train)
         if self.attention_in_attention:
-            mean = second_order.mean((1, 2), keepdims=True)
+            mean = mapped.mean((1, 2), keepdims=True)
             local = local * ConvBN(channels, name="global", **shared)(mean, train=train)
         return nn.sigmoid(local)

@@ -1,7 +1,8 @@
 """GoogLeNet-BN, the backbone (section 4.4: "the first version of GoogLeNet ... with BN").
 
-The network is a table of widths; the blocks Blk1..Blk4 of Fig. 5 read it. The paper gives no
-widths: they are the published code's, which has 204 and 48 where Szegedy et al. have 208 and 32.
+The network is a table, `Backbone`; the blocks Blk1..Blk4 of Fig. 5 read it. The paper gives no
+widths: "published" has the published code's, which are 204 and 48 where Szegedy et al. have 208 and
+32. "torchvision" is torchvision's `googlenet`, for its ImageNet weights.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from batnet_jax.augment import MEAN, STD
 from batnet_jax.models.layers import ConvBN, ceil_padding, max_pool
 
 
@@ -37,6 +39,61 @@ INCEPTION_WIDTHS: Mapping[str, InceptionWidths] = {
     "5a": InceptionWidths(256, 160, 320, 48, 128, 128),
     "5b": InceptionWidths(384, 192, 384, 48, 128, 128),
 }
+TORCHVISION_WIDTHS: Mapping[str, InceptionWidths] = {
+    **INCEPTION_WIDTHS,
+    "4a": InceptionWidths(192, 96, 208, 16, 48, 64),
+    "5a": InceptionWidths(256, 160, 320, 32, 128, 128),
+}
+
+
+class Pool(NamedTuple):
+    """A max-pooling at stride 2: the window's side and its padding; None covers every row."""
+
+    window: int
+    padding: int | None
+
+
+class Backbone(NamedTuple):
+    """A variant of GoogLeNet-BN.
+
+    Attributes:
+      widths: of the inceptions, by name.
+      five: side of the third branch's kernel; torchvision's "5x5" is 3x3.
+      bias: whether convolutions have one.
+      epsilon: of BN.
+      pools: after the stem's 7x7, after the stem, after Blk2 and after Blk3.
+      rescale: whether images, normalised by ImageNet's statistics, are first brought to [-1, 1]
+        (torchvision's `transform_input`, which its pretrained weights want).
+    """
+
+    widths: Mapping[str, InceptionWidths]
+    five: int
+    bias: bool
+    epsilon: float
+    pools: tuple[Pool, Pool, Pool, Pool]
+    rescale: bool
+
+
+_TORCHVISION = Backbone(
+    widths=TORCHVISION_WIDTHS,
+    five=3,
+    bias=False,
+    epsilon=1e-3,
+    pools=(Pool(3, None), Pool(3, None), Pool(3, None), Pool(2, None)),
+    rescale=True,
+)
+BACKBONES: Mapping[str, Backbone] = {
+    "published": Backbone(
+        widths=INCEPTION_WIDTHS,
+        five=5,
+        bias=True,
+        epsilon=1e-5,
+        pools=(Pool(3, 1), Pool(3, 1), Pool(3, None), Pool(3, 1)),
+        rescale=False,
+    ),
+    "torchvision": _TORCHVISION,
+    "torchvision_raw": _TORCHVISION._replace(rescale=False),  # made with transform_input=False
+}
 BLOCK_INCEPTIONS = {2: ("3a", "3b"), 3: ("4a", "4b", "4c", "4d", "4e"), 4: ("5a", "5b")}
 
 
@@ -45,28 +102,43 @@ def scaled(channels: int, width: float) -> int:
     return max(1, round(channels * width))
 
 
+def halve(x: jax.Array, pool: Pool) -> jax.Array:
+    """Max-pooling of [b, h, w, c], >= 0, at stride 2."""
+    window, padding = pool
+    if padding is None:
+        pads = [ceil_padding(size, window) for size in x.shape[1:3]]
+    else:
+        pads = [(padding, padding)] * 2
+    return max_pool(x, stride=2, padding=pads, window=window)
+
+
 class Inception(nn.Module):
-    """One inception block (Szegedy et al. 2015, Fig. 2b) with true 5x5 convolutions.
+    """One inception block (Szegedy et al. 2015, Fig. 2b).
 
     Attributes:
       widths: channels of its branches at width 1.
       width: multiplier of them.
+      backbone: a key of `BACKBONES`; its widths are not read.
       axis_name, dtype: see `ConvBN`.
     """
 
     widths: InceptionWidths
     width: float = 1.0
+    backbone: str = "published"
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [b, h, w, c] to [b, h, w, one + three + five + pool]; both are >= 0."""
+        variant = BACKBONES[self.backbone]
 
         def conv(x, channels, kernel, name):
             layer = ConvBN(
                 scaled(channels, self.width),
                 kernel,
+                use_bias=variant.bias,
+                epsilon=variant.epsilon,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 name=name,
@@ -76,7 +148,7 @@ class Inception(nn.Module):
         widths = self.widths
         one = conv(x, widths.one, 1, "one")
         three = conv(conv(x, widths.reduce3, 1, "reduce3"), widths.three, 3, "three")
-        five = conv(conv(x, widths.reduce5, 1, "reduce5"), widths.five, 5, "five")
+        five = conv(conv(x, widths.reduce5, 1, "reduce5"), widths.five, variant.five, "five")
         pooled = max_pool(x, stride=1, padding=((1, 1), (1, 1)))
         pool = conv(pooled, widths.pool, 1, "pool")
         return jnp.concatenate([one, three, five, pool], axis=-1)
@@ -89,6 +161,7 @@ class Stem(nn.Module):
     """
 
     width: float = 1.0
+    backbone: str = "published"
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -96,12 +169,20 @@ class Stem(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps normalised images to the map at p1."""
         first, second, third = (scaled(channels, self.width) for channels in STEM_WIDTHS)
-        shared = {"axis_name": self.axis_name, "dtype": self.dtype}
+        variant = BACKBONES[self.backbone]
+        shared = {
+            "use_bias": variant.bias,
+            "epsilon": variant.epsilon,
+            "axis_name": self.axis_name,
+            "dtype": self.dtype,
+        }
+        if variant.rescale:
+            x = 2 * (x * jnp.asarray(STD, x.dtype) + jnp.asarray(MEAN, x.dtype)) - 1
         x = ConvBN(first, 7, stride=2, name="conv1", **shared)(x, train=train)
-        x = max_pool(x, stride=2, padding=((1, 1), (1, 1)))
+        x = halve(x, variant.pools[0])
         x = ConvBN(second, 1, name="conv2", **shared)(x, train=train)
         x = ConvBN(third, 3, name="conv3", **shared)(x, train=train)
-        return max_pool(x, stride=2, padding=((1, 1), (1, 1)))
+        return halve(x, variant.pools[1])
 
 
 class Block(nn.Module):
@@ -109,27 +190,26 @@ class Block(nn.Module):
 
     Attributes:
       number: 2, 3 or 4.
-      width, axis_name, dtype: see `Inception`.
+      width, backbone, axis_name, dtype: see `Inception`.
     """
 
     number: int
     width: float = 1.0
+    backbone: str = "published"
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps the position before the block to the position after it (p2, p3 or p4)."""
+        variant = BACKBONES[self.backbone]
         for name in BLOCK_INCEPTIONS[self.number]:
             x = Inception(
-                INCEPTION_WIDTHS[name],
+                variant.widths[name],
                 self.width,
+                self.backbone,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 name=f"inception_{name}",
             )(x, train=train)
-        if self.number == 2:
-            return max_pool(x, stride=2, padding=tuple(ceil_padding(s) for s in x.shape[1:3]))
-        if self.number == 3:
-            return max_pool(x, stride=2, padding=((1, 1), (1, 1)))
-        return x
+        return x if self.number == 4 else halve(x, variant.pools[self.number])

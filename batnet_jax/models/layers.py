@@ -9,7 +9,7 @@ Two of them are our own where Flax has one, for stated reasons:
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -109,12 +109,14 @@ def _convolve(x, kernel, strides, padding, **kwargs):
 
 
 class ConvBN(nn.Module):
-    """Convolution with bias, batch normalisation, ReLU (published code, every convolution).
+    """Convolution, batch normalisation, ReLU (published code, every convolution).
 
     Attributes:
       features: output channels.
       kernel: side of the square kernel, padded to keep the size at stride 1.
       stride: of the convolution.
+      use_bias: of the convolution (published code: yes).
+      epsilon: see `BatchNorm`.
       axis_name: see `BatchNorm`.
       dtype: of the computation; parameters are float32.
     """
@@ -122,6 +124,8 @@ class ConvBN(nn.Module):
     features: int
     kernel: int = 1
     stride: int = 1
+    use_bias: bool = True
+    epsilon: float = 1e-5
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -133,19 +137,22 @@ class ConvBN(nn.Module):
             (self.kernel, self.kernel),
             strides=self.stride,
             padding=self.kernel // 2,
+            use_bias=self.use_bias,
             kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
             dtype=self.dtype,
             conv_general_dilated=_convolve,
             name="conv",
         )(x)
-        x = BatchNorm(axis_name=self.axis_name, dtype=self.dtype, name="bn")(x, train=train)
-        return nn.relu(x)
+        norm = BatchNorm(self.axis_name, self.dtype, epsilon=self.epsilon, name="bn")
+        return nn.relu(norm(x, train=train))
 
 
-def max_pool(x: jax.Array, *, stride: int, padding: Sequence[tuple[int, int]]) -> jax.Array:
-    """3x3 max-pooling of a map that is nowhere negative, so that zero padding is exact.
+def max_pool(
+    x: jax.Array, *, stride: int, padding: Sequence[tuple[int, int]], window: int = 3
+) -> jax.Array:
+    """Max-pooling of a map that is nowhere negative, so that zero padding is exact.
 
-    Rows, then columns, each the maximum of three shifted views: its gradient is a few selects,
+    Rows, then columns, each the maximum of `window` shifted views: its gradient is a few selects,
     where that of `reduce_window` is a select-and-scatter, which is slow on a CPU. On a tie the
     gradient is shared, where PyTorch gives it to the first; behind a ReLU ties are zeros, whose
     gradient goes no further.
@@ -154,23 +161,24 @@ def max_pool(x: jax.Array, *, stride: int, padding: Sequence[tuple[int, int]]) -
       x: [b, h, w, c], >= 0.
       stride: 1 or 2.
       padding: rows' and columns' (before, after).
-    Returns: [b, h', w', c], h' = (h + before + after - 3) // stride + 1.
+      window: its side, 2 or 3.
+    Returns: [b, h', w', c], h' = (h + before + after - window) // stride + 1.
     """
     for axis, pad in zip((1, 2), padding, strict=True):
         widths = [(0, 0)] * x.ndim
         widths[axis] = pad
         x = jnp.pad(x, widths)
-        size = (x.shape[axis] - 3) // stride + 1
+        size = (x.shape[axis] - window) // stride + 1
         views = [
-            lax.slice_in_dim(x, k, k + (size - 1) * stride + 1, stride, axis) for k in range(3)
+            lax.slice_in_dim(x, k, k + (size - 1) * stride + 1, stride, axis) for k in range(window)
         ]
-        x = jnp.maximum(jnp.maximum(views[0], views[1]), views[2])
+        x = reduce(jnp.maximum, views)
     return x
 
 
-def ceil_padding(size: int) -> tuple[int, int]:
-    """Padding that makes 3x3/2 pooling cover every row: PyTorch's `ceil_mode` without padding."""
-    return 0, (size - 3) % 2
+def ceil_padding(size: int, window: int = 3) -> tuple[int, int]:
+    """Padding by which pooling at stride 2 covers every row: PyTorch's `ceil_mode`, unpadded."""
+    return 0, (size - window) % 2
 
 
 class Dropout(nn.Module):

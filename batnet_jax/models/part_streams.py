@@ -50,12 +50,13 @@ class PartStreams(nn.Module):
     Attributes:
       num_parts: T (section 4.4: 4).
       sampling: one of `PART_SAMPLINGS`.
-      width, axis_name, dtype: see `googlenet.Inception`.
+      width, backbone, axis_name, dtype: see `googlenet.Inception`.
     """
 
     num_parts: int = 4
     sampling: str = "paper"
     width: float = 1.0
+    backbone: str = "published"
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -64,7 +65,12 @@ class PartStreams(nn.Module):
         """Maps p2's [b, h, w, c] to [b, h / 2, w / 2, T * 1024 * width]."""
         matrix = part_sampling_matrix(self.num_parts, x.shape[1], self.sampling)
         regions = jnp.einsum("tij,bjwc->tbiwc", matrix.astype(x.dtype), x)
-        shared = {"width": self.width, "axis_name": self.axis_name, "dtype": self.dtype}
+        shared = {
+            "width": self.width,
+            "backbone": self.backbone,
+            "axis_name": self.axis_name,
+            "dtype": self.dtype,
+        }
         streams = []
         for t in range(self.num_parts):
             part = Block(3, name=f"stream{t}_blk3", **shared)(regions[t], train=train)

@@ -1,0 +1,158 @@
+"""The PyTorch names of our variables, as tables, and the order of Bi()'s channels.
+
+A variable's path is that of its leaf in `{"params": ..., "batch_stats": ...}`, for instance
+`("params", "blk1", "conv1", "conv", "kernel")`. The names were read off the published code
+(Attention-in-Attention-Networks, `models/bilinear_aia_noHard_net.py`) and torchvision's
+`models/googlenet.py`.
+"""
+
+import re
+
+import numpy as np
+
+Path = tuple[str, ...]
+
+BATNET = "BAT-net"  # a published checkpoint: the whole network
+BACKBONE = "published backbone"  # `inceptionV1_bn_noModule.pth.tar`
+TORCHVISION = "torchvision googlenet"
+FORMATS = (BATNET, BACKBONE, TORCHVISION)
+
+LEAVES = {
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+}
+PUBLISHED_LAYERS = {"conv": "0", "bn": "1"}  # a Sequential of convolution, BN, ReLU
+PUBLISHED_BRANCHES = {
+    "one": "conv1",
+    "reduce3": "conv3_1",
+    "three": "conv3_3",
+    "reduce5": "conv5_1",
+    "five": "conv5_5",
+    "pool": "conv_max_1",
+}
+PUBLISHED_BLOCKS = {"blk2": "inception1", "blk3": "inception2", "blk4": "inception3"}
+PUBLISHED_ATTENTION = {
+    "embed": "dimReduceLayer1",
+    "local": "dimReduceLayer2",
+    "global": "dimReduceLayer3",
+}
+PUBLISHED_HEADS = {"appearance_head": ("norm1_1", "global"), "part_head": ("norm1_2", "local")}
+TORCHVISION_BRANCHES = {
+    "one": "branch1",
+    "reduce3": "branch2.0",
+    "three": "branch2.1",
+    "reduce5": "branch3.0",
+    "five": "branch3.1",
+    "pool": "branch4.1",
+}
+
+# A backbone's name, with or without the modules that hold its parts.
+_STEM = re.compile(r"(?:features\.)?(?:conv\.)?(conv[123]\.[01]\.\w+)")
+_INCEPTION = re.compile(r"(?:features\.)?(?:inception[123]\.)?(inception_([345])[a-e]\..+)")
+
+
+def is_backbone(path: Path) -> bool:
+    """Whether a variable belongs to GoogLeNet itself: Blk1 to Blk4."""
+    return path[1] in ("blk1", "blk2", "blk3", "blk4")
+
+
+def is_bilinear(path: Path) -> bool:
+    """Whether a variable is a kernel whose input channels are Bi()'s."""
+    return path[1] == "bi_attention" and path[2] in ("local", "global") and path[-1] == "kernel"
+
+
+def stream_twin(path: Path) -> Path | None:
+    """The backbone's variable of which a part stream's is a copy at first; None for others."""
+    if path[1] != "part_streams":
+        return None
+    block = path[2].split("_")[1]
+    return (path[0], block, *path[3:])
+
+
+def published_name(path: Path) -> str | None:
+    """The name in a published BAT-net checkpoint; None for what it cannot hold."""
+    module = _published_module(path[1:-1])
+    return f"{module}.{LEAVES[path[-1]]}" if module else None
+
+
+def _published_module(module: Path) -> str | None:
+    match module:
+        case "blk1", conv, layer:
+            return f"features.conv.{conv}.{PUBLISHED_LAYERS[layer]}"
+        case ("blk2" | "blk3" | "blk4") as block, inception, branch, layer:
+            place = PUBLISHED_BLOCKS[block]
+        case "part_streams", stream, inception, branch, layer:
+            number, block = stream.removeprefix("stream").split("_")
+            place = f"{PUBLISHED_BLOCKS[block]}_local.{number}"
+        case "bi_attention", part, layer:
+            return f"features.bilinearatt_global.{PUBLISHED_ATTENTION[part]}.conv.{layer}"
+        case ("appearance_head" | "part_head") as head, layer:
+            norm, stream = PUBLISHED_HEADS[head]
+            names = {
+                "map_bn": f"features.{norm}",
+                "embedding": f"fc_{stream}.1",
+                "bn": f"fc_{stream}.2",
+                "classifier": f"classifier_{stream}.1",
+            }
+            return names[layer]
+        case _:
+            return None
+    return f"features.{place}.{inception}.{PUBLISHED_BRANCHES[branch]}.{PUBLISHED_LAYERS[layer]}"
+
+
+def torchvision_name(path: Path) -> str | None:
+    """The name in torchvision's `googlenet`; None for what is not of the backbone."""
+    match path[1:-1]:
+        case "blk1", conv, layer:
+            module = f"{conv}.{layer}"
+        case "blk2" | "blk3" | "blk4", inception, branch, layer:
+            module = f"{inception.replace('_', '')}.{TORCHVISION_BRANCHES[branch]}.{layer}"
+        case _:
+            return None
+    return f"{module}.{LEAVES[path[-1]]}"
+
+
+def canonical(name: str) -> str:
+    """A source's name in the one form that the tables above have.
+
+    Leading `module.` go. A backbone's layer may be given as the published checkpoint has it
+    (`features.inception1.inception_3a...`), without `features.`, or without its block too
+    (`inception_3a...`, which is what the published code looks for in its ImageNet file).
+    """
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    if match := _STEM.fullmatch(name):
+        return f"features.conv.{match[1]}"
+    if match := _INCEPTION.fullmatch(name):
+        return f"features.inception{int(match[2]) - 2}.{match[1]}"
+    return name
+
+
+def guess_format(names: set[str]) -> str | None:
+    """One of `FORMATS`, by canonical names that nothing else has; None if it is none of them."""
+    if "inception3a.branch1.conv.weight" in names:
+        return TORCHVISION
+    if "features.norm1_1.weight" in names or "fc_global.1.weight" in names:
+        return BATNET
+    if "features.inception1.inception_3a.conv1.0.weight" in names:
+        return BACKBONE
+    return None
+
+
+def bilinear_order(channels: int) -> np.ndarray:
+    """Where each of our Bi()'s channels stands in the published code's.
+
+    Ours are the pairs (0, 0), (0, 1), ..., (1, 1), ...: the upper triangle row by row. Theirs are
+    the diagonals 0, -1, -2, ...: element k of diagonal -i is the pair (k, k + i).
+
+    Args:
+      channels: c of the embedded map.
+    Returns: [c (c + 1) / 2] int; our channel n is their channel order[n].
+    """
+    rows, columns = np.triu_indices(channels)
+    diagonal = columns - rows
+    start = diagonal * channels - diagonal * (diagonal - 1) // 2  # channels of the ones before
+    return start + rows

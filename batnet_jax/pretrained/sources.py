@@ -1,0 +1,147 @@
+"""Opening what weights are taken from, and comparing it with the config."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from batnet_jax import checkpoint
+from batnet_jax.errors import UserError
+from batnet_jax.models import parse_positions
+from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
+from batnet_jax.pretrained.convert import WORKDIR, Source, flatten
+from batnet_jax.pretrained.names import BATNET, FORMATS, TORCHVISION, canonical, guess_format
+from batnet_jax.pretrained.reading import read_tensors
+from batnet_jax.steps import init_state, make_recipe
+
+# The fields on which the weights depend. Those of a part matter only where both sides have it.
+BACKBONE_FIELDS = ("backbone", "width", "embedding_dim")
+ATTENTION_FIELDS = (
+    *("attention", "position", "reduction"),
+    *("kernel", "rff_factor", "rff_bandwidth"),
+)
+
+
+def open_source(config: ml_collections.ConfigDict, path: Path) -> Source:
+    """A PyTorch or .safetensors file, or a workdir of this package (its latest checkpoint).
+
+    Raises: UserError if it cannot be read or is none of these.
+    """
+    return _open_workdir(config, path) if path.is_dir() else _open_file(config, path)
+
+
+def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
+    tensors = {}
+    for name, tensor in read_tensors(path).items():
+        key = canonical(name)
+        if key in tensors:
+            raise UserError(f"'{path}' holds '{key}' twice, as '{tensors[key][0]}' and '{name}'")
+        tensors[key] = (name, tensor)
+    form = guess_format(set(tensors))
+    if form is None:
+        few = ", ".join(sorted(tensors)[:3])
+        raise UserError(
+            f"'{path}' is none of {', '.join(FORMATS)}: its {len(tensors)} tensors are {few}, ..."
+        )
+    shapes = {name: tensor.shape for name, (_, tensor) in tensors.items()}
+    return Source(str(path), form, tensors, describe(form, shapes, config.model))
+
+
+def describe(
+    form: str, shapes: Mapping[str, tuple[int, ...]], model: ml_collections.ConfigDict
+) -> dict[str, Any]:
+    """The fields of `config.model` that the tensors of a file tell.
+
+    Where several values of a field give the same shapes, it is the config's, if that is one.
+
+    Args:
+      form: one of `names.FORMATS`.
+      shapes: of the tensors, by canonical name.
+      model: the config's section.
+    """
+    torchvision = form == TORCHVISION
+    own = model.get("backbone", "published")
+    fits = own.startswith("torchvision") if torchvision else own == "published"
+    found = {"backbone": own if fits else ("torchvision" if torchvision else "published")}
+    stem = "conv1.conv.weight" if torchvision else "features.conv.conv1.0.weight"
+    if stem in shapes:
+        channels = shapes[stem][0]
+        same = scaled(STEM_WIDTHS[0], model.width) == channels
+        found["width"] = model.width if same else channels / STEM_WIDTHS[0]
+    return found | (_describe_batnet(shapes, model) if form == BATNET else {})
+
+
+def _describe_batnet(
+    shapes: Mapping[str, tuple[int, ...]], model: ml_collections.ConfigDict
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    if "fc_global.1.weight" in shapes:
+        found["embedding_dim"] = shapes["fc_global.1.weight"][0]
+    streams = {
+        name.split(".")[2] for name in shapes if name.startswith("features.inception2_local")
+    }
+    found["num_parts"] = len(streams)
+    if streams:
+        found["part_sampling"] = "published"
+    attention = "features.bilinearatt_global.dimReduceLayer{}.conv.conv.weight"
+    if attention.format(1) not in shapes:
+        return found | {"attention": "none"}
+    embedded, channels = shapes[attention.format(1)][:2]
+    same = max(1, channels // model.reduction) == embedded
+    return found | {
+        "attention": "aia" if attention.format(3) in shapes else "plain",
+        "position": "p2",
+        "kernel": "bilinear",
+        "reduction": model.reduction if same else channels // embedded,
+    }
+
+
+def check_agrees(source: Source, model: ml_collections.ConfigDict, *, whole: bool) -> None:
+    """Refuses a source whose network is not the config's, before its tensors are looked at.
+
+    Args:
+      source: of any format.
+      model: the config's section.
+      whole: every field must agree. Else a source may have no attention or no parts where the
+        config has, or the other way round, and the weights may serve another part sampling.
+
+    Raises: UserError that names the fields, both values and the flags to pass.
+    """
+    found = dict(source.model)
+    if not whole:
+        found.pop("part_sampling", None)
+        if "none" in (found.get("attention"), model.attention):
+            found = {k: v for k, v in found.items() if k not in ATTENTION_FIELDS}
+        if 0 in (found.get("num_parts"), model.num_parts):
+            found.pop("num_parts", None)
+    wrong = {k: v for k, v in found.items() if k in model and not _equal(k, v, model[k])}
+    if wrong:
+        has = ", ".join(f"model.{name}={value}" for name, value in wrong.items())
+        own = ", ".join(str(model[name]) for name in wrong)
+        flags = " ".join(f"--config.model.{name}={value}" for name, value in wrong.items())
+        raise UserError(
+            f"'{source.label}', {source.format}, has {has}, and the config says {own}: pass {flags}"
+        )
+
+
+def _equal(name: str, one: Any, other: Any) -> bool:
+    """Whether two values of a field mean the same."""
+    return parse_positions(one) == parse_positions(other) if name == "position" else one == other
+
+
+def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
+    step = checkpoint.choose_step(workdir, 0)
+    run = checkpoint.restore_run(workdir, step)
+    saved = config.copy_and_resolve_references()
+    with saved.unlocked():
+        saved.model = ml_collections.ConfigDict(run["model"])
+    recipe = make_recipe(saved, num_identities=len(run["identities"]), steps_per_epoch=1)
+    # No shape depends on the size of the images, so it is the smallest that T divides.
+    size = (16 * max(1, saved.model.num_parts), 16)
+    state = checkpoint.restore_state(workdir, step, init_state(recipe, size))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    tensors = {(name := "/".join(path)): (name, leaf) for path, leaf in flatten(variables).items()}
+    fields = (*BACKBONE_FIELDS, *ATTENTION_FIELDS, "num_parts")
+    model = {name: run["model"][name] for name in fields if name in run["model"]}
+    return Source(str(workdir), WORKDIR, tensors, model, [list(i) for i in run["identities"]])

@@ -174,6 +174,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             copies.complaints(
                 {split: [p.filename for p in source.photos] for split, source in sources.items()},
                 {split: index[f"{split}/pid"] for split in sources},
+                {split: index[f"{split}/camera"] for split in sources},
             )
         )
         self.info.set_splits(SplitDict(splits))

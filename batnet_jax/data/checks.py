@@ -142,17 +142,23 @@ class Copies:
         self._digests.setdefault(split, array("Q")).frombytes(digest)
 
     def complaints(
-        self, filenames: Mapping[str, list[str]], pids: Mapping[str, np.ndarray]
+        self,
+        filenames: Mapping[str, list[str]],
+        pids: Mapping[str, np.ndarray],
+        cameras: Mapping[str, np.ndarray],
     ) -> list[str]:
         """A line for each kind of copy that harms, with an example.
 
         Args:
           filenames: of each split, in the order of `add`.
           pids: [n] int of each split.
+          cameras: [n] int of each split; negative = not known. A query's copy from the same camera
+            does no harm, as evaluation removes it.
         """
         splits = [split for split in LABELLED if split in self._digests]
         digests = np.concatenate([np.array(self._digests[split], np.uint64) for split in splits])
         people = np.concatenate([pids[split] for split in splits])
+        views = np.concatenate([cameras[split] for split in splits])
         lengths = [len(self._digests[split]) for split in splits]
         split_of = np.repeat(np.arange(len(splits)), lengths)
         place = np.concatenate([np.arange(length) for length in lengths])
@@ -168,12 +174,14 @@ class Copies:
         one_split = split_of[first] == split_of[second]
         learnt = ~one_split & (split_of[first] == splits.index("train"))
         one_person = people[first] == people[second]
+        removed = (views[first] == views[second]) & (views[first] >= 0)
         kinds = {
             "in train are also in query or gallery: results would flatter": learnt,
             "bear another identity in a second file": ~learnt & ~one_person,
             "in query are also in gallery: each would find itself": ~learnt
             & ~one_split
-            & one_person,
+            & one_person
+            & ~removed,
             "are in one split twice": one_split & one_person,
         }
         return [

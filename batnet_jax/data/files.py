@@ -111,7 +111,12 @@ class _Directory(FileTree):
         return _Directory(self._path / folder)
 
     def fingerprint(self) -> str:
-        stats = ((name, os.stat(self._path / name)) for name in self.images())
+        try:
+            stats = [(name, os.stat(self._path / name)) for name in self.images()]
+        except OSError as error:
+            raise UserError(
+                f"'{error.filename}' cannot be read ({error.strerror}): restore or remove it"
+            ) from error
         return _hash((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
     def _read(self, name: str) -> bytes:
@@ -171,7 +176,7 @@ def open_tree(path: str | os.PathLike) -> FileTree:
             f"'{path}' cannot be read ({_one_line(error)}): restore or remove it"
         ) from error
     # The names never become paths on disk, so one like '../x' is odd but harmless.
-    files = {posixpath.normpath(name): content for name, content in files.items()}
+    files = {posixpath.normpath(name).lstrip("/"): content for name, content in files.items()}
     return _Archive(path, "", {name: files[name] for name in files if not _is_hidden(name)})
 
 

@@ -52,8 +52,9 @@ class Msmt17(ReIDBuilder):
         """See the base class."""
         tree = self.find(self.manual_path, MARKERS, self.of_another_version)
         train, test = FOLDERS[self.variant]
-        folders = {"train": train, "val": train, "query": test, "gallery": test}
-        return {split: _source(tree, LISTS[split], folders[split]) for split in LISTS}
+        learnt, tested = tree.below(train), tree.below(test)  # each is walked once
+        images = {"train": learnt, "val": learnt, "query": tested, "gallery": tested}
+        return {split: _source(tree, LISTS[split], images[split]) for split in LISTS}
 
     def of_another_version(self, tree: FileTree) -> str:
         """Says that a tree is of the other version, "" if not."""
@@ -77,8 +78,7 @@ def version_of(tree: FileTree) -> str:
     return "v2" if any(name.startswith("mask_") for name in tree.names) else "v1"
 
 
-def _source(tree: FileTree, lists: tuple[str, ...], folder: str) -> SplitSource:
-    images = tree.below(folder)
+def _source(tree: FileTree, lists: tuple[str, ...], images: FileTree) -> SplitSource:
     present = set(images.names)
     photos: dict[str, Photo] = {}
     for name in lists:

@@ -17,6 +17,7 @@ from batnet_jax.data import Split
 from batnet_jax.data.loader import ImageStore, prefetch
 from batnet_jax.errors import UserError
 from batnet_jax.journal import progress_bar
+from batnet_jax.models import BATNet
 from batnet_jax.models.layers import AXIS
 from batnet_jax.report.ranked_list import Person, RankedList, draw_ranked_lists
 from batnet_jax.steps import TrainState, embed_step, init_state, make_recipe
@@ -211,12 +212,17 @@ def ranked_lists(
             average_precision = None
         (query_image,) = stores["query"].batch(np.array([q]))
         people = [
-            Person(image, int(gallery.pids[g]), int(gallery.cameras[g]))
+            Person(image, int(gallery.pids[g]), camera_of(gallery, g))
             for g, image in zip(best, stores["gallery"].batch(np.array(best)), strict=True)
         ]
-        person = Person(query_image, int(query.pids[q]), int(query.cameras[q]))
+        person = Person(query_image, int(query.pids[q]), camera_of(query, q))
         lists.append(RankedList(person, average_precision, people))
     return lists
+
+
+def camera_of(split: Split, i: int) -> int | None:
+    """The camera of image i, None if it is not known."""
+    return int(split.cameras[i]) if split.cameras[i] >= 0 else None
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -255,7 +261,8 @@ def check_architecture(
     Raises: UserError naming the first field that differs.
     """
     for field, value in config.model.items():
-        saved = run["model"].get(field)
+        # A checkpoint older than the field is of the network that the field's default describes.
+        saved = run["model"].get(field, getattr(BATNet, field, None))
         if saved != value:
             raise UserError(
                 f"'{workdir}' holds a network with model.{field}={saved!r}, and the config says "

@@ -1,0 +1,344 @@
+"""The mode `report`: heat maps by hand, a page that stands alone, the whole on a fresh network."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from batnet_jax import checkpoint
+from batnet_jax.config import default_config
+from batnet_jax.errors import UserError
+from batnet_jax.report import page
+from batnet_jax.report.attention_maps import (
+    AttentionMaps,
+    AttentionRow,
+    draw_attention_maps,
+    mean_maps,
+    overlay,
+)
+from batnet_jax.report.page import Section
+from batnet_jax.report.ranked_list import Person
+from batnet_jax.reporting import metrics_section, read_evaluations, run_report
+from batnet_jax.steps import init_state, make_recipe
+
+# The ends of viridis as matplotlib has them, which OpenCV's table copies.
+VIOLET, YELLOW = (68, 1, 84), (253, 231, 37)
+GREY = np.full((128, 64, 3), 100, np.uint8)
+
+
+def blend(colour):
+    """6 parts of the colour on 4 parts of `GREY`."""
+    return np.rint(0.6 * np.array(colour) + 0.4 * 100)
+
+
+# Heat maps.
+
+
+def test_colours_by_hand():
+    heat = np.array([[0.5, 0.5], [0.5, 2.5]])
+    shown = overlay(GREY, heat)
+    assert (shown.shape, shown.dtype) == ((128, 64, 3), np.uint8)
+    # Corners lie outside all cells' centres, where bilinear resizing repeats the edge.
+    np.testing.assert_array_equal(shown[0, 0], blend(VIOLET))
+    np.testing.assert_array_equal(shown[-1, -1], blend(YELLOW))
+    # Halfway between two centres: (63.5 + 0.5) / 128 of the way, seen from either pixel row.
+    middle = overlay(GREY, np.array([[0.0], [1.0]]))[64, 32]
+    (teal,) = cv2.applyColorMap(np.array([[129]], np.uint8), cv2.COLORMAP_VIRIDIS)[0]
+    np.testing.assert_array_equal(middle, blend(teal[::-1]))
+
+
+@pytest.mark.parametrize("cell", [(0, 0), (2, 1), (7, 3)])
+def test_a_hot_cell_lights_its_own_region(cell):
+    heat = np.zeros((8, 4), np.float32)
+    heat[cell] = 3
+    shown = overlay(GREY, heat).astype(int)
+    lit = shown[..., 0] - shown[..., 2] > 40  # yellow: much more red than blue
+    rows, columns = np.nonzero(lit)
+    inside = slice(16 * cell[0], 16 * cell[0] + 16), slice(16 * cell[1], 16 * cell[1] + 16)
+    assert lit[inside].sum() == lit.sum() > 0
+    assert rows.mean() == pytest.approx(16 * cell[0] + 7.5, abs=4)  # 4: cells at the border
+    assert columns.mean() == pytest.approx(16 * cell[1] + 7.5, abs=4)
+
+
+def test_only_the_map_has_colour_and_the_image_is_seen_through():
+    red = np.zeros((16, 8, 3), np.uint8)
+    red[:8] = (255, 0, 0)  # luma 76
+    shown = overlay(red, np.zeros((2, 1)))
+    np.testing.assert_array_equal(shown[0, 0], np.rint(0.6 * np.array(VIOLET) + 0.4 * 76))
+    np.testing.assert_array_equal(shown[-1, 0], np.rint(0.6 * np.array(VIOLET)))
+
+
+def test_limits_replace_the_maps_own():
+    ones = np.ones((2, 1))
+    np.testing.assert_array_equal(overlay(GREY, ones, (0, 1))[0, 0], blend(YELLOW))
+    np.testing.assert_array_equal(overlay(GREY, ones, (1, 3))[0, 0], blend(VIOLET))
+    np.testing.assert_array_equal(overlay(GREY, ones, (1, 1))[0, 0], blend(VIOLET))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_map_that_is_not_finite_is_refused(bad):
+    with pytest.raises(UserError, match="not finite"):
+        overlay(GREY, np.array([[1.0, bad]]))
+
+
+def test_means_over_the_channels():
+    before = np.array([[[[1.0, 3.0]], [[2.0, 6.0]]]])  # [1, 2, 1, 2]
+    mask = np.full((1, 2, 1, 2), 0.5)
+    maps = {"input": before, "mask": mask, "output": before * mask}
+    (row,) = mean_maps({"p2": maps})
+    np.testing.assert_array_equal(row["p2"].before, [[2], [4]])
+    np.testing.assert_array_equal(row["p2"].mask, [[0.5], [0.5]])
+    np.testing.assert_array_equal(row["p2"].after, [[1], [2]])
+    assert mean_maps({}) == []
+
+
+# The picture.
+
+
+def attention_row(positions=("p2",), high=0.75, camera: int | None = 1):
+    ramp = np.linspace(0, 1, 8, dtype=np.float32).reshape(4, 2)
+    mask = 0.5 + (high - 0.5) * ramp
+    maps = AttentionMaps(ramp, mask, ramp * mask)
+    return AttentionRow(Person(GREY, 3, camera), dict.fromkeys(positions, maps))
+
+
+def draw(path, rows):
+    draw_attention_maps(path, rows, dataset="pedestrians", step=9)
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_size_follows_rows_and_positions(tmp_path):
+    one = draw(tmp_path / "a.png", [attention_row()])
+    two = draw(tmp_path / "b.png", [attention_row(), attention_row(camera=None)])
+    wide = draw(tmp_path / "c.png", [attention_row(("p1", "p2", "p3"))])
+    assert two.shape[1] == one.shape[1]
+    assert two.shape[0] - one.shape[0] > 256
+    assert wide.shape[0] == one.shape[0]
+    assert wide.shape[1] - one.shape[1] > 2 * 3 * 128
+
+
+def test_columns_are_image_before_mask_after(tmp_path):
+    sheet = draw(tmp_path / "a.png", [attention_row()])
+    # Cells are the only wide things of grey 100 or of colours: find them in a row through all.
+    drawn = np.any(sheet != 255, axis=2)
+    y = np.flatnonzero(drawn.sum(1) > 4 * 120)[5]
+    edges = np.flatnonzero(np.diff(np.pad(drawn[y], 1).astype(int)))
+    cells = [slice(a, b) for a, b in edges.reshape(-1, 2)]
+    assert [cell.stop - cell.start for cell in cells] == [128] * 4
+    assert (sheet[y, cells[0]] == 100).all()
+    for cell in cells[1:]:
+        assert np.ptp(sheet[y, cell], axis=1).min() > 0  # each has colour
+
+
+def test_masks_share_their_scale_and_maps_do_not(tmp_path):
+    sheet = draw(tmp_path / "a.png", [attention_row(high=0.9), attention_row(high=0.55)])
+    bright = np.all(np.abs(sheet - blend(YELLOW)) <= 2, axis=2)
+    half = len(bright) // 2  # a row of three maps each; the second mask does not reach the top
+    assert [count_runs(part.any(axis=0)) for part in (bright[:half], bright[half:])] == [3, 2]
+
+
+def count_runs(flags):
+    return int((np.diff(flags.astype(int), prepend=0) == 1).sum())
+
+
+def test_nothing_to_draw_is_refused(tmp_path):
+    for rows in ([], [attention_row(())]):
+        with pytest.raises(UserError, match="no attention maps"):
+            draw_attention_maps(tmp_path / "x.png", rows, dataset="x", step=1)
+    assert not list(tmp_path.iterdir())
+
+
+# The page.
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+NASTY = """<script>alert("1")</script> & 'it' é"""
+
+
+class Page(HTMLParser):
+    """Collects tags and text; fails where elements are not nested."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, _ in attrs]
+        assert len(set(names)) == len(names)
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data if "style" not in self.open else ""
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+def read_page(path):
+    """The parsed page, having asserted what holds of every page."""
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("<!DOCTYPE html>")
+    assert not re.search(r"https?:|@import|url\(|//", re.sub(r"base64,[^\"]*", "", text))
+    parsed = Page(text)
+    ids = [attrs["id"] for _, attrs in parsed.tags if "id" in attrs]
+    assert len(set(ids)) == len(ids)
+    for tag, attrs in parsed.tags:
+        assert tag not in {"script", "link", "iframe", "object", "base", "form"}
+        assert not {"srcset", "poster", "data", "action", "style"} & attrs.keys()
+        assert not [name for name in attrs if name.startswith("on")]
+        if "src" in attrs:
+            assert tag == "img"
+            assert attrs["src"].startswith("data:image/")
+        if "href" in attrs:
+            assert attrs["href"].removeprefix("#") in ids
+        if "aria-labelledby" in attrs:
+            assert attrs["aria-labelledby"] in ids
+        if attrs.get("class") == "scroll":
+            assert (attrs["tabindex"], bool(attrs["aria-label"])) == ("0", True)
+    for image in parsed.all("img"):
+        assert len(image["alt"]) > 10
+        assert int(image["width"]) > 0
+    assert parsed.all("html") == [{"lang": "en"}]
+    assert len(parsed.all("h1")) == len(parsed.all("main")) == 1
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in parsed.all(
+        "meta"
+    )
+    return parsed
+
+
+def test_a_page_of_everything_stands_alone_and_is_escaped(tmp_path):
+    Image.fromarray(GREY).save(tmp_path / "small.png")
+    Image.new("RGB", (1300, 20), (250, 0, 0)).save(tmp_path / "wide.png")
+    body = [
+        page.paragraph(NASTY),
+        page.table(NASTY, [NASTY, "b"], [[NASTY, 1.5], ["x", NASTY]]),
+        page.picture(tmp_path / "small.png", alt=NASTY, caption=NASTY),
+        page.picture(tmp_path / "wide.png", alt=NASTY, caption=NASTY),
+    ]
+    sections = [Section("one", NASTY, "\n".join(body)), Section("two", "Two", "")]
+    path = tmp_path / "index.html"
+    page.write_page(path, title=NASTY, facts={NASTY: NASTY, "step": 3}, sections=sections)
+    parsed = read_page(path)
+    # Title, h1, link, h2; fact twice; paragraph; table's caption, head and two cells; captions.
+    assert parsed.text.count(NASTY) == 4 + 2 + 1 + 4 + 2
+    small, wide = parsed.all("img")
+    assert small["alt"] == wide["alt"] == NASTY
+    assert (small["width"], small["height"], wide["width"]) == ("64", "128", "1300")
+    assert len([a for a in parsed.all("div") if a.get("class") == "scroll"]) == 2  # table, wide
+    assert [attrs["href"] for attrs in parsed.all("a")] == ["#one", "#two"]
+
+
+# The mode.
+
+RESULT = {
+    "dataset": "pedestrians", "split": "test", "step": 5, "mAP": 0.125, "mINP": 0.0625,
+    "cmc": {"1": 0.25, "5": 0.5}, "num_query": 16, "num_gallery": 40, "num_valid_query": 15,
+    "ap": "precision", "same_camera": "remove",
+}  # fmt: skip
+
+
+def write_evaluation(workdir, stem, picture=True, **changes):
+    folder = workdir / "eval"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{stem}.json").write_text(json.dumps(RESULT | changes))
+    if picture:
+        Image.fromarray(GREY).save(folder / f"{stem}.png")
+
+
+def test_evaluations_of_one_step_are_found_once(tmp_path):
+    write_evaluation(tmp_path, "step_5")
+    write_evaluation(tmp_path, "step_5_pedestrians")
+    write_evaluation(tmp_path, "step_5_a", picture=False, dataset="a")
+    write_evaluation(tmp_path, "step_5_val", split="val")
+    write_evaluation(tmp_path, "step_50", dataset="another step")
+    found = read_evaluations(tmp_path / "eval", 5)
+    assert [(e.result["dataset"], e.result["split"]) for e in found] == [
+        ("pedestrians", "test"), ("a", "test"), ("pedestrians", "val"),
+    ]  # fmt: skip
+    assert [e.ranked_lists is not None for e in found] == [True, False, True]
+    text = Page(metrics_section(found).body).text
+    assert "12.5" in text
+    assert "15 of 16" in text
+    assert "pedestrians val" in text
+    assert "precision, the mean of the precision at the hits" in text
+    assert read_evaluations(tmp_path / "nothing", 5) == []
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"dataset": "x"}'])
+def test_a_damaged_evaluation_is_named(tmp_path, text):
+    (tmp_path / "step_5.json").write_text(text)
+    with pytest.raises(UserError, match=r"step_5\.json' is damaged: delete it"):
+        read_evaluations(tmp_path, 5)
+
+
+def small_config(folder, **model):
+    config = default_config()
+    config.data.update({"dataset": "pedestrians", "variant": "tiny", "image_size": (64, 32)})
+    config.data.dir = str(folder / "data")
+    small = {"width": 1 / 16, "num_parts": 1, "embedding_dim": 32}
+    config.model.update(small | model)
+    return config
+
+
+def write_checkpoint(config, workdir, step=5):
+    """A fresh network as training saves it: what the report needs, without compiling a step."""
+    recipe = make_recipe(config, num_identities=4, steps_per_epoch=1)
+    state = init_state(recipe, tuple(config.data.image_size))
+    run = {"model": config.model.to_dict(), "identities": [["pedestrians", k, ""] for k in "abcd"]}
+    with checkpoint.open_manager(workdir) as manager:
+        checkpoint.save(manager, step, state, run)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the data sets are prepared once."""
+    return tmp_path_factory.mktemp("report")
+
+
+def test_report_of_an_evaluated_run(folder, capsys):
+    config, workdir = small_config(folder), folder / "a <b> & 'c'"
+    write_checkpoint(config, workdir)
+    write_evaluation(workdir, "step_5")
+    run_report(config, workdir)
+    out = workdir / "report"
+    assert {p.name for p in out.iterdir()} == {"index.html", "attention_step_5.png"}
+    assert f"written: {out / 'index.html'}" in capsys.readouterr().out
+    parsed = read_page(out / "index.html")
+    assert "a <b> & 'c', step 5: report" in parsed.text
+    assert "attention aia at p2, r = 4, T = 1 parts" in parsed.text
+    assert "12.5" in parsed.text
+    assert len(parsed.all("img")) == 2
+    with Image.open(out / "attention_step_5.png") as image:
+        assert image.width == int(parsed.all("img")[0]["width"])
+        assert image.height > 5 * 256  # five queries
+    assert (out / "index.html").stat().st_size < 5e6
+
+
+def test_report_without_attention_or_evaluation_says_so(folder):
+    config, workdir = small_config(folder, attention="none"), folder / "none"
+    write_checkpoint(config, workdir)
+    run_report(config, workdir)
+    parsed = read_page(workdir / "report" / "index.html")
+    assert "This network has no attention" in parsed.text
+    assert parsed.text.count("has not been evaluated. Run --mode=eval") == 2
+    assert parsed.all("img") == []
+    assert [p.name for p in (workdir / "report").iterdir()] == ["index.html"]
+
+
+def test_without_a_checkpoint_nothing_is_written(folder):
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        run_report(small_config(folder), folder / "nothing")
+    assert not (folder / "nothing").exists()

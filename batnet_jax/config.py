@@ -89,7 +89,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.eval = evaluation = ml_collections.ConfigDict()
     evaluation.datasets = ()  # data sets to test on; () = those trained on (ours)
     evaluation.every_epochs = 0  # evaluate while training; 0 = at the end only (paper, 4.4)
-    evaluation.step = 0  # the checkpoint that --mode=eval restores; 0 = the latest (ours)
+    evaluation.step = (
+        0  # the checkpoint that eval, report and export restore; 0 = the latest (ours)
+    )
     evaluation.batch = 64  # images a step of embedding, over all devices (ours)
     evaluation.ap = (
         "precision"  # average precision: precision (mean at the hits) | trapezoid (ours)

@@ -175,6 +175,8 @@ def open_store(config: ml_collections.ConfigDict, split: Split) -> ImageStore:
         image_size=tuple(data.image_size),
         cache_gb=data.cache_gb,
         workers=data.workers,
+        disk_cache=Path(data.dir) / "decoded" / split.fingerprint(),
+        disk_cache_gb=data.disk_cache_gb,
     )
 
 

@@ -58,6 +58,31 @@ def test_decode_gives_rgb_unchanged_at_its_own_size():
     np.testing.assert_array_equal(decode(png(image), (16, 8)), image)
 
 
+def test_decode_into_the_middle_of_an_array():
+    """At its own size and resized, of odd widths; the neighbours stay as they are."""
+    rng = np.random.default_rng(0)
+    for size in ((37, 53), (16, 8), (150, 301)):
+        image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+        out = np.full((3, 37, 53, 3), 7, np.uint8)
+        assert np.shares_memory(decode(png(image), (37, 53), out=out[1]), out)
+        expected = cv2.resize(image, (53, 37), interpolation=cv2.INTER_LINEAR)
+        np.testing.assert_array_equal(out[1], expected)
+        np.testing.assert_array_equal(out[::2], 7)
+
+
+def test_decode_turns_upright_what_the_file_says_is_turned():
+    """EXIF orientation 6: turn to the right, so that the red left half goes to the top."""
+    image = np.zeros((32, 64, 3), np.uint8)
+    image[:, :32, 0] = 255
+    jpeg = cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    segment = b"Exif\0\0" + tiff
+    turned = jpeg[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + jpeg[2:]
+    upright = decode(turned, (64, 32))
+    assert upright[:28, :, 0].min() > 200  # JPEG rounds
+    assert upright[36:, :, 0].max() < 50
+
+
 def test_decode_resizes_bilinearly():
     """Two columns 0 and 80, doubled in width: pixel centres fall at quarters."""
     image = np.zeros((1, 2, 3), np.uint8)
@@ -91,13 +116,14 @@ def test_batches_with_and_without_cache(cache_gb, reads):
     assert split.reads.tolist() == [reads] * 3 + [0] * 3
 
 
-def test_cache_only_if_everything_fits():
+@pytest.mark.parametrize(("spare", "reads"), [(0.5, 1), (-1, 2)])
+def test_cache_only_if_everything_fits(spare, reads):
     split = FakeSplit(10)
-    nbytes = 10 * 16 * 8 * 3
-    with ImageStore(split, image_size=SIZE, cache_gb=(nbytes + 0.5) / 1e9) as store:
-        assert store._keep
-    with ImageStore(split, image_size=SIZE, cache_gb=(nbytes - 1) / 1e9) as store:
-        assert not store._keep
+    cache_gb = (10 * 16 * 8 * 3 + spare) / 1e9
+    with ImageStore(split, image_size=SIZE, cache_gb=cache_gb) as store:
+        for _ in range(2):
+            store.batch(np.arange(10))
+    assert split.reads.tolist() == [reads] * 10
 
 
 @pytest.mark.parametrize("cache_gb", [1.0, 0.0])

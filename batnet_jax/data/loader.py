@@ -6,11 +6,13 @@ import time
 import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Protocol
 
 import cv2
 import numpy as np
 
+from batnet_jax.data.cache import open_cache
 from batnet_jax.errors import UserError
 
 
@@ -29,15 +31,22 @@ class EncodedImages(Protocol):
         ...
 
 
-def decode(encoded: bytes, image_size: tuple[int, int], name: str = "image") -> np.ndarray:
+def decode(
+    encoded: bytes,
+    image_size: tuple[int, int],
+    name: str = "image",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
     """Decodes an image file and resizes it bilinearly.
 
     Args:
       encoded: the bytes of a file of any format that OpenCV reads.
       image_size: (height, width) in pixels.
       name: of the file, for the message.
+      out: where to put the result, contiguous; None = a new array.
 
-    Returns: [height, width, 3] uint8, RGB; grey is repeated, transparency dropped.
+    Returns: [height, width, 3] uint8, RGB; turned upright if the file says how; grey is repeated,
+      transparency dropped.
 
     Raises: UserError if the bytes are not an image.
     """
@@ -46,15 +55,22 @@ def decode(encoded: bytes, image_size: tuple[int, int], name: str = "image") -> 
     if image is None:
         raise UserError(f"'{name}' cannot be decoded as an image: replace or remove it")
     height, width = image_size
-    if image.shape[:2] != (height, width):
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    # All in place: memory that is new costs as much time as resizing does.
+    cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    if out is None:
+        out = np.empty((height, width, 3), np.uint8)
+    if image.shape == out.shape:
+        np.copyto(out, image)
+    else:
+        cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
+    return out
 
 
 class ImageStore:
     """Random access to the decoded images of a split.
 
-    If all of them fit into `cache_gb`, each is decoded once and kept as uint8; else each is decoded
+    If all of them fit into `cache_gb`, each is decoded once and kept in memory; else if they fit
+    into `disk_cache_gb`, each is decoded once for all runs and kept on disk; else each is decoded
     whenever it is asked for. Any number of threads may ask at once.
     """
 
@@ -65,20 +81,29 @@ class ImageStore:
         image_size: tuple[int, int],
         cache_gb: float = 4.0,
         workers: int = 2,
+        disk_cache: Path | None = None,
+        disk_cache_gb: float = 0.0,
     ):
-        """Decodes nothing yet.
+        """Decodes nothing yet; one line on stderr if the disk fails the cache.
 
         Args:
           split: the n encoded images.
           image_size: (height, width) in pixels.
-          cache_gb: limit of the cache in 10^9 bytes; 0 = no cache.
+          cache_gb: limit of the cache in memory in 10^9 bytes; 0 = none.
           workers: decoding threads.
+          disk_cache: folder for a cache on disk, of this split alone; None = none.
+          disk_cache_gb: limit of the cache on disk in 10^9 bytes; 0 = none.
         """
         self._split = split
         self._image_size = (int(image_size[0]), int(image_size[1]))
-        nbytes = len(split) * self._image_size[0] * self._image_size[1] * 3
-        self._keep = nbytes <= cache_gb * 1e9
-        self._images: list[np.ndarray | None] = [None] * len(split)
+        self._cache = open_cache(
+            len(split),
+            self._image_size,
+            cache_gb=cache_gb,
+            disk_cache=disk_cache,
+            disk_cache_gb=disk_cache_gb,
+        )
+        self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
 
     def __len__(self) -> int:
@@ -89,18 +114,27 @@ class ImageStore:
 
         Raises: UserError if one of them does not decode, naming it.
         """
-        order = np.asarray(indices).tolist()
-        if not order:
-            return np.empty((0, *self._image_size, 3), np.uint8)
-        images = {i: self._images[i] for i in order}
-        # Two threads may decode one image at once; either's copy will do.
-        missing = [i for i, image in images.items() if image is None]
-        images.update(zip(missing, self._pool.map(self._load, missing), strict=True))
-        return np.stack([images[i] for i in order])  # type: ignore
+        indices = np.asarray(indices)
+        images = np.empty((len(indices), *self._image_size, 3), np.uint8)
+        _, first, which = np.unique(indices, return_index=True, return_inverse=True)
+        order, rows = indices.tolist(), iter(first.tolist())
+
+        def load() -> None:
+            # One iterator for all threads: whichever is free takes the next image.
+            for row in rows:
+                self._load(order[row], images[row])
+
+        threads = min(self._workers, len(first))
+        for future in [self._pool.submit(load) for _ in range(threads)]:
+            future.result()
+        if len(first) < len(order):
+            images[:] = images[first[which]]
+        return images
 
     def close(self) -> None:
         """Ends the decoding threads; the store is of no use afterwards."""
         self._pool.shutdown(cancel_futures=True)
+        self._cache.close()
 
     def __enter__(self) -> "ImageStore":
         return self
@@ -108,11 +142,11 @@ class ImageStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self, i: int) -> np.ndarray:
-        image = decode(self._split.encoded(i), self._image_size, self._split.filenames[i])
-        if self._keep:
-            self._images[i] = image
-        return image
+    def _load(self, i: int, out: np.ndarray) -> None:
+        """Puts image i into `out`; two threads may decode one image at once."""
+        if not self._cache.read(i, out):
+            decode(self._split.encoded(i), self._image_size, self._split.filenames[i], out)
+            self._cache.write(i, out)
 
 
 class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
+from tensorflow_datasets.proto import tf_example_pb2
 
 from batnet_jax.data.builder import INDEX_NAME, ReIDBuilder
 from batnet_jax.errors import UserError
@@ -37,8 +38,8 @@ class Split:
     rows: np.ndarray
     """[n] int64, the images' places in `examples`."""
 
-    examples: Sequence[dict]
-    """The prepared TFDS data source, its images not decoded."""
+    examples: Sequence[bytes]
+    """The prepared TFDS data source, its records as they are stored."""
 
     state: str
     """Changes whenever the prepared files do."""
@@ -48,7 +49,7 @@ class Split:
 
     def encoded(self, i: int) -> bytes:
         """The bytes of the file of image i; safe to call from several threads."""
-        return self.examples[self.rows[i]]["image"]
+        return _field(self.examples[self.rows[i]], "image")
 
     def take(self, rows: np.ndarray) -> "Split":
         """The images at `rows`, [m] int indices or [n] bool."""
@@ -67,10 +68,10 @@ class Split:
         return hashlib.sha256(self.state.encode() + self.rows.tobytes()).hexdigest()[:16]
 
 
-class _Chain(Sequence[dict]):
+class _Chain(Sequence[bytes]):
     """Several data sources, one after the other."""
 
-    def __init__(self, parts: Sequence[Sequence[dict]]):
+    def __init__(self, parts: Sequence[Sequence[bytes]]):
         self._parts = parts
         self._starts = np.cumsum([0, *map(len, parts)])
 
@@ -205,10 +206,10 @@ def _prepare(builder: ReIDBuilder) -> None:
 
 
 def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> Split:
-    decoders = {"image": tfds.decode.SkipDecoding()}
-    examples = builder.as_data_source(split, decoders=decoders)  # type: ignore
+    raw = tfds.decode.DeserializeMethod.RAW_BYTES
+    examples = builder.as_data_source(split, deserialize_method=raw)  # type: ignore
     filenames = [name.decode() for name in index[f"{split}/filename"].tolist()]
-    last = examples[len(examples) - 1]["filename"].decode()  # fails if the file is cut off
+    last = _field(examples[len(examples) - 1], "filename").decode()  # fails if the file is cut off
     if len(examples) != len(filenames) or last != filenames[-1]:
         raise ValueError(f"the images of {split} are not those of {INDEX_NAME}")
     (path,) = Path(builder.data_dir).glob(f"*-{split}.array_record*")
@@ -216,3 +217,8 @@ def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: st
     state = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"
     rows = np.arange(len(filenames))
     return Split(index[f"{split}/pid"], index[f"{split}/camera"], filenames, rows, examples, state)
+
+
+def _field(record: bytes, name: str) -> bytes:
+    """A field of a record; TFDS's own reading makes arrays of all fields, and takes far longer."""
+    return tf_example_pb2.Example.FromString(record).features.feature[name].bytes_list.value[0]

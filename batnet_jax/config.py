@@ -187,6 +187,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     }
     for field, value in (positive | not_negative | shares).items():
         _require(math.isfinite(value), f"config.{field}={value} is not a finite number: give one")
+    _require(
+        0 <= config.seed < 2**31, f"config.seed={config.seed} must be 0 or more, and below 2^31"
+    )
     for field, value in positive.items():
         _require(value > 0, f"config.{field}={value} must be above 0")
     for field, value in not_negative.items():

@@ -21,6 +21,8 @@ from batnet_jax.config import validate
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
 from batnet_jax.pretrained import run_export, run_import
+from batnet_jax.reporting import run_report
+from batnet_jax.tables import TABLES, run_table
 from batnet_jax.train import check_run, train
 
 USER_ERROR = 2
@@ -62,11 +64,24 @@ def _wanted(flag: flags.FlagHolder[str | None]) -> Path:
     return Path(flag.value)
 
 
+def run_tables(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Trains the rows of the paper's table --table=1..7, with each of --seeds=0,1,...; resumes."""
+    if _TABLE.value is None:
+        raise UserError(f"--mode=tables needs --table: a number of {min(TABLES)}..{max(TABLES)}")
+    given = [str(config.seed)] if _SEEDS.value is None else _SEEDS.value
+    seeds = [int(seed) for seed in given if seed.isdecimal()]
+    if not seeds or len(set(seeds)) < len(given):
+        raise UserError(f"--seeds={','.join(given)}: give different numbers, as in --seeds=0,1,2")
+    run_table(config, workdir, _TABLE.value, seeds)
+
+
 MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
     "train": run_train,
     "eval": run_eval,
     "import": import_weights,
     "export": export_weights,
+    "tables": run_tables,
+    "report": run_report,
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
@@ -74,6 +89,10 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 _SOURCE = flags.DEFINE_string("source", None, "import: a .pth, .pth.tar or .safetensors file.")
 _OUTPUT = flags.DEFINE_string("output", None, "import: the workdir to make; export: the file.")
+_TABLE = flags.DEFINE_integer(
+    "table", None, "tables: which.", lower_bound=min(TABLES), upper_bound=max(TABLES)
+)
+_SEEDS = flags.DEFINE_list("seeds", None, "tables: of each row's runs; default config.seed.")
 
 
 def usage() -> str:
@@ -98,6 +117,9 @@ def parse(argv: list[str]) -> None:
         raise UserError(f"{message} (see --help; fields are in batnet_jax/config.py)") from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")
+    for flag in (_TABLE, _SEEDS):
+        if flag.present and _MODE.value != "tables":
+            raise UserError(f"--{flag.name} is for --mode=tables, not --mode={_MODE.value}")
     if _CONFIG.value is None:
         raise UserError("no --config given: try --config=configs/demo.py")
     path = config_flags.get_config_filename(flags.FLAGS["config"])

@@ -22,16 +22,19 @@ from batnet_jax.models.layers import AXIS
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes.
+    """All that a step changes, and the seed that it draws from.
 
     Attributes:
       step: int32 scalar, steps taken.
+      seed: int32 scalar, of augmentation and dropout; here, so that runs with other seeds find
+        their compiled step in the cache.
       params: the parameters.
       batch_stats: BN's running statistics.
       opt_state: the optimizer's.
     """
 
     step: jax.Array
+    seed: jax.Array
     params: Any
     batch_stats: Any
     opt_state: Any
@@ -44,7 +47,7 @@ class Recipe(NamedTuple):
       model: the network, with `axis_name` where the step runs under pmap.
       transform: the optimizer.
       schedule: step to learning rate.
-      seed: of augmentation and dropout.
+      seed: of the initial values, augmentation and dropout.
       erasing_start: the step from which random erasing is on.
       loss, augment: the config's sections.
       axis_name: pmap's axis; None outside pmap, and on a single device, where collectives would
@@ -109,6 +112,7 @@ def init_state(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:
     )
     return TrainState(
         step=np.zeros((), np.int32),  # type: ignore[arg-type]
+        seed=np.asarray(recipe.seed, np.int32),  # type: ignore[arg-type]
         params=params,
         batch_stats=variables["batch_stats"],
         opt_state=zeros,
@@ -134,7 +138,7 @@ def train_step(
       all devices.
     """
     axis_name = recipe.axis_name
-    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
     augment_key, dropout_key = jax.random.split(key)
     positions = _global_positions(batch["image"].shape[0], axis_name)
     erase = (state.step >= recipe.erasing_start) * recipe.augment.erasing_probability
@@ -174,6 +178,7 @@ def train_step(
     }
     new_state = TrainState(
         step=state.step + 1,
+        seed=state.seed,
         params=optax.apply_updates(state.params, updates),
         batch_stats=batch_stats,
         opt_state=opt_state,

@@ -12,9 +12,12 @@ PACKAGE = ROOT / "batnet_jax"
 ORDER = {
     "__init__": "what `import batnet_jax` offers",
     "main": "flags and modes; calls the rest",
+    "tables": "the paper's tables, a training run a row",
     "config": "every field; names the choices that `data` and `models` offer",
     "train": "the loop; evaluates at its end",
+    "reporting": "a checkpoint and its evaluations as a page; report mode needs no train",
     "evaluate": "embeds, ranks, writes; `eval` mode needs no `train`",
+    "pretrained": "weights of others in and out, by name; `init.from`",
     "collection": "what a run trains on and is tested on; data sets by the config's names",
     "steps": "one step, a plain function of models, losses and optimizer",
     "devices": "how arrays lie under pmap; takes the axis's name from `models`",

@@ -2,10 +2,8 @@
 
 import contextlib
 import functools
-import json
-import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +13,7 @@ import numpy as np
 from clu import parameter_overview
 
 from batnet_jax import checkpoint, devices
-from batnet_jax.collection import Collection, Identity
+from batnet_jax.collection import Collection
 from batnet_jax.data.loader import prefetch
 from batnet_jax.data.sampler import epoch_plan, steps_per_epoch
 from batnet_jax.errors import UserError
@@ -24,24 +22,9 @@ from batnet_jax.journal import Journal, progress_bar
 from batnet_jax.models.layers import AXIS
 from batnet_jax.pretrained import initialise
 from batnet_jax.steps import Recipe, TrainState, init_state, make_recipe, train_step
+from batnet_jax.workdir import check_workdir, open_workdir
 
-CONFIG = "config.json"
-LABELS = "labels.json"
 INIT = "init.txt"
-
-# A run may be continued with other values of these; on all others its result depends.
-FREE_FIELDS = (
-    "steps",
-    "num_epochs",
-    "data.dir",
-    "data.manual_dir",
-    "data.cache_gb",
-    "data.disk_cache_gb",
-    "data.workers",
-    "eval",
-    "checkpoint",
-    "log",
-)
 
 
 class Schedule(NamedTuple):
@@ -273,67 +256,7 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
       holds a run with other settings.
     """
     check_batch(config)
-    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"cannot write to the workdir '{workdir}': name another --workdir")
-    path = workdir / CONFIG
-    if not path.exists():
-        return
-    try:
-        saved = json.loads(path.read_text())
-    except ValueError as error:
-        raise UserError(
-            f"'{path}' is damaged: delete it if you know the run's settings, or name another "
-            "--workdir"
-        ) from error
-    check_same_run(config, saved, workdir)
-
-
-def open_workdir(
-    config: ml_collections.ConfigDict, workdir: Path, identities: Sequence[Identity]
-) -> None:
-    """Makes the workdir and writes `config.json` and `labels.json`, each at once and whole.
-
-    Raises: UserError if it cannot be written to.
-    """
-    labels = [{"label": label, **who._asdict()} for label, who in enumerate(identities)]
-    rows = ",\n".join(json.dumps(row) for row in labels)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        for name, text in ((CONFIG, config.to_json(indent=2)), (LABELS, f"[\n{rows}\n]")):
-            partial = workdir / f"{name}.partial"
-            partial.write_text(text + "\n")
-            partial.replace(workdir / name)
-    except OSError as error:
-        raise UserError(
-            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
-        ) from error
-
-
-def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: Path) -> None:
-    """Refuses to continue a run with settings that would make it another run.
-
-    Raises: UserError naming the first field that differs.
-    """
-    wanted = flatten(json.loads(config.to_json()))
-    have = flatten(saved)
-    for field in sorted(wanted.keys() | have.keys()):
-        free = any(field == name or field.startswith(f"{name}.") for name in FREE_FIELDS)
-        if not free and wanted.get(field) != have.get(field):
-            raise UserError(
-                f"'{workdir}' holds a run with config.{field}={have.get(field)!r}, not "
-                f"{wanted.get(field)!r}: pass the same to resume it, or name another --workdir"
-            )
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts to one with dotted keys."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
+    check_workdir(config, workdir)
 
 
 def start_from(

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from batnet_jax.config import default_config, validate
-from batnet_jax.train import flatten
+from batnet_jax.workdir import flatten
 
 ROOT = Path(__file__).parents[1]
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))

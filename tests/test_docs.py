@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from batnet_jax.config import default_config
-from batnet_jax.train import flatten
+from batnet_jax.workdir import flatten
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -18,6 +18,7 @@ ORDER = {
     "reporting": "a checkpoint and its evaluations as a page; report mode needs no train",
     "evaluate": "embeds, ranks, writes; `eval` mode needs no `train`",
     "pretrained": "weights of others in and out, by name; `init.from`",
+    "workdir": "what a run's folder says of it; refuses another run's",
     "collection": "what a run trains on and is tested on; data sets by the config's names",
     "steps": "one step, a plain function of models, losses and optimizer",
     "devices": "how arrays lie under pmap; takes the axis's name from `models`",

@@ -152,6 +152,41 @@ def test_several_data_sets_without_cameras(finished, tmp_path):
     assert json.loads((run / "eval" / "step_4.json").read_text())["dataset"] == "folder-mine"
 
 
+def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
+    """Exported, imported: the same figures; training starts from them, with new classifiers."""
+    folder, whole, _ = finished
+    plan = ("--config.model.num_parts=4", "--config.model.part_sampling=published")
+    run, file = tmp_path / "run", tmp_path / "w.safetensors"
+    first = run_small(folder, run, *plan, "--config.steps=2")
+    assert first.returncode == 0, first.stderr
+    export = run_small(folder, run, *plan, "--mode=export", f"--output={file}")
+    assert export.returncode == 0, export.stderr
+    back = tmp_path / "back"
+    imported = run_small(folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}")
+    assert imported.returncode == 0, imported.stderr
+    assert "loaded" in (back / "import.txt").read_text()
+    again = run_small(folder, back, *plan, "--mode=eval")
+    assert again.returncode == 0, again.stderr
+    ours, theirs = (
+        json.loads((d / "eval" / f"step_{step}.json").read_text()) for d, step in ((run, 2), (back, 0))
+    )
+    assert ours | {"step": 0} == theirs
+    started = run_small(folder, tmp_path / "new", f"--config.init.from={whole}", "--config.steps=1")
+    assert started.returncode == 0, started.stderr
+    report = (tmp_path / "new" / "init.txt").read_text()
+    assert "left" in report or "loaded" in report
+    assert lines(tmp_path / "new")[0]["loss"] != lines(whole)[0]["loss"]
+
+
+def test_report(finished):
+    folder, whole, _ = finished
+    process = run_small(folder, whole, "--mode=report")
+    assert process.returncode == 0, process.stderr
+    page = (whole / "report" / "index.html").read_text()
+    assert "data:image/" in page
+    assert "precision" in page
+
+
 def snapshot(folder):
     return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
 
@@ -185,6 +220,10 @@ def test_mistakes_are_one_line_and_change_nothing(finished, tmp_path):
             1,
             "model.attention='aia'",
         ),
+        "import of nothing": ((*base, other, "--mode=import"), 1, "needs --source"),
+        "init from nothing": ((*base, other, "--config.init.from=no/such.pth"), 1, "no/such.pth"),
+        "a table in training": ((*base, other, "--table=5"), 1, "--mode=tables"),
+        "a number for a name": ((*base, other, "--config.data.train=3"), 1, "data.train=3"),
         "no checkpoint": ((*base, other, "--mode=eval"), 1, "no checkpoint"),
         "no such step": (
             (*base, f"--workdir={whole}", "--mode=eval", "--config.eval.step=5"),

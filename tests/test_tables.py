@@ -14,7 +14,8 @@ from batnet_jax.collection import Collection, Identity, TrainingSet
 from batnet_jax.config import default_config, validate
 from batnet_jax.errors import UserError
 from batnet_jax.tables import TABLES, runs, text
-from batnet_jax.train import Schedule, open_workdir
+from batnet_jax.train import Schedule
+from batnet_jax.workdir import open_workdir
 
 PAPER = ROOT.parent / "shared" / "paper" / "bat-net-iccv2019.txt"
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))

@@ -32,6 +32,7 @@ class Pedestrians(ReIDBuilder):
     ]
     VERSION = tfds.core.Version("1.0.0")
     TITLE = "drawn pedestrians"
+    DISTRACTOR = 0
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class; `manual_path` is not looked at."""

@@ -16,7 +16,8 @@ from batnet_jax.config import validate
 from batnet_jax.errors import UserError
 from batnet_jax.tables.paper import TABLES, Row, Table
 from batnet_jax.tables.text import Setting, describe, write_table
-from batnet_jax.train import CONFIG, check_run, plan_schedule, train
+from batnet_jax.train import check_run, plan_schedule, train
+from batnet_jax.workdir import CONFIG
 
 FOLDER = "tables"
 # On these of the `eval` section's fields the figures depend.

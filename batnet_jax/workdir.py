@@ -1,0 +1,97 @@
+"""What a run's folder says of it: its settings and labels, and whether it is the same run."""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from batnet_jax.collection import Identity
+from batnet_jax.errors import UserError
+
+CONFIG = "config.json"
+LABELS = "labels.json"
+
+# A run may be continued with other values of these; on all others its result depends.
+FREE_FIELDS = (
+    "steps",
+    "num_epochs",
+    "data.dir",
+    "data.manual_dir",
+    "data.cache_gb",
+    "data.disk_cache_gb",
+    "data.workers",
+    "eval",
+    "checkpoint",
+    "log",
+)
+
+
+def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Refuses a workdir that cannot be written to or is another run's; writes nothing.
+
+    Raises: UserError that says which.
+    """
+    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"cannot write to the workdir '{workdir}': name another --workdir")
+    path = workdir / CONFIG
+    if not path.exists():
+        return
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(
+            f"'{path}' is damaged: delete it if you know the run's settings, or name another "
+            "--workdir"
+        ) from error
+    check_same_run(config, saved, workdir)
+
+
+def open_workdir(
+    config: ml_collections.ConfigDict, workdir: Path, identities: Sequence[Identity]
+) -> None:
+    """Makes the workdir and writes `config.json` and `labels.json`, each at once and whole.
+
+    Raises: UserError if it cannot be written to.
+    """
+    labels = [{"label": label, **who._asdict()} for label, who in enumerate(identities)]
+    rows = ",\n".join(json.dumps(row) for row in labels)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        for name, text in ((CONFIG, config.to_json(indent=2)), (LABELS, f"[\n{rows}\n]")):
+            partial = workdir / f"{name}.partial"
+            partial.write_text(text + "\n")
+            partial.replace(workdir / name)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
+        ) from error
+
+
+def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: Path) -> None:
+    """Refuses to continue a run with settings that would make it another run.
+
+    Raises: UserError naming the first field that differs.
+    """
+    wanted = flatten(json.loads(config.to_json()))
+    have = flatten(saved)
+    for field in sorted(wanted.keys() | have.keys()):
+        free = any(field == name or field.startswith(f"{name}.") for name in FREE_FIELDS)
+        if not free and wanted.get(field) != have.get(field):
+            raise UserError(
+                f"'{workdir}' holds a run with config.{field}={have.get(field)!r}, not "
+                f"{wanted.get(field)!r}: pass the same to resume it, or name another --workdir"
+            )
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to one with dotted keys."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= (
+            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+        )
+    return flat

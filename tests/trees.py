@@ -36,6 +36,13 @@ def write_zip(path, files, prefix=""):
     return path
 
 
+def market_with(files):
+    """MARKET with other images, each of which the three splits have one of."""
+    folders = ("bounding_box_train", "query", "bounding_box_test")
+    tree = {f"{folder}/0001_c{k}s1_0.jpg": jpg(k) for k, folder in enumerate(folders, 1)}
+    return tree | {f"query/{name}": content for name, content in files.items()}
+
+
 def fails(message, name, tmp_path, **keywords):
     """Asserts that loading fails with one line that matches, and leaves no prepared data."""
     with pytest.raises(UserError, match=message) as info:

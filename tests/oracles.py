@@ -1,11 +1,14 @@
 """Network, losses, optimizer and sampling once more: slow, obvious, NumPy float64.
 
-It imports none of the code under test. Variables are nested dicts under the code's names.
+It is written from the paper and imports none of the code under test. Variables are nested dicts
+under the code's names. Network and losses are on the tape: they take arrays, or tensors where
+gradients are wanted, and return tensors, which compare as arrays do.
 """
 
 import math
 
 import numpy as np
+import tape
 
 # FACTS: 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool projection.
 INCEPTIONS = {
@@ -77,62 +80,46 @@ def count_parameters(*, identities, attention, position, reduction, num_parts, w
     return total
 
 
-def convolve(x, kernel, bias, stride=1):
-    """[b, h, w, c] with the kernel's side // 2 of zeros around."""
-    side = kernel.shape[0]
-    pad = side // 2
-    padded = np.pad(x, [(0, 0), (pad, pad), (pad, pad), (0, 0)])
-    rows = (padded.shape[1] - side) // stride + 1
-    columns = (padded.shape[2] - side) // stride + 1
-    out = np.empty((len(x), rows, columns, kernel.shape[3]))
-    for i in range(rows):
-        for j in range(columns):
-            top, left = i * stride, j * stride
-            patch = padded[:, top : top + side, left : left + side]
-            out[:, i, j] = np.tensordot(patch, kernel, 3) + bias
-    return out
-
-
 def batch_norm(x, params, stats, train, *, momentum=0.1, epsilon=1e-5):
     """PyTorch's: normalises by the biased variance, keeps the unbiased one."""
+    x = tape.tensor(x)
     if train:
-        flat = x.reshape(-1, x.shape[-1])
-        mean = flat.sum(0) / len(flat)
-        squares = ((flat - mean) ** 2).sum(0)
-        var = squares / len(flat)
-        unbiased = squares / (len(flat) - 1)
+        over = tuple(range(len(x.shape) - 1))
+        count = math.prod(x.shape[:-1])
+        mean = x.mean(over)
+        squares = ((x - mean) * (x - mean)).sum(over)
+        var = squares / count
+        unbiased = squares.value / (count - 1)
         stats = {
-            "mean": (1 - momentum) * stats["mean"] + momentum * mean,
+            "mean": (1 - momentum) * stats["mean"] + momentum * mean.value,
             "var": (1 - momentum) * stats["var"] + momentum * unbiased,
         }
     else:
-        mean, var = stats["mean"], stats["var"]
-    return (x - mean) / np.sqrt(var + epsilon) * params["scale"] + params["bias"], stats
-
-
-def relu(x):
-    return np.where(x > 0, x, 0)
+        mean, var = tape.tensor(stats["mean"]), tape.tensor(stats["var"])
+    return (x - mean) / tape.sqrt(var + epsilon) * params["scale"] + params["bias"], stats
 
 
 def conv_bn(x, params, stats, train, stride=1):
-    y = convolve(x, params["conv"]["kernel"], params["conv"]["bias"], stride)
+    """The kernel's side // 2 of zeros around, so that stride 1 keeps the size."""
+    kernel, bias = map(tape.tensor, (params["conv"]["kernel"], params["conv"]["bias"]))
+    pads = [(kernel.shape[0] // 2,) * 2] * 2
+    y = tape.conv2d(tape.tensor(x), kernel, pads=pads, stride=stride) + bias
     y, new = batch_norm(y, params["bn"], stats["bn"], train)
-    return relu(y), {"bn": new}
+    return tape.relu(y), {"bn": new}
 
 
 def max_pool(x, *, stride, padding, ceil=False):
-    """PyTorch's MaxPool2d(3, stride, padding, ceil_mode=ceil), windows cut at the border."""
+    """PyTorch's MaxPool2d(3, stride, padding, ceil_mode=ceil)."""
+    x = tape.tensor(x)
 
-    def windows(size):
+    def pads(size):
         steps = (size + 2 * padding - 3) / stride
         count = (math.ceil(steps) if ceil else math.floor(steps)) + 1
         if ceil and (count - 1) * stride >= size + padding:
             count -= 1
-        starts = [i * stride - padding for i in range(count)]
-        return [slice(max(start, 0), min(start + 3, size)) for start in starts]
+        return padding, max(padding, (count - 1) * stride + 3 - size - padding)
 
-    rows = [[x[:, r, c].max((1, 2)) for c in windows(x.shape[2])] for r in windows(x.shape[1])]
-    return np.stack([np.stack(row, 1) for row in rows], 1)
+    return tape.max_pool2d(x, side=3, pads=[pads(size) for size in x.shape[1:3]], stride=stride)
 
 
 def inception(x, params, stats, train):
@@ -148,7 +135,7 @@ def inception(x, params, stats, train):
         layer(layer(x, "reduce5"), "five"),
         layer(max_pool(x, stride=1, padding=1), "pool"),
     ]
-    return np.concatenate(branches, -1), new
+    return tape.concatenate(branches, -1), new
 
 
 def stem(x, params, stats, train):
@@ -173,6 +160,7 @@ def block(number, x, params, stats, train):
 
 def bilinear(x):
     """The upper triangle of the outer product, row by row."""
+    x = tape.tensor(x)
     rows, columns = np.triu_indices(x.shape[-1])
     return (x[..., :, None] * x[..., None, :])[..., rows, columns]
 
@@ -180,6 +168,7 @@ def bilinear(x):
 def bi_attention(x, params, stats, train, aia):
     """Eq. 1-6. Returns the masked map, the mask and the new statistics."""
     new = {}
+    x = tape.tensor(x)
     embedded, new["embed"] = conv_bn(x, params["embed"], stats["embed"], train)
     second_order = bilinear(embedded)
     local, new["local"] = conv_bn(second_order, params["local"], stats["local"], train)
@@ -187,23 +176,24 @@ def bi_attention(x, params, stats, train, aia):
         m = second_order.mean((1, 2))[:, None, None, :]
         weight, new["global"] = conv_bn(m, params["global"], stats["global"], train)
         local = local * weight
-    mask = 1 / (1 + np.exp(-local))
+    mask = 1 / (1 + tape.exp(-local))
     return mask * x, mask, new
 
 
 def crop_and_resize(x, part, num_parts):
     """The part's rows alone, [b, h / T, w, c], to [b, h, w, c]: half-pixel, edges repeated."""
+    x = tape.tensor(x)
     height = x.shape[1]
     crop = x[:, part * height // num_parts : (part + 1) * height // num_parts]
-    out = np.empty_like(x)
+    out = []
     for i in range(height):
         position = (i + 0.5) * crop.shape[1] / height - 0.5
         below = math.floor(position)
         share = position - below
         last = crop.shape[1] - 1
         before, after = (min(max(row, 0), last) for row in (below, below + 1))
-        out[:, i] = (1 - share) * crop[:, before] + share * crop[:, after]
-    return out
+        out.append((1 - share) * crop[:, [before]] + share * crop[:, [after]])
+    return tape.concatenate(out, 1)
 
 
 def affine_grid_sample(x, part, num_parts):
@@ -212,17 +202,17 @@ def affine_grid_sample(x, part, num_parts):
     The grid runs from -1 (first row's centre) to 1 (last row's); T = 4 has the offsets -3/4, -1/4,
     1/4, 3/4.
     """
+    x = tape.tensor(x)
     height = x.shape[1]
     offset = -1 + (2 * part + 1) / num_parts
-    out = np.zeros_like(x)
+    out = []
     for i in range(height):
         y = (-1 + 2 * i / (height - 1)) / num_parts + offset
         position = (y + 1) / 2 * (height - 1)
         below = math.floor(position)
-        for row, share in ((below, 1 - (position - below)), (below + 1, position - below)):
-            if 0 <= row < height:
-                out[:, i] += share * x[:, row]
-    return out
+        shares = {below: 1 - (position - below), below + 1: position - below}
+        out.append(sum(s * x[:, [row]] for row, s in shares.items() if 0 <= row < height))
+    return tape.concatenate(out, 1)
 
 
 SAMPLERS = {"paper": crop_and_resize, "published": affine_grid_sample}
@@ -232,82 +222,146 @@ def head(x, params, stats, train, *, with_relu):
     """Without dropout. Returns feature, scores and the new statistics."""
     new = {}
     x, new["map_bn"] = batch_norm(x, params["map_bn"], stats["map_bn"], train)
-    x = (relu(x) if with_relu else x).mean((1, 2))
+    x = (tape.relu(x) if with_relu else x).mean((1, 2))
     x = x @ params["embedding"]["kernel"] + params["embedding"]["bias"]
     x, new["bn"] = batch_norm(x, params["bn"], stats["bn"], train)
-    feature = relu(x)
+    feature = tape.relu(x)
     return feature, feature @ params["classifier"]["kernel"] + params["classifier"]["bias"], new
 
 
-def network(images, params, stats, train, *, attention, num_parts, sampling):
-    """BAT-net without dropout, the Bi-attention at p2: outputs as the code's, new statistics."""
+def network(images, params, stats, train, *, attention, num_parts, sampling, position="p2"):
+    """BAT-net without dropout: outputs as the code's, new statistics."""
     new, features, scores = {}, {}, {}
-    x, new["blk1"] = stem(images, params["blk1"], stats["blk1"], train)
-    x, new["blk2"] = block(2, x, params["blk2"], stats["blk2"], train)
-    if attention != "none":
+
+    def attend(x, here):
+        if attention == "none" or here != position:
+            return x
         x, _, new["bi_attention"] = bi_attention(
             x, params["bi_attention"], stats["bi_attention"], train, attention == "aia"
         )
-    y, new["blk3"] = block(3, x, params["blk3"], stats["blk3"], train)
-    appearance, new["blk4"] = block(4, y, params["blk4"], stats["blk4"], train)
-    features["appearance"], scores["appearance"], new["appearance_head"] = head(
-        appearance, params["appearance_head"], stats["appearance_head"], train, with_relu=True
-    )
+        return x
+
+    def embed(x, name, with_relu):
+        features[name], scores[name], new[f"{name}_head"] = head(
+            x, params[f"{name}_head"], stats[f"{name}_head"], train, with_relu=with_relu
+        )
+
+    def named_block(number, x, name, params, stats, new):
+        if not BLOCKS[number]:  # a test's short network: no variables
+            return block(number, x, {}, {}, train)[0]
+        x, new[name] = block(number, x, params[name], stats[name], train)
+        return x
+
+    x, new["blk1"] = stem(images, params["blk1"], stats["blk1"], train)
+    x = named_block(2, attend(x, "p1"), "blk2", params, stats, new)
+    x = attend(x, "p2")
+    y = named_block(3, x, "blk3", params, stats, new)
+    y = named_block(4, attend(y, "p3"), "blk4", params, stats, new)
+    embed(attend(y, "p4"), "appearance", with_relu=True)
     if num_parts:
-        parts, own, new["part_streams"] = [], params["part_streams"], {}
+        parts, new["part_streams"] = [], {}
+        own = params["part_streams"], stats["part_streams"], new["part_streams"]
         for t in range(num_parts):
             y = SAMPLERS[sampling](x, t, num_parts)
-            for number in (3, 4):
-                name = f"stream{t}_blk{number}"
-                y, new["part_streams"][name] = block(
-                    number, y, own[name], stats["part_streams"][name], train
-                )
-            parts.append(y)
-        features["part"], scores["part"], new["part_head"] = head(
-            np.concatenate(parts, -1), params["part_head"], stats["part_head"], train,
-            with_relu=False,
-        )  # fmt: skip
+            y = named_block(3, y, f"stream{t}_blk3", *own)
+            parts.append(named_block(4, y, f"stream{t}_blk4", *own))
+        embed(tape.concatenate(parts, -1), "part", with_relu=False)
     return features, scores, new
 
 
 def triplet_loss(features, pids, margin, num_negatives):
     """Every anchor: its farthest positive against each of its `num_negatives` nearest negatives."""
+    features = tape.tensor(features)
+    people = [features[i] for i in range(len(features))]
     hinges = []
-    for i, anchor in enumerate(features):
+    for i, anchor in enumerate(people):
         positives, negatives = [], []
-        for j, other in enumerate(features):
-            distance = math.sqrt(sum((a - b) ** 2 for a, b in zip(anchor, other, strict=True)))
+        for j, other in enumerate(people):
             if j != i:
+                apart = anchor - other
+                distance = tape.sqrt((apart * apart).sum())
                 (positives if pids[i] == pids[j] else negatives).append(distance)
         for negative in sorted(negatives)[:num_negatives]:
-            hinges.append(max(0.0, max(positives) - negative + margin))
+            hinges.append(tape.relu(max(positives) - negative + margin))
     return sum(hinges) / len(hinges)
 
 
 def cross_entropy(scores, labels, smoothing):
-    total = 0.0
-    for row, label in zip(scores, labels, strict=True):
-        log_sum = max(row) + math.log(sum(math.exp(s - max(row)) for s in row))
-        for n, score in enumerate(row):
-            target = smoothing / len(row) + (1 - smoothing if n == label else 0)
-            total += target * (log_sum - score)
+    scores, total = tape.tensor(scores), 0.0
+    for i, label in enumerate(labels):
+        row = scores[i]
+        target = np.full(len(row), smoothing / len(row))
+        target[label] += 1 - smoothing
+        top = row.value.max()  # a constant, against overflow
+        log_sum = top + tape.log(tape.exp(row - top).sum())
+        total = total + (target * (log_sum - row)).sum()
     return total / len(scores)
 
 
-def adam(values, gradients, learning_rates, *, beta1, beta2, weight_decay, decoupled=False):
-    """torch.optim.Adam(weight_decay=...), or AdamW where `decoupled`, eps 1e-8: the last values."""
-    values = np.array(values, np.float64)
-    first, second = np.zeros_like(values), np.zeros_like(values)
-    for t, (gradient, rate) in enumerate(zip(gradients, learning_rates, strict=True), start=1):
-        if decoupled:
-            values = values - rate * weight_decay * values
-        else:
-            gradient = gradient + weight_decay * values
-        first = beta1 * first + (1 - beta1) * gradient
-        second = beta2 * second + (1 - beta2) * gradient**2
-        step = first / (1 - beta1**t)
-        values = values - rate * step / (np.sqrt(second / (1 - beta2**t)) + 1e-8)
-    return values
+def multi_task_loss(features, scores, labels, *, margin, num_negatives, smoothing):
+    """Both tasks on each stream, equal weights, averaged over the streams."""
+    ranking = [triplet_loss(f, labels, margin, num_negatives) for f in features.values()]
+    naming = [cross_entropy(s, labels, smoothing) for s in scores.values()]
+    return (sum(ranking) + sum(naming)) / len(features)
+
+
+def map_tree(function, tree, *others):
+    if isinstance(tree, dict):
+        return {key: map_tree(function, tree[key], *(o[key] for o in others)) for key in tree}
+    return function(tree, *others)
+
+
+def loss_and_gradients(params, stats, images, labels, *, loss, net):
+    """Of one training batch: the loss, its gradients by `params` and the new statistics.
+
+    `loss` and `net` are the options of `multi_task_loss` and `network`.
+    """
+    leaves = map_tree(tape.Tensor, params)
+    features, scores, new = network(images, leaves, stats, True, **net)
+    total = multi_task_loss(features, scores, labels, **loss)
+    total.backward()
+    return float(total), map_tree(lambda leaf: leaf.grad, leaves), new
+
+
+def train(params, stats, batches, rates, *, loss, net, adam):
+    """A step a batch (images, labels) and rate: the losses, the last parameters and statistics."""
+    moments = map_tree(lambda value: (np.zeros(value.shape),) * 2, params)
+    losses = []
+    for t, ((images, labels), rate) in enumerate(zip(batches, rates, strict=True), start=1):
+        value, gradients, stats = loss_and_gradients(
+            params, stats, images, labels, loss=loss, net=net
+        )
+        losses.append(value)
+        steps = map_tree(
+            lambda *leaf, t=t, rate=rate: adam_step(*leaf, t, rate, **adam),
+            params, gradients, moments,
+        )  # fmt: skip
+        params, moments = (map_tree(lambda pair, i=i: pair[i], steps) for i in (0, 1))
+    return losses, params, stats
+
+
+def adam_step(value, gradient, moments, t, rate, *, beta1, beta2, weight_decay, decoupled=False):
+    """Step t, from 1, of torch.optim.Adam(weight_decay=...), or AdamW where `decoupled`; eps 1e-8.
+
+    Returns: the new value and the two new moments.
+    """
+    if decoupled:
+        value = value - rate * weight_decay * value
+    else:
+        gradient = gradient + weight_decay * value
+    first = beta1 * moments[0] + (1 - beta1) * gradient
+    second = beta2 * moments[1] + (1 - beta2) * gradient**2
+    step = first / (1 - beta1**t)
+    value = value - rate * step / (np.sqrt(second / (1 - beta2**t)) + 1e-8)
+    return value, (first, second)
+
+
+def adam(value, gradients, rates, **options):
+    """The last value, after a step a gradient."""
+    value, moments = np.array(value, np.float64), (0.0, 0.0)
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        value, moments = adam_step(value, gradient, moments, t, rate, **options)
+    return value
 
 
 def erasing_size(rng, height, width):

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from fast import jit
 
 from batnet_jax.errors import UserError
-from batnet_jax.models import KERNELS, BATNet, BiAttention, googlenet, parse_positions
+from batnet_jax.models import KERNELS, BATNet, BiAttention, parse_positions
 from batnet_jax.models.batnet import Head
 from batnet_jax.models.bi_attention import fourier_projection, linear, random_fourier
 from batnet_jax.models.googlenet import Block, Stem
@@ -24,24 +25,6 @@ from batnet_jax.models.part_streams import PartStreams
 
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
 close_network = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
-
-# A third of the compile time; the tests do not measure speed.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = partial(jax.jit, compiler_options=FAST)
-
-
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture
-def short_backbone(monkeypatch):
-    """One inception in Blk2 and one in Blk3: the wiring without the compile time."""
-    monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 2, ("3a",))
-    monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 3, ("4a",))
-    monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 4, ())
 
 
 def shapes_of(model, shape):

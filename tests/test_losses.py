@@ -17,12 +17,6 @@ from batnet_jax.models.layers import AXIS
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
 
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
 def batch(seed, *, identities=4, images=3, dim=5):
     rng = np.random.default_rng(seed)
     pids = rng.permutation(np.repeat(np.arange(identities) * 7, images)).astype(np.int32)

@@ -162,13 +162,16 @@ def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
     export = run_small(folder, run, *plan, "--mode=export", f"--output={file}")
     assert export.returncode == 0, export.stderr
     back = tmp_path / "back"
-    imported = run_small(folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}")
+    imported = run_small(
+        folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}"
+    )
     assert imported.returncode == 0, imported.stderr
     assert "loaded" in (back / "import.txt").read_text()
     again = run_small(folder, back, *plan, "--mode=eval")
     assert again.returncode == 0, again.stderr
     ours, theirs = (
-        json.loads((d / "eval" / f"step_{step}.json").read_text()) for d, step in ((run, 2), (back, 0))
+        json.loads((d / "eval" / f"step_{step}.json").read_text())
+        for d, step in ((run, 2), (back, 0))
     )
     assert ours | {"step": 0} == theirs
     started = run_small(folder, tmp_path / "new", f"--config.init.from={whole}", "--config.steps=1")

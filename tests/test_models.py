@@ -1,7 +1,6 @@
-"""Networks against the oracle, counts, shapes and wiring.
+"""Blocks against the oracle, counts, shapes and wiring; whole networks are in `test_parity.py`.
 
-Comparisons run in float64, where only the order of sums differs: 1e-9 through a whole network
-(each batch normalisation may amplify rounding by 1 / sqrt(eps) = 300), 1e-10 through a block.
+Comparisons run in float64, where only the order of sums differs: 1e-10 through a block.
 """
 
 from functools import partial
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+from fast import jit
 
 from batnet_jax.errors import UserError
 from batnet_jax.models import BATNet, BiAttention, googlenet
@@ -21,25 +21,6 @@ from batnet_jax.models.layers import ConvBN
 from batnet_jax.models.part_streams import PartStreams, part_sampling_matrix
 
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
-close_network = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
-
-# A third of the compile time; the tests do not measure speed.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = partial(jax.jit, compiler_options=FAST)
-
-
-@pytest.fixture
-def float64():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture
-def short_backbone(monkeypatch):
-    """One inception in Blk2 and one in Blk3: the wiring without the compile time."""
-    monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 2, ("3a",))
-    monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 3, ("4a",))
-    monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 4, ())
 
 
 def shapes_of(model, shape, dtype=jnp.float32):
@@ -251,34 +232,6 @@ def test_streams_share_no_weights():
 
 
 # Whole networks.
-
-WHOLE = [
-    (True, {"attention": "aia", "num_parts": 2, "part_sampling": "published"}),
-    (False, {"attention": "plain", "num_parts": 2, "part_sampling": "paper"}),
-    (True, {"attention": "none", "num_parts": 0, "part_sampling": "paper"}),
-]
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize(("train", "options"), WHOLE, ids=str)
-def test_network_equals_the_oracle(train, options):
-    # Batch 6 and not less: at 2, f's batch normalisation sees +1 and -1 whatever the network does.
-    images = np.random.default_rng(0).normal(size=(6, 64, 32, 3))
-    model = BATNet(5, width=1 / 16, embedding_dim=8, dropout=0.0, dtype=jnp.float64, **options)
-    variables = oracles.random_values(shapes_of(model, images.shape, jnp.float64), 1)
-    outputs, stats = apply(model, variables, images, train=train)
-    features, scores, new_stats = oracles.network(
-        images,
-        variables["params"],
-        variables["batch_stats"],
-        train,
-        attention=options["attention"],
-        num_parts=options["num_parts"],
-        sampling=options["part_sampling"],
-    )
-    jax.tree.map(close_network, outputs["features"], features)
-    jax.tree.map(close_network, outputs["scores"], scores)
-    jax.tree.map(close_network, stats, new_stats)
 
 
 @pytest.mark.usefixtures("short_backbone")

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from fast import jit
 from safetensors.numpy import load_file, save_file
 
 from batnet_jax import checkpoint, pretrained
@@ -37,8 +38,6 @@ from batnet_jax.pretrained.reading import read_tensors
 from batnet_jax.pretrained.sources import check_agrees, open_source
 from batnet_jax.steps import make_model
 
-# A third of the compile time; the tests do not measure speed.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 SIZE = (64, 32)
 IDENTITIES = 5
 close = partial(np.testing.assert_allclose, rtol=0, atol=1e-4)
@@ -501,7 +500,7 @@ def oracle(config):
 
 
 def features_of(model, variables, images):
-    outputs = jax.jit(model.apply, compiler_options=FAST)(variables, images)
+    outputs = jit(model.apply)(variables, images)
     halves = [f / np.linalg.norm(f, axis=1, keepdims=True) for f in outputs["features"].values()]
     return np.concatenate(halves, axis=1)
 
@@ -661,7 +660,7 @@ def run_backbone(variables, images, width, backbone, last):
             maps.append(x)
         return maps
 
-    return jax.jit(run, compiler_options=FAST)(variables, images)
+    return jit(run)(variables, images)
 
 
 @pytest.mark.parametrize("transform_input", [True, False])

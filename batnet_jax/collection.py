@@ -1,6 +1,7 @@
 """What a run trains on and what it is tested on, as the config says."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import ml_collections
@@ -58,15 +59,17 @@ def open_collection(config: ml_collections.ConfigDict) -> Collection:
 
     Raises: UserError if one of them is missing or wrong, or lacks what the config asks for.
     """
-    trained = config.data.train or (config.data.dataset,)
-    opened = {name: _open(config, name) for name in {**dict.fromkeys(trained)}}
+    trained, tested = _names(config)
+    opened = _open_all(config, [*trained, *tested])
+    datasets = [opened[name] for name in dict.fromkeys(trained)]
     parts, val = [], []
-    for dataset in opened.values():
+    for dataset in datasets:
         train, held_out = _hold_out(config, dataset)
         parts.append(train)
         if held_out is not None:
             val.append(_divide(dataset, held_out))
-    return Collection(join(list(opened.values()), parts), val, _open_tests(config, opened))
+    tests = [_test(config, opened[name]) for name in dict.fromkeys(tested)]
+    return Collection(join(datasets, parts), val, tests)
 
 
 def open_tests(config: ml_collections.ConfigDict) -> list[Trial]:
@@ -77,27 +80,30 @@ def open_tests(config: ml_collections.ConfigDict) -> list[Trial]:
     if config.data.val_identities or config.data.own_val:
         collection = open_collection(config)
         return [*collection.val, *collection.tests]
-    return _open_tests(config, {})
+    _, tested = _names(config)
+    return [_test(config, dataset) for dataset in _open_all(config, tested).values()]
 
 
-def _open_tests(config: ml_collections.ConfigDict, opened: dict[str, Dataset]) -> list[Trial]:
-    names = config.eval.datasets or config.data.train or (config.data.dataset,)
-    trials, taken = [], set()
+def _names(config: ml_collections.ConfigDict) -> tuple[Sequence[str], Sequence[str]]:
+    """The data sets to train on and those to test on, as the config names them."""
+    trained = config.data.train or (config.data.dataset,)
+    return trained, config.eval.datasets or trained
+
+
+def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Dataset]:
+    """Opens each data set once, and gives each a name of its own."""
+    data = config.data
+    opened: dict[str, Dataset] = {}
     for name in dict.fromkeys(names):
-        dataset = opened.get(name) or _open(config, name)
+        variant = data.variant if name == data.dataset else ""
+        dataset = load_dataset(name, variant=variant, data_dir=data.dir, manual_dir=data.manual_dir)
+        taken = {other.name for other in opened.values()}
         title, number = dataset.name, 1
         while title in taken:  # two folders of one name
             number += 1
             title = f"{dataset.name}-{number}"
-        taken.add(title)
-        trials.append(_test(config, dataset)._replace(name=title))
-    return trials
-
-
-def _open(config: ml_collections.ConfigDict, name: str) -> Dataset:
-    data = config.data
-    variant = data.variant if name == data.dataset else ""
-    return load_dataset(name, variant=variant, data_dir=data.dir, manual_dir=data.manual_dir)
+        opened[name] = replace(dataset, name=title)
+    return opened
 
 
 def _test(config: ml_collections.ConfigDict, dataset: Dataset) -> Trial:

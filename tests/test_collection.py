@@ -85,9 +85,9 @@ def test_identities_held_out(config, tmp_path):
     data = open_collection(config)
     assert [(trial.name, trial.split) for trial in data.val] == [
         ("folder-mine", "val"),
-        ("folder-mine", "val"),
+        ("folder-mine-2", "val"),
     ]
-    assert len(data.train.identities) == 2 * 4  # of 6 each
+    assert len(data.train.identities) == len(set(data.train.identities)) == 2 * 4  # of 6 each
     first = data.val[0]
     held = {name.split("/")[0] for name in first.query.filenames + first.gallery.filenames}
     assert len(held) == 2

@@ -6,6 +6,7 @@ ARGS ?=
 
 VENV := .venv
 RUN := $(VENV)/bin/python
+PARALLEL = -n auto --maxprocesses 4 --dist loadfile  # a file stays on one core
 INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
@@ -18,10 +19,10 @@ demo: $(VENV)/.test  ## train and evaluate on the embedded data set
 	$(RUN) -m batnet_jax.main --config=configs/demo.py $(ARGS)
 
 test: $(VENV)/.test  ## run the tests
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) $(ARGS)
 
 test-all: $(VENV)/.test  ## run the tests, the slow ones too
-	$(RUN) -m pytest -m "slow or not slow" $(ARGS)
+	$(RUN) -m pytest $(PARALLEL) -m "slow or not slow" $(ARGS)
 
 torch: $(VENV)/.torch  ## install PyTorch: it reads .pth, and more tests compare with it
 

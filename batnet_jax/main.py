@@ -160,7 +160,16 @@ def use_compilation_cache(folder: Path) -> None:
 def main() -> None:
     """The entry of `python -m batnet_jax.main`."""
     logging.set_verbosity(logging.WARNING)
+    sys.argv = [quote_keyword(argument) for argument in sys.argv]  # config_flags reads it there
     sys.exit(run(sys.argv))
+
+
+def quote_keyword(argument: str) -> str:
+    """`init.from` as config_flags can parse it: `from` alone is a word of Python's."""
+    name, equals, value = argument.partition("=")
+    if name.removeprefix("-").removeprefix("-") != "config.init.from":
+        return argument
+    return f'--config.init["from"]{equals}{value}'
 
 
 if __name__ == "__main__":

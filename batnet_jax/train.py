@@ -252,11 +252,14 @@ def check_batch(config: ml_collections.ConfigDict) -> None:
 def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """What can be refused before the data set is prepared; writes nothing.
 
-    Raises: UserError if the devices cannot share the batch, or the workdir cannot be written to or
-      holds a run with other settings.
+    Raises: UserError if the devices cannot share the batch, the workdir cannot be written to or
+      holds a run with other settings, or the weights to start from are not there.
     """
     check_batch(config)
     check_workdir(config, workdir)
+    source = config.init["from"]
+    if source and checkpoint.latest_step(workdir) is None and not Path(source).exists():
+        raise UserError(f"config.init.from={source!r} does not exist: name a file or a workdir")
 
 
 def start_from(

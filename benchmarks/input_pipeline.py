@@ -254,6 +254,8 @@ def run(argv: list[str]) -> None:
         sys.exit("PyTorch is not installed: pip install torch")
     print(f"\n{machine(options.workers)}")
     for title, size in CASES.items():
+        if options.dir:
+            Path(options.dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
             tree = Path(folder) / "tree"
             nbytes = write_tree(tree, options.images, size)

@@ -98,6 +98,8 @@ def run(argv: list[str]) -> None:
     print("| images | seconds | images/s | peak memory, MiB | of it over the imports, MiB |")
     print("|---:|---:|---:|---:|---:|")
     for images in options.images:
+        if options.dir:
+            Path(options.dir).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=options.dir) as folder:
             number = write_tree(Path(folder) / "tree", images, options.bytes)
             cost = prepare(Path(folder) / "data", Path(folder) / "tree")

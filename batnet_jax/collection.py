@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 import ml_collections
 import numpy as np
 
-from batnet_jax.data import Dataset, Split, load_dataset
+from batnet_jax.data import Dataset, Split, load_dataset, title_of
 from batnet_jax.data.prepared import concatenate
 from batnet_jax.data.splits import hold_out, query_and_gallery
 from batnet_jax.errors import UserError
@@ -62,6 +63,11 @@ def open_collection(config: ml_collections.ConfigDict) -> Collection:
     trained, tested = _names(config)
     opened = _open_all(config, [*trained, *tested])
     datasets = [opened[name] for name in dict.fromkeys(trained)]
+    places = [dataset.path.resolve() for dataset in datasets]
+    if len(set(places)) < len(places):
+        raise UserError(
+            f"config.data.train={tuple(trained)} names a data set twice under two names: give one"
+        )
     parts, val = [], []
     for dataset in datasets:
         train, held_out = _hold_out(config, dataset)
@@ -81,7 +87,29 @@ def open_tests(config: ml_collections.ConfigDict) -> list[Trial]:
         collection = open_collection(config)
         return [*collection.val, *collection.tests]
     _, tested = _names(config)
-    return [_test(config, dataset) for dataset in _open_all(config, tested).values()]
+    opened = _open_all(config, tested)
+    return [_test(config, opened[name]) for name in dict.fromkeys(tested)]
+
+
+def check_held_out(trials: Sequence[Trial], identities: Sequence[Sequence], workdir: Path) -> None:
+    """Refuses to validate on identities that a checkpoint was trained on.
+
+    Args:
+      trials: those of `val` are looked at.
+      identities: of the checkpoint, [data set, pid, name] each.
+      workdir: for the message.
+
+    Raises: UserError if there are any.
+    """
+    learnt = {(dataset, pid) for dataset, pid, *_ in identities}
+    for trial in trials:
+        held_out = {(trial.name, pid) for pid in trial.gallery.pids.tolist()}
+        if trial.split == "val" and held_out & learnt:
+            raise UserError(
+                f"'{workdir}' was trained on {len(held_out & learnt)} of the {len(held_out)} "
+                "identities that config.data.val_identities holds out: pass the value it was "
+                "trained with, or 0"
+            )
 
 
 def _names(config: ml_collections.ConfigDict) -> tuple[Sequence[str], Sequence[str]]:
@@ -91,18 +119,21 @@ def _names(config: ml_collections.ConfigDict) -> tuple[Sequence[str], Sequence[s
 
 
 def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Dataset]:
-    """Opens each data set once, and gives each a name of its own."""
+    """Opens each data set once, under a title that is the same in every mode."""
     data = config.data
-    opened: dict[str, Dataset] = {}
+    trained, tested = _names(config)
+    titles: dict[str, str] = {}
+    for name in dict.fromkeys([*trained, *tested]):
+        title, number = title_of(name), 1
+        while title in titles.values():  # two folders of one name
+            number += 1
+            title = f"{title_of(name)}-{number}"
+        titles[name] = title
+    opened = {}
     for name in dict.fromkeys(names):
         variant = data.variant if name == data.dataset else ""
         dataset = load_dataset(name, variant=variant, data_dir=data.dir, manual_dir=data.manual_dir)
-        taken = {other.name for other in opened.values()}
-        title, number = dataset.name, 1
-        while title in taken:  # two folders of one name
-            number += 1
-            title = f"{dataset.name}-{number}"
-        opened[name] = replace(dataset, name=title)
+        opened[name] = replace(dataset, name=titles[name])
     return opened
 
 

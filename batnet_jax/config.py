@@ -65,7 +65,7 @@ def default_config() -> ml_collections.ConfigDict:
     model.rff_factor = 4  # rff: random features for each channel of the embedding (published code)
     model.rff_bandwidth = 0.58  # rff: Gaussian's width over sqrt(c / r), see bi_attention.py (ours)
     model.backbone = (
-        "published"  # published | torchvision, which is GoogLeNet's other variant (ours)
+        "published"  # published | torchvision | torchvision_raw, see docs/weights.md (ours)
     )
     model.reduction = 4  # r; CUHK03: 8 (paper, 4.4)
     model.num_parts = 4  # T; 0 = the appearance extractor alone (paper, 4.4)
@@ -97,7 +97,7 @@ def default_config() -> ml_collections.ConfigDict:
         "precision"  # average precision: precision (mean at the hits) | trapezoid (ours)
     )
     evaluation.same_camera = (
-        "remove"  # remove | keep the query's own camera's images; kept if unknown (paper, 5.2)
+        "remove"  # remove | keep the query's own camera's images; kept if unknown (published code)
     )
     evaluation.multi_query = (
         "none"  # none | mean | max, over Market-1501's gt_bbox of query and camera (ours)
@@ -142,6 +142,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ):
         for name in names:
             check_name(name, field)
+    replaced = config.data.train and config.data.dataset not in config.data.train
+    _require(
+        not (replaced and config.data.variant),
+        f"config.data.variant={config.data.variant!r} is of data.dataset, which data.train "
+        "replaces: empty it, and write the variant with the name, as in msmt17:v2",
+    )
     _require_choice(config, "model.attention", ATTENTIONS)
     parse_positions(config.model.position)
     _require_choice(config, "model.kernel", tuple(KERNELS))

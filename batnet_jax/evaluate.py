@@ -110,7 +110,7 @@ def evaluate_trial(
         for name in ("query", "gallery", "more_query"):
             split = getattr(trial, name)
             if split is not None:
-                stores[name] = stack.enter_context(open_store(config, split))
+                stores[name] = stack.enter_context(open_store(config, split, keep=False))
                 features[name] = extract_features(stores[name], embed, batch=batch, name=name)
         if trial.more_query is not None:
             features["query"] = retrieval.pool_queries(
@@ -167,16 +167,22 @@ def write_result(
     print(f"written: {path}, {picture}")
 
 
-def open_store(config: ml_collections.ConfigDict, split: Split) -> ImageStore:
-    """The decoded images of a split, as the config's `data` section says."""
+def open_store(config: ml_collections.ConfigDict, split: Split, *, keep: bool = True) -> ImageStore:
+    """The decoded images of a split, as the config's `data` section says.
+
+    Args:
+      config: its `data` section is read.
+      split: the images.
+      keep: once decoded; False where each is needed once.
+    """
     data = config.data
     return ImageStore(
         split,
         image_size=tuple(data.image_size),
-        cache_gb=data.cache_gb,
+        cache_gb=data.cache_gb * keep,
         workers=data.workers,
         disk_cache=Path(data.dir) / "decoded" / split.fingerprint(),
-        disk_cache_gb=data.disk_cache_gb,
+        disk_cache_gb=data.disk_cache_gb * keep,
     )
 
 

@@ -16,7 +16,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from batnet_jax import checkpoint
-from batnet_jax.collection import open_collection, open_tests
+from batnet_jax.collection import check_held_out, open_collection, open_tests
 from batnet_jax.config import validate
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
@@ -39,7 +39,10 @@ def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
     step = checkpoint.choose_step(workdir, config.eval.step)
     model, variables = restore_model(config, workdir, step)
     embed = make_embed(model, variables)
-    evaluate_trials(config, open_tests(config), embed, step=step, workdir=workdir)
+    trials = open_tests(config)
+    if config.data.val_identities:
+        check_held_out(trials, checkpoint.restore_run(workdir, step)["identities"], workdir)
+    evaluate_trials(config, trials, embed, step=step, workdir=workdir)
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -117,9 +120,11 @@ def parse(argv: list[str]) -> None:
         raise UserError(f"{message} (see --help; fields are in batnet_jax/config.py)") from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")
-    for flag in (_TABLE, _SEEDS):
-        if flag.present and _MODE.value != "tables":
-            raise UserError(f"--{flag.name} is for --mode=tables, not --mode={_MODE.value}")
+    tables, ways = ("tables",), ("import", "export")
+    for flag, modes in ((_TABLE, tables), (_SEEDS, tables), (_SOURCE, ways[:1]), (_OUTPUT, ways)):
+        if flag.present and _MODE.value not in modes:
+            wanted = " or ".join(f"--mode={mode}" for mode in modes)
+            raise UserError(f"--{flag.name} is for {wanted}, not --mode={_MODE.value}")
     if _CONFIG.value is None:
         raise UserError("no --config given: try --config=configs/demo.py")
     path = config_flags.get_config_filename(flags.FLAGS["config"])

@@ -6,8 +6,14 @@ from test_data import MARKET, MSMT17
 from test_folder import FLAT
 from trees import jpg, write_tree
 
-from batnet_jax.collection import Collection, Identity, open_collection, open_tests
-from batnet_jax.config import default_config
+from batnet_jax.collection import (
+    Collection,
+    Identity,
+    check_held_out,
+    open_collection,
+    open_tests,
+)
+from batnet_jax.config import default_config, validate
 from batnet_jax.errors import UserError
 
 GT_BOX = {"gt_bbox/0001_c1s2_000009_00.jpg": jpg(2)}
@@ -144,6 +150,39 @@ def test_distractors_and_further_boxes(config, tmp_path):
     assert test.gallery.encoded(3) == CROWD["distractors_500k/0_c3s1.jpg"]
     assert test.more_query is not None
     assert test.more_query.pids.tolist() == [1]
+
+
+def test_one_data_set_under_two_names(config):
+    config.data.train = ("msmt17", "msmt17:v1")
+    with pytest.raises(UserError, match="names a data set twice under two names"):
+        open_collection(config)
+
+
+def test_a_variant_of_nothing_that_is_trained_on(config):
+    config.data.train = ("msmt17",)
+    config.data.variant = "v2"
+    with pytest.raises(UserError, match=r"data.variant='v2' is of data.dataset.* as in msmt17:v2"):
+        validate(config)
+    config.data.dataset = "msmt17"
+    validate(config)
+
+
+def test_titles_are_the_same_in_every_mode(config, tmp_path):
+    one, two = folders(tmp_path)
+    config.data.dataset = one
+    config.eval.datasets = (two,)
+    assert [test.name for test in open_collection(config).tests] == ["folder-mine-2"]
+    assert [test.name for test in open_tests(config)] == ["folder-mine-2"]
+
+
+def test_validation_on_what_was_trained_on(config, tmp_path):
+    config.data.dataset = folders(tmp_path)[0]
+    config.data.val_identities = 0.34
+    data = open_collection(config)
+    check_held_out([*data.val, *data.tests], data.train.identities, tmp_path)
+    learnt = [("folder-mine", pid, "") for pid in range(8)]
+    with pytest.raises(UserError, match="was trained on 2 of the 2 identities that"):
+        check_held_out(data.val, learnt, tmp_path)
 
 
 def test_fingerprints_tell_images_apart(config):

@@ -3,8 +3,6 @@
 The outcomes are in the table of test_images.py.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from test_data import MSMT17
@@ -12,8 +10,6 @@ from trees import PNG, fails, jpg, market_with, write_tree
 
 from batnet_jax.data import load_dataset
 from batnet_jax.data.checks import Copies, Count, count, differences
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 def complaints(camera=-1, **splits):

@@ -41,7 +41,6 @@
 import io
 import struct
 import zlib
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -54,7 +53,6 @@ from batnet_jax.data.checks import check_image
 from batnet_jax.data.loader import decode
 from batnet_jax.errors import UserError
 
-REPOSITORY = Path(__file__).parents[1]
 ORIENTATION = 0x112  # EXIF's tag
 
 

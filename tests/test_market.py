@@ -1,10 +1,14 @@
 """Market-1501's optional parts, where peers keep it, and what MSMT17's version is."""
 
+import shutil
+from types import SimpleNamespace
+
 import pytest
 from test_data import MARKET, MSMT17
 from trees import JPG, fails, jpg, write_tree, write_zip
 
-from batnet_jax.data import load_dataset
+from batnet_jax.data import builder, load_dataset
+from batnet_jax.errors import UserError
 
 
 def load(tmp_path, name="market1501", **keywords):
@@ -46,6 +50,52 @@ def test_all_four_side_by_side(tmp_path):
     assert len(load(tmp_path, "dukemtmc_reid").train) == 1
     assert len(load(tmp_path, "msmt17").train) == 3
     assert len(load(tmp_path, "cuhk03").train) == 1
+
+
+def test_an_archive_beside_another_folder(tmp_path):
+    duke = {
+        f"{folder}/0001_c2_f0046182.jpg": jpg(k)
+        for k, folder in enumerate(("bounding_box_train", "query", "bounding_box_test"))
+    }
+    write_tree(tmp_path / "m", MARKET, "Market-1501-v15.09.15")
+    write_zip(tmp_path / "m" / "DukeMTMC-reID.zip", duke, "DukeMTMC-reID/")
+    assert len(load(tmp_path, "dukemtmc_reid").train) == 1
+
+
+def test_boxes_of_nobody_asked_for(tmp_path):
+    write_tree(tmp_path / "m", MARKET | {"gt_bbox/0009_c1s1_000001_00.jpg": jpg(1)})
+    assert load(tmp_path).multi_query is None
+
+
+def test_a_detected_version_stays_when_the_originals_go(tmp_path):
+    v2 = {k.replace("train/", "mask_train_v2/").replace("test/", "mask_test_v2/"): v
+          for k, v in MSMT17.items()}  # fmt: skip
+    write_tree(tmp_path / "m", v2, "MSMT17_V2")
+    load(tmp_path, "msmt17")
+    shutil.rmtree(tmp_path / "m")
+    assert len(load(tmp_path, "msmt17").train) == 3
+
+
+def test_damaged_notes_of_tfds(tmp_path):
+    write_tree(tmp_path / "m", MARKET)
+    load(tmp_path)
+    notes = tmp_path / "data" / "market1501" / "1.0.0" / "dataset_info.json"
+    notes.write_text(notes.read_text()[:50])
+    with pytest.raises(UserError, match="delete it, and run again"):
+        load(tmp_path)
+
+
+def test_a_full_disk(tmp_path, monkeypatch):
+    write_tree(tmp_path / "m", MARKET)
+
+    def write(*_):
+        raise RuntimeError("write() failed:\nno space")
+
+    monkeypatch.setattr(
+        builder, "ArrayRecordWriter", lambda *_: SimpleNamespace(write=write, close=int)
+    )
+    message = r"cannot write to '.*' \(write\(\) failed: no space\): make room"
+    fails(message, "market1501", tmp_path, manual_dir=tmp_path / "m")
 
 
 def test_further_boxes_of_the_queries(tmp_path):

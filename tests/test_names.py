@@ -8,7 +8,6 @@ import os
 import shutil
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 from test_copies import FOLDERS, LAYOUTS
@@ -16,8 +15,6 @@ from test_data import MSMT17
 from trees import JPG, fails, jpg, market_with, write_tree, write_zip
 
 from batnet_jax.data import load_dataset
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(

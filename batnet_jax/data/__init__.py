@@ -12,7 +12,7 @@ from batnet_jax.data.pedestrians_builder import Pedestrians
 from batnet_jax.data.prepared import Dataset, Split, make_builder, open_prepared
 from batnet_jax.errors import UserError
 
-__all__ = ["BUILDERS", "DATASETS", "Dataset", "Split", "check_name", "load_dataset"]
+__all__ = ["BUILDERS", "DATASETS", "Dataset", "Split", "check_name", "load_dataset", "title_of"]
 
 BUILDERS = (Pedestrians, Market1501, DukemtmcReid, Cuhk03, Msmt17, Folder)
 DATASETS: dict[str, type[ReIDBuilder]] = {builder.name: builder for builder in BUILDERS}
@@ -51,11 +51,15 @@ def load_dataset(
     """
     check_name(name, "data.dataset")
     base, _, detail = name.partition(":")
-    title = base
     if base == Folder.name and detail:
         manual_dir = detail
-        title = f"{base}-{Path(detail).stem}"
     elif detail:
-        variant, title = detail, f"{base}-{detail}"
+        variant = detail
     builder = make_builder(DATASETS[base], variant, Path(data_dir), Path(manual_dir or MANUAL_DIR))
-    return open_prepared(builder, title)
+    return open_prepared(builder, title_of(name))
+
+
+def title_of(name: str) -> str:
+    """The name of a data set in results: `market1501`, `msmt17-v2`, `folder-mine`."""
+    base, _, detail = name.partition(":")
+    return f"{base}-{Path(detail).stem if base == Folder.name else detail}" if detail else base

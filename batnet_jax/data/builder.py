@@ -1,8 +1,9 @@
 """What the TFDS builders of all data sets share: features, writing, the index of the labels."""
 
+import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,6 +68,8 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     """What the user has to put into manual_dir; "" if nothing."""
     WORD = ""
     """Part of its folder's usual name, which decides if several folders will do."""
+    DETECTS_VARIANT = False
+    """Whether a variant that is not named is the one that is there, rather than the first."""
     DISTRACTOR: int | None = None
     """The pid of images of nobody who is searched for, if there are any."""
 
@@ -128,7 +131,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
         Raises: UserError if there is none, or more than one.
         """
-        trees = find_layouts(manual_dir, markers)
+        trees = find_layouts(manual_dir, markers, lambda tree: not problem(tree))
         problems = [problem(tree) for tree in trees]
         wanted = [tree for tree, why in zip(trees, problems, strict=True) if not why]
         if not wanted:
@@ -216,16 +219,30 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             for _, example in tqdm(examples, total=len(source.photos), file=sys.stderr, **progress):
                 copies.add(split, example["image"])
                 record = serializer.serialize_example(features.encode_example(example))
-                writer.write(record)
+                with self._writing():
+                    writer.write(record)
                 num_bytes += len(record)
         finally:
-            writer.close()
+            with self._writing():
+                writer.close()
         return tfds.core.SplitInfo(
             name=split,
             shard_lengths=[len(source.photos)],
             num_bytes=num_bytes,
             filename_template=template,
         )
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A disk that is full, or gone, as the user's error."""
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(
+                f"cannot write to '{self.final_path}' ({reason}): make room, or name another "
+                "folder with --config.data.dir=DIR"
+            ) from error
 
     def _log_download_bytes(self) -> None:
         """TFDS would print to stdout here; `load_dataset` tells the user."""

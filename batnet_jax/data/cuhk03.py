@@ -13,8 +13,9 @@ The lists of the new protocol are part of the first; for the others they are in
 give the same images and labels; only the names differ, and with these the order.
 
 The classic protocol has 20 splits, which are in `cuhk-03.mat`: 100 people for the test, the rest to
-train on. Query and gallery are both all of the test people's images: what is of the query's camera
-does not count, and of the rest, one image an identity is drawn (single gallery shot).
+train on. Query and gallery are both all of the test people's images, and what is of the query's
+camera does not count. (Published figures draw one gallery image an identity; evaluation here takes
+all.)
 
 The camera is the view, 1 or 2, of a pair of cameras; people of different pairs are different.
 """

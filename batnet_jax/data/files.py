@@ -180,7 +180,11 @@ def open_tree(path: str | os.PathLike) -> FileTree:
     return _Archive(path, "", {name: files[name] for name in files if not _is_hidden(name)})
 
 
-def find_layouts(manual_dir: str | os.PathLike, markers: tuple[str, ...]) -> list[FileTree]:
+def find_layouts(
+    manual_dir: str | os.PathLike,
+    markers: tuple[str, ...],
+    is_wanted: Callable[[FileTree], bool] = lambda _: True,
+) -> list[FileTree]:
     """Finds the trees that have one of `markers` at their top.
 
     Looks at `manual_dir` itself, then at what lies in it, up to `DEPTH` folders deep: folders, and
@@ -190,6 +194,7 @@ def find_layouts(manual_dir: str | os.PathLike, markers: tuple[str, ...]) -> lis
       manual_dir: a directory or an archive; need not exist.
       markers: relative paths of folders or files; one of them is enough, the caller notices what
         is missing.
+      is_wanted: archives are looked into if no folder's tree is.
 
     Raises: UserError if an archive cannot be read, or there is nothing but a compressed one.
     """
@@ -200,13 +205,13 @@ def find_layouts(manual_dir: str | os.PathLike, markers: tuple[str, ...]) -> lis
     places, trees = [root], []
     archives = []
     for _ in range(DEPTH + 1):
-        trees += [_Directory(p) for p in places if any((p / m).exists() for m in markers)]
+        trees += [_Directory(p) for p in places if any(os.path.exists(p / m) for m in markers)]
         known = {tree.location for tree in trees}
-        below = [e for p in places if str(p) not in known for e in _entries(p)]
+        below = [e for p in places if str(p) not in known for e in entries(p)]
         archives += [path for path in below if not path.is_dir()]
         places = [path for path in below if path.is_dir()]
-    if not trees:
-        trees = [tree for path in archives if _is_archive(path) for tree in _inside(path, markers)]
+    if not any(map(is_wanted, trees)):
+        trees += [tree for path in archives if _is_archive(path) for tree in _inside(path, markers)]
     if not trees:
         for path in archives:
             _refuse_compressed(path)
@@ -228,8 +233,8 @@ def choose_layout(trees: list[FileTree], word: str) -> FileTree:
     return trees[0]
 
 
-def _entries(folder: Path) -> list[Path]:
-    """The folders and archives in a folder, sorted; images are passed over unseen."""
+def entries(folder: Path) -> list[Path]:
+    """The folders and archives in a folder, sorted; none if it may not be read."""
     try:
         with os.scandir(folder) as entries:
             return sorted(
@@ -277,13 +282,13 @@ def _walk(path: Path) -> Iterator[str]:
         if not isinstance(error, FileNotFoundError):
             raise error
 
-    seen = set()
+    above: dict[str, tuple[str, ...]] = {}  # the real paths of each folder and those it lies in
     for folder, folders, files in os.walk(path, followlinks=True, onerror=stop):
-        real = os.path.realpath(folder)
-        folders[:] = [] if real in seen else [name for name in folders if not _is_hidden(name)]
-        if real in seen:  # a link back up
+        real, parents = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
+        above[folder] = (*parents, real)
+        folders[:] = [] if real in parents else [name for name in folders if not _is_hidden(name)]
+        if real in parents:  # a link back up
             continue
-        seen.add(real)
         top = os.path.relpath(folder, path).replace(os.sep, "/")
         for name in files:
             if not _is_hidden(name):

@@ -10,7 +10,9 @@ its camera is the number after `_c` in its name. Cameras may be missing, but the
 """
 
 import hashlib
+import itertools
 import math
+import os
 import posixpath
 import re
 import zlib
@@ -22,7 +24,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from batnet_jax.data.builder import UNKNOWN_CAMERA, Photo, ReIDBuilder, SplitSource
-from batnet_jax.data.files import FileTree, open_tree
+from batnet_jax.data.files import IMAGE_SUFFIXES, FileTree, entries, open_tree
 from batnet_jax.data.market import FOLDERS, JUNK, MARKERS, source_of
 from batnet_jax.data.splits import query_and_gallery
 from batnet_jax.errors import UserError
@@ -70,8 +72,10 @@ class Folder(ReIDBuilder):
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
         parts = self._parts(self.manual_path)
-        images = {split: _read(tree) for split, tree in parts.items()}
-        _check_cameras(parts, images)
+        found = {split: _read(tree) for split, tree in parts.items()}
+        _check_cameras(parts, found)
+        images = {split: [i for i in f if i.identity != str(JUNK)] for split, f in found.items()}
+        junk = {split: len(found[split]) - len(images[split]) for split in found}
         if "all" in parts:
             images = _choose_tested(images["all"])
             parts = dict.fromkeys(images, parts["all"])
@@ -87,12 +91,11 @@ class Folder(ReIDBuilder):
                 )
                 for image in found
             ]
-            kept = [photo for photo in photos if photo.pid != JUNK]
-            if not kept:
+            if not photos:
                 raise UserError(
                     f"'{parts[split].location}' is missing or holds no images but junk: add some"
                 )
-            sources[split] = source_of(kept, parts[split], junk=len(photos) - len(kept))
+            sources[split] = source_of(photos, parts[split], junk=junk.get(split, 0))
         if "test" in sources:
             sources = {"train": sources["train"], **_divide(sources["test"], parts["test"])}
         self._warn(_doubts(sources))
@@ -105,8 +108,9 @@ class Folder(ReIDBuilder):
     @classmethod
     def _parts(cls, manual_dir: str | Path) -> dict[str, FileTree]:
         """The trees to read: train, query and gallery; train and test; or all."""
-        if _is_flat(Path(manual_dir)):
-            return {"all": open_tree(manual_dir)}
+        flat = _find_flat(Path(manual_dir))
+        if flat is not None:
+            return {"all": flat}
         tree = cls.find(manual_dir, ALL_MARKERS)
         trees = [
             {split: tree.below(folder) for split, folder in layout.items()} for layout in LAYOUTS
@@ -123,20 +127,37 @@ class Folder(ReIDBuilder):
         return parts
 
 
-def _is_flat(path: Path) -> bool:
-    """Whether there is nothing but folders of images."""
+def _find_flat(path: Path) -> FileTree | None:
+    """The tree of nothing but a folder of images for each identity, at `path` or in its one folder.
+
+    A folder is looked into only as far as needed, as `path` may be the top of a disk.
+    """
     if path.is_dir():
-        folders = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")]
-        if any((path / marker).is_dir() for marker in ALL_MARKERS):
-            return False
-        full = (p for p in folders if any(f.is_file() for f in p.iterdir()))
-        trees = (open_tree(p) for p in full)
-        return sum(bool([n for n in tree.images() if "/" not in n]) for tree in trees) > 1
+        folders = [p for p in entries(path) if p.is_dir()]
+        if any(p.name in ALL_MARKERS for p in (*folders, *itertools.chain(*map(entries, folders)))):
+            return None
+        if sum(_has_image(p) for p in folders) > 1:
+            return open_tree(path)
+        return _find_flat(folders[0]) if len(folders) == 1 else None
     if path.suffix.lower() not in (".zip", ".tar") or not path.is_file():
+        return None
+    tree = open_tree(path)
+    while len(tops := {name.split("/")[0] for name in tree.images()}) == 1:
+        below = tree.below(*tops)
+        if not below.images():  # a single image
+            return None
+        tree = below
+    inside = all("/" in name for name in tree.images())
+    marked = any(part in ALL_MARKERS for name in tree.names for part in name.split("/")[:2])
+    return tree if len(tops) > 1 and inside and not marked else None
+
+
+def _has_image(folder: Path) -> bool:
+    try:
+        names = (name for _, _, files in os.walk(folder) for name in files)
+        return any(name.lower().endswith(IMAGE_SUFFIXES) for name in itertools.islice(names, 1000))
+    except OSError:
         return False
-    names = open_tree(path).images()
-    tops = {name.split("/")[0] for name in names}
-    return len(tops) > 1 and not tops & set(ALL_MARKERS) and all(n.count("/") == 1 for n in names)
 
 
 def _read(tree: FileTree) -> list[_Image]:
@@ -156,6 +177,7 @@ def _read(tree: FileTree) -> list[_Image]:
                 "remove it"
             )
         identity = inside if inside is not None else match[1]  # type: ignore[index]
+        identity = str(int(identity)) if _is_number(identity) else identity  # 0001 is 1
         found.append(_Image(name, identity, int(camera[1]) if camera else None))
     return found
 

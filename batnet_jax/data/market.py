@@ -51,7 +51,8 @@ class Market1501(ReIDBuilder):
             shown = {(photo.pid, photo.camera) for photo in sources["query"].photos}
             photos = [parse_name(name, boxes.location) for name in boxes.images()]
             photos = [photo for photo in photos if (photo.pid, photo.camera) in shown]
-            sources["multi_query"] = source_of(photos, boxes)
+            if photos:
+                sources["multi_query"] = source_of(photos, boxes)
         for folder in DISTRACTORS:
             crowd = tree.below(folder)
             if crowd.images():

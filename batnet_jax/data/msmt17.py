@@ -39,6 +39,7 @@ class Msmt17(ReIDBuilder):
     TITLE = "MSMT17"
     WANTED = "MSMT17_V1/ (config.data.variant=v1) or MSMT17_V2/ (v2)"
     WORD = "msmt"
+    DETECTS_VARIANT = True
 
     @classmethod
     def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:

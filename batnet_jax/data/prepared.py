@@ -153,9 +153,18 @@ def make_builder(
 
     Raises: UserError if there is no such variant, or for `folder` no such folder.
     """
+    if not variant and cls.DETECTS_VARIANT:  # the one that is prepared, if there is just one
+        places = data_dir.glob(f"{cls.name}/*/{cls.VERSION}/{INDEX_NAME}")
+        prepared = [place.parents[1].name for place in places]
+        variant = prepared[0] if len(prepared) == 1 else ""
     config = cls.choose_config(variant, str(manual_dir))
-    with _quiet_absl():
-        builder = cls(data_dir=data_dir, config=config, file_format="array_record")
+    try:
+        with _quiet_absl():
+            builder = cls(data_dir=data_dir, config=config, file_format="array_record")
+    except Exception as error:  # TFDS reads what is prepared already
+        raise UserError(
+            f"'{data_dir / cls.name}' holds a damaged prepared data set: delete it, and run again"
+        ) from error
     builder.manual_path = manual_dir
     builder.final_path = Path(builder.data_dir)
     return builder
@@ -187,13 +196,13 @@ def _prepare(builder: ReIDBuilder) -> None:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         lock = (final.parent / ".lock").open("w")
+        fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise UserError(
             f"cannot write to '{final.parent}' ({error.strerror}): "
             "name another folder with --config.data.dir=DIR"
         ) from error
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
         if is_prepared(builder):
             builder.info.read_from_directory(builder.data_dir)
             return

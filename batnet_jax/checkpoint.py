@@ -1,7 +1,7 @@
 """Checkpoints: Orbax's, with the run's facts beside the arrays.
 
-A workdir's `checkpoints/<step>/` holds `state` (params, batch_stats, opt_state, step) and `run`
-(JSON: the config's `model` section, and `identities`: [data set, pid, name] in label order).
+A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats, opt_state) and
+`run` (JSON: the config's `model` section, and `identities`: [data set, pid, name] in label order).
 """
 
 from pathlib import Path

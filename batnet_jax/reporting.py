@@ -15,7 +15,7 @@ from batnet_jax.augment import normalise
 from batnet_jax.collection import Trial, open_tests
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import camera_of, open_store, restore_model
-from batnet_jax.models import BATNet
+from batnet_jax.models import BATNet, parse_positions
 from batnet_jax.report import page
 from batnet_jax.report.attention_maps import AttentionRow, draw_attention_maps, mean_maps
 from batnet_jax.report.page import Section
@@ -50,7 +50,12 @@ def run_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
     trial = next(trial for trial in open_tests(config) if trial.split == "test")
     rows = attention_rows(config, model, variables, trial)
     folder = workdir / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to '{folder}' ({error.strerror}): mend its rights"
+        ) from error
     drawn = None
     if rows:
         drawn = folder / f"attention_step_{step}.png"
@@ -71,7 +76,7 @@ def run_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def describe(model: ml_collections.ConfigDict) -> str:
     """The config's `model` section, in a line."""
     parts = f"T = {model.num_parts} parts" if model.num_parts else "no parts"
-    where = model.position if isinstance(model.position, str) else ", ".join(model.position)
+    where = ", ".join(parse_positions(model.position))
     attention = f"attention {model.attention}"
     attention += f" at {where}, r = {model.reduction}" * (model.attention != "none")
     return f"BAT-net, {attention}, {parts}, width {model.width:g}"

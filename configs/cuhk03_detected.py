@@ -10,9 +10,9 @@ on ImageNet, this from random ones: expect less. It does not name its AP convent
 `config.eval.ap`.
 
 Data: put `cuhk03-np/` (folders of PNGs), or `cuhk03_release/cuhk-03.mat` with the file
-`cuhk03_new_protocol_config_detected.mat`, or a .zip or .tar of either, into data/manual. New protocol:
-Zhong et al., CVPR 2017; --config.data.variant=detected-classic-1 to -20 are the splits of Li et al. For
-research only: get it from its authors.
+`cuhk03_new_protocol_config_detected.mat`, or a .zip or .tar of either, into data/manual. New
+protocol: Zhong et al., CVPR 2017; the splits of Li et al. are the variants detected-classic-1 to
+-20. For research only: get it from its authors.
 
 python -m batnet_jax.main --config=configs/cuhk03_detected.py
 """

@@ -260,6 +260,7 @@ def test_parameter_counts(variant, added):
         (" p1, p4 ", ("p1", "p4")),
         (("p4", "p2"), ("p2", "p4")),
         (["p1"], ("p1",)),
+        ('("p2", "p3")', ("p2", "p3")),  # as the command line hands it on
         ("p1,p2,p3,p4", ("p1", "p2", "p3", "p4")),
     ],
 )

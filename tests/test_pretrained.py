@@ -715,3 +715,20 @@ def test_features_equal_pytorchs_at_full_width(tmp_path, attention, parts):
     model, variables = restore_model(config, tmp_path / "run", 0)
     images = np.random.default_rng(0).standard_normal((2, 256, 128, 3)).astype(np.float32)
     close(features_of(model, variables, images), torch_features(network, images))
+
+
+def test_impossible_shapes(published, tmp_path):
+    _, tensors = published
+    kernel = "features.bilinearatt_global.dimReduceLayer1.conv.conv.weight"
+    for wrong in (np.zeros(()), np.zeros(3), np.zeros((0, 4, 1, 1))):
+        path = write(tmp_path / "w.safetensors", tensors | {kernel: wrong.astype(np.float32)})
+        with pytest.raises(UserError, match="has tensors of impossible shapes"):
+            open_source(make_config(), path)
+
+
+def test_export_says_what_will_differ(config, variables, tmp_path, capsys):
+    config = make_config(part_sampling="paper")
+    pretrained.run_export(config, variables, tmp_path / "w.safetensors")
+    assert "model.part_sampling=paper" in capsys.readouterr().out
+    pretrained.run_export(make_config(), variables, tmp_path / "w.safetensors")
+    assert "part_sampling" not in capsys.readouterr().out

@@ -143,7 +143,7 @@ class FakeTraining:
         (workdir / "eval").mkdir(exist_ok=True)
         cmc = {"1": value + 0.1, "5": value + 0.2, "10": value + 0.3}
         path = workdir / "eval" / f"step_{config.steps}.json"
-        path.write_text(json.dumps({"mAP": value, "cmc": cmc}))
+        path.write_text(json.dumps({"mAP": value, "cmc": cmc, "ap": config.eval.ap}))
 
     @staticmethod
     def value(network, seed):

@@ -24,8 +24,9 @@ def parse_positions(position: str | Sequence[str]) -> tuple[str, ...]:
     Returns: distinct `POSITIONS`, in the network's order.
     Raises: UserError if there is none, or one is unknown or given twice.
     """
-    given = position.split(",") if isinstance(position, str) else position
-    names = [str(name).strip() for name in given]
+    # On the command line ("p2","p3") comes as it is written, as the field holds a string.
+    given = position.strip("()[]").split(",") if isinstance(position, str) else position
+    names = [str(name).strip("'\" ") for name in given]
     allowed = f"give one of {', '.join(POSITIONS)}, or several, as in p2,p3"
     for name in names or [""]:
         if name not in POSITIONS:

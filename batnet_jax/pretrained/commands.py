@@ -111,6 +111,11 @@ def run_export(config: ml_collections.ConfigDict, variables: dict[str, Any], out
                 "cannot export it"
             )
     count = export_torch(variables, output)
+    if config.model.num_parts and config.model.part_sampling != "published":
+        print(
+            "note: this was trained with model.part_sampling=paper; the published code, and "
+            "--mode=import, resize the parts in another way, so their features will differ"
+        )
     print(f"written: {output}, {count} tensors under the published code's names")
 
 

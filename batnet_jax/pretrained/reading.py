@@ -119,7 +119,12 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"'{path}' holds no state dict, neither by itself nor under {', '.join(WRAPPERS)}: "
             "save model.state_dict()"
         )
-    return {name: _to_numpy(torch, tensor) for name, tensor in state.items()}
+    try:
+        return {name: _to_numpy(torch, tensor) for name, tensor in state.items()}
+    except (TypeError, RuntimeError) as error:
+        raise UserError(
+            f"'{path}' holds a tensor that cannot be read ({_line(error)}): save it as float32"
+        ) from error
 
 
 def _find_state_dict(torch: Any, content: Any) -> Mapping[str, Any] | None:

@@ -45,7 +45,13 @@ def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
             f"'{path}' is none of {', '.join(FORMATS)}: its {len(tensors)} tensors are {few}, ..."
         )
     shapes = {name: tensor.shape for name, (_, tensor) in tensors.items()}
-    return Source(str(path), form, tensors, describe(form, shapes, config.model))
+    try:
+        model = describe(form, shapes, config.model)
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"'{path}' has tensors of impossible shapes: check that it is whole"
+        ) from error
+    return Source(str(path), form, tensors, model)
 
 
 def describe(
@@ -109,6 +115,8 @@ def check_agrees(source: Source, model: ml_collections.ConfigDict, *, whole: boo
     Raises: UserError that names the fields, both values and the flags to pass.
     """
     found = dict(source.model)
+    if model.kernel != "rff":
+        found = {k: v for k, v in found.items() if not k.startswith("rff_")}
     if not whole:
         found.pop("part_sampling", None)
         if "none" in (found.get("attention"), model.attention):

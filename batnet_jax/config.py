@@ -45,7 +45,7 @@ def default_config() -> ml_collections.ConfigDict:
     data.image_size = (256, 128)  # height, width in pixels (paper, 4.4)
     data.val_identities = 0.0  # share of the training identities held out to select on (ours)
     data.own_val = False  # hold out msmt17's own val images, which the paper trains on (ours)
-    data.cache_gb = 4.0  # keep decoded images in memory up to this much; 0 = never (ours)
+    data.cache_gb = 4.0  # keep decoded training images in memory up to this; 0 = never (ours)
     data.disk_cache_gb = 50.0  # or else on disk, in data.dir, up to this much; 0 = never (ours)
     data.workers = 2  # decoding threads (ours)
 

@@ -142,7 +142,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ):
         for name in names:
             check_name(name, field)
-    replaced = config.data.train and config.data.dataset not in config.data.train
+    trained = {str(name).split(":")[0] for name in config.data.train}
+    replaced = trained and config.data.dataset not in trained
     _require(
         not (replaced and config.data.variant),
         f"config.data.variant={config.data.variant!r} is of data.dataset, which data.train "

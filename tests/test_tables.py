@@ -13,6 +13,9 @@ from test_main import ROOT, SMALL, run_main
 from batnet_jax.collection import Collection, Identity, TrainingSet
 from batnet_jax.config import default_config, validate
 from batnet_jax.errors import UserError
+from batnet_jax.models.initial import draw_variables
+from batnet_jax.pretrained import export_torch
+from batnet_jax.steps import make_model
 from batnet_jax.tables import TABLES, runs, text
 from batnet_jax.train import Schedule
 from batnet_jax.workdir import open_workdir
@@ -334,3 +337,16 @@ def test_table_5_from_end_to_end(tmp_path):
     assert again.returncode == 0, again.stderr
     assert "4 of 4 runs are finished and kept" in again.stdout
     assert (tmp_path / "run" / "table_5.md").read_text() == before
+
+
+def test_weights_that_do_not_fit_all_rows_are_refused_at_once(training, tmp_path):
+    """A whole network is of one row; a backbone would fit all."""
+    config = small_config()
+    config.model.part_sampling = "published"
+    variables = draw_variables(make_model(config, 2), tuple(config.data.image_size), 0)
+    config.init["from"] = str(tmp_path / "w.safetensors")
+    export_torch(variables, tmp_path / "w.safetensors")
+    with pytest.raises(UserError, match=r"which row \(ii\) p1 is not: start .* from a backbone"):
+        runs.run_table(config, tmp_path / "run", 6, [0])
+    assert training.made == []
+    assert not (tmp_path / "run").exists()

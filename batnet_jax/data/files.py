@@ -236,10 +236,10 @@ def choose_layout(trees: list[FileTree], word: str) -> FileTree:
 def entries(folder: Path) -> list[Path]:
     """The folders and archives in a folder, sorted; none if it may not be read."""
     try:
-        with os.scandir(folder) as entries:
+        with os.scandir(folder) as found:
             return sorted(
                 Path(entry.path)
-                for entry in entries
+                for entry in found
                 if not _is_hidden(entry.name)
                 and (
                     entry.is_dir()

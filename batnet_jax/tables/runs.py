@@ -14,6 +14,7 @@ from batnet_jax import checkpoint
 from batnet_jax.collection import Collection, open_collection
 from batnet_jax.config import validate
 from batnet_jax.errors import UserError
+from batnet_jax.pretrained.sources import check_agrees, open_source
 from batnet_jax.tables.paper import TABLES, Row, Table
 from batnet_jax.tables.text import Setting, describe, write_table
 from batnet_jax.train import check_run, plan_schedule, train
@@ -115,8 +116,27 @@ def plan_runs(
             validate(own)
             folder = workdir / FOLDER / network_name(own) / f"seed_{seed}"
             check_run(own, folder)
+            check_start(own, row, folder)
             runs.append(Run(row, seed, own, folder))
     return runs
+
+
+def check_start(config: ml_collections.ConfigDict, row: Row, folder: Path) -> None:
+    """Refuses weights to start from that do not fit a row, before any row is trained.
+
+    Raises: UserError that names the row.
+    """
+    source = config.init["from"]
+    if not source or checkpoint.latest_step(folder) is not None:
+        return
+    opened = open_source(config, Path(source))
+    try:
+        check_agrees(opened, config.model, whole=False)
+    except UserError as error:
+        raise UserError(
+            f"config.init.from={source!r} is a network of its own, which row {row.name} is not: "
+            "start a table's rows from a backbone"
+        ) from error
 
 
 def row_config(config: ml_collections.ConfigDict, row: Row, seed: int) -> ml_collections.ConfigDict:

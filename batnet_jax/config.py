@@ -102,6 +102,8 @@ def default_config() -> ml_collections.ConfigDict:
     evaluation.multi_query = (
         "none"  # none | mean | max, over Market-1501's gt_bbox of query and camera (ours)
     )
+    evaluation.breakdown = False  # also figures for each camera and identity (ours)
+    evaluation.bootstrap = 0  # samples for confidence intervals, 0 = none (ours)
     evaluation.distractors = False  # add Market-1501's 500,000 distractors to the gallery (ours)
 
     c.checkpoint = checkpoint = ml_collections.ConfigDict()
@@ -179,6 +181,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "loss.margin": config.loss.margin,
         "weight_decay": config.weight_decay,
         "eval.step": config.eval.step,
+        "eval.bootstrap": config.eval.bootstrap,
         "eval.every_epochs": config.eval.every_epochs,
         "checkpoint.every_epochs": config.checkpoint.every_epochs,
         "data.cache_gb": config.data.cache_gb,

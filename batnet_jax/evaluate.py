@@ -38,17 +38,28 @@ def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
 
 
 def extract_features(store: ImageStore, embed: Embed, *, batch: int, name: str) -> np.ndarray:
-    """Features of all n images of a store, [n, d] float32; every step has the same shape."""
-    rows = np.arange(-(-len(store) // batch) * batch).reshape(-1, batch)
-    features = []
-    with (
-        prefetch(store, np.minimum(rows, len(store) - 1)) as batches,
-        progress_bar(len(store), description=f"embed {name}") as bar,
-    ):
+    """Features of all n images of a store, [n, d] float32."""
+    with progress_bar(len(store), description=f"embed {name}") as bar:
+        return embed_rows(store, np.arange(len(store)), embed, batch=batch, progress=bar.update)
+
+
+def embed_rows(
+    store: ImageStore,
+    rows: np.ndarray,
+    embed: Embed,
+    *,
+    batch: int,
+    progress: Callable[[int], Any],
+) -> np.ndarray:
+    """Features of some images of a store, [n, d] float32; every step has the same shape."""
+    filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch)])
+    features, left = [], len(rows)
+    with prefetch(store, filled.reshape(-1, batch)) as batches:
         for _, images in batches:
             features.append(embed(images))
-            bar.update(min(batch, len(store) - bar.n))
-    return np.concatenate(features)[: len(store)]
+            progress(min(batch, left))
+            left -= min(batch, left)
+    return np.concatenate(features)[: len(rows)]
 
 
 def evaluate_trials(
@@ -111,7 +122,8 @@ def evaluate_trial(
             split = getattr(trial, name)
             if split is not None:
                 stores[name] = stack.enter_context(open_store(config, split, keep=False))
-                features[name] = extract_features(stores[name], embed, batch=batch, name=name)
+                if name != "gallery":
+                    features[name] = extract_features(stores[name], embed, batch=batch, name=name)
         if trial.more_query is not None:
             features["query"] = retrieval.pool_queries(
                 (features["query"], trial.query.pids, trial.query.cameras),
@@ -119,13 +131,22 @@ def evaluate_trial(
                 config.eval.multi_query,
             )
         settings = {"ap": config.eval.ap, "same_camera": same_camera(config, trial)}
-        figures = retrieval.evaluate(
+        features["gallery"] = np.zeros((len(trial.gallery), features["query"].shape[1]), np.float32)
+        bar = stack.enter_context(progress_bar(len(trial.gallery), description="embed gallery"))
+
+        def take(rows: np.ndarray) -> np.ndarray:
+            own = embed_rows(stores["gallery"], rows, embed, batch=batch, progress=bar.update)
+            features["gallery"][rows] = own
+            return own
+
+        figures = retrieval.evaluate_stream(
             features["query"],
-            trial.query.pids,
-            trial.query.cameras,
-            features["gallery"],
-            trial.gallery.pids,
-            trial.gallery.cameras,
+            (trial.query.pids, trial.query.cameras),
+            take,
+            (trial.gallery.pids, trial.gallery.cameras),
+            breakdown=config.eval.breakdown,
+            bootstrap=config.eval.bootstrap,
+            seed=config.seed,
             **settings,
         )
         result = {

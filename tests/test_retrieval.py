@@ -10,9 +10,10 @@ import retrieval_oracle as oracle
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import evaluate, metrics, top_k
-from batnet_jax.retrieval.checks import Images
-from batnet_jax.retrieval.ranks import relevant_ranks
-from batnet_jax.retrieval.scores import block_scores, block_size, iterate_scores
+from batnet_jax.retrieval import ranks as ranks_module
+from batnet_jax.retrieval.checks import Labels
+from batnet_jax.retrieval.ranks import plan_tiles, relevant_ranks
+from batnet_jax.retrieval.scores import block_scores, block_size
 
 PROTOCOLS = pathlib.Path(__file__).resolve().parents[2] / "shared" / "protocols"
 
@@ -78,46 +79,72 @@ def test_equals_the_oracle(shape, metric):
     assert refused < 24  # of 48
 
 
-def images(case):
-    return Images(*case[:3]), Images(*case[3:])
+def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="remove"):
+    """The ranks, and all scores as the evaluator's tiles had them, each computed once."""
+    query, gallery = Labels(*case[1:3]), Labels(*case[4:6])
+    sizes = {"same_camera": same_camera, "block": block, "chunk": chunk}
+    plan = plan_tiles(query, gallery, **sizes)
+    taken, columns = [], {}
+    scores = np.full((len(case[0]), len(case[3])), np.nan, np.float32)
+    load, tile_scores = ranks_module._load, ranks_module._tile_scores
+    prepared, _ = ranks_module._prepare(case[0], metric, "float32")
+
+    def watched_load(*arguments):
+        chunk = load(*arguments)
+        columns[np.asarray(chunk.features).tobytes()] = plan.chunks[arguments[-1]]
+        return chunk
+
+    def watched_scores(queries, features, offset):
+        result = tile_scores(queries, features, offset)
+        items = columns[np.asarray(features).tobytes()]
+        rows = np.asarray(queries)[0]
+        (block,) = (b for b in plan.blocks if np.array_equal(rows[: len(b)], prepared[b]))
+        own = np.asarray(result)[0][: len(block), : len(items)]
+        before = scores[np.ix_(block, items)]  # a block across two homes meets both once more
+        np.testing.assert_array_equal(np.where(np.isnan(before), own, before), own)
+        scores[np.ix_(block, items)] = own
+        return result
+
+    def take(rows):
+        taken.append(rows)
+        return case[3][rows]
+
+    monkeypatch.setattr(ranks_module, "_load", watched_load)
+    monkeypatch.setattr(ranks_module, "_tile_scores", watched_scores)
+    return relevant_ranks(case[0], query, gallery, take, metric=metric, **sizes), scores, taken
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_ranks_are_a_stable_sort_of_the_own_scores(metric):
-    rng = np.random.default_rng(0)
-    for _ in range(5):
-        query, gallery = images(
-            (
-                rng.normal(size=(33, 24)).astype(np.float32),
-                rng.integers(0, 9, 33),
-                rng.integers(0, 3, 33),
-                rng.normal(size=(150, 24)).astype(np.float32),
-                rng.integers(0, 9, 150),
-                rng.integers(0, 3, 150),
-            )
-        )
-        options = {"metric": metric, "block": 8}
-        ranks = relevant_ranks(query, gallery, same_camera="remove", **options)
-        scores = np.concatenate([
-            np.asarray(rows)[: which.stop - which.start]
-            for which, rows in iterate_scores(query.features, gallery.features, **options)
-        ])  # fmt: skip
-        for q in range(33):
+@pytest.mark.parametrize("size", [(33, 150, 9), (90, 700, 40), (200, 1000, 12)], ids=str)
+def test_ranks_are_a_stable_sort_of_the_own_scores(monkeypatch, metric, size):
+    num_query, num_gallery, identities = size
+    rng = np.random.default_rng(num_query)
+    case = (
+        rng.normal(size=(num_query, 24)).astype(np.float32),
+        rng.integers(0, identities + 2, num_query),
+        rng.integers(0, 3, num_query),
+        rng.normal(size=(num_gallery, 24)).astype(np.float32),
+        rng.integers(0, identities, num_gallery),
+        rng.integers(0, 3, num_gallery),
+    )
+    ranks, scores, taken = ranks_and_scores(monkeypatch, case, metric=metric, block=16, chunk=128)
+    np.testing.assert_array_equal(np.sort(np.concatenate(taken)), np.arange(num_gallery))
+    for q in range(num_query):
+        matches = []
+        if len(ranks.of(q)):
+            assert not np.isnan(scores[q]).any()
             matches = oracle.ranked_matches(
-                scores[q],
-                query.pids[q],
-                query.cameras[q],
-                gallery.pids,
-                gallery.cameras,
-                keep=False,
+                scores[q], case[1][q], case[2][q], case[4], case[5], keep=False
             )
-            np.testing.assert_array_equal(ranks[q], np.flatnonzero(matches) + 1)
-            assert ranks[q].dtype == np.int64
-        exact = np.array([oracle.similarity(f, gallery.features, metric) for f in query.features])
-        if metric == "euclidean":  # |q - g|^2 = |q|^2 - 2 (q.g - |g|^2 / 2)
-            scores = 2.0 * scores - np.sum(query.features.astype(float) ** 2, axis=1)[:, None]
-        # float32 sums of 24 products of order 1 to 100.
-        np.testing.assert_allclose(scores, exact, atol=1e-6 if metric == "cosine" else 1e-4)
+        np.testing.assert_array_equal(ranks.of(q), np.flatnonzero(matches) + 1)
+    assert ranks.values.dtype == np.int64
+    some = np.flatnonzero(np.diff(ranks.offsets))[:5]
+    exact = np.array([oracle.similarity(case[0][q], case[3], metric) for q in some])
+    own = scores[some]
+    if metric == "euclidean":  # |q - g|^2 = |q|^2 - 2 (q.g - |g|^2 / 2)
+        own = 2.0 * own - np.sum(case[0][some].astype(float) ** 2, axis=1)[:, None]
+    # float32 sums of 24 products of order 1 to 100.
+    np.testing.assert_allclose(own, exact, atol=1e-6 if metric == "cosine" else 1e-4)
 
 
 def test_average_precision_by_hand():
@@ -194,7 +221,8 @@ def test_cosine_does_not_depend_on_length_and_euclidean_does():
     query, gallery = [[1.0, 0.0]], [[9.0, 9.0], [0.001, 0.0]]
     pids = dict(query_pids=[1], query_cameras=None, gallery_pids=[2, 1], gallery_cameras=None)
     for scale in (1e-30, 1.0, 1e30):  # squares of both ends are beyond float32
-        features = dict(query_features=query, gallery_features=np.array(gallery) * scale)
+        scaled = (np.array(gallery) * scale).astype(np.float32)
+        features = dict(query_features=query, gallery_features=scaled)
         assert evaluate(**features, **pids)["cmc"]["1"] == 1
     features = dict(query_features=query, gallery_features=[[1.0, 0.2], [9.0, 0.0]])
     assert evaluate(**features, **pids)["cmc"]["1"] == 1
@@ -211,10 +239,11 @@ def test_ids_may_take_all_of_64_bits():
 def test_block_and_progress_do_not_change_the_result():
     case = (*random_case(1, SHAPES[2], "cosine")[:5], np.arange(100, 140))  # no shared camera
     calls = []
-    got = evaluate(*case, block=4, progress=lambda *a: calls.append(a))
-    assert calls == [(4, 10), (8, 10), (10, 10)]
+    got = evaluate(*case, chunk=8, progress=lambda *a: calls.append(a))
+    assert calls[-1] == (35, 35)  # 40, of which 5 are junk
+    assert calls == sorted(set(calls))
     assert evaluate(*case) == got
-    assert evaluate(*case, block=64) == got
+    assert evaluate(*case, block=64, chunk=1) == got
 
 
 def test_blocks_are_bounded():
@@ -256,7 +285,18 @@ REFUSALS = [
     (dict(query_features=[[1, np.nan, 0], [1, 0, 0]]), "query_features holds NaN or infinite"),
     (dict(gallery_features=[[1, 0, 0], [1, 1, 1], [np.inf, 0, 0]]), "in 1 of 3 rows (the first is"),
     (dict(gallery_features=np.eye(3) * 1e39), "gallery_features holds NaN or infinite values in 3"),
-    (dict(gallery_features=np.eye(3) * 1e20, metric="euclidean"), "of length 1e+20: euclidean"),
+    (
+        dict(gallery_features=np.eye(3, dtype=np.float32) * 1e20, metric="euclidean"),
+        "of length 1e+20: euclidean",
+    ),
+    (dict(query_features=np.eye(2, 3) + 1 / 3), "has dtype float64 and values that float32 rounds"),
+    (
+        dict(gallery_features=np.eye(3, dtype=int) + 2**24),
+        "has dtype int64 and values that float32",
+    ),
+    (dict(dtype="float16"), "dtype='float16' is unknown: use 'float32' or 'bfloat16'"),
+    (dict(chunk=0), "chunk=0: must be an integer of at least 1"),
+    (dict(bootstrap=-1), "bootstrap=-1: must be an integer of at least 1"),
     (dict(query_features=np.eye(2, 3) * 1j), "query_features has dtype complex128"),
     (dict(query_features=[["a", "b", "c"]] * 2), "query_features has dtype <U1: must be numbers"),
     (dict(query_features=np.ones(3)), "query_features has shape (3,): must be [images"),
@@ -332,11 +372,12 @@ def test_market1501_lists():
     assert whole["num_valid_query"] == 3368
 
     options = {"metric": "euclidean", "same_camera": "remove"}
-    real = gallery_pids != -1
-    query, gallery = Images(*case[:3]), Images(*case[3:]).only(real)
-    ranks = relevant_ranks(query, gallery, block=1024, **options)
+    real = np.flatnonzero(gallery_pids != -1)
+    query = Labels(query_pids, query_cameras)
+    gallery = Labels(gallery_pids[real], gallery_cameras[real])
+    ranks = relevant_ranks(case[0], query, gallery, lambda rows: case[3][real[rows]], **options)
     for ap in ("precision", "trapezoid"):
-        ours = metrics.summarise(ranks, ap=ap, cmc_ranks=(1, 5, 10, 20))
+        ours = metrics.summarise(metrics.per_query(ranks, ap), ap=ap, cmc_ranks=(1, 5, 10, 20))
         if ap == "trapezoid":
             assert ours == {k: whole[k] for k in ours}
     for q in rng.choice(3368, 25, replace=False):
@@ -348,7 +389,7 @@ def test_market1501_lists():
             gallery_cameras,
             keep=False,
         )
-        np.testing.assert_array_equal(ranks[q], np.flatnonzero(matches) + 1)
-        assert metrics.average_precision(ranks[q], "trapezoid") == pytest.approx(
+        np.testing.assert_array_equal(ranks.of(q), np.flatnonzero(matches) + 1)
+        assert metrics.average_precision(ranks.of(q), "trapezoid") == pytest.approx(
             oracle.market_ap(matches), rel=1e-12
         )

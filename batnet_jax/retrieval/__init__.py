@@ -1,11 +1,23 @@
 """From features to figures: who is found at which rank, and what that is worth.
 
-checks (what the user gave) -> scores -> ranks (on the accelerator) -> metrics (on the host).
-`search` takes the same scores and lists the best of the gallery.
+checks (what the user gave) -> plan (what meets what) -> ranks, count (on the accelerator) ->
+metrics (on the host). `search` lists the best of the gallery; `expansion` and `rerank` change
+queries and distances before.
 """
 
-from batnet_jax.retrieval.evaluator import evaluate
+from batnet_jax.retrieval.evaluator import evaluate, evaluate_stream
+from batnet_jax.retrieval.expansion import expand_queries
 from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
+from batnet_jax.retrieval.rerank import KReciprocal, reranked_rows
 from batnet_jax.retrieval.search import top_k
 
-__all__ = ["POOLINGS", "evaluate", "pool_queries", "top_k"]
+__all__ = [
+    "POOLINGS",
+    "KReciprocal",
+    "evaluate",
+    "evaluate_stream",
+    "expand_queries",
+    "pool_queries",
+    "reranked_rows",
+    "top_k",
+]

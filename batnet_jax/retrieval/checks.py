@@ -7,26 +7,30 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from batnet_jax.errors import UserError
+from batnet_jax.retrieval.reading import ROWS_AT_ONCE, read_rows
 
 METRICS = ("cosine", "euclidean")
 AP_CONVENTIONS = ("precision", "trapezoid")
 SAME_CAMERA = ("remove", "keep")
+DTYPES = ("float32", "bfloat16")
 
 # Squared lengths and inner products below this stay finite in float32 (largest: 3.4e38).
 _LARGEST_SQUARED_NORM = 1e37
 
 
-class Images(NamedTuple):
-    """The n images of a query or gallery set, checked."""
+class Labels(NamedTuple):
+    """Who is on the n images of a query or gallery set, and from where."""
 
-    features: Float32[np.ndarray, "n d"]
     pids: Int64[np.ndarray, " n"]
     cameras: Int64[np.ndarray, " n"] | None  # None: not known
 
-    def only(self, which: np.ndarray) -> "Images":
-        """Those that `which` ([n] bool) marks."""
-        cameras = None if self.cameras is None else self.cameras[which]
-        return Images(self.features[which], self.pids[which], cameras)
+
+class Images(NamedTuple):
+    """The n images of a query or gallery set, checked."""
+
+    features: np.ndarray  # [n, d]
+    pids: Int64[np.ndarray, " n"]
+    cameras: Int64[np.ndarray, " n"] | None  # None: not known
 
 
 def choice(name: str, given: Any, allowed: Sequence[str]) -> str:
@@ -44,45 +48,85 @@ def positive_int(name: str, given: Any) -> int:
     return int(given)
 
 
-def features(name: str, given: Any, metric: str) -> Float32[np.ndarray, "n d"]:
-    """`given` as [n, d] float32: real, finite and not empty, or UserError."""
-    array = np.asarray(given)
+def features(name: str, given: Any, metric: str) -> np.ndarray:
+    """`given` as [n, d] numbers: real, finite and not empty, the same in float32; or UserError.
+
+    An array of floats of 32 bits or fewer is returned as it is, mapped files too (`read_rows` reads
+    it as float32); others as float32.
+    """
+    array = np.asanyarray(given)
+    if (
+        not hasattr(given, "dtype") and array.dtype == np.float64
+    ):  # numbers of no declared precision
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
     if array.ndim != 2:
         raise UserError(f"{name} has shape {array.shape}: must be [images, dimensions]; reshape it")
     if 0 in array.shape:
         raise UserError(f"{name} is empty, of shape {array.shape}: give at least one image")
     if np.iscomplexobj(array):
         raise UserError(f"{name} has dtype {array.dtype}: must be real numbers; take the real part")
-    try:
-        with np.errstate(over="ignore"):  # an overflow shows as inf, refused just below
-            array = array.astype(np.float32)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{name} has dtype {array.dtype}: must be numbers; convert it") from error
-    bad = np.flatnonzero(~np.isfinite(array).all(axis=1))
+    bad, largest = [], 0.0
+    for start in range(0, len(array), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        part = _as_float32(name, array, rows)
+        bad.append(start + np.flatnonzero(~np.isfinite(part).all(axis=1)))
+        if metric == "euclidean":
+            squares = np.einsum("nd,nd->n", part, part, dtype=np.float64)
+            largest = max(largest, float(squares.max()))
+    bad = np.concatenate(bad)
     if len(bad):
         raise UserError(
             f"{name} holds NaN or infinite values in {len(bad)} of {len(array)} rows (the first"
             f" is row {bad[0]}): all must be finite in float32; look for a model that"
             " diverged"
         )
-    if metric == "euclidean":
-        largest = float(np.einsum("nd,nd->n", array, array, dtype=np.float64).max())
-        if largest > _LARGEST_SQUARED_NORM:
-            raise UserError(
-                f"{name} holds a vector of length {largest**0.5:.3g}: euclidean distances in"
-                f" float32 allow {_LARGEST_SQUARED_NORM**0.5:.3g}; scale the features down, or use"
-                " metric='cosine'"
-            )
-    return array
+    if largest > _LARGEST_SQUARED_NORM:
+        raise UserError(
+            f"{name} holds a vector of length {largest**0.5:.3g}: euclidean distances in"
+            f" float32 allow {_LARGEST_SQUARED_NORM**0.5:.3g}; scale the features down, or use"
+            " metric='cosine'"
+        )
+    small = array.dtype.kind == "f" and array.dtype.itemsize <= 4
+    return array if small else array.astype(np.float32)
+
+
+def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
+    if array.dtype == np.float32:
+        return read_rows(array, rows)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows as inf, refused
+            part = read_rows(array, rows)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{name} has dtype {array.dtype}: must be numbers; convert it") from error
+    exact = np.asarray(array[rows])
+    if (np.isfinite(part) & (part.astype(exact.dtype) != exact)).any():
+        raise UserError(
+            f"{name} has dtype {array.dtype} and values that float32 rounds, which may change"
+            " ranks: pass features.astype(np.float32) to have them rounded"
+        )
+    return part
+
+
+def taken(given: np.ndarray, dimensions: int, metric: str) -> Float32[np.ndarray, "n d"]:
+    """Gallery features that were made on the way, checked when they come."""
+    rows = read_rows(features("gallery_features", given, metric), slice(None))
+    if rows.shape[1] != dimensions:
+        same_dimension(np.empty((0, dimensions)), rows)
+    return rows
 
 
 def images(which: str, features_: Any, pids: Any, cameras: Any, metric: str) -> Images:
     """Check the `which` ("query" or "gallery") set, or raise UserError."""
     checked = features(f"{which}_features", features_, metric)
-    return Images(
-        checked,
-        ids(f"{which}_pids", pids, len(checked)),
-        None if cameras is None else ids(f"{which}_cameras", cameras, len(checked)),
+    return Images(checked, *labels(which, pids, cameras, len(checked)))
+
+
+def labels(which: str, pids: Any, cameras: Any, length: int) -> Labels:
+    """Check the labels of `length` images, or raise UserError."""
+    return Labels(
+        ids(f"{which}_pids", pids, length),
+        None if cameras is None else ids(f"{which}_cameras", cameras, length),
     )
 
 

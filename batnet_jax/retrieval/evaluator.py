@@ -3,12 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from jaxtyping import ArrayLike
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks, metrics
-from batnet_jax.retrieval.ranks import relevant_ranks
-from batnet_jax.retrieval.scores import block_size
+from batnet_jax.retrieval.checks import Labels
+from batnet_jax.retrieval.ranks import Take, relevant_ranks
+from batnet_jax.retrieval.reading import read_rows
 
 # The identity that data sets give to bad detections: neither right nor wrong when found.
 JUNK_PID = -1
@@ -26,7 +28,12 @@ def evaluate(
     ap: str = "precision",
     same_camera: str = "remove",
     cmc_ranks: Sequence[int] = (1, 5, 10, 20),
+    dtype: str = "float32",
+    breakdown: bool = False,
+    bootstrap: int = 0,
+    seed: int = 0,
     block: int | None = None,
+    chunk: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Ranks the gallery for every query and measures where the right people stand.
@@ -48,52 +55,133 @@ def evaluate(
       same_camera: "remove" leaves out, for each query, the items of its identity seen by its own
         camera (the field's protocol); "keep" lets them count as matches.
       cmc_ranks: ranks at which to read the CMC curve; may exceed the gallery.
-      block: queries at a time; memory grows with block x g. None chooses.
-      progress: called as progress(queries done, q) after each block.
+      dtype: "bfloat16" rounds the features to it, which changes ranks; the result then says so
+        under "features".
+      breakdown: also give the figures of the queries of each camera and of each identity.
+      bootstrap: samples for confidence intervals, in which identities are drawn; 0 for none.
+      seed: of the bootstrap.
+      block: queries at a time on a device. None chooses.
+      chunk: gallery items at a time. None chooses.
+      progress: called as progress(gallery items seen, g) after each chunk.
+
+    Memory does not grow with q x g: the features, once more those of the identities that are
+    asked for, and a tile. `gallery_features` may be a mapped file larger than memory
+    (`np.load(path, mmap_mode="r")`).
 
     Returns: num_query, num_gallery (without junk), num_valid_query (those with a match left; the
-      others are skipped), mAP, mINP, cmc {"1": ...}, ap. Fractions.
+      others are skipped), mAP, mINP, cmc {"1": ...}, ap. Fractions. On request per_camera and
+      per_identity (see `metrics.breakdown`), and confidence (see `metrics.bootstrap`).
 
     Raises:
       UserError: for arrays that do not fit together, values that are not finite, ids that are not
         integers, unknown names, or where no query has a match.
     """
     checks.choice("metric", metric, checks.METRICS)
+    query = checks.features("query_features", query_features, metric)
+    gallery = checks.features("gallery_features", gallery_features, metric)
+    checks.same_dimension(query, gallery)
+    checks.ids("gallery_pids", gallery_pids, len(gallery))
+    return evaluate_stream(
+        query,
+        (query_pids, query_cameras),
+        lambda rows: read_rows(gallery, rows),
+        (gallery_pids, gallery_cameras),
+        metric=metric,
+        ap=ap,
+        same_camera=same_camera,
+        cmc_ranks=cmc_ranks,
+        dtype=dtype,
+        breakdown=breakdown,
+        bootstrap=bootstrap,
+        seed=seed,
+        block=block,
+        chunk=chunk,
+        progress=progress,
+    )
+
+
+def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
+    query_features: ArrayLike,
+    query: tuple[ArrayLike, ArrayLike | None],
+    take: Take,
+    gallery: tuple[ArrayLike, ArrayLike | None],
+    *,
+    metric: str = "cosine",
+    ap: str = "precision",
+    same_camera: str = "remove",
+    cmc_ranks: Sequence[int] = (1, 5, 10, 20),
+    dtype: str = "float32",
+    breakdown: bool = False,
+    bootstrap: int = 0,
+    seed: int = 0,
+    block: int | None = None,
+    chunk: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """`evaluate` for gallery features that are made, or read, while those before are counted.
+
+    Args:
+      query_features: [q, d].
+      query: pids [q] and cameras, [q] or None.
+      take: gives the features of the gallery items that it is asked for; see `ranks.Take`. While it
+        works, accelerators count those that it gave before.
+      gallery: pids [g] and cameras.
+    """
+    checks.choice("metric", metric, checks.METRICS)
     checks.choice("ap", ap, checks.AP_CONVENTIONS)
     checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
+    checks.choice("dtype", dtype, checks.DTYPES)
     cmc_ranks = [checks.positive_int("cmc_ranks", k) for k in cmc_ranks]
-    query = checks.images("query", query_features, query_pids, query_cameras, metric)
-    gallery = checks.images("gallery", gallery_features, gallery_pids, gallery_cameras, metric)
-    checks.same_dimension(query.features, gallery.features)
-    if (query.cameras is None) != (gallery.cameras is None):
+    features = checks.features("query_features", query_features, metric)
+    who = checks.labels("query", *query, len(features))
+    whom = checks.labels("gallery", *gallery, np.size(gallery[0]))
+    if (who.cameras is None) != (whom.cameras is None):
         raise UserError(
             "cameras were given for only one of query and gallery: give both, or None for both"
         )
-    gallery = _without_junk(gallery)
-    num_query, num_gallery = len(query.pids), len(gallery.pids)
-    block = block_size(num_query, num_gallery) if block is None else block
+    real, whom = _without_junk(whom)
     ranks = relevant_ranks(
-        query,
-        gallery,
+        read_rows(features, slice(None)),
+        who,
+        whom,
+        lambda rows: checks.taken(take(real[rows]), features.shape[1], metric),
         same_camera=same_camera,
         metric=metric,
-        block=checks.positive_int("block", block),
+        dtype=dtype,
+        block=None if block is None else checks.positive_int("block", block),
+        chunk=None if chunk is None else checks.positive_int("chunk", chunk),
         progress=progress,
     )
-    figures = metrics.summarise(ranks, ap=ap, cmc_ranks=cmc_ranks)
-    if figures is None:
+    figures = metrics.per_query(ranks, ap)
+    summary = metrics.summarise(figures, ap=ap, cmc_ranks=cmc_ranks)
+    if summary is None:
         raise UserError(
-            f"none of the {num_query} queries has a match among the {num_gallery} gallery items:"
-            " at least one needs its identity seen by another camera; check the pids and cameras,"
-            " or use same_camera='keep'"
+            f"none of the {len(features)} queries has a match among the {len(real)} gallery"
+            " items: at least one needs its identity seen by another camera; check the pids and"
+            " cameras, or use same_camera='keep'"
         )
-    return {"num_query": num_query, "num_gallery": num_gallery, **figures}
+    result = {"num_query": len(features), "num_gallery": len(real), **summary}
+    if dtype != "float32":
+        result["features"] = dtype
+    if breakdown:
+        if who.cameras is not None:
+            result["per_camera"] = metrics.breakdown(figures, who.cameras, cmc_ranks)
+        result["per_identity"] = metrics.breakdown(figures, who.pids, cmc_ranks)
+    if bootstrap:
+        samples = checks.positive_int("bootstrap", bootstrap)
+        result["confidence"] = metrics.bootstrap(
+            figures, who.pids, cmc_ranks=cmc_ranks, samples=samples, seed=seed
+        )
+    return result
 
 
-def _without_junk(gallery: checks.Images) -> checks.Images:
-    real = gallery.pids != JUNK_PID
-    if not real.any():
+def _without_junk(gallery: Labels) -> tuple[np.ndarray, Labels]:
+    """The places of the items that are not junk, and their labels."""
+    real = np.flatnonzero(gallery.pids != JUNK_PID)
+    if not len(real):
         raise UserError(
-            f"all {len(real)} gallery_pids are {JUNK_PID} (junk): give a gallery with identities"
+            f"all {len(gallery.pids)} gallery_pids are {JUNK_PID} (junk): give a gallery with"
+            " identities"
         )
-    return gallery if real.all() else gallery.only(real)
+    cameras = None if gallery.cameras is None else gallery.cameras[real]
+    return real, Labels(gallery.pids[real], cameras)

@@ -1,13 +1,38 @@
-"""From ranks to figures, on the host in float64. All are fractions, not per cent.
-
-A query's `ranks` are the 1-based ranks of its relevant items among the kept ones, ascending, at
-least one.
-"""
+"""From ranks to figures, on the host in float64. All are fractions, not per cent."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float64, Int64
+
+
+class Ranks(NamedTuple):
+    """The 1-based ranks of every query's relevant items among the kept ones, one after the other.
+
+    Those of query q are values[offsets[q] : offsets[q + 1]], ascending; none where nothing relevant
+    is left.
+    """
+
+    values: Int64[np.ndarray, " m"]
+    offsets: Int64[np.ndarray, " q+1"]
+
+    def of(self, query: int) -> Int64[np.ndarray, " r"]:
+        """The ranks of one query."""
+        return self.values[self.offsets[query] : self.offsets[query + 1]]
+
+
+class PerQuery(NamedTuple):
+    """What each of q queries reaches; see `per_query`."""
+
+    first_rank: Int64[np.ndarray, " q"]  # 0 where nothing relevant is left
+    average_precision: Float64[np.ndarray, " q"]  # nan there
+    inverse_negative_penalty: Float64[np.ndarray, " q"]  # nan there
+
+    @property
+    def valid(self) -> Bool[np.ndarray, " q"]:
+        """Where something relevant is left. The others are skipped and not counted."""
+        return self.first_rank > 0
 
 
 def average_precision(ranks: np.ndarray, convention: str = "precision") -> float:
@@ -21,12 +46,8 @@ def average_precision(ranks: np.ndarray, convention: str = "precision") -> float
 
     Returns: for hits at 1, 2, 4, 7: 0.8304 as "precision", 0.8110 as "trapezoid".
     """
-    found = np.arange(1, len(ranks) + 1, dtype=np.float64)
-    at_hit = found / ranks
-    if convention == "precision":
-        return float(at_hit.mean())
-    before = np.where(ranks == 1, 1.0, (found - 1) / np.maximum(ranks - 1, 1))
-    return float(((before + at_hit) / 2).mean())
+    one = Ranks(np.asarray(ranks), np.array([0, len(ranks)]))
+    return float(per_query(one, convention).average_precision[0])
 
 
 def inverse_negative_penalty(ranks: np.ndarray) -> float:
@@ -37,6 +58,26 @@ def inverse_negative_penalty(ranks: np.ndarray) -> float:
     return len(ranks) / float(ranks[-1])
 
 
+def per_query(ranks: Ranks, ap: str) -> PerQuery:
+    """The figures of each query; `ap` as in `average_precision`."""
+    counts = np.diff(ranks.offsets)
+    valid = counts > 0
+    starts, hits = ranks.offsets[:-1][valid], counts[valid]
+    values = ranks.values.astype(np.float64)
+    found = np.arange(1, len(values) + 1, dtype=np.float64) - np.repeat(starts, hits)
+    area = found / values
+    if ap == "trapezoid":
+        before = np.where(values == 1, 1.0, (found - 1) / np.maximum(values - 1, 1))
+        area = (before + area) / 2
+    first = np.zeros(len(counts), np.int64)
+    precision, penalty = np.full(len(counts), np.nan), np.full(len(counts), np.nan)
+    if valid.any():
+        first[valid] = ranks.values[starts]
+        precision[valid] = np.add.reduceat(area, starts) / hits
+        penalty[valid] = hits / values[starts + hits - 1]
+    return PerQuery(first, precision, penalty)
+
+
 def cmc(first_ranks: np.ndarray, at: Sequence[int]) -> dict[str, float]:
     """Share of queries whose first hit is at rank k or before, for every k in `at`.
 
@@ -45,25 +86,95 @@ def cmc(first_ranks: np.ndarray, at: Sequence[int]) -> dict[str, float]:
     return {str(k): float(np.mean(first_ranks <= k)) for k in at}
 
 
-def summarise(
-    ranks: Sequence[np.ndarray], *, ap: str, cmc_ranks: Sequence[int]
-) -> dict[str, Any] | None:
-    """Average over the queries; those without a relevant item are skipped and not counted.
+def summarise(figures: PerQuery, *, ap: str, cmc_ranks: Sequence[int]) -> dict[str, Any] | None:
+    """Averages over the valid queries.
 
     Args:
-      ranks: one ascending array a query, empty where nothing relevant is left.
-      ap: "precision" or "trapezoid", see `average_precision`.
+      figures: of every query.
+      ap: the convention that they were made with; it is only named.
       cmc_ranks: ranks at which to read the CMC curve.
 
     Returns: num_valid_query, mAP, mINP, cmc, ap; None where no query is valid.
     """
-    valid = [r for r in ranks if len(r)]
-    if not valid:
+    valid = figures.valid
+    if not valid.any():
         return None
     return {
-        "num_valid_query": len(valid),
-        "mAP": float(np.mean([average_precision(r, ap) for r in valid])),
-        "mINP": float(np.mean([inverse_negative_penalty(r) for r in valid])),
-        "cmc": cmc(np.array([r[0] for r in valid]), cmc_ranks),
+        "num_valid_query": int(valid.sum()),
+        "mAP": float(figures.average_precision[valid].mean()),
+        "mINP": float(figures.inverse_negative_penalty[valid].mean()),
+        "cmc": cmc(figures.first_rank[valid], cmc_ranks),
         "ap": ap,
+    }
+
+
+def breakdown(
+    figures: PerQuery, groups: Int64[np.ndarray, " q"], cmc_ranks: Sequence[int]
+) -> dict[str, dict[str, Any]]:
+    """The averages of each group of queries, for example those of each camera.
+
+    Args:
+      figures: of every query.
+      groups: [q] int, the group of each.
+      cmc_ranks: as in `summarise`.
+
+    Returns: for each group, ascending: num_query, and what `summarise` gives (without `ap`); where
+      none of its queries is valid the figures are None.
+    """
+    nothing = {"num_valid_query": 0, "mAP": None, "mINP": None, "cmc": None}
+    result = {}
+    for group in np.unique(groups):
+        own = PerQuery(*(field[groups == group] for field in figures))
+        summary = summarise(own, ap="", cmc_ranks=cmc_ranks) or nothing
+        summary.pop("ap", None)
+        result[str(group)] = {"num_query": len(own.first_rank), **summary}
+    return result
+
+
+def bootstrap(
+    figures: PerQuery,
+    pids: Int64[np.ndarray, " q"],
+    *,
+    cmc_ranks: Sequence[int],
+    samples: int,
+    seed: int,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """Confidence intervals (percentile bootstrap) of the averages over the valid queries.
+
+    Whole identities are drawn, with replacement: queries of one person are alike, and drawn singly
+    they would make the interval too narrow.
+
+    Args:
+      figures: of every query.
+      pids: [q] int.
+      cmc_ranks: as in `summarise`.
+      samples: how many times to draw.
+      seed: of the draws.
+      level: the share of the samples that lies within the interval.
+
+    Returns: level, samples, and [low, high] for mAP, mINP and each cmc rank.
+    """
+    valid = figures.valid
+    _, identity = np.unique(pids[valid], return_inverse=True)
+    columns = [
+        np.ones(valid.sum()),
+        figures.average_precision[valid],
+        figures.inverse_negative_penalty[valid],
+        *(figures.first_rank[valid] <= k for k in cmc_ranks),
+    ]
+    sums = np.stack([np.bincount(identity, weights=column) for column in columns], 1)
+    rng = np.random.default_rng(seed)
+    means = np.empty((samples, len(columns) - 1))
+    for sample in range(samples):
+        drawn = sums[rng.integers(0, len(sums), len(sums))].sum(0)
+        means[sample] = drawn[1:] / drawn[0]
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    intervals = [[float(a), float(b)] for a, b in zip(low, high, strict=True)]
+    return {
+        "level": level,
+        "samples": samples,
+        "mAP": intervals[0],
+        "mINP": intervals[1],
+        "cmc": {str(k): i for k, i in zip(cmc_ranks, intervals[2:], strict=True)},
     }

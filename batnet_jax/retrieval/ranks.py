@@ -1,109 +1,385 @@
 """Ranks of the relevant gallery items of each query: the part that runs on the accelerator.
 
-Everything after it needs these ranks alone, so another way to find them can take its place.
+Exact and streaming: neither the distance matrix nor a sorted gallery ever exists. Queries are split
+over the devices (and hosts), and every chunk of the gallery visits them all; chunks that have to
+come again wait on the devices, dealt out over them, or are asked for once more where those are
+full. `plan` says what meets what, `count` what a tile yields.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int32, Int64
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float32
 
-from batnet_jax.retrieval.checks import Images
-from batnet_jax.retrieval.scores import iterate_scores, pad_block
+from batnet_jax.retrieval import count
+from batnet_jax.retrieval.checks import Labels
+from batnet_jax.retrieval.metrics import Ranks
+from batnet_jax.retrieval.plan import PAGE, Pairs, Plan, fill_pages, list_steps, make_plan
+from batnet_jax.retrieval.scores import unit_length
 
-# A label that no gallery item has: queries that pad a block, and cameras where all are kept.
-_NOBODY = -1
+# Gives the features of gallery items by their indices, [n, d] float32, as often as asked.
+Take = Callable[[np.ndarray], Float32[np.ndarray, "n d"]]
+Progress = Callable[[int, int], None]
+
+_AXIS = "devices"
+# Queries in a block and gallery items in a chunk: 8 MiB of scores stay in a CPU's cache.
+_TILES = {"cpu": (256, 8192)}
+_LARGE_TILES = (1024, 32768)
+# What chunks that wait may take on each device: this on a CPU, else a share of the device's memory.
+_CPU_BYTES = 2**30
+_SHARE = 0.5
 
 
-@functools.partial(jax.jit, static_argnames="max_relevant")
-def block_ranks(
-    scores: Float32[Array, "b g"],
-    query_pids: Int32[Array, " b"],
-    query_cameras: Int32[Array, " b"],
-    gallery_pids: Int32[Array, " g"],
-    gallery_cameras: Int32[Array, " g"],
+class _Page(NamedTuple):
+    """Up to `PAGE` relevant (or removed) items of each query of a block, on each device."""
+
+    where: np.ndarray  # [devices, b, PAGE] in the plan's pairs, -1 where there is none
+    items: Array  # which of the wanted items
+    limits: Array
+    counts: Array
+    work: Array  # [devices, steps, 2] see `count_ahead`
+    steps: Array  # [devices]
+
+
+class _Block(NamedTuple):
+    """As many blocks of queries as there are devices."""
+
+    queries: Array  # [devices, b, d]
+    home: np.ndarray  # [devices, b], -1 where there is no query
+    relevant: list[_Page]
+    removed: list[_Page]
+
+
+class _Chunk(NamedTuple):
+    features: Array  # [d, n]
+    offset: Array  # [n]
+    columns: Array  # [w]
+
+
+def relevant_ranks(
+    query_features: Float32[np.ndarray, "q d"],
+    query: Labels,
+    gallery: Labels,
+    take: Take,
     *,
-    max_relevant: int,
-) -> Int32[Array, "b r"]:
-    """1-based ranks of each query's relevant items, ascending, then zeros up to `max_relevant`.
+    same_camera: str,
+    metric: str,
+    dtype: str = "float32",
+    block: int | None = None,
+    chunk: int | None = None,
+    progress: Progress | None = None,
+) -> Ranks:
+    """For every query the 1-based ranks of its relevant gallery items among the kept ones.
 
-    Items of the query's identity seen by the query's own camera are removed: they take no rank.
-    Equal scores are ordered by gallery index.
+    Args:
+      query_features: [q, d] finite.
+      query: pids [q] and cameras.
+      gallery: pids [g] and cameras; none of it is junk.
+      take: see `Take`. Called with about `chunk` ascending indices at a time, while the devices
+        count those before; each item is asked for once, or more often where the chunks that must
+        wait do not fit the devices.
+      same_camera: "remove" leaves out items of the query's identity and camera, where cameras are
+        known; "keep" leaves nothing out.
+      metric: "cosine" or "euclidean", see `scores`.
+      dtype: "float32", or "bfloat16" for features rounded to it.
+      block: queries at a time on a device, None chooses.
+      chunk: gallery items at a time, None chooses.
+      progress: called as progress(gallery items seen, g) after each chunk.
     """
-    same_pid: Bool[Array, "b g"] = query_pids[:, None] == gallery_pids
-    removed = same_pid & (query_cameras[:, None] == gallery_cameras)
-    relevant = same_pid & ~removed
-    # Removed items sort behind all others, so a position is a rank among the kept.
-    falling = jnp.where(removed, jnp.inf, -scores)
-    _, hits = jax.lax.sort((falling, relevant), dimension=1, is_stable=True, num_keys=1)
-    num_query, num_gallery = scores.shape
-    ranks = jnp.broadcast_to(jnp.arange(1, num_gallery + 1, dtype=jnp.int32), scores.shape)
-    column = jnp.where(hits, jnp.cumsum(hits, axis=1) - 1, max_relevant)  # the n-th hit goes n-th
-    row = jnp.arange(num_query)[:, None]
-    found = jnp.zeros((num_query, max_relevant), jnp.int32)
-    return found.at[row, column].set(ranks, mode="drop")
+    plan = plan_tiles(query, gallery, same_camera=same_camera, block=block, chunk=chunk)
+    wanted = np.unique(np.concatenate([plan.relevant.items, plan.removed.items]))
+    blocks = list(_lay_out(plan, wanted, _prepare(query_features, metric, dtype)[0]))
+    load = functools.partial(_load, take, plan, wanted, metric, dtype)
+    seen = 0
+    for number in _visit(plan, blocks, load):
+        seen += len(plan.chunks[number])
+        if progress is not None:
+            progress(seen, len(gallery.pids))
+    return _collect(plan.relevant, blocks)
 
 
-def _labels(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Renumber ids from 0 as int32: 64-bit ids would be cut short on the device."""
+def plan_tiles(
+    query: Labels, gallery: Labels, *, same_camera: str, block: int | None, chunk: int | None
+) -> Plan:
+    """The plan for this machine's devices; see `relevant_ranks`."""
+    labels = _number(query.pids, gallery.pids)
+    if same_camera == "keep" or query.cameras is None or gallery.cameras is None:
+        views = np.full(len(query.pids), -1), np.zeros(len(gallery.pids), np.int32)
+    else:
+        views = _number(query.cameras, gallery.cameras)
+    usual = _TILES.get(jax.default_backend(), _LARGE_TILES)
+    share = -(-len(query.pids) // jax.device_count())
+    return make_plan(
+        labels[0],
+        views[0],
+        labels[1],
+        views[1],
+        block=block or min(usual[0], share),
+        chunk=chunk or usual[1],
+    )
+
+
+def _number(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Renumbers ids from 0, as int32."""
     _, labels = np.unique(np.concatenate([query, gallery]), return_inverse=True)
     labels = labels.astype(np.int32)
     return labels[: len(query)], labels[len(query) :]
 
 
-def _max_relevant(query_labels: np.ndarray, gallery_labels: np.ndarray) -> int:
-    """Most items a query can match, rounded up to a power of two so that compilations are few."""
-    num_labels = 1 + max(query_labels.max(), gallery_labels.max())
-    most = int(np.bincount(gallery_labels, minlength=num_labels)[query_labels].max())
-    return min(1 << max(most - 1, 0).bit_length(), len(gallery_labels))
+def _prepare(features: np.ndarray, metric: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """What is multiplied, and what is added to a gallery item's scores."""
+    offset = np.zeros(len(features), np.float32)
+    if metric == "cosine":
+        features = unit_length(features)
+    rounded = features.astype(jnp.dtype(dtype))
+    if metric == "euclidean":
+        exact = rounded.astype(np.float32, copy=False)
+        offset = (-0.5 * np.einsum("nd,nd->n", exact, exact, dtype=np.float64)).astype(np.float32)
+    return rounded, offset
 
 
-def relevant_ranks(
-    query: Images,
-    gallery: Images,
-    *,
-    same_camera: str,
-    metric: str,
-    block: int,
-    progress: Callable[[int, int], None] | None = None,
-) -> list[Int64[np.ndarray, " r"]]:
-    """For every query the 1-based ranks of its relevant gallery items among the kept ones.
-
-    Args:
-      query: q images.
-      gallery: g images, none of them junk.
-      same_camera: "remove" leaves out items of the query's identity and camera, where cameras are
-        known; "keep" leaves nothing out.
-      metric: "cosine" or "euclidean", see `scores.iterate_scores`.
-      block: queries at a time; memory grows with block x g.
-      progress: called as progress(queries done, queries in all) after each block.
-
-    Returns: q ascending int64 arrays; an empty one where nothing relevant is left.
-    """
-    query_labels, gallery_labels = _labels(query.pids, gallery.pids)
-    if same_camera == "keep" or query.cameras is None or gallery.cameras is None:
-        query_views = np.full(len(query_labels), _NOBODY, np.int32)
-        gallery_views = np.zeros(len(gallery_labels), np.int32)
-    else:
-        query_views, gallery_views = _labels(query.cameras, gallery.cameras)
-    max_relevant = _max_relevant(query_labels, gallery_labels)
-    gallery_on_device = jax.device_put(gallery_labels), jax.device_put(gallery_views)
-    ranks = []
-    for which, scores in iterate_scores(
-        query.features, gallery.features, metric=metric, block=block
-    ):
-        padded = block_ranks(
-            scores,
-            pad_block(query_labels[which], block, _NOBODY),
-            pad_block(query_views[which], block, _NOBODY),
-            *gallery_on_device,
-            max_relevant=max_relevant,
+def _lay_out(plan: Plan, wanted: np.ndarray, queries: np.ndarray) -> Iterator[_Block]:
+    """The blocks of this host, on its devices."""
+    devices = jax.local_device_count()
+    for start in range(0, len(plan.blocks), jax.device_count()):
+        first = start + jax.process_index() * devices
+        own = plan.blocks[first : first + devices]
+        own = own + [np.empty(0, np.int64)] * (devices - len(own))
+        features = np.zeros((devices, plan.rows, queries.shape[1]), queries.dtype)
+        home = np.full((devices, plan.rows), -1, np.int32)
+        for device, block in enumerate(own):
+            features[device, : len(block)] = queries[block]
+            home[device, : len(block)] = plan.home[block]
+        yield _Block(
+            _split(features),
+            home,
+            _pages(plan.relevant, wanted, own, plan.rows),
+            _pages(plan.removed, wanted, own, plan.rows),
         )
-        rows = np.asarray(padded)[: which.stop - which.start].astype(np.int64)
-        ranks += [row[row > 0] for row in rows]
-        if progress is not None:
-            progress(which.stop, len(query_labels))
-    return ranks
+
+
+def _pages(pairs: Pairs, wanted: np.ndarray, blocks: list[np.ndarray], rows: int) -> list[_Page]:
+    places = [fill_pages(pairs, block, rows) for block in blocks]
+    nothing = np.full((rows, PAGE), -1, np.int32)
+    pages = []
+    for number in range(max(map(len, places))):
+        where = np.stack([p[number] if number < len(p) else nothing for p in places])
+        items = np.full(where.shape, -1, np.int32)
+        items[where >= 0] = np.searchsorted(wanted, pairs.items[where[where >= 0]])
+        lists = [list_steps(page) for page in where]
+        work = np.zeros((len(blocks), len(list_steps(np.zeros((rows, PAGE)))), 2), np.int32)
+        for device, steps in enumerate(lists):
+            work[device, : len(steps)] = steps
+        pages.append(
+            _Page(
+                where,
+                _split(items),
+                _split(np.full(where.shape, np.inf, np.float32)),
+                _split(np.zeros(where.shape, np.int32)),
+                _split(work),
+                _split(np.array([len(steps) for steps in lists], np.int32)),
+            )
+        )
+    return pages
+
+
+def _load(
+    take: Take, plan: Plan, wanted: np.ndarray, metric: str, dtype: str, number: int
+) -> _Chunk:
+    rows = plan.chunks[number]
+    features, offset = _prepare(take(rows), metric, dtype)
+    missing = plan.length - len(rows)
+    columns = np.zeros(1 << len(wanted).bit_length(), np.int32)  # few lengths: few compilations
+    columns[: len(wanted)] = np.searchsorted(rows, wanted)
+    return _Chunk(
+        _transpose(_replicate(np.pad(features, [(0, missing), (0, 0)]))),
+        _replicate(np.pad(offset, (0, missing), constant_values=-np.inf)),
+        _replicate(columns),
+    )
+
+
+@jax.jit
+def _transpose(features: Float32[Array, "n d"]) -> Float32[Array, "d n"]:
+    """In this layout XLA's CPU backend multiplies faster, by more than the transposing costs."""
+    return features.T
+
+
+def _visit(plan: Plan, blocks: list[_Block], load: Callable[[int], _Chunk]) -> Iterator[int]:
+    """Every block meets every chunk; yields the number of each chunk when it has been asked for.
+
+    A block meets its homes first. Then it knows what it compares with, and meets the chunks that
+    are here; at the end those that found no place to wait.
+    """
+    pending = [set(range(len(plan.chunks))) for _ in blocks]
+    last_home = [int(block.home.max()) for block in blocks]
+    waiting = _Waiting()
+    for number in range(len(plan.chunks)):
+        chunk = load(number)
+        jax.block_until_ready([page.counts for block in blocks for page in block.relevant])
+        for k, block in enumerate(blocks):
+            if (block.home == number).any():
+                blocks[k] = _meet_home(block, chunk, number)
+                if last_home[k] == number:
+                    pending[k].discard(number)
+        ready = [k for k in range(len(blocks)) if last_home[k] <= number]
+        _meet_all(blocks, ready, pending, number, lambda chunk=chunk: chunk)
+        for other in waiting.numbers():
+            _meet_all(blocks, ready, pending, other, functools.partial(waiting.get, other))
+        needed = set().union(*pending)
+        waiting.keep_only(needed)
+        if number in needed:
+            waiting.put(number, chunk)
+        yield number
+    for number in sorted(set().union(*pending)):
+        _meet_all(blocks, range(len(blocks)), pending, number, functools.partial(load, number))
+
+
+def _meet_all(
+    blocks: list[_Block],
+    which: Iterable[int],
+    pending: list[set[int]],
+    number: int,
+    get: Callable[[], _Chunk],
+) -> None:
+    """Those of the blocks that have not met this chunk yet meet it."""
+    which = [k for k in which if number in pending[k]]
+    if which:
+        chunk = get()
+        for k in which:
+            home = blocks[k].home
+            blocks[k] = _meet(blocks[k], chunk, (home > number) | ~(home == number).any())
+            pending[k].discard(number)
+
+
+def _meet_home(block: _Block, chunk: _Chunk, number: int) -> _Block:
+    """Read the limits of the queries whose home this chunk is; count for those that have theirs."""
+    at_home = block.home == number
+    scores = _tile_scores(block.queries, chunk.features, chunk.offset)
+    relevant = [
+        page._replace(limits=_read_limits(scores, page.items, page.limits, chunk.columns, at_home))
+        for page in block.relevant
+    ]
+    for page in block.removed:
+        if (page.where >= 0).any():
+            scores = _hide_removed(scores, page.items, chunk.columns, at_home)
+    return _count(block._replace(relevant=relevant), scores, chunk, block.home <= number)
+
+
+def _meet(block: _Block, chunk: _Chunk, active: np.ndarray) -> _Block:
+    scores = _tile_scores(block.queries, chunk.features, chunk.offset)
+    return _count(block, scores, chunk, active)
+
+
+def _count(block: _Block, scores: Array, chunk: _Chunk, active: np.ndarray) -> _Block:
+    def counts(page: _Page) -> Array:
+        return _count_ahead(
+            scores,
+            page.items,
+            page.limits,
+            page.counts,
+            chunk.columns,
+            active,
+            page.work,
+            page.steps,
+        )
+
+    relevant = [page._replace(counts=counts(page)) for page in block.relevant]
+    if jax.default_backend() == "cpu":  # two tiles at a time would fight for its cache
+        jax.block_until_ready([page.counts for page in relevant])
+    return block._replace(relevant=relevant)
+
+
+def _collect(pairs: Pairs, blocks: list[_Block]) -> Ranks:
+    """The ranks from the counts of all devices and hosts."""
+    ranks = np.zeros(len(pairs.items), np.int32)
+    for block in blocks:
+        for page in block.relevant:
+            filled = page.where >= 0
+            ranks[page.where[filled]] = 1 + np.asarray(page.counts)[filled]
+    if jax.process_count() > 1:
+        ranks = np.asarray(multihost_utils.process_allgather(ranks)).sum(0)
+    query = np.repeat(np.arange(len(pairs.counts)), pairs.counts)
+    return Ranks(ranks[np.lexsort((ranks, query))].astype(np.int64), pairs.offsets)
+
+
+class _Waiting:
+    """Chunks that come again, dealt out over the devices, as many as these can hold."""
+
+    def __init__(self) -> None:
+        self._room = {device: _room(device) for device in jax.local_devices()}
+        self._chunks: dict[int, tuple[Any, _Chunk]] = {}
+
+    def numbers(self) -> list[int]:
+        return sorted(self._chunks)
+
+    def put(self, number: int, chunk: _Chunk) -> None:
+        """Keeps a chunk on the emptiest device, if it has room."""
+        device = max(self._room, key=lambda d: self._room[d])
+        if self._room[device] >= _bytes(chunk):
+            self._room[device] -= _bytes(chunk)
+            self._chunks[number] = device, jax.device_put(chunk, device)
+
+    def get(self, number: int) -> _Chunk:
+        """It, on every device."""
+        return _replicate(self._chunks[number][1])
+
+    def keep_only(self, numbers: set[int]) -> None:
+        """Lets go of all others."""
+        for number in set(self._chunks) - numbers:
+            device, chunk = self._chunks.pop(number)
+            self._room[device] += _bytes(chunk)
+
+
+def _room(device: Any) -> float:
+    """Bytes that waiting chunks may take on a device."""
+    stats = None if device.platform == "cpu" else device.memory_stats()
+    return _SHARE * stats["bytes_limit"] if stats else _CPU_BYTES
+
+
+def _bytes(chunk: _Chunk) -> int:
+    return sum(array.nbytes for array in chunk)
+
+
+def _sharding(spec: PartitionSpec) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (_AXIS,)), spec)
+
+
+def _replicate(tree: Any) -> Any:
+    """A copy on every device of this host."""
+    return jax.device_put(tree, _sharding(PartitionSpec()))
+
+
+def _split(array: np.ndarray) -> Array:
+    """[devices, ...]: a row on each device of this host."""
+    return jax.device_put(array, _sharding(PartitionSpec(_AXIS)))
+
+
+@functools.cache
+def _on_devices(function: Callable, in_axes: tuple, donate: tuple = ()) -> Callable:
+    """The function on every device of this host."""
+    return jax.pmap(
+        function, _AXIS, in_axes=in_axes, donate_argnums=donate, devices=jax.local_devices()
+    )
+
+
+# Arguments with a 0 are split over the devices, those with None are the same on all.
+def _tile_scores(*args: Any) -> Array:
+    return _on_devices(count.tile_scores, (0, None, None))(*args)
+
+
+def _read_limits(*args: Any) -> Array:
+    return _on_devices(count.read_limits, (0, 0, 0, None, 0))(*args)
+
+
+def _hide_removed(*args: Any) -> Array:
+    return _on_devices(count.hide_removed, (0, 0, None, 0), (0,))(*args)
+
+
+def _count_ahead(*args: Any) -> Array:
+    return _on_devices(count.count_ahead, (0, 0, 0, 0, None, 0, 0, 0), (3,))(*args)

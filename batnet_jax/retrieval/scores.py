@@ -13,7 +13,8 @@ from jaxtyping import Array, Float32
 # Scores a block may hold at once; ranking keeps a handful of arrays of this many 4-byte items.
 _SCORES_IN_MEMORY = 2**24
 _LARGEST_BLOCK = 1024
-_ROWS_AT_ONCE = 4096
+# Lengths beyond this or its inverse are divided by in float64.
+_SHORT = 1e-30
 
 
 def block_size(num_query: int, num_gallery: int) -> int:
@@ -24,13 +25,13 @@ def block_size(num_query: int, num_gallery: int) -> int:
 def unit_length(features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
     """Each row divided by its Euclidean length; a row of zeros stays zeros.
 
-    In float64 on the host, so that neither very small nor very large features lose their length.
+    The lengths are float64, so that neither very small nor very large features lose theirs.
     """
-    out = np.empty_like(features)
-    for start in range(0, len(features), _ROWS_AT_ONCE):
-        rows = features[start : start + _ROWS_AT_ONCE].astype(np.float64)
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        out[start : start + _ROWS_AT_ONCE] = rows / np.where(lengths == 0, 1, lengths)
+    squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
+    lengths = np.sqrt(np.where(squares == 0, 1, squares))[:, None]
+    usual = ((lengths > _SHORT) & (lengths < 1 / _SHORT)).ravel()
+    out = features / np.where(usual[:, None], lengths, 1).astype(np.float32)
+    out[~usual] = features[~usual] / lengths[~usual]
     return out
 
 

@@ -1,18 +1,100 @@
-"""The best of the gallery for each query: for ranked-list pictures and the search mode."""
+"""The best of the gallery for each query: for ranked-list pictures and the search mode.
 
-import functools
+The gallery passes by once, in chunks; of each only the best are kept. So memory does not grow with
+the gallery, which may be a mapped file: `np.load(path, mmap_mode="r")`.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float32, Int32
+from jaxtyping import Array, ArrayLike, Float32, Float64, Int32
 
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.scores import block_size, iterate_scores
+from batnet_jax.retrieval.reading import read_rows
+from batnet_jax.retrieval.scores import block_scores, block_size, pad_block, unit_length
+
+CHUNK = 2**14  # gallery items at a time
+_ROWS_AT_ONCE = 2**10  # of them, on the host: they stay in its cache
+_GROUP = 16
+# Of fewer than this many times k groups, too large a part would be looked at twice.
+_GROUPS_A_K = 4
+_LARGE = 1e30  # squared lengths below it are in no danger
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _best(scores: Float32[Array, "b g"], *, k: int) -> tuple[Array, Array]:
-    return jax.lax.top_k(scores, k)  # of equal scores the lower index comes first
+class Best(NamedTuple):
+    """The best so far, best first; of equal ones that of lower index first."""
+
+    scores: Float32[Array, "b k"]
+    items: Int32[Array, "b k"]
+
+
+def nothing_yet(num_query: int, k: int) -> Best:
+    """A list without items, which every item of a finite score precedes."""
+    shape = (num_query, k)
+    return Best(jnp.full(shape, -jnp.inf, jnp.float32), jnp.full(shape, -1, jnp.int32))
+
+
+def best_places(
+    scores: Float32[Array, "b n"] | Float32[Array, "n b"], k: int, *, axis: int = 1
+) -> tuple[Float32[Array, "b k"], Int32[Array, "b k"]]:
+    """What `jax.lax.top_k` finds along an axis of n >= k: on ties the lower index comes first.
+
+    Long rows are taken in groups of neighbours. Each group is known by its first item: that of the
+    greatest score, of equal ones that of lowest index. Of two groups of one maximum the earlier
+    has its first item before the other's, so `top_k` of the maxima puts the groups in the order of
+    their first items. A group that is not among the first k has k items, of k other groups, before
+    all of its own: none of its own is among the first k. The k groups are then laid out in the
+    order of their indices, so that among these, too, the lower position is the lower index.
+
+    `top_k` of whole rows is slow on CPUs, which take them number by number on one core. Maxima are
+    fast, but only of an array that is there: hence the barrier.
+    """
+    scores = jax.lax.optimization_barrier(scores)
+    length = scores.shape[axis]
+    num_groups = -(-length // _GROUP)
+    if num_groups < _GROUPS_A_K * k:
+        return jax.lax.top_k(scores if axis == 1 else scores.T, k)
+    missing = [(0, 0), (0, 0)]
+    missing[axis] = (0, num_groups * _GROUP - length)  # at the end: behind all of equal score
+    scores = jnp.pad(scores, missing, constant_values=-jnp.inf)
+    if axis == 1:
+        maxima = scores.reshape(-1, num_groups, _GROUP).max(2)
+    else:
+        maxima = jax.lax.optimization_barrier(scores.reshape(num_groups, _GROUP, -1).max(1)).T
+    _, groups = jax.lax.top_k(maxima, k)
+    groups = jnp.sort(groups, axis=1)
+    places = (groups[:, :, None] * _GROUP + jnp.arange(_GROUP)).reshape(len(groups), -1)
+    line = jnp.arange(len(groups))[:, None]
+    best, chosen = jax.lax.top_k(scores[line, places] if axis == 1 else scores[places, line], k)
+    return best, jnp.take_along_axis(places, chosen, axis=1)
+
+
+def take_in(best: Best, scores: Array, first: int | Array, *, axis: int = 1) -> Best:
+    """`best` after another n items, the indices of which are `first` and those that follow.
+
+    Their indices are above all that were taken in before, so on ties the earlier ones stay.
+    `scores` are [b, n], or [n, b] where the axis of the items is 0.
+    """
+    k = best.scores.shape[1]
+    new_scores, places = best_places(scores, min(k, scores.shape[axis]), axis=axis)
+    both = jnp.concatenate([best.scores, new_scores], axis=1)
+    items = jnp.concatenate([best.items, places + first], axis=1)
+    kept, chosen = jax.lax.top_k(both, k)
+    return Best(kept, jnp.take_along_axis(items, chosen, axis=1))
+
+
+@jax.jit
+def _search_chunk(
+    best: Best,
+    query: Float32[Array, "b d"],
+    chunk: Float32[Array, "n d"],
+    offset: Float32[Array, " n"],
+    first: Int32[Array, ""],
+) -> Best:
+    return take_in(best, block_scores(query, chunk, offset), first)
 
 
 def top_k(
@@ -25,14 +107,14 @@ def top_k(
 ) -> tuple[Int32[np.ndarray, "q k"], Float32[np.ndarray, "q k"]]:
     """List the k gallery items most like each query, best first, ties by gallery index.
 
-    Nothing is removed here; the order is that of `evaluate`.
+    Nothing is removed here; the order is that of `evaluate`, but for rounding.
 
     Args:
       query_features: [q, d] finite floats, not necessarily normalised.
-      gallery_features: [g, d].
+      gallery_features: [g, d]; may be a mapped file, which is read once and never held as a whole.
       k: items wanted; where k > g all g are listed, so the results have min(k, g) columns.
       metric: "cosine" or "euclidean".
-      block: queries at a time; memory grows with block x g. None chooses.
+      block: queries at a time; memory grows with block x `CHUNK`. None chooses.
 
     Returns: gallery indices [q, min(k, g)] int32, and their scores, float32: the cosine, or minus
       the Euclidean distance.
@@ -43,21 +125,99 @@ def top_k(
     checks.choice("metric", metric, checks.METRICS)
     k = checks.positive_int("k", k)
     query = checks.features("query_features", query_features, metric)
-    gallery = checks.features("gallery_features", gallery_features, metric)
+    gallery = _checkable(gallery_features, metric)
     checks.same_dimension(query, gallery)
-    k = min(k, len(gallery))
-    block = block_size(len(query), len(gallery)) if block is None else block
+    k, chunk = min(k, len(gallery)), min(CHUNK, len(gallery))
+    block = block_size(len(query), chunk) if block is None else block
     block = checks.positive_int("block", block)
 
-    indices = np.empty((len(query), k), np.int32)
-    scores = np.empty((len(query), k), np.float32)
-    for which, all_scores in iterate_scores(query, gallery, metric=metric, block=block):
-        best_scores, best_indices = _best(all_scores, k=k)
-        count = which.stop - which.start
-        indices[which] = np.asarray(best_indices)[:count]
-        scores[which] = np.asarray(best_scores)[:count]
-    if metric == "euclidean":  # q.g - |g|^2 / 2  ->  -|q - g|
-        squares = np.einsum("nd,nd->n", query, query, dtype=np.float64)
-        distances = np.sqrt(np.maximum(squares[:, None] - 2.0 * scores, 0))
-        scores = (0 - distances).astype(np.float32)
-    return indices, scores
+    ready = unit_length(query) if metric == "cosine" else query
+    blocks = [
+        jax.device_put(pad_block(ready[start : start + block], block))
+        for start in range(0, len(ready), block)
+    ]
+    best = [nothing_yet(block, k) for _ in blocks]
+    for first, rows, offset in _chunks(gallery, chunk, metric):
+        # While the device works on a chunk the host has read this one; it may go no further.
+        jax.block_until_ready(best)
+        best = [_search_chunk(b, q, rows, offset, first) for b, q in zip(best, blocks, strict=True)]
+    indices = np.concatenate([b.items for b in best])[: len(query)]
+    scores = np.concatenate([b.scores for b in best])[: len(query)]
+    return indices, scores if metric == "cosine" else _minus_distances(query, scores)
+
+
+def _checkable(given: ArrayLike, metric: str) -> np.ndarray:
+    """The gallery: as it is where `_chunks` can check it by and by, else checked as a whole."""
+    array = np.asarray(given)
+    if array.ndim == 2 and len(array) > CHUNK and array.shape[1] and array.dtype.kind in "fiub":
+        return array
+    return checks.features("gallery_features", given, metric)
+
+
+def _chunks(
+    gallery: np.ndarray, length: int, metric: str
+) -> Iterator[tuple[np.int32, Float32[Array, "n d"], Float32[Array, " n"]]]:
+    """Yield (index of the first row, `length` rows, what is added to their scores).
+
+    The last chunk is filled up with zeros of score -inf. The arrays may lie in the memory that
+    holds them two chunks later: by then the device must have done with them.
+    """
+    # On the CPU the device works on aligned memory where it lies, and copies other.
+    buffers = [_aligned(length, gallery.shape[1]) for _ in range(2)]
+    for number, first in enumerate(range(0, len(gallery), length)):
+        buffer = buffers[number % 2]
+        offset = np.full(length, -np.inf, np.float32)
+        count = min(length, len(gallery) - first)
+        buffer[count:] = 0
+        for start in range(0, count, _ROWS_AT_ONCE):
+            part = slice(start, min(start + _ROWS_AT_ONCE, count))
+            rows, squares = _read(gallery, slice(first + part.start, first + part.stop), metric)
+            if metric == "euclidean":
+                buffer[part] = rows
+                offset[part] = -0.5 * squares
+            else:
+                _write_unit_length(buffer[part], rows, squares)
+                offset[part] = 0
+        yield np.int32(first), *jax.device_put((buffer, offset))
+
+
+def _read(
+    gallery: np.ndarray, which: slice, metric: str
+) -> tuple[Float32[np.ndarray, "n d"], Float64[np.ndarray, " n"]]:
+    """Rows and their squared lengths, or UserError."""
+    with np.errstate(over="ignore"):  # an overflow shows as inf
+        rows = read_rows(gallery, which)
+    squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
+    if not (squares < _LARGE).all():  # or not finite
+        checks.features(f"gallery_features[{which.start}:{which.stop}]", rows, metric)
+    return rows, squares
+
+
+def _aligned(num_rows: int, dimensions: int) -> Float32[np.ndarray, "n d"]:
+    """An array that starts at a multiple of 64 bytes."""
+    size = 4 * num_rows * dimensions
+    raw = np.empty(size + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + size].view(np.float32).reshape(num_rows, dimensions)
+
+
+def _write_unit_length(
+    out: Float32[np.ndarray, "n d"],
+    rows: Float32[np.ndarray, "n d"],
+    squares: Float64[np.ndarray, " n"],
+) -> None:
+    """What `unit_length` returns, in one pass where no squared length is far from 1."""
+    if ((squares < _LARGE) & ((squares > 1 / _LARGE) | (squares == 0))).all():
+        lengths = np.sqrt(np.where(squares == 0, 1, squares))
+        np.divide(rows, lengths.astype(np.float32)[:, None], out=out)
+    else:
+        out[:] = unit_length(rows)
+
+
+def _minus_distances(
+    query: Float32[np.ndarray, "q d"], scores: Float32[np.ndarray, "q k"]
+) -> Float32[np.ndarray, "q k"]:
+    """q.g - |g|^2 / 2  ->  -|q - g|."""
+    squares = np.einsum("nd,nd->n", query, query, dtype=np.float64)
+    distances = np.sqrt(np.maximum(squares[:, None] - 2.0 * scores, 0))
+    return (0 - distances).astype(np.float32)

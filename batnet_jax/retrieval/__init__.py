@@ -10,6 +10,7 @@ from batnet_jax.retrieval.expansion import expand_queries
 from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
 from batnet_jax.retrieval.rerank import KReciprocal, reranked_rows
 from batnet_jax.retrieval.search import top_k
+from batnet_jax.retrieval.single_shot import single_shot_cmc
 
 __all__ = [
     "POOLINGS",
@@ -19,5 +20,6 @@ __all__ = [
     "expand_queries",
     "pool_queries",
     "reranked_rows",
+    "single_shot_cmc",
     "top_k",
 ]

@@ -1,0 +1,123 @@
+"""CMC with one gallery image a person: the classic protocol of CUHK03 (Li et al., CVPR 2014)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+from batnet_jax.errors import UserError
+from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.evaluator import JUNK_PID
+from batnet_jax.retrieval.plan import own_items
+from batnet_jax.retrieval.reading import read_rows
+from batnet_jax.retrieval.scores import block_size, iterate_scores
+
+Progress = Callable[[int, int], None]
+
+
+def single_shot_cmc(
+    query_features: ArrayLike,
+    query_pids: ArrayLike,
+    query_cameras: ArrayLike | None,
+    gallery_features: ArrayLike,
+    gallery_pids: ArrayLike,
+    gallery_cameras: ArrayLike | None,
+    *,
+    metric: str = "cosine",
+    same_camera: str = "remove",
+    trials: int = 10,
+    seed: int = 0,
+    cmc_ranks: Sequence[int] = (1, 5, 10, 20),
+    block: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Draws one gallery image of every identity and sees at which rank the right one stands.
+
+    A trial's draws are the same for all queries, but for the query's own identity: its image is
+    drawn among those that the camera rule keeps. Draws depend on the seed, the trial and the query,
+    not on `block`. Equal scores are ordered by gallery index.
+
+    Args:
+      query_features: this and the other arrays, `metric` and `same_camera` as in `evaluate`.
+      query_pids: [q] int.
+      query_cameras: [q] int or None.
+      gallery_features: [g, d].
+      gallery_pids: [g] int; -1 (junk) is dropped.
+      gallery_cameras: [g] int or None.
+      metric: "cosine" or "euclidean".
+      same_camera: "remove" or "keep".
+      trials: how many times to draw.
+      seed: of the draws.
+      cmc_ranks: ranks at which to read the CMC curve.
+      block: queries at a time; memory grows with block x g. None chooses.
+      progress: called as progress(queries done, q) after each block.
+
+    Returns: num_query, num_gallery, num_valid_query, trials, seed, cmc {"1": ...} (mean over valid
+      queries and trials), cmc_std (between trials).
+
+    Raises:
+      UserError: as `evaluate`.
+    """
+    checks.choice("metric", metric, checks.METRICS)
+    checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
+    trials = checks.positive_int("trials", trials)
+    cmc_ranks = [checks.positive_int("cmc_ranks", k) for k in cmc_ranks]
+    query = checks.images("query", query_features, query_pids, query_cameras, metric)
+    gallery = checks.images("gallery", gallery_features, gallery_pids, gallery_cameras, metric)
+    checks.same_dimension(query.features, gallery.features)
+    real = np.flatnonzero(gallery.pids != JUNK_PID)
+    pids = gallery.pids[real]
+    if same_camera == "keep" or query.cameras is None or gallery.cameras is None:
+        views = np.full(len(query.pids), -1), np.zeros(len(real), np.int64)
+    else:
+        views = query.cameras, gallery.cameras[real]
+    relevant, _ = own_items(query.pids, views[0], pids, views[1])
+    valid = np.flatnonzero(relevant.counts)
+    if not len(valid):
+        raise UserError(
+            f"none of the {len(query.pids)} queries has a match among the {len(real)} gallery"
+            " items: at least one needs its identity seen by another camera; check the pids and"
+            " cameras, or use same_camera='keep'"
+        )
+    shared, identities = _draw_shared(pids, trials, seed)
+    rng = np.random.default_rng([seed, 1])
+    own = rng.integers(0, relevant.counts[valid], (trials, len(valid))).T
+    own = relevant.items[relevant.offsets[:-1][valid][:, None] + own]  # [v, trials]
+
+    size = block_size(len(valid), len(real)) if block is None else block
+    size = checks.positive_int("block", size)
+    first = np.empty((len(valid), trials), np.int64)
+    features = read_rows(query.features, valid), read_rows(gallery.features, real)
+    for which, scores in iterate_scores(*features, metric=metric, block=size):
+        rows = np.asarray(scores)
+        for place in range(which.start, which.stop):
+            other = identities != query.pids[valid[place]]
+            first[place] = _ranks(rows[place - which.start], shared[:, other], own[place])
+        if progress is not None:
+            progress(which.stop, len(valid))
+    curves = {str(k): (first <= k).mean(0) for k in cmc_ranks}
+    return {
+        "num_query": len(query.pids),
+        "num_gallery": len(real),
+        "num_valid_query": len(valid),
+        "trials": trials,
+        "seed": seed,
+        "cmc": {k: float(curve.mean()) for k, curve in curves.items()},
+        "cmc_std": {k: float(curve.std()) for k, curve in curves.items()},
+    }
+
+
+def _draw_shared(pids: np.ndarray, trials: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """An item of each identity, [trials, identities], and the identities."""
+    by_pid = np.argsort(pids, kind="stable")
+    identities, starts, counts = np.unique(pids[by_pid], return_index=True, return_counts=True)
+    rng = np.random.default_rng([seed, 0])
+    return by_pid[starts + rng.integers(0, counts, (trials, len(counts)))], identities
+
+
+def _ranks(scores: np.ndarray, others: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """1 + how many of the others ([trials, n] items) stand ahead of the own ([trials])."""
+    limit = scores[own][:, None]
+    there = scores[others]
+    return 1 + ((there > limit) | ((there == limit) & (others < own[:, None]))).sum(1)

@@ -11,6 +11,7 @@ from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
 from batnet_jax.retrieval.rerank import KReciprocal, reranked_rows
 from batnet_jax.retrieval.search import top_k
 from batnet_jax.retrieval.single_shot import single_shot_cmc
+from batnet_jax.retrieval.verification import verify
 
 __all__ = [
     "POOLINGS",
@@ -22,4 +23,5 @@ __all__ = [
     "reranked_rows",
     "single_shot_cmc",
     "top_k",
+    "verify",
 ]

@@ -1,0 +1,156 @@
+"""Is this the same person? Error rates over all pairs, and the threshold to accept at.
+
+Exact at the edges of fine bins, without a distance matrix.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import ArrayLike, Int64
+
+from batnet_jax.errors import UserError
+from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.evaluator import JUNK_PID
+from batnet_jax.retrieval.plan import own_items
+from batnet_jax.retrieval.reading import read_rows
+from batnet_jax.retrieval.scores import block_size, iterate_scores
+
+BINS = 2**16
+_COARSE = 128  # bins of the histograms that are returned
+Progress = Callable[[int, int], None]
+
+
+def verify(
+    query_features: ArrayLike,
+    query_pids: ArrayLike,
+    query_cameras: ArrayLike | None,
+    gallery_features: ArrayLike,
+    gallery_pids: ArrayLike,
+    gallery_cameras: ArrayLike | None,
+    *,
+    metric: str = "cosine",
+    same_camera: str = "remove",
+    false_accept_rates: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+    block: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """How well one threshold tells pairs of one person from pairs of two.
+
+    A pair is positive if both images show the same identity. "remove" leaves out positive pairs of
+    one camera; negative pairs of one camera stay.
+
+    Args:
+      query_features: this and the other arrays, `metric` and `same_camera` as in `evaluate`.
+      query_pids: [q] int.
+      query_cameras: [q] int or None.
+      gallery_features: [g, d].
+      gallery_pids: [g] int; -1 (junk) is dropped.
+      gallery_cameras: [g] int or None.
+      metric: "cosine": accept where the cosine is at least the threshold. "euclidean": accept where
+        the distance is at most the threshold.
+      same_camera: "remove" or "keep".
+      false_accept_rates: the shares of negative pairs that may be accepted.
+      block: queries at a time; memory grows with block x g. None chooses.
+      progress: called as progress(queries done, q) after each block.
+
+    Returns: num_positive, num_negative; `operating_points`: for each rate asked for the most
+      generous of 65,535 thresholds at which the false accept rate is no higher, the rates there
+      (exact counts), and whether there are negative pairs enough to tell; area_under_roc,
+      equal_error_rate; histograms of both kinds of pair, with their edges.
+
+    Raises:
+      UserError: as `evaluate`; where there are no positive or no negative pairs; for a rate that is
+        not between 0 and 1.
+    """
+    checks.choice("metric", metric, checks.METRICS)
+    checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
+    for rate in false_accept_rates:
+        if not 0 < rate < 1:
+            raise UserError(f"false_accept_rates={rate!r}: each must be between 0 and 1")
+    query = checks.images("query", query_features, query_pids, query_cameras, metric)
+    gallery = checks.images("gallery", gallery_features, gallery_pids, gallery_cameras, metric)
+    checks.same_dimension(query.features, gallery.features)
+    real = np.flatnonzero(gallery.pids != JUNK_PID)
+    if same_camera == "keep" or query.cameras is None or gallery.cameras is None:
+        views = np.full(len(query.pids), -1), np.zeros(len(real), np.int64)
+    else:
+        views = query.cameras, gallery.cameras[real]
+    pairs = own_items(query.pids, views[0], gallery.pids[real], views[1])
+    features = read_rows(query.features, slice(None)), read_rows(gallery.features, real)
+    size = block_size(len(query.pids), max(len(real), 1)) if block is None else block
+    size = checks.positive_int("block", size)
+    low, high = _range(features, metric)
+    positive, total = np.zeros((2, BINS), np.int64)
+    for which, scores in iterate_scores(*features, metric=metric, block=size) if len(real) else ():
+        likeness = np.asarray(scores)[: which.stop - which.start]
+        if metric == "euclidean":
+            likeness = _minus_distance(features[0][which], likeness)
+        for row, q in zip(likeness, range(which.start, which.stop), strict=True):
+            bins = np.clip((row - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
+            own, removed = (p.items[p.offsets[q] : p.offsets[q + 1]] for p in pairs)
+            total += np.bincount(bins, minlength=BINS)
+            total -= np.bincount(bins[removed], minlength=BINS)
+            positive += np.bincount(bins[own], minlength=BINS)
+        if progress is not None:
+            progress(which.stop, len(query.pids))
+    edges = low + np.arange(BINS + 1) * ((high - low) / BINS)
+    edges = edges if metric == "cosine" else -edges
+    return _figures(positive, total - positive, edges, false_accept_rates)
+
+
+def _range(features: tuple[np.ndarray, np.ndarray], metric: str) -> tuple[float, float]:
+    """Where cosines, or minus the distances, lie."""
+    if metric == "cosine":
+        return -1.001, 1.001  # float32 may go beyond 1 a little
+    lengths = [np.einsum("nd,nd->n", f, f, dtype=np.float64).max(initial=0) for f in features]
+    return -1.001 * max(float(np.sqrt(lengths).sum()), 1e-30), 0.0
+
+
+def _minus_distance(query: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    squares = np.einsum("nd,nd->n", query, query, dtype=np.float64)
+    return -np.sqrt(np.maximum(squares[:, None] - 2.0 * scores, 0))
+
+
+def _figures(
+    positive: Int64[np.ndarray, " bins"],
+    negative: Int64[np.ndarray, " bins"],
+    edges: np.ndarray,
+    rates: Sequence[float],
+) -> dict[str, Any]:
+    """From the histograms, the less alike first."""
+    for name, counts in (("positive", positive), ("negative", negative)):
+        if not counts.sum():
+            raise UserError(
+                f"there is no {name} pair of a query and a gallery image: give images of at least"
+                " two people, one of them in both sets and seen by two cameras; check the pids and"
+                " cameras"
+            )
+    # From each edge on; from the last nothing.
+    accepted = np.append(positive[::-1].cumsum()[::-1], 0) / positive.sum()
+    mistaken = np.append(negative[::-1].cumsum()[::-1], 0) / negative.sum()
+    points = []
+    for rate in rates:
+        place = int(np.argmax(mistaken <= rate))
+        points.append(
+            {
+                "wanted_false_accept_rate": float(rate),
+                "false_accept_rate": float(mistaken[place]),
+                "true_accept_rate": float(accepted[place]),
+                "threshold": float(edges[place]),
+                "resolved": bool(rate * negative.sum() >= 1),
+            }
+        )
+    equal = int(np.argmin(np.abs(mistaken - (1 - accepted))))
+    return {
+        "num_positive": int(positive.sum()),
+        "num_negative": int(negative.sum()),
+        "operating_points": points,
+        "area_under_roc": float(-np.trapezoid(accepted, mistaken)),
+        "equal_error_rate": float((mistaken[equal] + 1 - accepted[equal]) / 2),
+        "histograms": {
+            "edges": edges[:: BINS // _COARSE].tolist(),
+            "positive": positive.reshape(_COARSE, -1).sum(1).tolist(),
+            "negative": negative.reshape(_COARSE, -1).sum(1).tolist(),
+        },
+    }

@@ -28,8 +28,8 @@ Take = Callable[[np.ndarray], Float32[np.ndarray, "n d"]]
 Progress = Callable[[int, int], None]
 
 _AXIS = "devices"
-# Queries in a block and gallery items in a chunk: 8 MiB of scores stay in a CPU's cache.
-_TILES = {"cpu": (256, 8192)}
+# Queries in a block and gallery items in a chunk: 16 MiB of scores on a CPU.
+_TILES = {"cpu": (512, 8192)}
 _LARGE_TILES = (1024, 32768)
 # What chunks that wait may take on each device: this on a CPU, else a share of the device's memory.
 _CPU_BYTES = 2**30

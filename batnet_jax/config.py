@@ -104,6 +104,17 @@ def default_config() -> ml_collections.ConfigDict:
     )
     evaluation.breakdown = False  # also figures for each camera and identity (ours)
     evaluation.bootstrap = 0  # samples for confidence intervals, 0 = none (ours)
+    evaluation.rerank = False  # also figures after re-ranking, Zhong et al., CVPR 2017 (ours)
+    evaluation.expand = (
+        0  # also figures of queries averaged with so many first finds, Chum, ICCV 2007 (ours)
+    )
+    evaluation.expand_alpha = (
+        0.0  # weight of a find: its cosine to this power, Radenovic 2018 (ours)
+    )
+    evaluation.single_shot = (
+        0  # also CMC with one gallery image a person, mean of so many draws, as CUHK03 (ours)
+    )
+    evaluation.verification = False  # also error rates over all pairs, and thresholds (ours)
     evaluation.distractors = False  # add Market-1501's 500,000 distractors to the gallery (ours)
 
     c.checkpoint = checkpoint = ml_collections.ConfigDict()
@@ -182,6 +193,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "weight_decay": config.weight_decay,
         "eval.step": config.eval.step,
         "eval.bootstrap": config.eval.bootstrap,
+        "eval.expand": config.eval.expand,
+        "eval.expand_alpha": config.eval.expand_alpha,
+        "eval.single_shot": config.eval.single_shot,
         "eval.every_epochs": config.eval.every_epochs,
         "checkpoint.every_epochs": config.checkpoint.every_epochs,
         "data.cache_gb": config.data.cache_gb,

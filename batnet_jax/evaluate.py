@@ -19,6 +19,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.journal import progress_bar
 from batnet_jax.models import BATNet
 from batnet_jax.models.layers import AXIS
+from batnet_jax.protocols import describe, further_figures
 from batnet_jax.report.ranked_list import Person, RankedList, draw_ranked_lists
 from batnet_jax.steps import TrainState, embed_step, init_state, make_recipe
 
@@ -156,6 +157,9 @@ def evaluate_trial(
             **figures,
             "same_camera": settings["same_camera"],
         }
+        result |= further_figures(
+            config, trial, features["query"], features["gallery"], settings["same_camera"]
+        )
         rows = ranked_lists(trial, stores, features, settings)
     write_result(result, rows, workdir / "eval", stems)
     return result
@@ -264,7 +268,7 @@ def format_table(result: dict[str, Any]) -> str:
     head += ", same camera kept" * (result["same_camera"] == "keep")
     names = "".join(f"{name:>9}" for name in columns)
     values = "".join(f"{100 * value:>8.1f}%" for value in columns.values())
-    return f"{head}\n{names}\n{values}"
+    return "\n".join([head, names, values, *describe(result, list(columns))])
 
 
 def restore_model(

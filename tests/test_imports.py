@@ -17,6 +17,7 @@ ORDER = {
     "train": "the loop; evaluates at its end",
     "reporting": "a checkpoint and its evaluations as a page; report mode needs no train",
     "evaluate": "embeds, ranks, writes; `eval` mode needs no `train`",
+    "protocols": "figures on request, as re-ranked ones",
     "pretrained": "weights of others in and out, by name; `init.from`",
     "workdir": "what a run's folder says of it; refuses another run's",
     "collection": "what a run trains on and is tested on; data sets by the config's names",

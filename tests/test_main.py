@@ -106,10 +106,16 @@ def test_eval_restores_on_any_number_of_devices(finished):
     path = whole / "eval" / "step_6.json"
     before = json.loads(path.read_text())
     path.unlink()
-    process = run_small(folder, whole, "--mode=eval", "--config.eval.step=6", devices=2)
+    further = ["rerank=True", "expand=2", "single_shot=3", "verification=True", "breakdown=True"]
+    further = [f"--config.eval.{field}" for field in further]
+    process = run_small(folder, whole, "--mode=eval", "--config.eval.step=6", *further, devices=2)
     assert process.returncode == 0, process.stderr
     after = json.loads(path.read_text())
     assert "mAP" in process.stdout
+    assert "reranked" in process.stdout
+    assert after.keys() - before.keys() == {
+        "reranked", "expanded", "single_shot", "verification", "per_camera", "per_identity"
+    }  # fmt: skip
     assert after["num_query"] == before["num_query"]
     # Features differ in their last bits with the batch a device gets; a rank may swap.
     np.testing.assert_allclose(after["mAP"], before["mAP"], atol=0.01)

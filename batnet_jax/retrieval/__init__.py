@@ -5,18 +5,21 @@ metrics (on the host). `search` lists the best of the gallery; `expansion` and `
 queries and distances before.
 """
 
-from batnet_jax.retrieval.evaluator import evaluate, evaluate_stream
+from batnet_jax.retrieval.evaluator import JUNK_PID, evaluate, evaluate_stream
 from batnet_jax.retrieval.expansion import expand_queries
 from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
 from batnet_jax.retrieval.rerank import KReciprocal, reranked_rows
+from batnet_jax.retrieval.reranked import evaluate_reranked
 from batnet_jax.retrieval.search import top_k
 from batnet_jax.retrieval.single_shot import single_shot_cmc
 from batnet_jax.retrieval.verification import verify
 
 __all__ = [
+    "JUNK_PID",
     "POOLINGS",
     "KReciprocal",
     "evaluate",
+    "evaluate_reranked",
     "evaluate_stream",
     "expand_queries",
     "pool_queries",

@@ -103,7 +103,7 @@ def connect(kind):
     sys.exit(max(statuses))
 
 def copy(home):
-    shutil.copy(args[3], home / args[4].partition(":")[2])
+    shutil.copy(args[4], home / args[5].partition(":")[2])
     return 0
 
 def shell(home):

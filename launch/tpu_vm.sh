@@ -292,7 +292,8 @@ TEXT
 }
 
 # Starts main so that it outlives the connection; a second start with the same id does nothing, for
-# the first may have been heard although its connection broke.
+# the first may have been heard although its connection broke. Waits until the run has its lock, or
+# else a look could come before it.
 start_text() {
   local id=$1 main
   main=$(printf '%q ' "${MAIN[@]}")
@@ -305,7 +306,10 @@ setsid nohup flock -o lock bash -c $(printf '%q' "cd ~/batnet_jax
 status=0
 BATNET_DISTRIBUTED=1 .venv/bin/python -m batnet_jax.main $main || status=\$?
 echo \$status >~/batnet_run/status") >log 2>&1 </dev/null &
-until [ -e status ] || ! flock -n lock true; do sleep 0.1; done
+for _ in \$(seq 50); do
+  if [ -e status ] || ! flock -n lock true; then exit 0; fi
+  sleep 0.1
+done
 TEXT
 }
 

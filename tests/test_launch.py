@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import launch_world
 import pytest
 from launch_world import ROOT, World
 
@@ -57,7 +58,8 @@ def test_shellcheck_finds_nothing(script):
 def test_help_names_all_options(world, script):
     status, out, _ = world.run("bash", script, *(["run"] if script == TPU else []), "--help")
     assert status == 0
-    options = set(re.findall(r"^ +(--[a-z-]+)(?:=\*|\)| \|)", script.read_text(), re.MULTILINE))
+    parser = script.read_text().partition("\nparse() {")[2].partition("\n}")[0]
+    options = set(re.findall(r"--[a-z-]{2,}(?==\*\)|\)| \|)", parser))
     assert options >= {"--help", "--dry-run"}
     assert [o for o in options if o not in out and o != "--help"] == []
     assert world.calls() == []
@@ -466,8 +468,13 @@ def start_sleeping(world, verb="train"):
         world.run(TPU, "create", *MACHINE)
         world.run(TPU, "setup", *HERE)
     process = world.start(TPU, verb, *MACHINE, *MAIN, env={"BATNET_POLL": "60"})
-    wait_for((world.folder / "sleeping").exists)
+    wait_for(lambda: (world.folder / "sleeping").exists() and looks(world))
     return process
+
+
+def looks(world):
+    """The looks at a run."""
+    return [args for args in world.calls() if "run:lost" in args[-1]]
 
 
 def end_main(world):
@@ -691,8 +698,7 @@ def local(world, tmp_path):
     """The script in a repository with a stand-in for .venv."""
     (tmp_path / "repository/launch").mkdir(parents=True)
     shutil.copy(LOCAL, tmp_path / "repository/launch")
-    shutil.copy(tmp_path / "main", tmp_path / "python")
-    world.program("repository/.venv/bin/python", (tmp_path / "main").read_text())
+    world.program("repository/.venv/bin/python", launch_world.MAIN)
     return tmp_path / "repository/launch/local.sh"
 
 

@@ -184,8 +184,8 @@ create_machine() {
   DOOMED=yes CREATING=yes
   call "${command[@]}" 2>"$SCRATCH/create" || status=$?
   cat "$SCRATCH/create" >&2
-  CREATING=''
   if ((status == 0)); then
+    CREATING=''
     PRETENDED=READY
     if [[ $QUEUED ]]; then await_queue || status=$?; fi
   elif grep -qiE 'ALREADY_EXISTS|already exists' "$SCRATCH/create"; then
@@ -198,6 +198,7 @@ create_machine() {
   else
     status=$FAILURE
   fi
+  if ((status != UNREACHABLE)); then CREATING=''; fi # gcloud's word is final
   if ((status != 0)); then
     say "no machine: see the message above"
     delete_machine || return
@@ -321,7 +322,8 @@ echo "run:$(cat status 2>/dev/null || echo running)"'
 
 # The exit status of all hosts' runs together, or a word: of what ended, the worst counts.
 verdict() {
-  local states=$1 wanted
+  local states wanted
+  states=$(grep -oE 'run:([0-9]+|[a-z]+)' <<<"$1" || true)
   for wanted in "$MISTAKE" "$PREEMPTED"; do
     if grep -qx "run:$wanted" <<<"$states"; then
       echo "$wanted"
@@ -335,7 +337,7 @@ verdict() {
       return
     fi
   done
-  if grep -qx run:0 <<<"$states"; then echo 0; else echo running; fi
+  if grep -qx run:0 <<<"$states"; then echo 0; else echo none; fi
 }
 
 # Starts main on all hosts and waits; ends with main's exit status, or 143 if the machine went away.

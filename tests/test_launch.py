@@ -569,6 +569,13 @@ def test_an_interrupted_creation_is_looked_for_twice(world):
     assert world.verbs() == ["create", "delete"]
 
 
+def test_a_creation_that_timed_out_is_looked_for_twice(world):
+    world.plan("create", "timeout")
+    world.plan("describe-tpu-vm", "ok", "NONE", "NONE", "CREATING")
+    assert world.run(TPU, "create", *MACHINE)[0] == 5
+    assert world.verbs() == ["create", "delete"]
+
+
 def test_logs_are_of_the_wanted_host(tmp_path):
     world = World(tmp_path, hosts=2)
     world.run(TPU, "create", *MACHINE)

@@ -3,6 +3,7 @@
 A world is a folder. What is called in it is recorded, and fails as its plan says.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each of these is recorded by its name; the rest of its behaviour follows.
 RECORD = f"""#!{sys.executable} -SE
-import json, os, shutil, signal, subprocess, sys, time
+import fcntl, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 world = Path(os.environ["WORLD"])
@@ -27,9 +28,11 @@ with open(world / "calls", "a") as file:
 def planned(kind, default):
     "The next outcome in the plan of a kind of call."
     path = world / "plan" / kind
-    rest = path.read_text().split() if path.exists() else []
-    if rest:
-        path.write_text(" ".join(rest[1:]))
+    with open(world / "plan_lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        rest = path.read_text().split() if path.exists() else []
+        if rest:
+            path.write_text(" ".join(rest[1:]))
     return rest[0] if rest else default
 
 def fail(status, message):
@@ -86,8 +89,8 @@ def delete(kind):
     if planned("delete", "ok") == "fail":
         fail(1, "ERROR: cannot delete")
     for path in world.glob("pid*"):
-        os.kill(int(path.read_text()), signal.SIGTERM)
-        path.unlink()
+        os.kill(int(path.name[3:]), signal.SIGTERM)
+        path.unlink(missing_ok=True)
     state(kind, "NONE")
     state("tpu-vm", "NONE")
 
@@ -141,9 +144,10 @@ MAIN = """
 print("the log of main")
 outcome = planned("main", "0")
 if outcome == "sleep":
-    (world / f"pid{os.getpid()}").write_text(str(os.getpid()))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    pid = world / f"pid{os.getpid()}"
+    signal.signal(signal.SIGTERM, lambda *_: (pid.unlink(missing_ok=True), sys.exit(143)))
     sys.stdout.flush()
+    pid.touch()
     (world / "sleeping").touch()
     time.sleep(60)
 sys.exit(int(outcome))
@@ -161,6 +165,7 @@ class World:
 
     def __init__(self, folder, *, hosts=1):
         self.folder = folder
+        self.processes = []
         (folder / "plan").mkdir()
         (folder / "hosts").write_text(str(hosts))
         self.program("bin/gcloud", GCLOUD)
@@ -170,7 +175,6 @@ class World:
         self.program("main", MAIN)
         self.program("bin/srun", SRUN)
         self.program("bin/scontrol", "")
-        self.program("bin/sbatch", "")
         self.program("bin/make", MAKE)
 
     def program(self, path, code):
@@ -193,7 +197,7 @@ class World:
             "BATNET_POLL": "0",
         }
         # A shell cannot trap what was ignored when it started, as it is under `make test &`.
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [str(part) for part in command],
             cwd=cwd,
             env=self_env | (env or {}),
@@ -202,6 +206,22 @@ class World:
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
+        self.processes.append(process)
+        return process
+
+    def pids(self):
+        """Of each main that is at work."""
+        return [int(path.name[3:]) for path in self.folder.glob("pid*")]
+
+    def close(self):
+        """What a failed test has left."""
+        for process in self.processes:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def run(self, *command, **options):
         """Returns: exit status, stdout, stderr."""

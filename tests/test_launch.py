@@ -1,5 +1,7 @@
 """The scripts of launch/, with stand-ins for what they call: see launch_world.py."""
 
+import contextlib
+import os
 import re
 import shutil
 import signal
@@ -29,8 +31,19 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def world(tmp_path):
-    return World(tmp_path)
+def make_world(tmp_path):
+    """A world whose machines have `hosts` hosts."""
+    with contextlib.ExitStack() as stack:
+
+        def make(hosts):
+            return stack.enter_context(contextlib.closing(World(tmp_path, hosts=hosts)))
+
+        yield make
+
+
+@pytest.fixture
+def world(make_world):
+    return make_world(hosts=1)
 
 
 def wait_for(condition):
@@ -322,8 +335,8 @@ def test_delete_without_an_answer_is_no_success(world):
     assert world.run(TPU, "delete", *HERE)[0] == 4
 
 
-def test_setup_installs_on_all_hosts(tmp_path):
-    world = World(tmp_path, hosts=4)
+def test_setup_installs_on_all_hosts(make_world, tmp_path):
+    world = make_world(hosts=4)
     world.run(TPU, "create", *HERE, "--type=v4-32")
     status, _, err = world.run(TPU, "setup", *HERE, "--data=gs://bucket/my images")
     assert status == 0, err
@@ -356,8 +369,8 @@ def test_setup_that_fails_is_not_repeated(world):
     assert world.verbs() == ["create", "scp", "ssh", "delete"]
 
 
-def test_arguments_survive_all_quoting(tmp_path):
-    world = World(tmp_path, hosts=2)
+def test_arguments_survive_all_quoting(make_world):
+    world = make_world(hosts=2)
     status, _, err = world.run(TPU, "run", *MACHINE, *MAIN, *AWKWARD)
     assert status == 0, err
     assert world.calls("python") == [["-m", "batnet_jax.main", *MAIN[1:], *AWKWARD]] * 2
@@ -393,8 +406,8 @@ def test_run_does_not_repeat_what_main_refuses_or_fails_at(world, main, expected
 @pytest.mark.parametrize(
     ("statuses", "expected"), [((0, 0), 0), ((143, 1), 143), ((1, 2), 2), ((0, 1), 1)]
 )
-def test_of_several_hosts_the_worst_counts(tmp_path, statuses, expected):
-    world = World(tmp_path, hosts=2)
+def test_of_several_hosts_the_worst_counts(make_world, statuses, expected):
+    world = make_world(hosts=2)
     world.run(TPU, "create", *MACHINE)
     world.run(TPU, "setup", *HERE)
     world.plan("main", *statuses)
@@ -479,12 +492,11 @@ def looks(world):
 
 def end_main(world):
     """As a reboot does: main is gone without a word."""
-    for path in world.folder.glob("pid*"):
-        parent = subprocess.run(
-            ["ps", "-o", "ppid=", "-p", path.read_text()], capture_output=True, text=True
-        )
-        subprocess.run(["kill", "-KILL", parent.stdout.strip(), path.read_text()])
-        path.unlink()
+    for pid in world.pids():
+        parent = int(Path(f"/proc/{pid}/stat").read_text().split()[3])
+        os.kill(parent, signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        (world.folder / f"pid{pid}").unlink()
 
 
 def test_train_that_is_stopped_leaves_the_run_alone(world):
@@ -576,8 +588,8 @@ def test_a_creation_that_timed_out_is_looked_for_twice(world):
     assert world.verbs() == ["create", "delete"]
 
 
-def test_logs_are_of_the_wanted_host(tmp_path):
-    world = World(tmp_path, hosts=2)
+def test_logs_are_of_the_wanted_host(make_world, tmp_path):
+    world = make_world(hosts=2)
     world.run(TPU, "create", *MACHINE)
     (tmp_path / "home1/batnet_run").mkdir()
     (tmp_path / "home1/batnet_run/log").write_text("host 1\n")
@@ -772,8 +784,8 @@ def test_local_failure_stops_the_other_processes(world, local):
 def test_local_interruption_stops_all_processes(world, local, number, expected):
     world.plan("main", "sleep", "sleep")
     process = world.start(local, "--processes=2", *MAIN)
-    wait_for(lambda: len(list(world.folder.glob("pid*"))) == 2)
-    pids = [int(path.read_text()) for path in world.folder.glob("pid*")]
+    wait_for(lambda: len(world.pids()) == 2)
+    pids = world.pids()
     process.send_signal(number)
     process.communicate(timeout=30)
     assert process.returncode == expected

@@ -1,4 +1,4 @@
-"""Stand-ins for gcloud, Slurm, make and the machines behind them, for test_launch.py.
+"""Stand-ins for gcloud, Slurm, make and the machines behind them, for test_launch*.py.
 
 A world is a folder. What is called in it is recorded, and fails as its plan says.
 """
@@ -6,12 +6,29 @@ A world is a folder. What is called in it is recorded, and fails as its plan say
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+TPU = ROOT / "launch" / "tpu_vm.sh"
+SLURM = ROOT / "launch" / "slurm.sbatch"
+LOCAL = ROOT / "launch" / "local.sh"
+
+HERE = ["--zone=us-central2-b"]
+MACHINE = [*HERE, "--type=v4-8"]
+ARGUMENTS = ["--", "--config=configs/demo.py", "--workdir=gs://bucket/run"]
+# Whatever a shell could stumble over must reach main as it was typed.
+AWKWARD = ["--config.a=it's", 'a "b"  c', "$HOME `id` \\ ; & | * ~", "two\nlines", ""]
+
+needs_linux = pytest.mark.skipif(
+    not all(map(shutil.which, ("bash", "flock", "setsid"))), reason="the stand-ins need Linux"
+)
 
 # Each of these is recorded by its name; the rest of its behaviour follows.
 RECORD = f"""#!{sys.executable} -SE
@@ -160,6 +177,19 @@ sys.exit(int(planned("make", "0")))
 """
 
 
+def wait_for(condition):
+    for _ in range(600):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("nothing happened in 30 seconds")
+
+
+def ours(env):
+    """What the scripts added."""
+    return {k: v for k, v in env.items() if k not in ("BATNET_BACKOFF", "BATNET_POLL")}
+
+
 class World:
     """Scripts run with `bin/` first on PATH; machines have `hosts` hosts."""
 
@@ -178,6 +208,7 @@ class World:
         self.program("bin/make", MAKE)
 
     def program(self, path, code):
+        """Makes a stand-in."""
         path = self.folder / path
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(RECORD + code)
@@ -187,8 +218,9 @@ class World:
         """What the next calls of a kind do; those after them succeed."""
         (self.folder / "plan" / kind).write_text(" ".join(map(str, outcomes)))
 
-    def start(self, *command, cwd=ROOT, env=None):
-        self_env = {
+    def start(self, *command, env=None):
+        """Returns: the process."""
+        world = {
             "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             "TMPDIR": str(self.folder),
@@ -197,14 +229,14 @@ class World:
             "BATNET_POLL": "0",
         }
         # A shell cannot trap what was ignored when it started, as it is under `make test &`.
+        trappable = [shutil.which("env"), "--default-signal=INT"]
         process = subprocess.Popen(
-            [str(part) for part in command],
-            cwd=cwd,
-            env=self_env | (env or {}),
+            [*trappable, *map(str, command)],
+            cwd=ROOT,
+            env=world | (env or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         self.processes.append(process)
         return process

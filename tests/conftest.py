@@ -1,7 +1,10 @@
 """Fixtures of several test files."""
 
+import contextlib
+
 import jax
 import pytest
+from launch_world import World
 
 from batnet_jax.models import googlenet
 
@@ -19,3 +22,20 @@ def short_backbone(monkeypatch):
     monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 2, ("3a",))
     monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 3, ("4a",))
     monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 4, ())
+
+
+@pytest.fixture
+def make_world(tmp_path):
+    """What launch/ meets: a world whose machines have `hosts` hosts."""
+    with contextlib.ExitStack() as stack:
+
+        def make(hosts):
+            return stack.enter_context(contextlib.closing(World(tmp_path, hosts=hosts)))
+
+        yield make
+
+
+@pytest.fixture
+def world(make_world):
+    """What launch/ meets, with machines of one host."""
+    return make_world(hosts=1)

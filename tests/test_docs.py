@@ -10,7 +10,7 @@ from batnet_jax.config import default_config
 from batnet_jax.workdir import flatten
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("launch/*.md")])
 NAMED = re.compile(r"\[`(\w+)`\]\(([^)\s]+\.py)\)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")
 FIELD = re.compile(r"--config\.([a-z_]+(?:\.[a-z_]+)*)|`([a-z_]+\.[a-z_]+)(?:=[^`]*)?`")

@@ -1,21 +1,35 @@
 """What evaluating costs, from features to metrics: time and memory at MSMT17's size and below.
 
-    python benchmarks/evaluator.py [--lists DIR] [--sizes 8 4 2 1] [--million] [--only ours numpy]
+    pip install -e '.[benchmark]'
+    pip install --no-deps --target DIR fastreid==1.4.0 torchreid==0.2.5
+    python benchmarks/evaluator.py --peers DIR [--lists DIR] [--sizes 8 4 2 1] [--only ours numpy]
+        [--million] [--plot FILE.png] [--dir DIR]
 
 Queries and gallery are MSMT17's (11,659 and 82,161 images) by its list_query.txt and
 list_gallery.txt in --lists, else drawn by the same law; size n takes every n-th of both. Features
-are drawn. Each contestant runs in a process of its own, and prints its time (the better of two
-calls in that process, the first is shown too), the peak of resident memory and mAP. The floor is
-the bare blocked matrix product of the same features, measured in the same process before and
-after. `jnp.sort` and `numpy` are plain blockwise evaluators that sort the gallery for every query.
+are drawn. Each contestant runs in a process of its own, and prints its time (of ours the better of
+two calls in that process, with the first, which compiles, beside it), the peak of resident memory
+and mAP. The floor is the bare blocked matrix product of the same number of features, in a process
+before and one after each contestant; the faster counts.
+
+* fastreid: FastReID's `rank_cy.pyx`, from its package, built here, behind the product of normalised
+  features that its evaluator makes with PyTorch. Torchreid's Cython evaluator, which it was made
+  from, is not in Torchreid's package.
+* torchreid: its `distance.py` and `rank.py`, from its package: Python.
+* jnp.sort, numpy: plain blockwise evaluators that sort the gallery for every query.
+
+Imports and FastReID's compilation are not timed. A contestant is not tried where the last size's
+memory or time, times the growth of the pairs, is more than --limit-gib or --limit-minutes.
 --million adds 1,000,000 distractors in a file that is mapped (4.4 GB of disk in --dir).
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,7 +39,16 @@ from pathlib import Path
 import numpy as np
 
 DIMENSIONS = 1024
-CONTESTANTS = ("ours", "jnp.sort", "numpy")
+IMPORTS = {
+    "ours": ["batnet_jax.retrieval"],
+    "fastreid": ["torch"],
+    "torchreid": ["torch"],
+    "jnp.sort": ["jax.numpy"],
+    "numpy": [],
+}
+"""The contestants, and what each imports before the clock starts."""
+DISTRACTORS = 10_000
+"""From here on, identities that no query asks for."""
 
 
 def read_list(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -42,35 +65,38 @@ def draw_labels(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def write_features(path: Path, pids: np.ndarray, seed: int) -> None:
-    """Each identity's centre and noise, in pieces."""
+    """Each identity's centre and noise, in pieces; distractors are noise alone."""
     rng = np.random.default_rng(seed)
+    centres = np.random.default_rng(0).standard_normal((DISTRACTORS, DIMENSIONS), np.float32)
     out = np.lib.format.open_memmap(path, "w+", np.float32, (len(pids), DIMENSIONS))
     for start in range(0, len(pids), 4096):
         part = pids[start : start + 4096]
-        seeds, places = np.unique(part, return_inverse=True)
-        centres = [np.random.default_rng(s).standard_normal(DIMENSIONS, np.float32) for s in seeds]
-        noise = rng.standard_normal((len(part), DIMENSIONS), np.float32)
-        out[start : start + 4096] = np.stack(centres)[places] + 3 * noise
+        noise = 3 * rng.standard_normal((len(part), DIMENSIONS), np.float32)
+        noise[part < DISTRACTORS] += centres[part[part < DISTRACTORS]]
+        out[start : start + 4096] = noise
     out.flush()
 
 
 def floor(query: np.ndarray, gallery: np.ndarray) -> float:
-    """Seconds of the bare matrix product, in blocks, of what is in memory."""
+    """Seconds that the bare product of one query and one gallery item takes, in blocks."""
     import jax
     import jax.numpy as jnp
 
     product = jax.jit(lambda a, b: jnp.matmul(a, b, precision="highest")[:8, :8])
+    query, gallery = query[:4096], gallery[: 4 * 8192]
     query = query[: len(query) // 512 * 512 or None]
-    gallery = gallery[: min(len(gallery), 8 * 8192)]
     chunks = [jnp.asarray(gallery[s : s + 8192].T.copy()) for s in range(0, len(gallery), 8192)]
     blocks = [jnp.asarray(query[s : s + 512]) for s in range(0, len(query), 512)]
     for chunk in {c.shape: c for c in chunks}.values():
         product(blocks[0], chunk).block_until_ready()
-    start = time.perf_counter()
-    for chunk in chunks:
-        for block in blocks:
-            product(block, chunk).block_until_ready()
-    return (time.perf_counter() - start) / (len(query) * len(gallery))
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        for chunk in chunks:
+            for block in blocks:
+                product(block, chunk).block_until_ready()
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) / (len(query) * len(gallery))
 
 
 def sorting(sort, normal, query, q_pids, q_cameras, gallery, pids, cameras) -> dict[str, float]:
@@ -85,6 +111,46 @@ def sorting(sort, normal, query, q_pids, q_cameras, gallery, pids, cameras) -> d
             if len(ranks):
                 total.append(np.mean(np.arange(1, len(ranks) + 1) / ranks))
     return {"mAP": float(np.mean(total))}
+
+
+def load_file(path: Path):
+    """A module of a peer's package, without the package around it."""
+    spec = importlib.util.spec_from_file_location(path.name.split(".")[0], path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def build_cython(peers: Path, folder: Path) -> None:
+    """FastReID's `rank_cy.pyx`, compiled into the folder."""
+    (source,) = peers.glob("fastreid/**/rank_cy.pyx")
+    shutil.copy(source, folder)
+    command = [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "rank_cy.pyx"]
+    flags = {"CFLAGS": f"-I{np.get_include()} -O3 -w"}
+    done = subprocess.run(command, cwd=folder, env=os.environ | flags, capture_output=True)
+    if done.returncode:
+        sys.exit(f"rank_cy.pyx does not compile: {done.stderr.decode()[-500:]}")
+
+
+def peer(name: str, peers: Path, folder: Path, case: list[np.ndarray]) -> dict[str, float]:
+    """Find mAP as FastReID or Torchreid does."""
+    import torch
+    from torch.nn.functional import normalize
+
+    query, q_pids, q_cameras, gallery, pids, cameras = case
+    query, gallery = torch.from_numpy(query), torch.from_numpy(np.asarray(gallery))
+    if name == "fastreid":
+        distances = 1 - torch.mm(normalize(query, dim=1), normalize(gallery, dim=1).t())
+        (built,) = folder.glob("rank_cy.*.so")
+        found = load_file(built).evaluate_cy(
+            distances.numpy(), q_pids, pids, q_cameras, cameras, 50, False
+        )
+        return {"mAP": float(np.mean(found[1]))}
+    metrics = next(peers.glob("torchreid/**/metrics/rank.py")).parent
+    distances = load_file(metrics / "distance.py").compute_distance_matrix(query, gallery, "cosine")
+    rank = load_file(metrics / "rank.py").evaluate_rank
+    found = rank(distances.numpy(), q_pids, pids, q_cameras, cameras, use_cython=False)
+    return {"mAP": float(found[1])}
 
 
 def contest(name: str, case: list[np.ndarray]) -> dict[str, float]:
@@ -104,68 +170,146 @@ def contest(name: str, case: list[np.ndarray]) -> dict[str, float]:
     return sorting(lambda a, b: np.asarray(order(a, on_device(b))), normal, *case)
 
 
-def child(name: str, folder: Path, mapped: bool) -> None:
-    """In the process of a contestant."""
+def child(name: str, folder: Path, mapped: bool, peers: Path | None) -> None:
+    """In the process of a contestant, or of the floor."""
     labels = np.load(folder / "labels.npz")
     query = np.load(folder / "query.npy")
-    gallery = np.load(folder / "gallery.npy", mmap_mode="r" if mapped else None)
+    gallery = np.load(folder / "gallery.npy", mmap_mode="r" if mapped or name == "floor" else None)
+    if name == "floor":
+        print(json.dumps({"floor": floor(query, np.array(gallery[: 4 * 8192]))}))
+        return
     case = [query, labels["q_pids"], labels["q_cameras"], gallery]
     case += [labels["pids"], labels["cameras"]]
-    sample = np.array(gallery[: 4 * 8192])
-    floors, seconds = [floor(query[:4096], sample)], []
-    for _ in range(1 if name != "ours" else 2):
+    seconds = []
+    for module in IMPORTS[name]:
+        importlib.import_module(module)
+    for _ in range(2 if name == "ours" and not mapped else 1):
         start = time.perf_counter()
-        got = contest(name, case)
+        if name in ("fastreid", "torchreid"):
+            got = peer(name, peers, folder, case)
+        else:
+            got = contest(name, case)
         seconds.append(time.perf_counter() - start)
-        floors.append(floor(query[:4096], sample))
     peak = int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024
     result = {"first": seconds[0], "best": min(seconds), "peak": peak, "mAP": got["mAP"]}
-    print(json.dumps(result | {"floor": min(floors) * len(query) * len(gallery)}))
+    print(json.dumps(result))
+
+
+def run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
+    """What a child says, with the floor."""
+
+    def say(which: str) -> dict[str, float]:
+        command = [sys.executable, __file__, "--child", which, str(folder)]
+        command += ["--million"] * args.million
+        command += ["--peers", str(args.peers)] if args.peers else []
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    before, result, after = (say(which) for which in ("floor", name, "floor"))
+    return result | {"floor": min(before["floor"], after["floor"])}
+
+
+def write_case(folder: Path, query: tuple, gallery: tuple, million: bool) -> int:
+    """Labels and features; returns the number of pairs."""
+    (q_pids, q_cameras), (pids, cameras) = query, gallery
+    if million:
+        others = np.arange(1_000_000)
+        pids = np.concatenate([pids, DISTRACTORS + others % 50_000])
+        cameras = np.concatenate([cameras, others % 15])
+    labels = {"q_pids": q_pids, "q_cameras": q_cameras, "pids": pids, "cameras": cameras}
+    np.savez(folder / "labels.npz", **labels)
+    write_features(folder / "query.npy", q_pids, 2)
+    write_features(folder / "gallery.npy", pids, 3)
+    print(f"\n{len(q_pids):,} x {len(pids):,}\n", file=sys.stderr)
+    return len(q_pids) * len(pids)
+
+
+def draw_plot(path: Path, rows: dict[str, list[dict[str, float]]]) -> None:
+    """Time and memory over the pairs of query and gallery item, both axes logarithmic."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for name, results in rows.items():
+        pairs = [r["pairs"] for r in results]
+        axes[0].loglog(pairs, [r["best"] for r in results], "o-", label=name)
+        axes[1].loglog(pairs, [r["peak"] for r in results], "o-", label=name)
+    ours = rows.get("ours") or next(iter(rows.values()))
+    pairs = [r["pairs"] for r in ours]
+    bare = [r["floor"] * r["pairs"] for r in ours]
+    axes[0].loglog(pairs, bare, "k:", label="bare product")
+    for axis, title in zip(axes, ("seconds", "peak memory, MiB"), strict=True):
+        axis.set(xlabel="queries x gallery", title=title)
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize="small")
+    figure.savefig(path, dpi=110)
 
 
 def main() -> None:
     """Draw the features, run the contestants one after the other, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peers", type=Path)
     parser.add_argument("--lists", type=Path)
     parser.add_argument("--sizes", type=int, nargs="+", default=[8, 4, 2, 1])
-    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
+    parser.add_argument("--only", nargs="+", choices=IMPORTS, default=list(IMPORTS))
+    parser.add_argument("--limit-gib", type=float, default=20)
+    parser.add_argument("--limit-minutes", type=float, default=8)
     parser.add_argument("--million", action="store_true")
+    parser.add_argument("--plot", type=Path)
     parser.add_argument("--dir", type=Path)
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        return child(args.child[0], Path(args.child[1]), args.million)
+        return child(args.child[0], Path(args.child[1]), args.million, args.peers)
+    names = ["ours"] if args.million else list(args.only)
+    if not args.peers:
+        names = [name for name in names if name not in ("fastreid", "torchreid")]
     if args.lists:
         query, gallery = (read_list(args.lists / f"list_{n}.txt") for n in ("query", "gallery"))
     else:
         query, gallery = draw_labels(11_659, 0), draw_labels(82_161, 1)
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
-    print("| queries x gallery | | seconds (first call) | to the floor | peak MiB | mAP |")
-    print("|---|---|---:|---:|---:|---:|")
+    print("| queries x gallery | | seconds (first call) | x ours | x floor | peak MiB | mAP |")
+    print("|---|---|---:|---:|---:|---:|---:|")
+    rows: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for size in args.sizes:
         with tempfile.TemporaryDirectory(dir=args.dir) as name:
             folder = Path(name)
-            (q_pids, q_cameras), (pids, cameras) = (
-                [labels[::size] for labels in side] for side in (query, gallery)
-            )
-            if args.million:
-                pids = np.concatenate([pids, 10_000 + np.arange(1_000_000) % 50_000])
-                cameras = np.concatenate([cameras, np.arange(1_000_000) % 15])
-            labels = {"q_pids": q_pids, "q_cameras": q_cameras, "pids": pids, "cameras": cameras}
-            np.savez(folder / "labels.npz", **labels)
-            write_features(folder / "query.npy", q_pids, 2)
-            write_features(folder / "gallery.npy", pids, 3)
-            for contestant in ("ours",) if args.million else args.only:
-                command = [sys.executable, __file__, "--child", contestant, name]
-                command += ["--million"] * args.million
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                r = json.loads(done.stdout.splitlines()[-1])
+            sides = [tuple(labels[::size] for labels in side) for side in (query, gallery)]
+            pairs = write_case(folder, *sides, args.million)
+            if "fastreid" in names:
+                build_cython(args.peers, folder)
+            for contestant in names:
+                last = rows[contestant][-1] if rows[contestant] else None
+                growth = pairs / last["pairs"] if last else 1
+                if last and (
+                    last["peak"] * growth > args.limit_gib * 1024
+                    or last["best"] * growth > args.limit_minutes * 60
+                ):
+                    continue
+                r = run(contestant, folder, args) | {"pairs": pairs}
+                rows[contestant].append(r)
+                ours = next((o for o in rows.get("ours", []) if o["pairs"] == pairs), r)
                 print(
-                    f"| {len(q_pids):,} x {len(pids):,} | {contestant} | {r['best']:.1f}"
-                    f" ({r['first']:.1f}) | {r['best'] / r['floor']:.2f}x | {r['peak']:,.0f} |"
+                    f"| {len(sides[0][0]):,} x {pairs // len(sides[0][0]):,} | {contestant} |"
+                    f" {r['best']:.1f} ({r['first']:.1f}) | {r['best'] / ours['best']:.1f}x |"
+                    f" {r['best'] / (r['floor'] * pairs):.2f}x | {r['peak']:,.0f} |"
                     f" {r['mAP']:.6f} |",
                     flush=True,
                 )
+    for contestant, results in rows.items():
+        if len(results) > 1:
+            at = np.log([r["pairs"] for r in results])
+            laws = [
+                np.polyfit(at, np.log([r[key] for r in results]), 1)[0] for key in ("best", "peak")
+            ]
+            print(
+                f"\n{contestant}: time grows as pairs^{laws[0]:.2f}, memory as pairs^{laws[1]:.2f}"
+            )
+    if args.plot:
+        draw_plot(args.plot, {name: results for name, results in rows.items() if results})
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from batnet_jax.models.layers import ConvBN
+from batnet_jax.models.second_order import mean_of_pairs
 
 FOURIER_SEED = 20210415  # of the random projection; another seed makes checkpoints meaningless
 
@@ -83,6 +84,12 @@ KERNELS: Mapping[str, Callable[..., jax.Array]] = {
 }
 
 
+def _masked(x: jax.Array, *factors: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of x and the factors of the mask's argument: z x, and z."""
+    mask = nn.sigmoid(math.prod(factors[1:], start=factors[0]))
+    return x * mask, mask
+
+
 class BiAttention(nn.Module):
     """Masks a map by statistics of its channels; drops into any NHWC network.
 
@@ -111,20 +118,26 @@ class BiAttention(nn.Module):
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps [b, h, w, c] to the masked [b, h, w, c]."""
-        return x * self.mask(x, train=train)
+        return self.attend(x, train=train)[0]
 
     @nn.compact
-    def mask(self, x: jax.Array, *, train: bool = False) -> jax.Array:
-        """The mask z, [b, h, w, c] in [1/2, 1): the embeddings end in a ReLU (section 4.4)."""
+    def attend(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
+        """The masked map, and the mask z.
+
+        Both [b, h, w, c]; z is in [1/2, 1), as the embeddings end in a ReLU (section 4.4).
+        """
         channels = x.shape[-1]
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         embedded = ConvBN(max(1, channels // self.reduction), name="embed", **shared)(
             x, train=train
         )
+        of_pairs = self.kernel == "bilinear"  # `second_order` does without Bi()'s map
         options = {"factor": self.rff_factor, "bandwidth": self.rff_bandwidth}
-        mapped = KERNELS[self.kernel](embedded, **(options if self.kernel == "rff" else {}))
-        local = ConvBN(channels, name="local", **shared)(mapped, train=train)
+        mapped = embedded
+        if not of_pairs:
+            mapped = KERNELS[self.kernel](embedded, **(options if self.kernel == "rff" else {}))
+        factors = [ConvBN(channels, of_pairs=of_pairs, name="local", **shared)(mapped, train=train)]
         if self.attention_in_attention:
-            mean = mapped.mean((1, 2), keepdims=True)
-            local = local * ConvBN(channels, name="global", **shared)(mean, train=train)
-        return nn.sigmoid(local)
+            mean = mean_of_pairs(mapped) if of_pairs else mapped.mean((1, 2), keepdims=True)
+            factors.append(ConvBN(channels, name="global", **shared)(mean, train=train))
+        return _masked(x, *factors)

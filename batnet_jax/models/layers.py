@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
+from batnet_jax.models.second_order import BilinearConv
+
 AXIS = "devices"  # the name of pmap's axis, here and in steps.py
 
 
@@ -115,6 +117,7 @@ class ConvBN(nn.Module):
       features: output channels.
       kernel: side of the square kernel, padded to keep the size at stride 1.
       stride: of the convolution.
+      of_pairs: convolve Bi(x) instead of x, without making it (kernel and stride 1).
       use_bias: of the convolution (published code: yes).
       epsilon: see `BatchNorm`.
       axis_name: see `BatchNorm`.
@@ -124,6 +127,7 @@ class ConvBN(nn.Module):
     features: int
     kernel: int = 1
     stride: int = 1
+    of_pairs: bool = False
     use_bias: bool = True
     epsilon: float = 1e-5
     axis_name: str | None = None
@@ -132,17 +136,23 @@ class ConvBN(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [b, h, w, c] to [b, h / stride, w / stride, features], not negative."""
-        x = nn.Conv(
-            self.features,
-            (self.kernel, self.kernel),
-            strides=self.stride,
-            padding=self.kernel // 2,
-            use_bias=self.use_bias,
-            kernel_init=nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
-            dtype=self.dtype,
-            conv_general_dilated=_convolve,
-            name="conv",
-        )(x)
+        shared = {
+            "use_bias": self.use_bias,
+            "kernel_init": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
+            "dtype": self.dtype,
+            "name": "conv",
+        }
+        if self.of_pairs:
+            x = BilinearConv(self.features, **shared)(x)
+        else:
+            x = nn.Conv(
+                self.features,
+                (self.kernel, self.kernel),
+                strides=self.stride,
+                padding=self.kernel // 2,
+                conv_general_dilated=_convolve,
+                **shared,
+            )(x)
         norm = BatchNorm(self.axis_name, self.dtype, epsilon=self.epsilon, name="bn")
         return nn.relu(norm(x, train=train))
 

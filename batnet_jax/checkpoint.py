@@ -43,10 +43,11 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, run: dict[str, A
 
 def latest_step(workdir: Path) -> int | None:
     """The step of the latest whole checkpoint of a workdir, or None."""
-    return max(_steps(workdir), default=None)
+    return max(steps_of(workdir), default=None)
 
 
-def _steps(workdir: Path) -> list[int]:
+def steps_of(workdir: Path) -> list[int]:
+    """The steps of all whole checkpoints of a workdir, ascending."""
     # Orbax renames a checkpoint to its step once it is whole.
     return sorted(int(p.name) for p in (workdir / FOLDER).glob("*") if p.name.isdecimal())
 
@@ -61,7 +62,7 @@ def choose_step(workdir: Path, step: int) -> int:
     Raises: UserError if it does not exist.
     """
     folder = workdir / FOLDER
-    steps = _steps(workdir)
+    steps = steps_of(workdir)
     if not steps:
         raise UserError(f"'{folder}' holds no checkpoint: train first, or name another --workdir")
     if step and step not in steps:
@@ -73,7 +74,7 @@ def choose_step(workdir: Path, step: int) -> int:
 def restore_run(workdir: Path, step: int) -> dict[str, Any]:
     """The facts saved with a checkpoint.
 
-    Raises: UserError if they cannot be read.
+    Raises: DamagedError if they cannot be read.
     """
     return _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
 
@@ -81,7 +82,7 @@ def restore_run(workdir: Path, step: int) -> dict[str, Any]:
 def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
     """Reads items of a checkpoint; changes nothing.
 
-    Raises: UserError if they cannot be read or are of another structure.
+    Raises: DamagedError if they cannot be read or are of another structure.
     """
     path = (workdir / FOLDER / str(step)).absolute()
     try:
@@ -99,7 +100,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
       step: an existing checkpoint's.
       like: a TrainState of the same structure and shapes.
 
-    Raises: UserError if it cannot be read or is of another structure.
+    Raises: DamagedError if it cannot be read or is of another structure.
     """
     target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), vars(like))
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
@@ -114,9 +115,22 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
     return like.replace(**restored)
 
 
-def _unreadable(workdir: Path, step: int, error: Exception) -> UserError:
+def set_aside(workdir: Path, step: int) -> Path:
+    """Moves a checkpoint to `damaged/`, out of the way; returns its new place."""
+    place = workdir / "damaged" / str(step)
+    while place.exists():
+        place = place.with_name(place.name + "_")
+    place.parent.mkdir(exist_ok=True)
+    return (workdir / FOLDER / str(step)).rename(place)
+
+
+class DamagedError(UserError):
+    """A checkpoint cannot be read, or is of another structure."""
+
+
+def _unreadable(workdir: Path, step: int, error: Exception) -> DamagedError:
     reason = str(error).strip().split("\n")[0][:200]
-    return UserError(
+    return DamagedError(
         f"checkpoint {step} in '{workdir}' is damaged or of another architecture ({reason}): "
         "give the config it was made with, or another --config.eval.step or --workdir"
     )

@@ -20,6 +20,7 @@ from batnet_jax.collection import check_held_out, open_collection, open_tests
 from batnet_jax.config import validate
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
+from batnet_jax.interruption import STATUS, Sigterm, Terminated
 from batnet_jax.pretrained import run_export, run_import
 from batnet_jax.reporting import run_report
 from batnet_jax.tables import TABLES, run_table
@@ -143,10 +144,14 @@ def run(argv: list[str]) -> int:
         validate(config)
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
-        MODES[_MODE.value](config, Path(_WORKDIR.value or Path("runs") / name))
+        with Sigterm().listen():
+            MODES[_MODE.value](config, workdir_of(_WORKDIR.value or f"runs/{name}"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except Terminated:
+        print("terminated; the same command resumes from the last checkpoint", file=sys.stderr)
+        return STATUS
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
@@ -154,6 +159,19 @@ def run(argv: list[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def workdir_of(name: str) -> Path:
+    """The run's folder.
+
+    Raises: UserError for a bucket: what a run writes line by line cannot be written there yet.
+    """
+    if "://" in name:
+        raise UserError(
+            f"--workdir={name}: a run cannot write to a bucket yet: name a folder, and copy it to"
+            " the bucket, or mount that"
+        )
+    return Path(name)
 
 
 def use_compilation_cache(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,13 @@ from batnet_jax.data.loader import prefetch
 from batnet_jax.data.sampler import epoch_plan, steps_per_epoch
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import check_architecture, evaluate_trials, make_embed, open_store
+from batnet_jax.interruption import Sigterm, Terminated
 from batnet_jax.journal import Journal, progress_bar
 from batnet_jax.models.layers import AXIS
 from batnet_jax.pretrained import initialise
+from batnet_jax.profiling import StepTrace
 from batnet_jax.steps import Recipe, TrainState, init_state, make_recipe, train_step
-from batnet_jax.workdir import check_workdir, open_workdir
+from batnet_jax.workdir import check_workdir, locked, open_workdir
 
 INIT = "init.txt"
 
@@ -60,12 +63,26 @@ def train(config: ml_collections.ConfigDict, data: Collection, workdir: Path) ->
 
     Raises:
       UserError: if the batch cannot be divided among the devices, or the workdir cannot be written
-        to or holds a run with other settings; nothing has been overwritten then.
+        to, holds a run with other settings or with more steps, or is in use; nothing has been
+        overwritten then.
+      Terminated: after SIGTERM; the steps taken are saved.
       FloatingPointError: if the loss is not finite.
     """
     check_run(config, workdir)
+    schedule = plan_schedule(config, data.train[1])
+    with locked(workdir), Sigterm().listen() as sigterm:
+        return _train(config, data, schedule, workdir, sigterm)
+
+
+def _train(
+    config: ml_collections.ConfigDict,
+    data: Collection,
+    schedule: Schedule,
+    workdir: Path,
+    sigterm: Sigterm,
+) -> dict[str, Any]:
+    """`train`, once nobody else can."""
     images, labels, identities = data.train
-    schedule = plan_schedule(config, labels)
     recipe = make_recipe(
         config,
         num_identities=len(identities),
@@ -78,6 +95,7 @@ def train(config: ml_collections.ConfigDict, data: Collection, workdir: Path) ->
         state, report = start_from(config, state, run)
     else:
         state, report = resume(config, workdir, state, run), ""
+        check_steps_left(schedule, int(state.step), workdir)
     open_workdir(config, workdir, identities)
     if report:
         (workdir / INIT).write_text(report)
@@ -98,14 +116,28 @@ def train(config: ml_collections.ConfigDict, data: Collection, workdir: Path) ->
     first = int(state.step)
     journal = Journal(workdir, first)
     manager = checkpoint.open_manager(workdir, keep=config.checkpoint.keep)
-    with open_store(config, images) as store:
+    trace = StepTrace(workdir / "profile", first)
+    with open_store(config, images) as store, sigterm.held(), contextlib.closing(manager):
         for step, state in run_steps(config, recipe, schedule, state, store, labels, journal):  # noqa: B020
-            if schedule.is_due(step, config.checkpoint.every_epochs):
+            if config.profile:
+                trace.after(step)
+            saved = schedule.is_due(step, config.checkpoint.every_epochs)
+            if saved:
                 checkpoint.save(manager, step, state, run)
-            if schedule.is_due(step, config.eval.every_epochs):
-                result = evaluate_now(state, step)
-    manager.wait_until_finished()
-    manager.close()
+            try:
+                with sigterm.held(False):
+                    if sigterm.wanted:
+                        raise Terminated
+                    if schedule.is_due(step, config.eval.every_epochs):
+                        result = evaluate_now(state, step)
+            except Terminated:
+                if not saved:
+                    checkpoint.save(manager, step, state, run)
+                manager.wait_until_finished()
+                print(f"ended by SIGTERM after step {step}, which is saved")
+                raise
+        trace.stop()
+        manager.wait_until_finished()
     print(f"trained {schedule.total} steps, all in '{workdir}'")
     result = result or evaluate_now(state, schedule.total)
     journal.close()
@@ -235,6 +267,19 @@ def plan_schedule(config: ml_collections.ConfigDict, labels: np.ndarray) -> Sche
     return Schedule(epoch, config.steps or config.num_epochs * epoch)
 
 
+def check_steps_left(schedule: Schedule, taken: int, workdir: Path) -> None:
+    """Refuses to go on with a run that is already longer.
+
+    Raises: UserError with both numbers.
+    """
+    if taken > schedule.total:
+        raise UserError(
+            f"'{workdir}' has been trained for {taken} steps, more than the {schedule.total} asked "
+            f"for: use --mode=eval for its results, a config.steps of at least {taken}, or another "
+            "--workdir"
+        )
+
+
 def check_batch(config: ml_collections.ConfigDict) -> None:
     """Refuses a batch that the devices cannot share evenly.
 
@@ -293,9 +338,18 @@ def resume(
     Raises: UserError if the checkpoint cannot be read, is of another architecture, or was trained
       on other identities.
     """
-    step = checkpoint.choose_step(workdir, 0)
-    saved = checkpoint.restore_run(workdir, step)
-    check_architecture(config, saved, workdir)
+    while True:
+        step = checkpoint.choose_step(workdir, 0)
+        try:
+            saved = checkpoint.restore_run(workdir, step)
+            check_architecture(config, saved, workdir)
+            state = checkpoint.restore_state(workdir, step, fresh)
+            break
+        except checkpoint.DamagedError as error:
+            if len(checkpoint.steps_of(workdir)) == 1:
+                raise
+            moved = checkpoint.set_aside(workdir, step)
+            print(f"warning: {error}; it is now '{moved}', the one before is used", file=sys.stderr)
     if saved["identities"] != run["identities"]:
         raise UserError(
             f"'{workdir}' was trained on {len(saved['identities'])} identities that are not the "
@@ -303,4 +357,4 @@ def resume(
             "--workdir"
         )
     print(f"resuming '{workdir}' after step {step}")
-    return checkpoint.restore_state(workdir, step, fresh)
+    return state

@@ -1,8 +1,11 @@
 """What a run's folder says of it: its settings and labels, and whether it is the same run."""
 
+import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Sequence
+import platform
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from batnet_jax.errors import UserError
 
 CONFIG = "config.json"
 LABELS = "labels.json"
+LOCK = "lock"
 
 # A run may be continued with other values of these; on all others its result depends.
 FREE_FIELDS = (
@@ -26,6 +30,7 @@ FREE_FIELDS = (
     "eval",
     "checkpoint",
     "log",
+    "profile",
 )
 
 
@@ -48,6 +53,36 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
             "--workdir"
         ) from error
     check_same_run(config, saved, workdir)
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+    """Keeps others from training in the workdir; the lock goes with the process, however it ends.
+
+    Raises: UserError if another process trains there, or the file cannot be made.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        file = (workdir / LOCK).open("a+")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(
+                f"'{workdir}' is in use by {file.read().strip() or 'another process'}: wait for it"
+                " or stop it, or name another --workdir"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 def open_workdir(

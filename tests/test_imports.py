@@ -28,6 +28,7 @@ ORDER = {
     "data": "files to uint8 batches; knows no network",
     "retrieval": "arrays in, figures out; knows no network and no data set",
     "report": "pictures of results",
+    "profiling, interruption": "traces and SIGTERM, around the steps",
     "checkpoint, journal": "what a run leaves on the disk",
     "errors": "the one error that all raise",
 }

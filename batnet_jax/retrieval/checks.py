@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from batnet_jax.errors import UserError
-from batnet_jax.retrieval.reading import ROWS_AT_ONCE, read_rows
+from batnet_jax.retrieval.reading import ROWS_AT_ONCE, read_rows, view_rows
 
 METRICS = ("cosine", "euclidean")
 AP_CONVENTIONS = ("precision", "trapezoid")
@@ -93,7 +93,7 @@ def features(name: str, given: Any, metric: str) -> np.ndarray:
 
 def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
     if array.dtype == np.float32:
-        return read_rows(array, rows)
+        return view_rows(array, rows)
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows as inf, refused
             part = read_rows(array, rows)
@@ -109,8 +109,8 @@ def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray
 
 
 def taken(given: np.ndarray, dimensions: int, metric: str) -> Float32[np.ndarray, "n d"]:
-    """Gallery features that were made on the way, checked when they come."""
-    rows = read_rows(features("gallery_features", given, metric), slice(None))
+    """Gallery features that were made on the way, checked when they come; not to be written to."""
+    rows = view_rows(features("gallery_features", given, metric), slice(None))
     if rows.shape[1] != dimensions:
         same_dimension(np.empty((0, dimensions)), rows)
     return rows

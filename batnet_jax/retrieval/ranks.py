@@ -21,7 +21,7 @@ from batnet_jax.retrieval import count
 from batnet_jax.retrieval.checks import Labels
 from batnet_jax.retrieval.metrics import Ranks
 from batnet_jax.retrieval.plan import PAGE, Pairs, Plan, fill_pages, list_steps, make_plan
-from batnet_jax.retrieval.scores import unit_length
+from batnet_jax.retrieval.scores import write_unit_length
 
 # Gives the features of gallery items by their indices, [n, d] float32, as often as asked.
 Take = Callable[[np.ndarray], Float32[np.ndarray, "n d"]]
@@ -94,7 +94,9 @@ def relevant_ranks(
     """
     plan = plan_tiles(query, gallery, same_camera=same_camera, block=block, chunk=chunk)
     wanted = np.unique(np.concatenate([plan.relevant.items, plan.removed.items]))
-    blocks = list(_lay_out(plan, wanted, _prepare(query_features, metric, dtype)[0]))
+    queries, _ = _prepare(query_features, metric, dtype, len(query_features))
+    blocks = list(_lay_out(plan, wanted, queries))
+    del queries
     load = functools.partial(_load, take, plan, wanted, metric, dtype)
     seen = 0
     for number in _visit(plan, blocks, load):
@@ -132,15 +134,22 @@ def _number(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndar
     return labels[: len(query)], labels[len(query) :]
 
 
-def _prepare(features: np.ndarray, metric: str, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """What is multiplied, and what is added to a gallery item's scores."""
-    offset = np.zeros(len(features), np.float32)
+def _prepare(
+    features: np.ndarray, metric: str, dtype: str, length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """What is multiplied, and what is added to a gallery item's scores, both filled up."""
+    count = len(features)
+    ready = np.zeros((length, features.shape[1]), np.float32)
+    offset = np.full(length, -np.inf, np.float32)
     if metric == "cosine":
-        features = unit_length(features)
-    rounded = features.astype(jnp.dtype(dtype))
-    if metric == "euclidean":
-        exact = rounded.astype(np.float32, copy=False)
-        offset = (-0.5 * np.einsum("nd,nd->n", exact, exact, dtype=np.float64)).astype(np.float32)
+        squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
+        write_unit_length(ready[:count], features, squares)
+        offset[:count] = 0
+        return ready.astype(jnp.dtype(dtype), copy=False), offset
+    ready[:count] = features
+    rounded = ready.astype(jnp.dtype(dtype), copy=False)
+    exact = rounded[:count].astype(np.float32, copy=False)
+    offset[:count] = -0.5 * np.einsum("nd,nd->n", exact, exact, dtype=np.float64)
     return rounded, offset
 
 
@@ -193,13 +202,12 @@ def _load(
     take: Take, plan: Plan, wanted: np.ndarray, metric: str, dtype: str, number: int
 ) -> _Chunk:
     rows = plan.chunks[number]
-    features, offset = _prepare(take(rows), metric, dtype)
-    missing = plan.length - len(rows)
+    features, offset = _prepare(take(rows), metric, dtype, plan.length)
     columns = np.zeros(1 << len(wanted).bit_length(), np.int32)  # few lengths: few compilations
     columns[: len(wanted)] = np.searchsorted(rows, wanted)
     return _Chunk(
-        _transpose(_replicate(np.pad(features, [(0, missing), (0, 0)]))),
-        _replicate(np.pad(offset, (0, missing), constant_values=-np.inf)),
+        _transpose(_replicate(features)),
+        _replicate(offset),
         _replicate(columns),
     )
 

@@ -19,11 +19,24 @@ def read_rows(features: np.ndarray, rows: np.ndarray | slice) -> Float32[np.ndar
     return taken
 
 
+def view_rows(features: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
+    """The same, but no copy of float32 rows that are in memory; not to be written to."""
+    if _mapping(features)[0] is None:
+        return np.asarray(features[rows], np.float32)
+    return read_rows(features, rows)
+
+
 def _give_back(array: np.ndarray) -> None:
+    mapping, mode = _mapping(array)
+    # Under "c" the pages may hold changes that are nowhere else.
+    if mapping and mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+        mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapping(array: np.ndarray) -> tuple[mmap.mmap | None, str | None]:
+    """The mapped file under an array, and how it was opened."""
     base, mode = array, None
     while isinstance(base, np.ndarray):
         mode = getattr(base, "mode", mode)
         base = base.base
-    # Under "c" the pages may hold changes that are nowhere else.
-    if isinstance(base, mmap.mmap) and mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    return (base, mode) if isinstance(base, mmap.mmap) else (None, mode)

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Float64
 
 # Scores a block may hold at once; ranking keeps a handful of arrays of this many 4-byte items.
 _SCORES_IN_MEMORY = 2**24
 _LARGEST_BLOCK = 1024
 # Lengths beyond this or its inverse are divided by in float64.
 _SHORT = 1e-30
+LARGE = 1e30  # squared lengths between this and its inverse are in no danger
 
 
 def block_size(num_query: int, num_gallery: int) -> int:
@@ -33,6 +34,19 @@ def unit_length(features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n 
     out = features / np.where(usual[:, None], lengths, 1).astype(np.float32)
     out[~usual] = features[~usual] / lengths[~usual]
     return out
+
+
+def write_unit_length(
+    out: Float32[np.ndarray, "n d"],
+    rows: Float32[np.ndarray, "n d"],
+    squares: Float64[np.ndarray, " n"],
+) -> None:
+    """What `unit_length` returns, in one pass where no squared length is far from 1."""
+    if ((squares < LARGE) & ((squares > 1 / LARGE) | (squares == 0))).all():
+        lengths = np.sqrt(np.where(squares == 0, 1, squares))
+        np.divide(rows, lengths.astype(np.float32)[:, None], out=out)
+    else:
+        out[:] = unit_length(rows)
 
 
 @jax.jit

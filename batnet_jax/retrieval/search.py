@@ -14,14 +14,20 @@ from jaxtyping import Array, ArrayLike, Float32, Float64, Int32
 
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.reading import read_rows
-from batnet_jax.retrieval.scores import block_scores, block_size, pad_block, unit_length
+from batnet_jax.retrieval.scores import (
+    LARGE,
+    block_scores,
+    block_size,
+    pad_block,
+    unit_length,
+    write_unit_length,
+)
 
 CHUNK = 2**14  # gallery items at a time
 _ROWS_AT_ONCE = 2**10  # of them, on the host: they stay in its cache
 _GROUP = 16
 # Of fewer than this many times k groups, too large a part would be looked at twice.
 _GROUPS_A_K = 4
-_LARGE = 1e30  # squared lengths below it are in no danger
 
 
 class Best(NamedTuple):
@@ -176,7 +182,7 @@ def _chunks(
                 buffer[part] = rows
                 offset[part] = -0.5 * squares
             else:
-                _write_unit_length(buffer[part], rows, squares)
+                write_unit_length(buffer[part], rows, squares)
                 offset[part] = 0
         yield np.int32(first), *jax.device_put((buffer, offset))
 
@@ -188,7 +194,7 @@ def _read(
     with np.errstate(over="ignore"):  # an overflow shows as inf
         rows = read_rows(gallery, which)
     squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
-    if not (squares < _LARGE).all():  # or not finite
+    if not (squares < LARGE).all():  # or not finite
         checks.features(f"gallery_features[{which.start}:{which.stop}]", rows, metric)
     return rows, squares
 
@@ -199,19 +205,6 @@ def _aligned(num_rows: int, dimensions: int) -> Float32[np.ndarray, "n d"]:
     raw = np.empty(size + 64, np.uint8)
     start = -raw.ctypes.data % 64
     return raw[start : start + size].view(np.float32).reshape(num_rows, dimensions)
-
-
-def _write_unit_length(
-    out: Float32[np.ndarray, "n d"],
-    rows: Float32[np.ndarray, "n d"],
-    squares: Float64[np.ndarray, " n"],
-) -> None:
-    """What `unit_length` returns, in one pass where no squared length is far from 1."""
-    if ((squares < _LARGE) & ((squares > 1 / _LARGE) | (squares == 0))).all():
-        lengths = np.sqrt(np.where(squares == 0, 1, squares))
-        np.divide(rows, lengths.astype(np.float32)[:, None], out=out)
-    else:
-        out[:] = unit_length(rows)
 
 
 def _minus_distances(

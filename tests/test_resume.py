@@ -1,0 +1,162 @@
+"""A run that is stopped by whatever and started again ends as if nothing had happened, bit by bit.
+
+The runs are processes of the main job, on a tiny data set and a narrow net, as in test_main.
+"""
+
+import fcntl
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from test_main import ROOT, SMALL, lines, run_small
+
+STEPS = 24
+PLAN = (f"--config.steps={STEPS}", "--config.checkpoint.every_epochs=1", "--config.seed=3")
+
+
+def start_small(folder, workdir, *arguments):
+    """The process of a run, just started."""
+    command = [sys.executable, "-m", "batnet_jax.main", "--config=configs/demo.py", *SMALL]
+    command += [f"--config.data.dir={folder / 'data'}", f"--workdir={workdir}", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_steps(process, workdir, steps):
+    """Until metrics.jsonl has so many lines, or the process has ended."""
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.read_text().count("\n") >= steps:
+            return
+        time.sleep(0.005)
+
+
+def steps_saved(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+
+
+def arrays(workdir, step=STEPS):
+    """All arrays of a checkpoint: parameters, statistics, the optimizer's state."""
+    path = (workdir / "checkpoints" / str(step) / "state").absolute()
+    with ocp.PyTreeCheckpointer() as reader:
+        return {
+            jax.tree_util.keystr(name): np.asarray(value)
+            for name, value in jax.tree.leaves_with_path(reader.restore(path))
+        }
+
+
+def assert_same_run(workdir, whole):
+    assert lines(workdir) == lines(whole)
+    mine, theirs = arrays(workdir), arrays(whole)
+    assert mine.keys() == theirs.keys()
+    assert len(mine) > 100
+    for name, value in mine.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    name = f"eval/step_{STEPS}.json"
+    assert json.loads((workdir / name).read_text()) == json.loads((whole / name).read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run; its folder holds the data for all."""
+    folder = tmp_path_factory.mktemp("resume")
+    process = run_small(folder, folder / "whole", *PLAN)
+    assert process.returncode == 0, process.stderr
+    return folder / "whole"
+
+
+def test_sigterm_saves_and_ends_with_143(whole, tmp_path):
+    process = start_small(whole.parent, tmp_path / "run", *PLAN)
+    wait_for_steps(process, tmp_path / "run", 4)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    last = steps_saved(tmp_path / "run")[-1]
+    assert 4 <= last < STEPS
+    assert f"ended by SIGTERM after step {last}, which is saved" in output
+    assert errors.splitlines()[-1].startswith("terminated; the same command resumes")
+    assert "Traceback" not in errors
+    assert len(lines(tmp_path / "run")) == last
+    again = run_small(whole.parent, tmp_path / "run", *PLAN)
+    assert again.returncode == 0, again.stderr
+    assert f"resuming '{tmp_path / 'run'}' after step {last}" in again.stdout
+    assert_same_run(tmp_path / "run", whole)
+
+
+def kill_until_done(whole, workdir, seed, kills):
+    """Kills at random moments; the next process goes on where there is something to go on with."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        done = len(lines(workdir)) if (workdir / "metrics.jsonl").exists() else 0
+        process = start_small(whole.parent, workdir, *PLAN)
+        if rng.random() < 0.7:
+            wait_for_steps(process, workdir, min(STEPS, done + rng.randrange(8)))
+        time.sleep(rng.random() * 0.3)
+        process.kill()
+        process.communicate(timeout=60)
+    process = run_small(whole.parent, workdir, *PLAN)
+    assert process.returncode == 0, process.stderr
+    assert_same_run(workdir, whole)
+
+
+def test_killed_three_times(whole, tmp_path):
+    kill_until_done(whole, tmp_path / "run", seed=1, kills=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_many_times(whole, tmp_path, seed):
+    kill_until_done(whole, tmp_path / "run", seed=100 + seed, kills=5)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(whole, tmp_path):
+    first = run_small(whole.parent, tmp_path / "run", *PLAN, "--config.steps=12")
+    assert first.returncode == 0, first.stderr
+    *_, before, last = steps_saved(tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints" / str(last) / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again = run_small(whole.parent, tmp_path / "run", *PLAN)
+    assert again.returncode == 0, again.stderr
+    assert f"warning: checkpoint {last} in '{tmp_path / 'run'}' is damaged" in again.stderr
+    assert (tmp_path / "run" / "damaged" / str(last)).is_dir()
+    assert f"after step {before}" in again.stdout
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_what_is_refused(whole):
+    fewer = run_small(whole.parent, whole, *PLAN, "--config.steps=5")
+    assert (fewer.returncode, fewer.stderr.count("\n")) == (2, 1)
+    assert f"trained for {STEPS} steps, more than the 5 asked for" in fewer.stderr
+    assert not (whole / "eval" / "step_5.json").exists()
+    with (whole / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        second = run_small(whole.parent, whole, *PLAN)
+    assert (second.returncode, second.stderr.count("\n")) == (2, 1)
+    assert f"'{whole}' is in use by process " in second.stderr
+    bucket = run_small(whole.parent, "gs://bucket/run", *PLAN)
+    assert (bucket.returncode, bucket.stderr.count("\n")) == (2, 1)
+    assert "cannot write to a bucket yet" in bucket.stderr
+
+
+def test_profile_writes_a_trace(whole, tmp_path):
+    process = run_small(
+        whole.parent, tmp_path / "run", "--config.steps=8", "--config.seed=3", "--config.profile=1"
+    )
+    assert process.returncode == 0, process.stderr
+    assert "open it in TensorBoard" in process.stdout
+    (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 10_000
+    (perfetto,) = (tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz")
+    assert perfetto.stat().st_size > 1_000

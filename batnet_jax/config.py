@@ -121,7 +121,7 @@ def default_config() -> ml_collections.ConfigDict:
     checkpoint.every_epochs = 10  # also always at the end; 0 = only then (ours)
     checkpoint.keep = 3  # the newest so many stay (ours)
 
-    c.profile = False  # write a trace of 5 steps to the workdir's profile/ (ours)
+    c.profile = False  # write a trace of 3 steps to the workdir's profile/ (ours)
 
     c.log = log = ml_collections.ConfigDict()
     log.every_steps = 10  # a line in metrics.jsonl and a point in TensorBoard (ours)

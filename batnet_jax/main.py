@@ -144,6 +144,7 @@ def run(argv: list[str]) -> int:
         validate(config)
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
+        join_processes()
         with Sigterm().listen():
             MODES[_MODE.value](config, workdir_of(_WORKDIR.value or f"runs/{name}"))
     except UserError as error:
@@ -172,6 +173,26 @@ def workdir_of(name: str) -> Path:
             " the bucket, or mount that"
         )
     return Path(name)
+
+
+def join_processes() -> None:
+    """With BATNET_DISTRIBUTED=1, joins the processes of a Cloud TPU slice or a Slurm job.
+
+    Raises: UserError if there are several: batches are not split over them yet.
+    """
+    if os.environ.get("BATNET_DISTRIBUTED") != "1":
+        return
+    number, place = (os.environ.get(f"BATNET_{n}") for n in ("NUM_PROCESSES", "PROCESS_ID"))
+    jax.distributed.initialize(
+        os.environ.get("BATNET_COORDINATOR"),
+        None if number is None else int(number),
+        None if place is None else int(place),
+    )
+    if jax.process_count() > 1:
+        raise UserError(
+            f"{jax.process_count()} processes: this version trains and evaluates in one process,"
+            " on all its devices; start one, on a machine of one host"
+        )
 
 
 def use_compilation_cache(folder: Path) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 import jax
 
 SKIPPED = 5  # steps before: they compile, and fill the caches
-TRACED = 5
+TRACED = 3
 
 
 class StepTrace:
-    """Traces the steps `first` + 6 to `first` + 10, or fewer where the run ends."""
+    """Traces the steps `first` + 6 to `first` + 8, or fewer where the run ends."""
 
     def __init__(self, folder: Path, first: int) -> None:
         """Starts nothing yet.

@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,8 +122,7 @@ def test_killed_many_times(whole, tmp_path, seed):
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(whole, tmp_path):
-    first = run_small(whole.parent, tmp_path / "run", *PLAN, "--config.steps=12")
-    assert first.returncode == 0, first.stderr
+    shutil.copytree(whole, tmp_path / "run")
     *_, before, last = steps_saved(tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints" / str(last) / "state").rglob("*"):
         if path.is_file():

@@ -231,7 +231,7 @@ def draw_plot(path: Path, rows: dict[str, list[dict[str, float]]]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
     for name, results in rows.items():
         pairs = [r["pairs"] for r in results]
         axes[0].loglog(pairs, [r["best"] for r in results], "o-", label=name)
@@ -243,7 +243,7 @@ def draw_plot(path: Path, rows: dict[str, list[dict[str, float]]]) -> None:
     for axis, title in zip(axes, ("seconds", "peak memory, MiB"), strict=True):
         axis.set(xlabel="queries x gallery", title=title)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize="small")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
     figure.savefig(path, dpi=110)
 
 

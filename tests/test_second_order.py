@@ -147,7 +147,7 @@ class Gathered(nn.Module):
 
 
 def test_memory_of_forward_and_backward():
-    """What XLA says that it will allocate at batch 64, r = 4, 16 x 8 pixels: here 1/19."""
+    """What XLA says that it will allocate at batch 64, r = 4, 16 x 8 pixels: here 1/20."""
 
     def temporaries(model):
         x = jax.ShapeDtypeStruct((64, 16, 8, 480), jnp.float32)

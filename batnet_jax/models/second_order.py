@@ -95,8 +95,12 @@ def _backward(saved, gradient):
 
     around = _around(x, len(place) * shifts)
     wide = _wide(x.dtype)
-    zeros = jnp.zeros((rows, channels), wide), jnp.zeros(around.shape, wide)
-    carry = (*zeros, jnp.zeros_like(kernel))
+    # Plain zeros XLA would make early, and hold while it finds the gradient that comes in.
+    zero = 0 * gradient[0, 0]
+    carry = tuple(
+        jnp.full(shape, zero.astype(dtype))
+        for shape, dtype in ((x.shape, wide), (around.shape, wide), (kernel.shape, kernel.dtype))
+    )
     (d_x, d_around, d_kernel), _ = lax.scan(step, carry, (jnp.arange(len(place)), place))
     for start in range(0, around.shape[1], channels):
         turn = d_around[:, start : start + channels]

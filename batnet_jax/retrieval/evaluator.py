@@ -10,7 +10,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks, metrics
 from batnet_jax.retrieval.checks import Labels
 from batnet_jax.retrieval.ranks import Take, relevant_ranks
-from batnet_jax.retrieval.reading import read_rows
+from batnet_jax.retrieval.reading import read_rows, view_rows
 
 # The identity that data sets give to bad detections: neither right nor wrong when found.
 JUNK_PID = -1
@@ -141,7 +141,7 @@ def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
         )
     real, whom = _without_junk(whom)
     ranks = relevant_ranks(
-        read_rows(features, slice(None)),
+        view_rows(features, slice(None)),
         who,
         whom,
         lambda rows: checks.taken(take(real[rows]), features.shape[1], metric),

@@ -1,14 +1,13 @@
-"""Bi-attention with and without its second-order map: memory and time, forward and backward.
+"""What Bi-attention costs: temporaries and time of forward and backward, with and without Bi(x).
 
-    python benchmarks/bi_attention.py [--reductions 2 4 8 16 32] [--batch 64] [--repeats 5]
-        [--dtype bfloat16]
+    python benchmarks/bi_attention.py [--batch 64] [--reductions 2 4 8 16 32] [--repeats 3]
 
-A block for 480 channels and 16 x 8 pixels, as behind inception 4 (p2) of a 256 x 128 image. The
-naive block is Bi() as the field writes it, all products of two channels, of which half are taken;
-a 1x1 convolution of them, their mean. "rows" is the better one that makes the triangle's rows and
-nothing else, which was ours before. All are timed by turns in one process; seconds are the fastest
-of the repeats. Temporaries are what XLA's compiled program says that it allocates besides
-arguments and results.
+One block at p2 of the network at width 1 (maps of 16 x 8 x 480), in training, in float32. `ours` is
+`BiAttention`; `rows` concatenates the products of the upper triangle, `bilinear`, and multiplies;
+`outer` is as published: the outer product, of which the triangle is gathered. Temporaries are what
+the compiled program holds beside its arguments and results, by XLA's account. The ways take turns
+in one process, after a call each that is not timed; the best of the repeats counts. At r = 2 and
+batch 64 `outer` holds 8 GB: lower --batch where memory is short, or leave it out with --ways.
 """
 
 import argparse
@@ -27,77 +26,91 @@ from batnet_jax.models import BiAttention
 from batnet_jax.models.bi_attention import bilinear
 from batnet_jax.models.layers import ConvBN
 
-
-def gathered(x: jax.Array) -> jax.Array:
-    """Bi() from the whole outer product."""
-    channels = x.shape[-1]
-    first, second = np.triu_indices(channels)
-    products = x[..., :, None] * x[..., None, :]
-    return products.reshape(*x.shape[:-1], -1)[..., first * channels + second]
+MIB = 2**20
 
 
-class Naive(nn.Module):
-    """Eq. 1-5 as they are written."""
+def outer_product(x: jax.Array) -> jax.Array:
+    """[..., c] to [..., c (c + 1) / 2]: all products, of which a triangle is kept."""
+    rows, columns = np.triu_indices(x.shape[-1])
+    return (x[..., :, None] * x[..., None, :])[..., rows, columns]
 
-    form: Callable
-    reduction: int
-    dtype: jnp.dtype
+
+class PlainBiAttention(BiAttention):
+    """The same block by way of Bi(x)."""
+
+    second_order: Callable[[jax.Array], jax.Array] = bilinear
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [b, h, w, c] to the masked [b, h, w, c]."""
-        channels, shared = x.shape[-1], {"dtype": self.dtype}
-        embedded = ConvBN(channels // self.reduction, name="embed", **shared)(x, train=train)
-        pairs = self.form(embedded)
-        local = ConvBN(channels, name="local", **shared)(pairs, train=train)
-        mean = pairs.mean((1, 2), keepdims=True)
-        return x * nn.sigmoid(local * ConvBN(channels, name="global", **shared)(mean, train=train))
+    def mask(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """As `BiAttention.mask`."""
+        channels = x.shape[-1]
+        mapped = self.second_order(ConvBN(channels // self.reduction, name="embed")(x, train=train))
+        local = ConvBN(channels, name="local")(mapped, train=train)
+        mean = mapped.mean((1, 2), keepdims=True)
+        return nn.sigmoid(local * ConvBN(channels, name="global")(mean, train=train))
 
 
-def loss(variables: dict, x: jax.Array, model: nn.Module) -> jax.Array:
-    """Anything that depends on all of the result."""
-    y, _ = model.apply(variables, x, train=True, mutable=["batch_stats"])
-    return jnp.square(y.astype(jnp.float32)).sum()
+WAYS = {
+    "ours": BiAttention,
+    "rows": PlainBiAttention,
+    "outer": partial(PlainBiAttention, second_order=outer_product),
+}
+
+
+def compiled(way: str, reduction: int, batch: int):
+    """The way's step, and arguments for it."""
+    block = WAYS[way](reduction=reduction)
+    x = jnp.asarray(np.random.default_rng(0).random((batch, 16, 8, 480), np.float32))
+    variables = jax.jit(partial(block.init, train=True))(jax.random.key(0), x)
+
+    def step(variables, x, dy):
+        def apply(params, x):
+            return block.apply(
+                variables | {"params": params}, x, train=True, mutable=["batch_stats"]
+            )
+
+        out, pull, updates = jax.vjp(apply, variables["params"], x, has_aux=True)
+        return out, updates, pull(dy)
+
+    arguments = variables, x, x[::-1]
+    return jax.jit(step).lower(*arguments).compile(), arguments
+
+
+def measure(reduction: int, batch: int, repeats: int, ways: list[str]) -> None:
+    """Print the rows of one r."""
+    steps = {way: compiled(way, reduction, batch) for way in ways}
+    seconds = {way: [] for way in ways}
+    for repeat in range(repeats + 1):
+        for way, (step, arguments) in steps.items():
+            start = time.perf_counter()
+            jax.block_until_ready(step(*arguments))
+            if repeat:
+                seconds[way].append(time.perf_counter() - start)
+    sizes = {way: step.memory_analysis().temp_size_in_bytes for way, (step, _) in steps.items()}
+    for way in ways:
+        share = f"1/{sizes[way] / sizes[ways[0]]:.1f}" if way != ways[0] else ""
+        ratio = f"{min(seconds[ways[0]]) / min(seconds[way]):.2f}x" if way != ways[0] else ""
+        print(
+            f"| {reduction} | {way} | {sizes[way] / MIB:,.0f} | {share} | {min(seconds[way]):.3f}"
+            f" | {ratio} |",
+            flush=True,
+        )
 
 
 def main() -> None:
-    """Print the table."""
+    """Measure, print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--reductions", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--reductions", type=int, nargs="+", default=[2, 4, 8, 16, 32])
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
-    where = f"{platform.machine()}, {os.cpu_count()} cores, {jax.devices()[0].device_kind}"
-    print(f"{where}, jax {jax.__version__}, batch {args.batch}, {args.dtype}\n")
-    print("| r | pairs | s: naive | rows | ours | time | MiB: naive | rows | ours | memory |")
-    print("|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|")
-    x = jnp.asarray(np.random.default_rng(0).random((args.batch, 16, 8, 480)), args.dtype)
+    device = jax.devices()[0].device_kind
+    print(f"{platform.machine()}, {os.cpu_count()} cores, {device}, JAX {jax.__version__}\n")
+    print("| r | | temporaries, MiB | ours to this | seconds | ours to this |")
+    print("|---:|---|---:|---:|---:|---:|")
     for reduction in args.reductions:
-        shared = {"reduction": reduction, "dtype": x.dtype}
-        models = [Naive(gathered, **shared), Naive(bilinear, **shared), BiAttention(**shared)]
-        variables = jax.jit(partial(models[0].init, train=True))(jax.random.key(0), x)
-        steps = [
-            jax.jit(jax.grad(partial(loss, model=model), argnums=(0, 1)))
-            .lower(variables, x)
-            .compile()
-            for model in models
-        ]
-        memory = [step.memory_analysis().temp_size_in_bytes / 2**20 for step in steps]
-        seconds = [np.inf] * 3
-        for _ in range(args.repeats + 1):  # the first one warms up
-            for k, step in enumerate(steps):
-                start = time.perf_counter()
-                jax.block_until_ready(step(variables, x))
-                seconds[k] = min(seconds[k], time.perf_counter() - start)
-        channels = 480 // reduction
-        print(
-            f"| {reduction} | {channels * (channels + 1) // 2:,} | {seconds[0]:.2f} |"
-            f" {seconds[1]:.2f} | {seconds[2]:.2f} | {seconds[2] / seconds[0]:.2f}x |"
-            f" {memory[0]:,.0f} | {memory[1]:,.0f} | {memory[2]:,.0f} |"
-            f" {memory[0] / memory[2]:.1f}x |",
-            flush=True,
-        )
+        measure(reduction, args.batch, args.repeats, args.ways)
 
 
 if __name__ == "__main__":

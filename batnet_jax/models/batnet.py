@@ -151,8 +151,8 @@ class BATNet(nn.Module):
                 name="bi_attention" if len(positions) == 1 else f"bi_attention_{position}",
                 **shared,
             )
-            output, mask = block.attend(x, train=train)
-            attention[position] = {"input": x, "mask": mask, "output": output}
+            mask = block.mask(x, train=train)
+            attention[position] = {"input": x, "mask": mask, "output": x * mask}
             return attention[position]["output"]
 
         x = images.astype(self.dtype)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 
 from batnet_jax.models.layers import ConvBN
-from batnet_jax.models.second_order import mean_of_pairs
+from batnet_jax.models.second_order import pair_means
 
 FOURIER_SEED = 20210415  # of the random projection; another seed makes checkpoints meaningless
 
@@ -84,12 +84,6 @@ KERNELS: Mapping[str, Callable[..., jax.Array]] = {
 }
 
 
-def _masked(x: jax.Array, *factors: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Of x and the factors of the mask's argument: z x, and z."""
-    mask = nn.sigmoid(math.prod(factors[1:], start=factors[0]))
-    return x * mask, mask
-
-
 class BiAttention(nn.Module):
     """Masks a map by statistics of its channels; drops into any NHWC network.
 
@@ -118,26 +112,26 @@ class BiAttention(nn.Module):
 
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps [b, h, w, c] to the masked [b, h, w, c]."""
-        return self.attend(x, train=train)[0]
+        return x * self.mask(x, train=train)
 
     @nn.compact
-    def attend(self, x: jax.Array, *, train: bool = False) -> tuple[jax.Array, jax.Array]:
-        """The masked map, and the mask z.
-
-        Both [b, h, w, c]; z is in [1/2, 1), as the embeddings end in a ReLU (section 4.4).
-        """
+    def mask(self, x: jax.Array, *, train: bool = False) -> jax.Array:
+        """The mask z, [b, h, w, c] in [1/2, 1): the embeddings end in a ReLU (section 4.4)."""
         channels = x.shape[-1]
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         embedded = ConvBN(max(1, channels // self.reduction), name="embed", **shared)(
             x, train=train
         )
-        of_pairs = self.kernel == "bilinear"  # `second_order` does without Bi()'s map
-        options = {"factor": self.rff_factor, "bandwidth": self.rff_bandwidth}
-        mapped = embedded
-        if not of_pairs:
+        second_order = self.kernel == "bilinear"
+        if second_order:  # Bi() is too large to be held: what follows takes its operand instead
+            mapped = embedded
+        else:
+            options = {"factor": self.rff_factor, "bandwidth": self.rff_bandwidth}
             mapped = KERNELS[self.kernel](embedded, **(options if self.kernel == "rff" else {}))
-        factors = [ConvBN(channels, of_pairs=of_pairs, name="local", **shared)(mapped, train=train)]
+        local = ConvBN(channels, second_order=second_order, name="local", **shared)(
+            mapped, train=train
+        )
         if self.attention_in_attention:
-            mean = mean_of_pairs(mapped) if of_pairs else mapped.mean((1, 2), keepdims=True)
-            factors.append(ConvBN(channels, name="global", **shared)(mean, train=train))
-        return _masked(x, *factors)
+            mean = pair_means(embedded) if second_order else mapped.mean((1, 2), keepdims=True)
+            local = local * ConvBN(channels, name="global", **shared)(mean, train=train)
+        return nn.sigmoid(local)

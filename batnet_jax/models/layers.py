@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from batnet_jax.models.second_order import BilinearConv
+from batnet_jax.models.second_order import SecondOrderConv
 
 AXIS = "devices"  # the name of pmap's axis, here and in steps.py
 
@@ -117,8 +117,8 @@ class ConvBN(nn.Module):
       features: output channels.
       kernel: side of the square kernel, padded to keep the size at stride 1.
       stride: of the convolution.
-      of_pairs: convolve Bi(x) instead of x, without making it (kernel and stride 1).
       use_bias: of the convolution (published code: yes).
+      second_order: convolve Bi(x) instead of x; with kernel 1 and stride 1 only.
       epsilon: see `BatchNorm`.
       axis_name: see `BatchNorm`.
       dtype: of the computation; parameters are float32.
@@ -127,8 +127,8 @@ class ConvBN(nn.Module):
     features: int
     kernel: int = 1
     stride: int = 1
-    of_pairs: bool = False
     use_bias: bool = True
+    second_order: bool = False
     epsilon: float = 1e-5
     axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -142,8 +142,8 @@ class ConvBN(nn.Module):
             "dtype": self.dtype,
             "name": "conv",
         }
-        if self.of_pairs:
-            x = BilinearConv(self.features, **shared)(x)
+        if self.second_order:
+            x = SecondOrderConv(self.features, **shared)(x)
         else:
             x = nn.Conv(
                 self.features,

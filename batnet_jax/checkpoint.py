@@ -1,19 +1,34 @@
 """Checkpoints: Orbax's, with the run's facts beside the arrays.
 
 A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats, opt_state) and
-`run` (JSON: the config's `model` section, and `identities`: [data set, pid, name] in label order).
+`run` (JSON, see `facts`), so that a checkpoint can be used wherever it is copied to.
 """
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 
 from batnet_jax.errors import UserError
 
 FOLDER = "checkpoints"
+
+
+def facts(config: ml_collections.ConfigDict, identities: Sequence[Sequence]) -> dict[str, Any]:
+    """What a checkpoint says of itself beside its arrays.
+
+    Args:
+      config: of the run.
+      identities: [data set, pid, name] in label order.
+    Returns: `model` (that section), `identities` and `config` (all of it), JSON.
+    """
+    settings = json.loads(config.to_json())
+    return {"model": settings["model"], "identities": identities, "config": settings}
 
 
 def open_manager(workdir: Path, *, keep: int = 1) -> ocp.CheckpointManager:

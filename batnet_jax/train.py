@@ -89,7 +89,7 @@ def _train(
         steps_per_epoch=schedule.steps_per_epoch,
         axis_name=AXIS if jax.device_count() > 1 else None,
     )
-    run = {"model": config.model.to_dict(), "identities": [list(who) for who in identities]}
+    run = checkpoint.facts(config, [list(who) for who in identities])
     state = init_state(recipe, tuple(config.data.image_size))
     if checkpoint.latest_step(workdir) is None:
         state, report = start_from(config, state, run)

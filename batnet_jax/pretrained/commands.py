@@ -54,7 +54,7 @@ def run_import(config: ml_collections.ConfigDict, source: Path, output: Path) ->
     state = init_state(recipe, tuple(config.data.image_size))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     filled, report = fill(variables, opened, keep_classifiers=opened.format == BATNET)
-    run = {"model": config.model.to_dict(), "identities": unknown_identities(classes)}
+    run = checkpoint.facts(config, unknown_identities(classes))
     try:
         output.mkdir(parents=True, exist_ok=True)
         with checkpoint.open_manager(output) as manager:

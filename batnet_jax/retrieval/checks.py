@@ -153,3 +153,12 @@ def ids(name: str, given: Any, length: int) -> Int64[np.ndarray, " n"]:
             " number the names with np.unique(names, return_inverse=True)"
         )
     return array.astype(np.int64)
+
+
+def no_match(num_query: int, num_gallery: int) -> UserError:
+    """What to raise where no query has a relevant gallery item."""
+    return UserError(
+        f"none of the {num_query} queries has a match among the {num_gallery} gallery items: at"
+        " least one needs its identity seen by another camera; check the pids and cameras, or use"
+        " same_camera='keep'"
+    )

@@ -155,11 +155,7 @@ def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
     figures = metrics.per_query(ranks, ap)
     summary = metrics.summarise(figures, ap=ap, cmc_ranks=cmc_ranks)
     if summary is None:
-        raise UserError(
-            f"none of the {len(features)} queries has a match among the {len(real)} gallery"
-            " items: at least one needs its identity seen by another camera; check the pids and"
-            " cameras, or use same_camera='keep'"
-        )
+        raise checks.no_match(len(features), len(real))
     result = {"num_query": len(features), "num_gallery": len(real), **summary}
     if dtype != "float32":
         result["features"] = dtype

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike
 
-from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks, metrics
 from batnet_jax.retrieval.checks import Images
 from batnet_jax.retrieval.evaluator import JUNK_PID
@@ -66,9 +65,5 @@ def evaluate_reranked(
     ranks = ranks_of_rows(rows, query, kept, same_camera=same_camera)
     summary = metrics.summarise(metrics.per_query(ranks, ap), ap=ap, cmc_ranks=cmc_ranks)
     if summary is None:
-        raise UserError(
-            f"none of the {len(query.pids)} queries has a match among the {len(real)} gallery"
-            " items: at least one needs its identity seen by another camera; check the pids and"
-            " cameras, or use same_camera='keep'"
-        )
+        raise checks.no_match(len(query.pids), len(real))
     return {"num_query": len(query.pids), "num_gallery": len(real), **summary}

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import ArrayLike
 
-from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.evaluator import JUNK_PID
 from batnet_jax.retrieval.plan import own_items
@@ -75,11 +74,7 @@ def single_shot_cmc(
     relevant, _ = own_items(query.pids, views[0], pids, views[1])
     valid = np.flatnonzero(relevant.counts)
     if not len(valid):
-        raise UserError(
-            f"none of the {len(query.pids)} queries has a match among the {len(real)} gallery"
-            " items: at least one needs its identity seen by another camera; check the pids and"
-            " cameras, or use same_camera='keep'"
-        )
+        raise checks.no_match(len(query.pids), len(real))
     shared, identities = _draw_shared(pids, trials, seed)
     rng = np.random.default_rng([seed, 1])
     own = rng.integers(0, relevant.counts[valid], (trials, len(valid))).T

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batnet_jax.retrieval import evaluate, evaluate_stream, metrics, ranks
-from batnet_jax.retrieval.plan import fill_pages, list_steps, make_plan
+from batnet_jax.retrieval.plan import ROWS, fill_pages, list_steps, make_plan
 
 ROOT = Path(__file__).parents[1]
 # Every case has the same number of dimensions, and sizes that are rounded to few shapes.
@@ -204,7 +204,7 @@ def test_a_plan_deals_everything_once(seed, block, chunk):
     for queries in plan.blocks:
         pages = fill_pages(plan.relevant, queries, plan.rows)
         listed = {(p, *step) for p, page in enumerate(pages) for step in list_steps(page).tolist()}
-        rows = min(64, plan.rows)
+        rows = min(ROWS, plan.rows)
         needed = {(p, r // rows * rows, c // 8 * 8) for p, r, c in np.argwhere(pages >= 0).tolist()}
         assert listed == needed
         found = [pages[:, r][pages[:, r] >= 0] for r in range(len(queries))]

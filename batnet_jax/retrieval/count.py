@@ -10,16 +10,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from batnet_jax.retrieval.plan import ROWS, SLOTS, lanes
+from batnet_jax.retrieval.plan import ROWS, SLOTS, WINDOW
 
 # The least positive float32 of full precision. Below it accelerators take numbers for zero.
 _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 def tile_scores(
-    queries: Float[Array, "b d"], chunk: Float[Array, "d n"], offset: Float32[Array, " n"]
+    queries: Float[Array, "b d"], chunk: Float[Array, "d n"], offset: Float32[Array, " n"] | None
 ) -> Float32[Array, "b n"]:
-    """Inner products plus an offset for each gallery item, summed in float32.
+    """Inner products, plus an offset for each gallery item where there is one; in float32.
 
     `precision=HIGHEST`: TF32 or bfloat16 passes would change ranks.
     """
@@ -29,7 +29,7 @@ def tile_scores(
         precision=jax.lax.Precision.HIGHEST,
         preferred_element_type=jnp.float32,
     )
-    return scores + offset
+    return scores if offset is None else scores + offset
 
 
 def read_limits(
@@ -71,6 +71,7 @@ def count_ahead(
     limits: Float32[Array, "b page"],
     counts: Int32[Array, "b page"],
     columns: Int32[Array, " w"],
+    filled: Int32[Array, ""],
     active: Bool[Array, " b"],
     work: Int32[Array, "steps 2"],
     steps: Int32[Array, ""],
@@ -78,9 +79,7 @@ def count_ahead(
     """Adds to `counts` how many of the tile's items stand ahead of each relevant one.
 
     A step does so for `ROWS` queries and `SLOTS` relevant items of each; the steps leave out the
-    empty parts of a page. The sum over a chunk is unrolled: as elementwise sums of slices it stays
-    in registers, where XLA's CPU backend writes out the comparisons of a plain `sum` (3 to 8 times
-    slower).
+    empty parts of a page.
 
     Args:
       scores: of the tile.
@@ -88,31 +87,67 @@ def count_ahead(
       limits: their scores.
       counts: so far.
       columns: how many of the chunk's items have a lower gallery index, for each wanted item.
+      filled: how many items the chunk has. What fills it up scores 0, behind all of them.
       active: the queries to count for.
       work: the first row and column of the page that each step takes.
       steps: how many there are.
     """
-    rows, width = min(ROWS, len(scores)), lanes(scores.shape[1])
+    rows = min(ROWS, len(scores))
+    windows = scores.reshape(len(scores), -1, WINDOW)
     limits = jnp.where(active[:, None] & (items >= 0), limits, jnp.inf)
     before = columns[items]
+    empty = scores.shape[1] - filled
 
     def step(number: Int32[Array, ""], counts: Array) -> Array:
         row, column = work[number, 0], work[number, 1]
-
-        def part(array: Array, first: Array | int, width: int) -> Array:
-            return jax.lax.dynamic_slice(array, (row, first), (rows, width))
-
-        greater = part(limits, column, SLOTS)[:, None]
-        as_great = _next_below(greater)
-        left = part(before, column, SLOTS)[:, None] - jnp.arange(width)[:, None]
-        ahead = jnp.zeros((rows, width, SLOTS), jnp.int32)
-        for start in range(0, scores.shape[1], width):
-            limit = jnp.where(left > start, as_great, greater)  # for lower and higher indices
-            ahead += (part(scores, start, width)[:, :, None] > limit).astype(jnp.int32)
-        more = part(counts, column, SLOTS) + ahead.sum(1)
-        return jax.lax.dynamic_update_slice(counts, more, (row, column))
+        limit, left, so_far = (
+            jax.lax.dynamic_slice(array, (row, column), (rows, SLOTS))
+            for array in (limits, before, counts)
+        )
+        more = _count_windows(windows, row, limit, left) + _count_ties(windows, row, limit, left)
+        more -= empty * (limit < 0.0)
+        return jax.lax.dynamic_update_slice(counts, so_far + more, (row, column))
 
     return jax.lax.fori_loop(0, steps, step, counts)
+
+
+def _count_windows(
+    windows: Float32[Array, "b windows width"],
+    row: Int32[Array, ""],
+    limits: Float32[Array, "rows slots"],
+    before: Int32[Array, "rows slots"],
+) -> Int32[Array, "rows slots"]:
+    """How many scores are greater, or in a window wholly before the item's place as great.
+
+    The sum over a window is unrolled: as elementwise sums it stays in registers, where XLA's CPU
+    backend writes out the comparisons of a plain `sum` (3 to 8 times slower). A window lies side
+    by side in memory, and has one limit for each item: neither costs anything within the sum.
+    """
+    _, count, width = windows.shape
+    ends = width * (1 + jnp.arange(count))[:, None]
+    limit = jnp.where(before[:, None] >= ends, _next_below(limits)[:, None], limits[:, None])
+    ahead = jnp.zeros(limit.shape, jnp.int32)
+    for k in range(width):
+        scores = jax.lax.dynamic_slice(windows, (row, 0, k), (len(limits), count, 1))
+        ahead += (scores > limit).astype(jnp.int32)
+    return ahead.sum(1)
+
+
+def _count_ties(
+    windows: Float32[Array, "b windows width"],
+    row: Int32[Array, ""],
+    limits: Float32[Array, "rows slots"],
+    before: Int32[Array, "rows slots"],
+) -> Int32[Array, "rows slots"]:
+    """How many equal scores stand before the item's place, in the window that this lies in."""
+    _, count, width = windows.shape
+    which = jnp.minimum(before // width, count - 1)
+    rows = row + jnp.arange(len(limits))[:, None]
+    scores = windows.at[rows, which].get(mode="promise_in_bounds")
+    ahead = width * which[..., None] + jnp.arange(width) < before[..., None]
+    # Where the place is the end of the chunk, the last window has been counted whole.
+    ahead &= (before < width * count)[..., None]
+    return ((scores == limits[..., None]) & ahead).sum(2, dtype=jnp.int32)
 
 
 def _next_below(x: Float32[Array, "..."]) -> Float32[Array, "..."]:

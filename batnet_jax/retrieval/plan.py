@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
-ROWS = 64  # queries for which something is counted at a time; a block of more is a multiple of it
+ROWS = 32  # queries for which something is counted at a time; a block of more is a multiple of it
 SLOTS = 8  # relevant items of each that are counted at a time
 PAGE = 128  # relevant items of a query that share an array
-LANES = 128  # a chunk's length is a multiple of it,
-STEPS = 64  # and where it is more than STEPS times as long, of a multiple of it
+WINDOW = 64  # scores of a tile's row that are compared one after the other
+LANES = 64  # a chunk's length is a multiple of it, and it one of WINDOW
 
 
 class Pairs(NamedTuple):
@@ -156,7 +156,7 @@ def _pack(sizes: np.ndarray, gallery: int, chunk: int) -> tuple[int, Int32[np.nd
     parts = -(-gallery // usual)
     length = -(-gallery // parts)
     while True:
-        length = _round_up(length, lanes(length))
+        length = _round_up(length, LANES)
         home_of = _first_fit(sizes, length)
         if length >= usual or home_of.max(initial=0) < parts:
             return length, home_of
@@ -172,11 +172,6 @@ def _first_fit(sizes: np.ndarray, length: int) -> Int32[np.ndarray, " n"]:
         room -= size
         homes.append(chunk)
     return np.array(homes, np.int32)
-
-
-def lanes(length: int) -> int:
-    """The part of a chunk that is compared at a time: at most `STEPS` make it up."""
-    return LANES * -(-length // (LANES * STEPS))
 
 
 def _round_up(number: int, unit: int) -> int:

@@ -31,6 +31,7 @@ _AXIS = "devices"
 # Queries in a block and gallery items in a chunk: 16 MiB of scores on a CPU.
 _TILES = {"cpu": (512, 8192)}
 _LARGE_TILES = (1024, 32768)
+_KEPT_TILES = 4  # tiles that wait for their blocks' last homes
 # What chunks that wait may take on each device: this on a CPU, else a share of the device's memory.
 _CPU_BYTES = 2**30
 _SHARE = 0.5
@@ -58,8 +59,17 @@ class _Block(NamedTuple):
 
 class _Chunk(NamedTuple):
     features: Array  # [d, n]
-    offset: Array  # [n]
+    offset: Array | None  # [n]
     columns: Array  # [w]
+    filled: Array  # [] how many of the n are items
+
+
+class _Tile(NamedTuple):
+    """A block's scores against a chunk, and of the chunk what counting needs."""
+
+    scores: Array  # [devices, b, n]
+    columns: Array
+    filled: Array
 
 
 def relevant_ranks(
@@ -136,19 +146,18 @@ def _number(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 def _prepare(
     features: np.ndarray, metric: str, dtype: str, length: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """What is multiplied, and what is added to a gallery item's scores, both filled up."""
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """What is multiplied, and what is added to a gallery item's scores, both filled up with 0."""
     count = len(features)
     ready = np.zeros((length, features.shape[1]), np.float32)
-    offset = np.full(length, -np.inf, np.float32)
     if metric == "cosine":
         squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
         write_unit_length(ready[:count], features, squares)
-        offset[:count] = 0
-        return ready.astype(jnp.dtype(dtype), copy=False), offset
+        return ready.astype(jnp.dtype(dtype), copy=False), None
     ready[:count] = features
     rounded = ready.astype(jnp.dtype(dtype), copy=False)
     exact = rounded[:count].astype(np.float32, copy=False)
+    offset = np.zeros(length, np.float32)
     offset[:count] = -0.5 * np.einsum("nd,nd->n", exact, exact, dtype=np.float64)
     return rounded, offset
 
@@ -209,6 +218,7 @@ def _load(
         _transpose(_replicate(features)),
         _replicate(offset),
         _replicate(columns),
+        _replicate(np.int32(len(rows))),
     )
 
 
@@ -222,8 +232,10 @@ def _visit(plan: Plan, blocks: list[_Block], load: Callable[[int], _Chunk]) -> I
     """Every block meets every chunk; yields the number of each chunk when it has been asked for.
 
     A block meets its homes first. Then it knows what it compares with, and meets the chunks that
-    are here; at the end those that found no place to wait.
+    are here; at the end those that found no place to wait. A block across several homes keeps a few
+    tiles of the first until it has seen the last.
     """
+    kept: dict[int, dict[int, _Tile]] = {}
     pending = [set(range(len(plan.chunks))) for _ in blocks]
     last_home = [int(block.home.max()) for block in blocks]
     waiting = _Waiting()
@@ -232,9 +244,15 @@ def _visit(plan: Plan, blocks: list[_Block], load: Callable[[int], _Chunk]) -> I
         jax.block_until_ready([page.counts for block in blocks for page in block.relevant])
         for k, block in enumerate(blocks):
             if (block.home == number).any():
-                blocks[k] = _meet_home(block, chunk, number)
+                blocks[k], tile = _meet_home(block, chunk, number)
                 if last_home[k] == number:
                     pending[k].discard(number)
+                    for earlier, other in kept.pop(k, {}).items():
+                        blocks[k] = _count(blocks[k], other, blocks[k].home > earlier)
+                elif sum(map(len, kept.values())) < _KEPT_TILES:
+                    pending[k].discard(number)
+                    kept.setdefault(k, {})[number] = tile
+                del tile
         ready = [k for k in range(len(blocks)) if last_home[k] <= number]
         _meet_all(blocks, ready, pending, number, lambda chunk=chunk: chunk)
         for other in waiting.numbers():
@@ -265,7 +283,7 @@ def _meet_all(
             pending[k].discard(number)
 
 
-def _meet_home(block: _Block, chunk: _Chunk, number: int) -> _Block:
+def _meet_home(block: _Block, chunk: _Chunk, number: int) -> tuple[_Block, _Tile]:
     """Read the limits of the queries whose home this chunk is; count for those that have theirs."""
     at_home = block.home == number
     scores = _tile_scores(block.queries, chunk.features, chunk.offset)
@@ -276,22 +294,24 @@ def _meet_home(block: _Block, chunk: _Chunk, number: int) -> _Block:
     for page in block.removed:
         if (page.where >= 0).any():
             scores = _hide_removed(scores, page.items, chunk.columns, at_home)
-    return _count(block._replace(relevant=relevant), scores, chunk, block.home <= number)
+    tile = _Tile(scores, chunk.columns, chunk.filled)
+    return _count(block._replace(relevant=relevant), tile, block.home <= number), tile
 
 
 def _meet(block: _Block, chunk: _Chunk, active: np.ndarray) -> _Block:
     scores = _tile_scores(block.queries, chunk.features, chunk.offset)
-    return _count(block, scores, chunk, active)
+    return _count(block, _Tile(scores, chunk.columns, chunk.filled), active)
 
 
-def _count(block: _Block, scores: Array, chunk: _Chunk, active: np.ndarray) -> _Block:
+def _count(block: _Block, tile: _Tile, active: np.ndarray) -> _Block:
     def counts(page: _Page) -> Array:
         return _count_ahead(
-            scores,
+            tile.scores,
             page.items,
             page.limits,
             page.counts,
-            chunk.columns,
+            tile.columns,
+            tile.filled,
             active,
             page.work,
             page.steps,
@@ -351,7 +371,7 @@ def _room(device: Any) -> float:
 
 
 def _bytes(chunk: _Chunk) -> int:
-    return sum(array.nbytes for array in chunk)
+    return sum(array.nbytes for array in jax.tree.leaves(chunk))
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:
@@ -390,4 +410,4 @@ def _hide_removed(*args: Any) -> Array:
 
 
 def _count_ahead(*args: Any) -> Array:
-    return _on_devices(count.count_ahead, (0, 0, 0, 0, None, 0, 0, 0), (3,))(*args)
+    return _on_devices(count.count_ahead, (0, 0, 0, 0, None, None, 0, 0, 0), (3,))(*args)

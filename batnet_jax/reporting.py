@@ -141,12 +141,19 @@ def look_at(
         hardest = hardest_identities(trial, found, thumbnails)
         with counting_bar("camera pairs", "camera") as progress:
             pairs = pairs_of_cameras(trial, found, progress)
-        curves = _curves(trial, found, result)
+        verification = _verification(trial, found, result)
+        first_ranks = [rank for rank in found.figures["per_query"]["first_rank"] if rank]
     tail = f"-{number}" * (number > 0)
     behind = f": {sections.title_of(result)}" * (tests > 1)
     lists = page.paragraph(_say_kinds(kinds, result)) + cards(shown, key=f"list{tail}")
     parts = [
-        Section(f"curves{tail}", f"Curves{behind}", curves),
+        sections.curves_section(
+            first_ranks,
+            verification,
+            sections.title_of(result),
+            key=f"curves{tail}",
+            title=f"Curves{behind}",
+        ),
         Section(f"ranked-lists{tail}", f"Ranked lists{behind}", lists),
         sections.hardest_section(hardest, pairs, key=f"hardest{tail}", title=f"Hardest{behind}"),
     ]
@@ -154,30 +161,25 @@ def look_at(
     return Look(result, parts, list(dict.fromkeys(of_each)))
 
 
-def _curves(trial: Trial, found: Ranked, result: dict[str, Any]) -> str:
-    """The CMC curve, and how far apart pairs lie."""
-    title = sections.title_of(result)
-    first_ranks = [rank for rank in found.figures["per_query"]["first_rank"] if rank]
-    figures = result.get("verification")
-    problem = ""
-    if figures is None:
-        try:
-            with counting_bar("all pairs", "query") as progress:
-                figures = retrieval.verify(
-                    found.features["query"],
-                    trial.query.pids,
-                    trial.query.cameras,
-                    found.features["gallery"],
-                    trial.gallery.pids,
-                    trial.gallery.cameras,
-                    same_camera=found.settings["same_camera"],
-                    progress=progress,
-                )
-        except UserError as error:  # a gallery of one person has no pair of two
-            problem = f"No histogram of distances: {error}"
-    right = sections.verification_figure(figures, title) if figures else page.paragraph(problem)
-    left = sections.cmc_figure(first_ranks, title)
-    return page.grid(f"<div>{part}</div>" for part in (left, right))
+def _verification(trial: Trial, found: Ranked, result: dict[str, Any]) -> dict[str, Any] | str:
+    """Error rates over all pairs, or why there are none."""
+    if "verification" in result:
+        return result["verification"]
+    query, gallery = trial.query, trial.gallery
+    try:
+        with counting_bar("all pairs", "query") as progress:
+            return retrieval.verify(
+                found.features["query"],
+                query.pids,
+                query.cameras,
+                found.features["gallery"],
+                gallery.pids,
+                gallery.cameras,
+                same_camera=found.settings["same_camera"],
+                progress=progress,
+            )
+    except UserError as error:  # a gallery of one person has no pair of two
+        return str(error)
 
 
 def _say_kinds(kinds: dict[int, list[str]], result: dict[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from batnet_jax.report.attention_maps import COLUMNS, AttentionRow, mask_limits, overlay
-from batnet_jax.report.page import Markup, Section, escape, paragraph
+from batnet_jax.report.page import Markup, Section, escape, grid, paragraph
 from batnet_jax.report.ranked_list import Person
 from batnet_jax.report.thumbnails import Thumbnails, picture
 
@@ -34,16 +34,14 @@ def attention_section(rows: Sequence[AttentionRow], thumbnails: Thumbnails) -> S
         return Section(key, title, paragraph(text))
     limits = {position: mask_limits(rows, position) for position in rows[0].maps}
     parts = [
-        Markup(f"<div>{_row(row, position, limits[position], thumbnails)}</div>")
-        for row in rows
-        for position in row.maps
+        _row(row, position, limits[position], thumbnails) for row in rows for position in row.maps
     ]
     legend = Markup(
         '<p class="legend"><span>lowest</span>'
         '<span class="heat" role="img" aria-label="from dark violet over green to yellow"></span>'
         "<span>highest value</span></p>"
     )
-    body = paragraph(_CAPTION) + legend + Markup(f'<div class="grid">{"".join(parts)}</div>')
+    body = paragraph(_CAPTION) + legend + grid(parts)
     return Section(key, title, body)
 
 

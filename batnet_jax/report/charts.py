@@ -13,8 +13,8 @@ import numpy as np
 
 from batnet_jax.report.page import Markup
 
-WIDTH, HEIGHT = 400, 250
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 12, 12, 42
+WIDTH, HEIGHT = 340, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 10, 44
 _TICKS = 5
 
 
@@ -169,6 +169,8 @@ def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
 
 
 def _short(value: float) -> str:
+    if value >= 10_000 and value % 100 == 0:
+        return f"{value / 1000:g}k"
     text = f"{value:.4g}"
     if "e" in text:
         number, _, power = text.partition("e")
@@ -191,7 +193,7 @@ def _axes(
         parts.append(f'<path class="tick" d="M{x:g} {bottom}v4"/>')
         anchor = "end" if x > WIDTH - _RIGHT - 8 else "middle"
         text = html.escape(_short(value))
-        parts.append(f'<text x="{x:g}" y="{bottom + 16}" text-anchor="{anchor}">{text}</text>')
+        parts.append(f'<text x="{x:g}" y="{bottom + 17}" text-anchor="{anchor}">{text}</text>')
     parts.append(f'<path class="tick" d="M{_LEFT} {bottom}H{WIDTH - _RIGHT}"/>')
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     label = f'<text class="label" x="{middle:g}" y="{HEIGHT - 6}" text-anchor="middle">'

@@ -139,7 +139,8 @@ def definitions(facts: Mapping[str, Any], style: str = "facts") -> Markup:
 
 def grid(parts: Iterable[str]) -> Markup:
     """Things side by side where there is room, else one below the other."""
-    return Markup('<div class="grid">' + "\n".join(parts) + "</div>")
+    panels = "\n".join(f'<div class="panel">{part}</div>' for part in parts)
+    return Markup(f'<div class="grid">{panels}</div>')
 
 
 def details(summary: str, body: str) -> Markup:

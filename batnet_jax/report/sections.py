@@ -87,6 +87,30 @@ def _rows(result: Mapping[str, Any], ranks: Sequence[str]) -> list[list[Any]]:
     return rows
 
 
+def curves_section(
+    first_ranks: Sequence[int],
+    verification: Mapping[str, Any] | str,
+    test: str,
+    *,
+    key: str = "curves",
+    title: str = "Curves",
+) -> Section:
+    """The CMC curve, and how far apart pairs of images lie.
+
+    Args:
+      first_ranks: of the right images, from 1; at least one.
+      verification: see `retrieval.verify`, of the cosine; or why there is none.
+      test: its name.
+      key: the section's.
+      title: the section's.
+    """
+    if isinstance(verification, str):
+        right = paragraph(f"No histogram of distances: {verification}")
+    else:
+        right = verification_figure(verification, test)
+    return Section(key, title, grid([cmc_figure(first_ranks, test), right]))
+
+
 def cmc_figure(first_ranks: Sequence[int], title: str) -> Markup:
     """The CMC curve.
 
@@ -196,9 +220,13 @@ def hardest_section(
         caption = f"The {len(rows)} pairs of lowest mAP. In per cent"
         hardest = table(caption, ["cameras", "queries", "mAP", "Rank-1"], rows)
         parts = [
-            grid(["<div>" + heading("Identities") + parts[0] + "</div>",
-                  "<div>" + heading("Camera pairs") + hardest + _matrix(pairs) + "</div>"])
-        ]  # fmt: skip
+            grid(
+                [
+                    heading("Identities") + parts[0],
+                    heading("Camera pairs") + hardest + _matrix(pairs),
+                ]
+            )
+        ]
     else:
         parts.append(paragraph("Cameras are not known, so there are no pairs of them."))
     return Section(key, title, "\n".join(parts))
@@ -306,6 +334,4 @@ def _progress(evaluations: Sequence[Mapping[str, Any]]) -> Markup:
     rows = [[r["step"], percent(r["mAP"]), percent(r["cmc"]["1"])] for r in evaluations]
     numbers = table(f"{name}, in per cent", ["step", "mAP", "Rank-1"], rows)
     caption = f"{count} {plural} of {name}."
-    return Markup(
-        "<div>" + figure(chart, caption) + details("Evaluations in numbers", numbers) + "</div>"
-    )
+    return Markup(figure(chart, caption) + details("Evaluations in numbers", numbers))

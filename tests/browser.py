@@ -1,7 +1,6 @@
 """A page in headless Chromium, over DevTools' pipe: no package is needed, and nothing is fetched.
 
-`from browser import browser, page` makes the fixtures known to a test file. Where Chromium is
-absent they skip, by name.
+The fixtures `browser` and `page` are known to all tests; they skip where Chromium is absent.
 """
 
 import base64

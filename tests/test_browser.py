@@ -1,14 +1,12 @@
 """The browser that other tests look through must see errors, requests and keys itself."""
 
-from browser import browser, page  # noqa: F401 - fixtures
-
 HTML = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>t</title>
 <style>@media (prefers-color-scheme: dark) {{ body {{ color: rgb(1, 2, 3); }} }}</style></head>
 <body><button id="a" onclick="this.dataset.n = 1 + (+this.dataset.n || 0)">a</button>
 <input id="f" type="file"><div style="width: 500px">x</div>{}</body></html>"""
 
 
-def test_a_calm_page(page, tmp_path):  # noqa: F811
+def test_a_calm_page(page, tmp_path):
     path = tmp_path / "a b.html"
     path.write_text(HTML.format('<img alt="" src="data:image/gif;base64,R0lGODlhAQABAAAAACw=">'))
     page.resize(600, 400)
@@ -32,7 +30,7 @@ def test_a_calm_page(page, tmp_path):  # noqa: F811
     assert (tmp_path / "a.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_what_goes_wrong_is_seen(page, tmp_path):  # noqa: F811
+def test_what_goes_wrong_is_seen(page, tmp_path):
     path = tmp_path / "b.html"
     script = "console.error('one'); setTimeout(() => { throw new Error('two'); });"
     path.write_text(HTML.format(f"<script>{script}</script><img alt='' src='http://x.test/i.png'>"))

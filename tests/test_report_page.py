@@ -55,6 +55,18 @@ def test_a_line_goes_through_its_points():
     assert chart.count("<circle") == 1  # a lone point has no line
 
 
+def test_numbers_on_an_axis_are_short():
+    shown = [charts._short(value) for value in (0, 0.0005, 1.5e-5, 0.25, 300, 60000, 12345)]
+    assert shown == ["0", "5e-4", "1.5e-5", "0.25", "300", "60k", "1.234e+04"]
+
+
+def test_a_rate_that_never_changes_has_an_axis():
+    chart = line_chart(
+        [Series("a", [1, 2], [3e-3, 3e-3])], title="t", x_label="x", y_label="y", log=True
+    )
+    assert {"2e-3", "5e-3"} <= set(text_of(chart).split())
+
+
 def test_a_legend_only_where_there_is_a_choice():
     one = line_chart([Series("a", [0, 1], [0, 1])], title="t", x_label="x", y_label="y")
     assert "legend" not in one

@@ -161,7 +161,7 @@ def _log_ticks(low: float, high: float) -> list[float]:
 def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
     """A range with some air; from 0 where that is near."""
     if log:
-        return low / 1.5, high * 1.5
+        return low / 2, high * 2
     if 0 <= low < 0.5 * high:
         return 0.0, 1.05 * high
     air = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
@@ -171,11 +171,10 @@ def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
 def _short(value: float) -> str:
     if value >= 10_000 and value % 100 == 0:
         return f"{value / 1000:g}k"
-    text = f"{value:.4g}"
-    if "e" in text:
-        number, _, power = text.partition("e")
-        return f"{number}e{int(power)}"
-    return text
+    if 0 < abs(value) < 0.01:
+        number, _, power = f"{value:e}".partition("e")
+        return f"{float(number):.3g}e{int(power)}"
+    return f"{value:.4g}"
 
 
 def _axes(

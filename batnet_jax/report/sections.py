@@ -324,8 +324,8 @@ def _progress(evaluations: Sequence[Mapping[str, Any]]) -> Markup:
         lines,
         title=f"mAP and Rank-1 of {name}, by step; mAP {percent(last['mAP'])}% at the end",
         x_label="step",
-        y_label="queries",
-        y_range=(0, 1),
+        y_label="mAP, Rank-1",
+        y_range=(0, min(1, 1.2 * max(y for line in lines for y in line.ys)) or 1),
         dots=True,
         show=lambda value: f"{100 * value:.3g}%",
     )

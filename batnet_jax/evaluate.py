@@ -3,9 +3,9 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -116,6 +116,38 @@ def evaluate_trial(
       stems: see `file_stems`.
     Returns: what is in the file (CONTRACT: fractions).
     """
+    with ranked(config, trial, embed, breakdown=config.eval.breakdown) as found:
+        rows = ranked_lists(trial, found)
+        result = result_of(config, trial, found, step)
+    write_result(result, rows, workdir / "eval", stems)
+    return result
+
+
+class Ranked(NamedTuple):
+    """A trial that has been embedded, once, and ranked; its images are at hand."""
+
+    stores: dict[str, ImageStore]
+    """Of `query` and `gallery`."""
+    features: dict[str, np.ndarray]
+    """Of `query` and `gallery`, [n, d] float32."""
+    settings: dict[str, Any]
+    """`ap` and `same_camera`, as `retrieval.evaluate` takes them."""
+    figures: dict[str, Any]
+    """See `retrieval.evaluate`, with `per_query`."""
+
+
+@contextlib.contextmanager
+def ranked(
+    config: ml_collections.ConfigDict, trial: Trial, embed: Embed, **wanted: Any
+) -> Iterator[Ranked]:
+    """Embeds the images of a trial and ranks its gallery for each query.
+
+    Args:
+      config: its `eval` and `data` sections are read.
+      trial: query and gallery.
+      embed: see `make_embed`.
+      wanted: further arguments of `retrieval.evaluate_stream`.
+    """
     batch = devices.round_up(config.eval.batch)
     with contextlib.ExitStack() as stack:
         stores, features = {}, {}
@@ -145,24 +177,27 @@ def evaluate_trial(
             (trial.query.pids, trial.query.cameras),
             take,
             (trial.gallery.pids, trial.gallery.cameras),
-            breakdown=config.eval.breakdown,
+            per_query=True,
             bootstrap=config.eval.bootstrap,
             seed=config.seed,
             **settings,
+            **wanted,
         )
-        result = {
-            "dataset": trial.name,
-            "split": trial.split,
-            "step": step,
-            **figures,
-            "same_camera": settings["same_camera"],
-        }
-        result |= further_figures(
-            config, trial, features["query"], features["gallery"], settings["same_camera"]
-        )
-        rows = ranked_lists(trial, stores, features, settings)
-    write_result(result, rows, workdir / "eval", stems)
-    return result
+        bar.close()
+        yield Ranked(stores, features, settings, figures)
+
+
+def result_of(
+    config: ml_collections.ConfigDict, trial: Trial, found: Ranked, step: int
+) -> dict[str, Any]:
+    """What `eval/step_<N>.json` says of a trial, with the figures that the config asks for."""
+    figures = {name: value for name, value in found.figures.items() if name != "per_query"}
+    kept = found.settings["same_camera"]
+    head = {"dataset": trial.name, "split": trial.split, "step": step}
+    further = further_figures(
+        config, trial, found.features["query"], found.features["gallery"], kept
+    )
+    return {**head, **figures, "same_camera": kept, **further}
 
 
 def same_camera(config: ml_collections.ConfigDict, trial: Trial) -> str:
@@ -212,43 +247,31 @@ def open_store(config: ml_collections.ConfigDict, split: Split, *, keep: bool = 
 
 
 def ranked_lists(
-    trial: Trial,
-    stores: dict[str, ImageStore],
-    features: dict[str, np.ndarray],
-    settings: dict[str, Any],
-    *,
-    rows: int = 5,
-    places: int = 10,
+    trial: Trial, found: Ranked, *, rows: int = 5, places: int = 10
 ) -> list[RankedList]:
     """The first places of a few queries, evenly spaced over the query set."""
     query, gallery = trial.query, trial.gallery
+    chosen = np.unique(np.linspace(0, len(query) - 1, rows).astype(int))
+    heads = retrieval.first_places(
+        found.features["query"][chosen],
+        query.pids[chosen],
+        query.cameras[chosen],
+        found.features["gallery"],
+        gallery.pids,
+        gallery.cameras,
+        same_camera=found.settings["same_camera"],
+        places=places,
+    )
     lists = []
-    for q in np.unique(np.linspace(0, len(query) - 1, rows).astype(int)):
-        own = slice(q, q + 1)
-        removed = gallery.pids == -1
-        if settings["same_camera"] == "remove":
-            removed |= (gallery.pids == query.pids[q]) & (gallery.cameras == query.cameras[q])
-        wanted = min(places + int(removed.sum()), len(gallery))
-        (order,), _ = retrieval.top_k(features["query"][own], features["gallery"], wanted)
-        best = [int(g) for g in order if not removed[g]][:places]
-        try:
-            average_precision = retrieval.evaluate(
-                features["query"][own],
-                query.pids[own],
-                query.cameras[own],
-                features["gallery"],
-                gallery.pids,
-                gallery.cameras,
-                **settings,
-            )["mAP"]
-        except UserError:  # this query has no match
-            average_precision = None
-        (query_image,) = stores["query"].batch(np.array([q]))
+    asked = found.stores["query"].batch(chosen)
+    for q, shown, head in zip(chosen, asked, heads, strict=True):
+        items = np.array([place.item for place in head.first], int)
         people = [
             Person(image, int(gallery.pids[g]), camera_of(gallery, g))
-            for g, image in zip(best, stores["gallery"].batch(np.array(best)), strict=True)
+            for g, image in zip(items, found.stores["gallery"].batch(items), strict=True)
         ]
-        person = Person(query_image, int(query.pids[q]), camera_of(query, q))
+        person = Person(shown, int(query.pids[q]), camera_of(query, q))
+        average_precision = found.figures["per_query"]["average_precision"][q]
         lists.append(RankedList(person, average_precision, people))
     return lists
 

@@ -1,13 +1,22 @@
 """What a run leaves for people to follow: metrics.jsonl, TensorBoard events, the progress bar."""
 
+import contextlib
 import json
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 METRICS = "metrics.jsonl"
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of a run's `metrics.jsonl`, without one that a kill has cut off; none if none."""
+    path = workdir / METRICS
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
 
 
 def progress_bar(total: int, *, description: str, unit: str = "image", initial: int = 0) -> tqdm:
@@ -22,6 +31,18 @@ def progress_bar(total: int, *, description: str, unit: str = "image", initial: 
         maxinterval=seconds,
         dynamic_ncols=True,
     )
+
+
+@contextlib.contextmanager
+def counting_bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar that starts with its first call: yields a function of (done, in all)."""
+    with progress_bar(0, description=description, unit=unit) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield progress
 
 
 class Journal:

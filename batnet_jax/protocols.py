@@ -1,7 +1,5 @@
 """Figures on request, beside the standard ones: what the fields of `eval` add to a result."""
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import ml_collections
@@ -9,7 +7,7 @@ import numpy as np
 
 from batnet_jax import retrieval
 from batnet_jax.collection import Trial
-from batnet_jax.journal import progress_bar
+from batnet_jax.journal import counting_bar
 
 
 def further_figures(
@@ -44,12 +42,12 @@ def further_figures(
             expanded, *who, gallery, *whom, ap=config.eval.ap, same_camera=same_camera
         )
     if config.eval.rerank:
-        with _bar("re-rank", "step") as progress:
+        with counting_bar("re-rank", "step") as progress:
             figures["reranked"] = retrieval.evaluate_reranked(
                 *case, ap=config.eval.ap, progress=progress, same_camera=same_camera
             )
     if config.eval.single_shot:
-        with _bar("single shot", "query") as progress:
+        with counting_bar("single shot", "query") as progress:
             figures["single_shot"] = retrieval.single_shot_cmc(
                 *case,
                 trials=config.eval.single_shot,
@@ -58,23 +56,11 @@ def further_figures(
                 same_camera=same_camera,
             )
     if config.eval.verification:
-        with _bar("all pairs", "query") as progress:
+        with counting_bar("all pairs", "query") as progress:
             figures["verification"] = retrieval.verify(
                 *case, progress=progress, same_camera=same_camera
             )
     return figures
-
-
-@contextlib.contextmanager
-def _bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for functions that say (done, in all)."""
-    with progress_bar(0, description=description, unit=unit) as bar:
-
-        def progress(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        yield progress
 
 
 def describe(result: dict[str, Any], columns: list[str]) -> list[str]:

@@ -128,7 +128,7 @@ def draw_attention_maps(
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP), title, _INK, ImageFont.load_default(_TITLE))
     # Masks of several images can be compared: one that hardly changes anything must look flat.
-    mask_limits = {position: _limits(rows, position) for position in positions}
+    limits_of = {position: mask_limits(rows, position) for position in positions}
     lefts = {position: _BOX[0] + 3 * _GAP + n * group for n, position in enumerate(positions)}
     _caption(draw, _GAP, top - _LINE, "image", _INK)
     for position, left in lefts.items():
@@ -143,7 +143,7 @@ def draw_attention_maps(
         for position, left in lefts.items():
             for n, key in enumerate(COLUMNS):
                 heat = getattr(row.maps[position], key)
-                limits = mask_limits[position] if key == "mask" else None
+                limits = limits_of[position] if key == "mask" else None
                 x = left + n * (_BOX[0] + _GAP)
                 note = f"{heat.min():.3g} to {heat.max():.3g}"
                 _draw_cell(sheet, x, y, overlay(row.person.image, heat, limits), note)
@@ -151,7 +151,8 @@ def draw_attention_maps(
     sheet.save(path, format="PNG")
 
 
-def _limits(rows: Sequence[AttentionRow], position: str) -> tuple[float, float]:
+def mask_limits(rows: Sequence[AttentionRow], position: str) -> tuple[float, float]:
+    """The lowest and the highest value of all masks at a position."""
     masks = [row.maps[position].mask for row in rows]
     return float(min(mask.min() for mask in masks)), float(max(mask.max() for mask in masks))
 

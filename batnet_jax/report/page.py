@@ -1,51 +1,27 @@
 """The report's page: sections to one HTML file that needs nothing else.
 
-Whatever is text is escaped here and nowhere else: callers give plain strings.
+Whatever is text is escaped here and nowhere else: callers give plain strings, and what the
+functions of this package make is `Markup`.
 """
 
 import base64
+import hashlib
 import html
-import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image
+_FOLDER = files("batnet_jax.report")
+_STYLE = "page.css"
+_SCRIPT = "page.js"
 
-JPEG_QUALITY = 90
-_WIDE = 700  # pixels; on a phone a wider picture is scrolled sideways, not shrunk
 
-# Also tells the browser to load nothing, so that a mistake here cannot call out.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1a1a1a; --paper: #fff; --soft: #595959; --line: #ccc;
-  --link: #0b57d0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #161616; --soft: #a8a8a8;
-  --line: #444; --link: #8ab4f8; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1rem; max-width: 76rem; color: var(--ink);
-  background: var(--paper); font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: break-word; }
-a { color: var(--link); }
-nav ul { display: flex; flex-wrap: wrap; gap: 0 1.25rem; padding: 0; list-style: none; }
-nav a { display: inline-block; padding: .6rem 0; }
-section { border-top: 1px solid var(--line); margin-top: 1.5rem; }
-h1 { line-height: 1.2; }
-p, figcaption { max-width: 45rem; }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .1rem 1rem; }
-dt { color: var(--soft); }
-dd { margin: 0; }
-figure { margin: 1rem 0; }
-figcaption { margin-top: .5rem; color: var(--soft); }
-img { display: block; max-width: 100%; height: auto; background: #fff; }
-.scroll { overflow-x: auto; }
-.scroll:focus-visible, a:focus-visible { outline: 3px solid var(--link); outline-offset: 2px; }
-@media (max-width: 48rem) { .scroll img { max-width: none; } }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th { white-space: nowrap; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: right; }
-th:first-child { text-align: left; padding-left: 0; }
-"""
+class Markup(str):
+    """HTML; whatever else is text."""
+
+    __slots__ = ()
 
 
 class Section(NamedTuple):
@@ -55,11 +31,16 @@ class Section(NamedTuple):
     """Its anchor: letters, digits and hyphens."""
     title: str
     body: str
-    """HTML, made by the functions below."""
+    """HTML, made by the functions of this package."""
 
 
 def write_page(
-    path: str | os.PathLike, *, title: str, facts: Mapping[str, Any], sections: Sequence[Section]
+    path: str | os.PathLike,
+    *,
+    title: str,
+    facts: Mapping[str, Any],
+    sections: Sequence[Section],
+    styles: str = "",
 ) -> None:
     """Writes the page.
 
@@ -68,88 +49,151 @@ def write_page(
       title: the page's.
       facts: what this is a report of; name to value.
       sections: in the order of the page.
+      styles: further CSS, as that of `Thumbnails`.
     """
-    links = "".join(f'<li><a href="#{s.key}">{html.escape(s.title)}</a></li>' for s in sections)
+    links = "".join(f'<li><a href="#{s.key}">{escape(s.title)}</a></li>' for s in sections)
     parts = "\n".join(_section(section) for section in sections)
-    name = html.escape(title)
+    name = escape(title)
+    style, script = (_FOLDER.joinpath(file).read_text("utf-8") for file in (_STYLE, _SCRIPT))
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{_policy(script)}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
 <title>{name}</title>
-<style>{_STYLE}</style>
+<style>
+{style}{styles}</style>
 </head>
 <body>
+<a class="skip" href="#content">Skip to the content</a>
 <header>
 <h1>{name}</h1>
 {definitions(facts)}
-<nav aria-label="Sections"><ul>{links}</ul></nav>
 </header>
-<main>
+<nav aria-label="Sections"><ul>{links}</ul></nav>
+<main id="content" tabindex="-1">
 {parts}
 </main>
+{_ICONS}
+<script>{script}</script>
 </body>
 </html>
 """
     Path(path).write_text(page, encoding="utf-8")
 
 
+def _policy(script: str) -> str:
+    """Tells the browser to load nothing and to run our script alone, whatever slips in here."""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return (
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    )
+
+
+# Drawn, as not every font has a tick and a cross.
+_ICONS = """<svg class="icons" aria-hidden="true" width="0" height="0">
+<symbol id="icon-right" viewBox="0 0 16 16"><path d="M2.5 8.5l3.7 4L13.5 4"/></symbol>
+<symbol id="icon-wrong" viewBox="0 0 16 16"><path d="M3.5 3.5l9 9M12.5 3.5l-9 9"/></symbol>
+<symbol id="icon-same" viewBox="0 0 16 16"><circle cx="8" cy="8" r="5.5"/>
+<path d="M4.2 11.8l7.6-7.6"/></symbol>
+</svg>"""
+
+
+def escape(value: Any) -> str:
+    """Text as HTML; `Markup` as it is."""
+    return value if isinstance(value, Markup) else html.escape(str(value))
+
+
+def icon(name: str) -> Markup:
+    """A drawn sign, `right`, `wrong` or `same`; the word must stand beside it."""
+    return Markup(f'<svg class="icon" aria-hidden="true"><use href="#icon-{name}"/></svg>')
+
+
 def _section(section: Section) -> str:
-    heading = f'<h2 id="{section.key}-title">{html.escape(section.title)}</h2>'
+    heading = f'<h2 id="{section.key}-title">{escape(section.title)}</h2>'
     start = f'<section id="{section.key}" aria-labelledby="{section.key}-title">'
     return f"{start}\n{heading}\n{section.body}\n</section>"
 
 
-def paragraph(text: str) -> str:
+def paragraph(text: str) -> Markup:
     """Running text."""
-    return f"<p>{html.escape(text)}</p>"
+    return Markup(f"<p>{escape(text)}</p>")
 
 
-def definitions(facts: Mapping[str, Any]) -> str:
+def heading(text: str) -> Markup:
+    """The title of a part of a section."""
+    return Markup(f"<h3>{escape(text)}</h3>")
+
+
+def definitions(facts: Mapping[str, Any], style: str = "facts") -> Markup:
     """Names and their values."""
     rows = "".join(
-        f"<dt>{html.escape(name)}</dt><dd>{html.escape(str(value))}</dd>"
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in facts.items()
     )
-    return f"<dl>{rows}</dl>"
+    return Markup(f'<dl class="{style}">{rows}</dl>')
 
 
-def table(caption: str, head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table; each row's first cell is its heading. Scrolled sideways where it is too wide."""
-    columns = "".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)
-    lines = "".join(
-        f'<tr><th scope="row">{html.escape(str(first))}</th>'
-        + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in rest)
-        + "</tr>\n"
-        for first, *rest in rows
-    )
-    body = f"<table>\n<thead><tr>{columns}</tr></thead>\n<tbody>{lines}</tbody>\n</table>"
-    # Not <caption>, which would be scrolled away with the table.
-    name = f"<figcaption>{html.escape(caption)}</figcaption>"
-    return f"<figure>\n{name}\n{_scroll(body, caption)}\n</figure>"
+def grid(parts: Iterable[str]) -> Markup:
+    """Things side by side where there is room, else one below the other."""
+    panels = "\n".join(f'<div class="panel">{part}</div>' for part in parts)
+    return Markup(f'<div class="grid">{panels}</div>')
 
 
-def picture(path: str | os.PathLike, *, alt: str, caption: str) -> str:
-    """A picture and its caption, embedded as JPEG: photographs are much smaller so than as PNG.
+def details(summary: str, body: str) -> Markup:
+    """What is shown on request."""
+    return Markup(f"<details><summary>{escape(summary)}</summary>\n{body}\n</details>")
+
+
+def figure(body: str, caption: str) -> Markup:
+    """Something to look at and how to read it."""
+    return Markup(f"<figure>\n{body}\n<figcaption>{escape(caption)}</figcaption>\n</figure>")
+
+
+def table(
+    caption: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    style: str = "",
+    row_attributes: Sequence[str] = (),
+) -> Markup:
+    """A table; each row's first cell is its heading. Scrolled sideways where it is too wide.
 
     Args:
-      path: of a file that Pillow reads.
-      alt: what it shows, for those who do not see it.
-      caption: how to read it.
+      caption: stands above.
+      head: of the columns.
+      rows: text, or `Markup`; a cell that is a `Cell` has a class.
+      style: a class of the table.
+      row_attributes: HTML, of each row; nothing for none.
     """
-    buffer = io.BytesIO()
-    with Image.open(path) as image:
-        width, height = image.size
-        # No chroma subsampling: it would smear thin coloured lines and letters.
-        image.convert("RGB").save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
-    name = html.escape(alt)
-    body = f'<img src="data:image/jpeg;base64,{data}" width="{width}" height="{height}"'
-    body += f' alt="{name}">'
-    body = _scroll(body, alt) if width > _WIDE else body
-    return f"<figure>\n{body}\n<figcaption>{html.escape(caption)}</figcaption>\n</figure>"
+    columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    attributes = row_attributes or [""] * len(rows)
+    lines = "".join(
+        f'<tr{own}><th scope="row">{escape(first)}</th>' + "".join(map(_cell, rest)) + "</tr>\n"
+        for own, (first, *rest) in zip(attributes, rows, strict=True)
+    )
+    kind = f' class="{style}"' if style else ""
+    body = f"<table{kind}>\n<thead><tr>{columns}</tr></thead>\n<tbody>{lines}</tbody>\n</table>"
+    # Not <caption>, which would be scrolled away with the table.
+    name = f"<figcaption>{escape(caption)}</figcaption>"
+    return Markup(f'<figure class="table">\n{name}\n{_scroll(body, caption)}\n</figure>')
+
+
+class Cell(NamedTuple):
+    """A table's cell with a class of its own."""
+
+    text: Any
+    style: str
+
+
+def _cell(cell: Any) -> str:
+    if isinstance(cell, Cell):
+        return f'<td class="{cell.style}">{escape(cell.text)}</td>'
+    return f"<td>{escape(cell)}</td>"
 
 
 def _scroll(body: str, label: str) -> str:

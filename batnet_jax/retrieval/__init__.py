@@ -5,9 +5,11 @@ metrics (on the host). `search` lists the best of the gallery; `expansion` and `
 queries and distances before.
 """
 
+from batnet_jax.retrieval.camera_pairs import camera_pairs
 from batnet_jax.retrieval.evaluator import JUNK_PID, evaluate, evaluate_stream
 from batnet_jax.retrieval.expansion import expand_queries
 from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
+from batnet_jax.retrieval.places import Place, first_places, first_right
 from batnet_jax.retrieval.rerank import KReciprocal, reranked_rows
 from batnet_jax.retrieval.reranked import evaluate_reranked
 from batnet_jax.retrieval.search import top_k
@@ -18,10 +20,14 @@ __all__ = [
     "JUNK_PID",
     "POOLINGS",
     "KReciprocal",
+    "Place",
+    "camera_pairs",
     "evaluate",
     "evaluate_reranked",
     "evaluate_stream",
     "expand_queries",
+    "first_places",
+    "first_right",
     "pool_queries",
     "reranked_rows",
     "single_shot_cmc",

@@ -30,6 +30,7 @@ def evaluate(
     cmc_ranks: Sequence[int] = (1, 5, 10, 20),
     dtype: str = "float32",
     breakdown: bool = False,
+    per_query: bool = False,
     bootstrap: int = 0,
     seed: int = 0,
     block: int | None = None,
@@ -58,6 +59,7 @@ def evaluate(
       dtype: "bfloat16" rounds the features to it, which changes ranks; the result then says so
         under "features".
       breakdown: also give the figures of the queries of each camera and of each identity.
+      per_query: also give those of each query.
       bootstrap: samples for confidence intervals, in which identities are drawn; 0 for none.
       seed: of the bootstrap.
       block: queries at a time on a device. None chooses.
@@ -70,7 +72,8 @@ def evaluate(
 
     Returns: num_query, num_gallery (without junk), num_valid_query (those with a match left; the
       others are skipped), mAP, mINP, cmc {"1": ...}, ap. Fractions. On request per_camera and
-      per_identity (see `metrics.breakdown`), and confidence (see `metrics.bootstrap`).
+      per_identity (see `metrics.breakdown`), per_query (see `metrics.PerQuery`: lists, 0 or None
+      where no match is left), and confidence (see `metrics.bootstrap`).
 
     Raises:
       UserError: for arrays that do not fit together, values that are not finite, ids that are not
@@ -92,6 +95,7 @@ def evaluate(
         cmc_ranks=cmc_ranks,
         dtype=dtype,
         breakdown=breakdown,
+        per_query=per_query,
         bootstrap=bootstrap,
         seed=seed,
         block=block,
@@ -112,6 +116,7 @@ def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
     cmc_ranks: Sequence[int] = (1, 5, 10, 20),
     dtype: str = "float32",
     breakdown: bool = False,
+    per_query: bool = False,
     bootstrap: int = 0,
     seed: int = 0,
     block: int | None = None,
@@ -163,6 +168,8 @@ def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
         if who.cameras is not None:
             result["per_camera"] = metrics.breakdown(figures, who.cameras, cmc_ranks)
         result["per_identity"] = metrics.breakdown(figures, who.pids, cmc_ranks)
+    if per_query:
+        result["per_query"] = metrics.listed(figures)
     if bootstrap:
         samples = checks.positive_int("bootstrap", bootstrap)
         result["confidence"] = metrics.bootstrap(

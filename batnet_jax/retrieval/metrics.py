@@ -131,6 +131,14 @@ def breakdown(
     return result
 
 
+def listed(figures: PerQuery) -> dict[str, list]:
+    """The figures of each query as JSON has them: None where it has no match."""
+    return {
+        name: [None if value != value else value for value in column.tolist()]
+        for name, column in figures._asdict().items()
+    }
+
+
 def bootstrap(
     figures: PerQuery,
     pids: Int64[np.ndarray, " q"],

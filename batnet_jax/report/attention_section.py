@@ -1,0 +1,70 @@
+"""Fig. 6 on the page: each query, and the maps around each Bi-attention as heat maps."""
+
+from collections.abc import Sequence
+
+from batnet_jax.report.attention_maps import COLUMNS, AttentionRow, mask_limits, overlay
+from batnet_jax.report.page import Markup, Section, escape, grid, paragraph
+from batnet_jax.report.ranked_list import Person
+from batnet_jax.report.thumbnails import Thumbnails, picture
+
+_BOX = (96, 192)
+_CAPTION = (
+    "Before: the feature map that enters the Bi-attention; mask: what it is multiplied by; after: "
+    "the masked map. Each is a mean over the channels, laid over the image in grey. Colours run "
+    "from the lowest value (dark violet) to the highest (yellow): before and after, those of the "
+    "one map, so they compare its places; mask, those of all masks of the position, so they "
+    "compare images too. Below each map stand its own lowest and highest value. The mask lies "
+    "between 0.5 and 1, so the map after it is always lower: what matters is where it is lowered "
+    "least."
+)
+
+
+def attention_section(rows: Sequence[AttentionRow], thumbnails: Thumbnails) -> Section:
+    """The section.
+
+    Args:
+      rows: none if the network has no attention.
+      thumbnails: take in the pictures.
+
+    Raises: UserError for a map that is not finite.
+    """
+    key, title = "attention", "Bi-attention"
+    if not rows:
+        text = "This network has no attention (config.model.attention is none): nothing to show."
+        return Section(key, title, paragraph(text))
+    limits = {position: mask_limits(rows, position) for position in rows[0].maps}
+    parts = [
+        _row(row, position, limits[position], thumbnails) for row in rows for position in row.maps
+    ]
+    legend = Markup(
+        '<p class="legend"><span>lowest</span>'
+        '<span class="heat" role="img" aria-label="from dark violet over green to yellow"></span>'
+        "<span>highest value</span></p>"
+    )
+    body = paragraph(_CAPTION) + legend + grid(parts)
+    return Section(key, title, body)
+
+
+def _row(
+    row: AttentionRow, position: str, limits: tuple[float, float], thumbnails: Thumbnails
+) -> str:
+    name = _name(row.person)
+    figures = [_figure(thumbnails.add(row.person.image, _BOX), f"Query, {name}", "image", "")]
+    for column in COLUMNS:
+        heat = getattr(row.maps[position], column)
+        image = overlay(row.person.image, heat, limits if column == "mask" else None)
+        alt = f"{name}: heat map {column} at {position}"
+        note = f"{heat.min():.3g} to {heat.max():.3g}"
+        figures.append(_figure(thumbnails.add(image, _BOX), alt, column, note))
+    head = f"<h3>{escape(name.capitalize())}, at {escape(position)}</h3>"
+    return f'{head}<div class="maps">{"".join(figures)}</div>'
+
+
+def _figure(thumbnail: str, alt: str, head: str, note: str) -> str:
+    caption = f"<figcaption><b>{head}</b>{note}</figcaption>"
+    return f"<figure>{picture(thumbnail, alt)}{caption}</figure>"
+
+
+def _name(person: Person) -> str:
+    camera = "" if person.camera is None else f", camera {person.camera}"
+    return f"identity {person.pid}{camera}"

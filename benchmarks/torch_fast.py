@@ -107,9 +107,10 @@ class FastMaps(Maps):
 
     def sample(self, x, part):
         rows = x.shape[2]
-        along = torch.arange(rows, device=x.device)
+        options = {"device": x.device, "dtype": torch.float64}  # whatever x's type is
+        along = torch.arange(rows, **options)
         centre = (2 * part + 1) / self.parts - 1
-        grid = torch.linspace(-1, 1, rows, device=x.device) / self.parts + centre
+        grid = torch.linspace(-1, 1, rows, **options) / self.parts + centre
         source = (grid + 1) / 2 * (rows - 1)
         matrix = (1 - (source[:, None] - along).abs()).clamp(min=0).to(x.dtype)
         y = torch.einsum("ij,bjwc->biwc", matrix, x.permute(0, 2, 3, 1))

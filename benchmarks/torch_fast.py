@@ -3,7 +3,7 @@
 The same function as `torch_batnet.TorchBATNet`, of the same weights. The pairs of channels are
 taken by cyclic shifts, a few at a time, and made again for the gradient, as ours does; parts are
 sampled by one matrix. To be run in `torch.channels_last`. One 1x1 convolution in place of an
-inception's three that share their input is no faster, on a CPU at least: 119 ms against 119 at 4b.
+inception's three that share their input was tried and left out: no faster, on a CPU at least.
 """
 
 import torch

@@ -31,6 +31,7 @@ is `model.dtype` of ours and autocast of PyTorch's. The columns:
 
 With --apart each contestant runs before the next one starts: where memory is short. --profile
 writes a trace of 3 steps of each: for TensorBoard or Perfetto, and of PyTorch's also a table.
+--accumulate is ours alone: its memory and time with the batch in so many parts.
 """
 
 import argparse
@@ -79,6 +80,7 @@ def make_config(task: dict):
         }
     )
     config.augment.erasing_start_epoch = 0
+    config.batch.accumulate = task["accumulate"]
     return config
 
 
@@ -368,6 +370,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--size", type=int, nargs=2, default=[256, 128])
     parser.add_argument("--reduction", type=int, default=4)
     parser.add_argument("--only", nargs="+", choices=("ours", *PEERS))
+    parser.add_argument("--accumulate", type=int, default=1, help="batch.accumulate of ours")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--steps", type=int, default=0, help="of a repetition; 1, on a GPU 20")
     parser.add_argument("--profile", type=Path, metavar="DIR")
@@ -397,6 +400,7 @@ def make_tasks(args: argparse.Namespace, dtype: str, width: float, folder: str) 
         "batch": args.batch,
         "size": args.size,
         "steps": args.steps,
+        "accumulate": args.accumulate,
         "side": 256 if args.quick else SIDE[args.device],
         "flops": training_flops(size=tuple(args.size), **net),
         "folder": folder,

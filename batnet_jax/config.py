@@ -55,6 +55,9 @@ def default_config() -> ml_collections.ConfigDict:
     c.batch = batch = ml_collections.ConfigDict()
     batch.identities = 16  # P, of a global batch (published code)
     batch.images_per_identity = 4  # K (published code)
+    batch.accumulate = (
+        1  # parts of a device's batch, run in turn to save memory; losses see all of it (ours)
+    )
 
     c.model = model = ml_collections.ConfigDict()
     model.attention = "aia"  # aia (Eq. 5) | plain (Eq. 6) | none (paper)
@@ -177,6 +180,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "num_epochs": config.num_epochs,
         "learning_rate": config.learning_rate,
         "batch.identities": config.batch.identities,
+        "batch.accumulate": config.batch.accumulate,
         "model.reduction": config.model.reduction,
         "model.rff_factor": config.model.rff_factor,
         "model.rff_bandwidth": config.model.rff_bandwidth,
@@ -249,4 +253,10 @@ def _validate_batch(config: ml_collections.ConfigDict) -> None:
         negatives >= config.loss.num_negatives,
         f"a batch of {identities} x {images} has {negatives} negatives an anchor, fewer than "
         f"config.loss.num_negatives={config.loss.num_negatives}: raise config.batch.identities",
+    )
+    parts, size = config.batch.accumulate, identities * images
+    _require(
+        size % parts == 0,
+        f"config.batch.accumulate={parts} does not divide a batch of {identities} x {images} = "
+        f"{size} images: choose a divisor",
     )

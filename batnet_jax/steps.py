@@ -14,7 +14,7 @@ import optax
 from flax import struct
 from jax import lax
 
-from batnet_jax import augment, losses, optimizer
+from batnet_jax import accumulation, augment, losses, optimizer
 from batnet_jax.models import BATNet
 from batnet_jax.models.initial import draw_variables
 from batnet_jax.models.layers import AXIS
@@ -50,6 +50,7 @@ class Recipe(NamedTuple):
       seed: of the initial values, augmentation and dropout.
       erasing_start: the step from which random erasing is on.
       loss, augment: the config's sections.
+      accumulate: parts that the network runs on one after the other; see `accumulation`.
       axis_name: pmap's axis; None outside pmap, and on a single device, where collectives would
         only cost compile time.
     """
@@ -61,6 +62,7 @@ class Recipe(NamedTuple):
     erasing_start: int
     loss: ml_collections.ConfigDict
     augment: ml_collections.ConfigDict
+    accumulate: int
     axis_name: str | None
 
 
@@ -98,6 +100,7 @@ def make_recipe(
         erasing_start=config.augment.erasing_start_epoch * steps_per_epoch,
         loss=config.loss,
         augment=config.augment,
+        accumulate=config.batch.accumulate,
         axis_name=axis_name,
     )
 
@@ -142,22 +145,29 @@ def train_step(
     augment_key, dropout_key = jax.random.split(key)
     positions = _global_positions(batch["image"].shape[0], axis_name)
     erase = (state.step >= recipe.erasing_start) * recipe.augment.erasing_probability
-    images = augment.augment(
-        jax.vmap(lambda position: jax.random.fold_in(augment_key, position))(positions),
-        batch["image"],
-        enlarge_probability=recipe.augment.enlarge_probability,
-        erasing_probability=erase,
-    )
 
-    def loss_fn(params):
+    def forward(params, batch_stats, rows):
+        keys = jax.vmap(lambda position: jax.random.fold_in(augment_key, position))(
+            rows["position"]
+        )
+        images = augment.augment(
+            keys,
+            rows["image"],
+            enlarge_probability=recipe.augment.enlarge_probability,
+            erasing_probability=erase,
+        )
         outputs, updates = recipe.model.apply(
-            {"params": params, "batch_stats": state.batch_stats},
+            {"params": params, "batch_stats": batch_stats},
             images,
             train=True,
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        loss, parts = losses.multi_task_loss(
+        compared = {kind: outputs[kind] for kind in ("features", "scores")}
+        return compared, updates["batch_stats"]
+
+    def loss_fn(outputs):
+        return losses.multi_task_loss(
             outputs,
             batch["label"],
             margin=recipe.loss.margin,
@@ -165,9 +175,15 @@ def train_step(
             label_smoothing=recipe.loss.label_smoothing,
             axis_name=axis_name,
         )
-        return loss, (parts, updates["batch_stats"])
 
-    (loss, (parts, batch_stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+    (loss, parts, batch_stats), grads = accumulation.value_and_gradients(
+        forward,
+        loss_fn,
+        state.params,
+        state.batch_stats,
+        {"image": batch["image"], "position": positions},
+        recipe.accumulate,
+    )
     if axis_name:  # without synchronised BN the devices' statistics differ: keep their mean
         grads, loss, parts, batch_stats = lax.pmean((grads, loss, parts, batch_stats), axis_name)
     updates, opt_state = recipe.transform.update(grads, state.opt_state, state.params)

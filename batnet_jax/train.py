@@ -4,7 +4,7 @@ import contextlib
 import functools
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,6 +144,20 @@ def _train(
     return result
 
 
+def pmap_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
+    """`train_step` on all devices: (state, batch split by `devices.split`) to (state, metrics).
+
+    The state has no axis of devices; its buffers are donated.
+    """
+    return jax.pmap(
+        functools.partial(train_step, recipe=recipe),
+        AXIS,
+        in_axes=(None, 0),
+        out_axes=(None, None),  # type: ignore[arg-type]
+        donate_argnums=0,
+    )
+
+
 def run_steps(
     config: ml_collections.ConfigDict,
     recipe: Recipe,
@@ -157,13 +171,7 @@ def run_steps(
 
     A yielded state is valid until the next is asked for: its buffers are donated then.
     """
-    step_fn = jax.pmap(
-        functools.partial(train_step, recipe=recipe),
-        AXIS,
-        in_axes=(None, 0),
-        out_axes=(None, None),  # type: ignore[arg-type]
-        donate_argnums=0,
-    )
+    step_fn = pmap_step(recipe)
     first = int(state.step)
     state = devices.replicate(state)
     size = config.batch.identities * config.batch.images_per_identity
@@ -244,6 +252,11 @@ class Window:
         return figures
 
 
+def shape_of(config: ml_collections.ConfigDict) -> dict[str, int]:
+    """P and K, as the functions of `sampler` call them."""
+    return {name: config.batch[name] for name in ("identities", "images_per_identity")}
+
+
 def batches(
     config: ml_collections.ConfigDict, labels: np.ndarray, first: int, schedule: Schedule
 ) -> Iterator[np.ndarray]:
@@ -251,7 +264,7 @@ def batches(
     epoch, skipped = divmod(first, schedule.steps_per_epoch)
     step = first
     while step < schedule.total:
-        plan = epoch_plan(labels, **config.batch, seed=config.seed, epoch=epoch)
+        plan = epoch_plan(labels, **shape_of(config), seed=config.seed, epoch=epoch)
         for row in plan[skipped : skipped + schedule.total - step]:
             yield row
             step += 1
@@ -263,7 +276,7 @@ def plan_schedule(config: ml_collections.ConfigDict, labels: np.ndarray) -> Sche
 
     Raises: UserError if the training set has fewer identities than a batch.
     """
-    epoch = steps_per_epoch(labels, **config.batch)
+    epoch = steps_per_epoch(labels, **shape_of(config))
     return Schedule(epoch, config.steps or config.num_epochs * epoch)
 
 
@@ -281,16 +294,21 @@ def check_steps_left(schedule: Schedule, taken: int, workdir: Path) -> None:
 
 
 def check_batch(config: ml_collections.ConfigDict) -> None:
-    """Refuses a batch that the devices cannot share evenly.
+    """Refuses a batch that the devices, or a device's parts, cannot share evenly.
 
     Raises: UserError with the numbers.
     """
     size = config.batch.identities * config.batch.images_per_identity
-    count = jax.device_count()
+    batch = f"a batch of {config.batch.identities} x {config.batch.images_per_identity} = {size}"
+    count, parts = jax.device_count(), config.batch.accumulate
     if size % count:
         raise UserError(
-            f"a batch of {config.batch.identities} x {config.batch.images_per_identity} = {size} "
-            f"images does not divide among {count} devices: change config.batch.identities"
+            f"{batch} images does not divide among {count} devices: change config.batch.identities"
+        )
+    if size % (count * parts):
+        raise UserError(
+            f"{batch} images, {size // count} on each of {count} devices, does not divide into "
+            f"config.batch.accumulate={parts} parts: choose a divisor of {size // count}"
         )
 
 

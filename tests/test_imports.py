@@ -23,6 +23,7 @@ ORDER = {
     "workdir": "what a run's folder says of it; refuses another run's",
     "collection": "what a run trains on and is tested on; data sets by the config's names",
     "steps": "one step, a plain function of models, losses and optimizer",
+    "accumulation": "a batch in parts, losses of the whole; around `models`, for `steps`",
     "devices": "how arrays lie under pmap; takes the axis's name from `models`",
     "models": "the networks alone, for use in other programs too",
     "losses, optimizer, augment": "pure functions of arrays",

@@ -9,7 +9,7 @@ import pytest
 from batnet_jax.config import default_config
 from batnet_jax.data.sampler import epoch_plan
 from batnet_jax.errors import UserError
-from batnet_jax.train import Schedule, Window, batches
+from batnet_jax.train import Schedule, Window, batches, shape_of
 from batnet_jax.workdir import check_same_run, flatten
 
 LABELS = np.repeat(np.arange(6), 4)  # 6 groups of 4: 3 steps an epoch at 2 x 4
@@ -24,7 +24,7 @@ def small_config():
 def test_batches_are_the_plans_in_order_whatever_the_first_step():
     config, schedule = small_config(), Schedule(steps_per_epoch=3, total=8)
     whole = np.stack(list(batches(config, LABELS, 0, schedule)))
-    plans = [epoch_plan(LABELS, **config.batch, seed=0, epoch=e) for e in range(3)]
+    plans = [epoch_plan(LABELS, **shape_of(config), seed=0, epoch=e) for e in range(3)]
     np.testing.assert_array_equal(whole, np.concatenate(plans)[:8])
     for first in range(1, 9):
         rest = list(batches(config, LABELS, first, schedule))

@@ -1,7 +1,10 @@
-"""The published network in PyTorch under its names, from FACTS alone: an oracle, and test files.
+"""The published network in PyTorch under its names, written from a description of it.
 
 Bi() is the outer product and its diagonals 0, -1, -2, ...; parts are sampled by an affine grid with
 corners aligned. `width` scales the backbone's channels as ours does.
+
+It stands here, and pytest finds it by its `pythonpath`: a benchmark's script finds its neighbours,
+and the tests may lean on the benchmarks, but not the other way round.
 """
 
 import torch
@@ -23,11 +26,14 @@ TABLE = {
 
 
 def conv_bn_relu(inputs, outputs, kernel, stride=1):
+    """As every convolution of GoogLeNet-BN."""
     conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2)
     return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
 
 
 class Branches(nn.Module):
+    """An inception."""
+
     def __init__(self, inputs, widths):
         super().__init__()
         one, reduce3, three, reduce5, five, pool = widths
@@ -47,6 +53,8 @@ class Branches(nn.Module):
 
 
 class Stem(nn.Module):
+    """Blk1."""
+
     def __init__(self, scale):
         super().__init__()
         self.conv1 = conv_bn_relu(3, scale(64), 7, 2)
@@ -102,6 +110,8 @@ def published_bilinear(x):
 
 
 class Attention(nn.Module):
+    """The Bi-attention, with AiA or without."""
+
     def __init__(self, channels, reduction, aia):
         super().__init__()
         embedded = channels // reduction
@@ -131,6 +141,10 @@ class Predictor(nn.Module):
 
 
 class Maps(nn.Module):
+    """[b, 3, h, w] to the appearance map and, if there are parts, the part map."""
+
+    attention = Attention
+
     def __init__(self, scale, attention, reduction, parts):
         super().__init__()
         fours = (["4a", "4b", "4c", "4d", "4e"], scale, (1, False))
@@ -139,7 +153,8 @@ class Maps(nn.Module):
         self.inception1 = Stage(scale(192), ["3a", "3b"], scale, (0, True))
         channels = self.inception1.outputs
         if attention != "none":
-            self.bilinearatt_global = Attention(channels, reduction, attention == "aia")
+            block = self.attention(channels, reduction, attention == "aia")
+            self.bilinearatt_global = block
         self.inception2 = Stage(channels, *fours)
         self.inception3 = Stage(self.inception2.outputs, *fives)
         last = self.inception3.outputs
@@ -154,8 +169,9 @@ class Maps(nn.Module):
                 self.add_module(f"part_predictor{number}", Predictor(width, parts))
 
     def sample(self, x, part):
+        """The map that a part's stream sees."""
         theta = torch.tensor([[1, 0, 0], [0, 1 / self.parts, (2 * part + 1) / self.parts - 1]])
-        theta = theta.to(x.dtype).expand(len(x), 2, 3)
+        theta = theta.to(x).expand(len(x), 2, 3)
         grid = functional.affine_grid(theta, list(x.shape), align_corners=True)
         return functional.grid_sample(x, grid, align_corners=True)
 
@@ -172,13 +188,19 @@ class Maps(nn.Module):
 
 
 class TorchBATNet(nn.Module):
-    """[b, 3, h, w], normalised, to [f_a, f_p], each of unit length, side by side (eval mode)."""
+    """[b, 3, h, w], normalised, to [f_a, f_p], each of unit length, side by side."""
+
+    maps = Maps
 
     def __init__(
         self, identities, *, attention="aia", reduction=16, parts=4, width=1.0, embedding=512
     ):
         super().__init__()
-        self.features = Maps(lambda c: max(1, round(c * width)), attention, reduction, parts)
+
+        def scale(channels):
+            return max(1, round(channels * width))
+
+        self.features = self.maps(scale, attention, reduction, parts)
         last = self.features.inception3.outputs
         streams = {"global": last, "local": parts * last} if parts else {"global": last}
         for stream, channels in streams.items():
@@ -188,11 +210,21 @@ class TorchBATNet(nn.Module):
             classifier = nn.Sequential(nn.Dropout(0.1), nn.Linear(embedding, identities))
             self.add_module(f"classifier_{stream}", classifier)
 
-    def forward(self, x):
+    def streams(self, x):
+        """The features and the identity scores, each a list with an array a stream."""
         maps = self.features(x)
-        layers = [self.fc_global, *([self.fc_local] if len(maps) == 2 else [])]
-        halves = [fc(m.mean((2, 3))) for fc, m in zip(layers, maps, strict=True)]
-        return torch.cat([functional.normalize(half) for half in halves], 1)
+        names = ["global", "local"][: len(maps)]
+        features = [
+            getattr(self, f"fc_{name}")(m.mean((2, 3))) for name, m in zip(names, maps, strict=True)
+        ]
+        scores = [
+            getattr(self, f"classifier_{name}")(f) for name, f in zip(names, features, strict=True)
+        ]
+        return features, scores
+
+    def forward(self, x):
+        features, _ = self.streams(x)
+        return torch.cat([functional.normalize(half) for half in features], 1)
 
 
 def randomise(model, seed):

@@ -1,0 +1,445 @@
+"""What a training step costs: ours against PyTorch's, on the same weights and batch, in one run.
+
+    pip install -e '.[benchmark]'       # and '.[gpu]', and PyTorch for CUDA, on a GPU
+    python benchmarks/train_step.py [--device cpu] [--batch 16] [--width 1 0.25] [--reduction 4]
+        [--dtype float32] [--only ours torch-best] [--repeats 5] [--profile DIR] [--quick]
+    python benchmarks/train_step.py --device gpu --batch 64 --dtype bfloat16 float32 --profile DIR
+
+All contestants take the whole step, from a batch of bytes on the host to new weights: augmentation,
+forward, the losses of section 4.3, backward, Adam with L2. `tests/test_benchmarks.py` holds their
+losses and gradients together in float64.
+
+* ours: `train_step` under `jax.pmap` with a donated state, as `train.py` runs it.
+* torch-published: our PyTorch version of the published network, eager, channels first, with Bi() by
+  the outer product and its diagonals.
+* torch-best: the fastest rewrite in PyTorch that we found, `torch_fast.py`: cyclic shifts, channels
+  last, fused Adam.
+* torch-published-compiled, torch-best-compiled: the same under torch.compile; its first step, which
+  compiles, is the compile time. torch-best-graphs (GPU): with CUDA graphs besides.
+
+Each has a process of its own, and they take turns: one repetition is a few steps of each. bfloat16
+is `model.dtype` of ours and autocast of PyTorch's. The columns:
+
+* compile: seconds, nothing cached.
+* ms: of a step, the median and the least of the repetitions; images a second by the median.
+* peak: of memory, MiB: on a CPU what the process grows by while stepping, beside weights and Adam's
+  state; on a GPU all by the allocator's account (JAX's counts what choosing kernels took, too).
+* temporaries: what XLA reserves beside state and batch, MiB.
+* augment: ms of augmentation alone, which is part of the step too.
+* of peak: GFLOP/s by `network_cost.py` over those of one large product of matrices of that type,
+  in the same process.
+
+With --apart each contestant runs before the next one starts: where memory is short. --profile
+writes a trace of 3 steps of each: for TensorBoard or Perfetto, and of PyTorch's also a table.
+--accumulate is ours alone: its memory and time with the batch in so many parts.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from network_cost import training_flops
+
+MIB = 2**20
+PEERS = (
+    "torch-published",
+    "torch-best",
+    "torch-published-compiled",
+    "torch-best-compiled",
+    "torch-best-graphs",
+)
+IDENTITIES, EMBEDDING, PARTS, IMAGES = 751, 512, 4, 4  # Market-1501's; T; K of a batch
+SIDE = {"cpu": 2048, "gpu": 8192}  # of the matrices whose product is the peak
+
+
+def make_config(task: dict):
+    """The config of a contestant's network."""
+    from batnet_jax.config import default_config
+
+    config = default_config()
+    config.data.image_size = task["size"]
+    config.model.update(
+        {
+            "width": task["width"],
+            "reduction": task["reduction"],
+            "dtype": task["dtype"],
+            "num_parts": task["parts"],
+            "part_sampling": "published",
+        }
+    )
+    config.augment.erasing_start_epoch = 0
+    config.batch.accumulate = task["accumulate"]
+    return config
+
+
+def make_recipe(task: dict, **options):
+    """The recipe of a contestant's step."""
+    from batnet_jax import steps
+
+    return steps.make_recipe(
+        make_config(task), num_identities=task["identities"], steps_per_epoch=1000, **options
+    )
+
+
+def write_weights(task: dict) -> None:
+    """Our initial values, under the published names, for PyTorch; in a process without a GPU."""
+    from batnet_jax.pretrained import export_torch
+    from batnet_jax.steps import init_state
+
+    state = init_state(make_recipe(task, axis_name=None), tuple(task["size"]))
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    export_torch(variables, Path(task["weights"]))
+
+
+class Ours:
+    """Our way to take steps."""
+
+    def __init__(self, name: str, task: dict):
+        """Puts state and batch where `train.py` does; compiles nothing yet."""
+        import jax
+
+        from batnet_jax import devices
+        from batnet_jax.models.layers import AXIS
+        from batnet_jax.steps import init_state
+        from batnet_jax.train import pmap_step
+
+        self.task = task
+        # The call below finds what `lower` has compiled, but no earlier run's.
+        jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(dir=task["folder"]))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        recipe = make_recipe(task, axis_name=AXIS if jax.device_count() > 1 else None)
+        self.function = pmap_step(recipe)
+        self.state = devices.replicate(init_state(recipe, tuple(task["size"])))
+        self.batch = {"image": task["images"], "label": task["labels"].astype(np.int32)}
+
+    def _split(self) -> dict:
+        import jax
+
+        from batnet_jax import devices
+
+        return jax.tree.map(devices.split, self.batch)
+
+    def compile(self) -> dict:
+        """Seconds, and XLA's account of the memory."""
+        start = time.perf_counter()
+        compiled = self.function.lower(self.state, self._split()).compile()
+        seconds = time.perf_counter() - start
+        self.take(1)
+        memory = compiled.memory_analysis()
+        return {"compile": seconds, "temporaries": memory.temp_size_in_bytes}
+
+    def take(self, steps: int) -> float:
+        """Seconds of so many steps, until their losses are known."""
+        import jax
+
+        start = time.perf_counter()
+        losses = []
+        for _ in range(steps):
+            self.state, metrics = self.function(self.state, self._split())
+            losses.append(metrics["loss"])
+        if not np.isfinite(jax.device_get(losses)).all():
+            raise FloatingPointError("the loss is not finite")
+        return time.perf_counter() - start
+
+    def apart(self) -> dict:
+        """The seconds of augmentation alone, and of one product of square matrices."""
+        import jax
+        import jax.numpy as jnp
+
+        from batnet_jax import augment
+
+        def time_of(function, *arguments):
+            jax.block_until_ready(function(*arguments))
+            calls, best = (1 if self.task["device"] == "cpu" else 10), float("inf")
+            for _ in range(3):
+                start = time.perf_counter()
+                results = [function(*arguments) for _ in range(calls)]
+                jax.block_until_ready(results)
+                best = min(best, (time.perf_counter() - start) / calls)
+            return best
+
+        keys = jax.random.split(jax.random.key(0), len(self.batch["image"]))
+        half = {"enlarge_probability": 0.5, "erasing_probability": 0.5}
+        side = self.task["side"]
+        a = jax.random.uniform(jax.random.key(0), (side, side)).astype(self.task["dtype"])
+        images = jnp.asarray(self.batch["image"])
+        alone = jax.jit(partial(augment.augment, **half))
+        return {
+            "augment": time_of(alone, keys, images),
+            "product": time_of(jax.jit(jnp.matmul), a, a),
+        }
+
+    def start_peak(self) -> None:
+        """Nothing: JAX's peak is that of the process's life."""
+
+    def peak(self) -> int | None:
+        """Bytes of device memory, at most; None on a CPU."""
+        import jax
+
+        stats = jax.local_devices()[0].memory_stats() or {}
+        return stats.get("peak_bytes_in_use")
+
+    def profile(self, folder: Path) -> None:
+        """Traces 3 steps."""
+        import jax
+
+        with jax.profiler.trace(str(folder), create_perfetto_trace=True):
+            self.take(3)
+
+
+def resident(which: str) -> int:
+    """Bytes of this process: "VmRSS" now, or "VmHWM", the most since the peak was reset."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(re.search(which + r":\s+(\d+) kB", status)[1])
+
+
+def draw_batch(task: dict) -> None:
+    """Adds `images` and `labels` to a task: K images of each identity."""
+    rng = np.random.default_rng(0)
+    task["images"] = rng.integers(0, 256, (task["batch"], *task["size"], 3), dtype=np.uint8)
+    task["labels"] = np.repeat(np.arange(task["batch"] // IMAGES), IMAGES)
+
+
+def work(task: dict) -> None:
+    """A contestant's process: a request a line on stdin, an answer a line on stdout."""
+    channel, sys.stdout = sys.stdout, sys.stderr
+    name = task["name"]
+    if name == "ours":
+        from batnet_jax import train  # noqa: F401
+
+        kind = Ours
+    else:
+        from torch_step import Contestant as kind  # noqa: N813
+    draw_batch(task)
+    contestant = kind(name, task)
+    answer = contestant.compile()
+    contestant.take(task["steps"])
+    ctypes.CDLL(None).malloc_trim(0)  # what compiling has left
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts anew
+    contestant.start_peak()
+    before = resident("VmRSS")
+    print(json.dumps(answer), file=channel, flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if request == "take":
+            answer = contestant.take(task["steps"]) / task["steps"]
+        elif request == "end":
+            peak = contestant.peak() or resident("VmHWM") - before
+            answer = {"peak": peak, **contestant.apart()}
+        else:
+            contestant.profile(Path(request["profile"]))
+            answer = None
+        print(json.dumps(answer), file=channel, flush=True)
+
+
+class Worker:
+    """A contestant's process, as seen from outside."""
+
+    def __init__(self, task: dict):
+        """Starts it; `wait` returns when it is ready."""
+        self.name = task["name"]
+        self.figures: dict = {"seconds": []}
+        self._errors = Path(task["folder"]) / f"{task['name']}.txt"
+        environment = os.environ | {
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[task["device"]],
+            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+            "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
+            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
+        }
+        with self._errors.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, __file__, "--child", json.dumps(task)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+            )
+
+    def read(self):
+        """The next answer; None where the process has ended, whose last words are in `error`."""
+        line = self._process.stdout.readline()
+        if line:
+            return json.loads(line)
+        self._process.wait()
+        lines = [line.strip() for line in self._errors.read_text().splitlines() if line.strip()]
+        self.figures["error"] = (lines or [f"exit {self._process.returncode}"])[-1][:200]
+        return None
+
+    def ask(self, request):
+        """Sends a request; returns its answer."""
+        if "error" in self.figures:
+            return None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return self.read()
+
+    def close(self) -> None:
+        """Ends it."""
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def race(tasks: list[dict], repeats: int, profile: Path | None) -> list[dict]:
+    """Lets contestants take turns; returns the figures of each."""
+    workers = []
+    try:
+        for task in tasks:
+            start = time.perf_counter()
+            workers.append(Worker(task))
+            workers[-1].figures |= workers[-1].read() or {}
+            seconds = time.perf_counter() - start
+            print(f"{task['name']}: {seconds:.0f} s to be ready", file=sys.stderr, flush=True)
+        for _ in range(repeats):
+            for worker in workers:
+                seconds = worker.ask("take")
+                worker.figures["seconds"] += [seconds] if seconds else []
+        for worker, task in zip(workers, tasks, strict=True):
+            if profile:
+                kind = f"{task['name']}-{task['dtype']}-{task['width']:g}"
+                worker.ask({"profile": str(profile / kind)})
+            worker.figures |= worker.ask("end") or {}
+    finally:
+        for worker in workers:
+            worker.close()
+    return [worker.figures for worker in workers]
+
+
+def print_table(tasks: list[dict], results: list[dict]) -> None:
+    """A row a contestant; "x" is how many times slower than ours, by the medians."""
+    ours = next((r for t, r in zip(tasks, results, strict=True) if t["name"] == "ours"), {})
+    print(
+        "| | compile, s | ms, median | least | x | images/s | peak, MiB | temporaries, MiB "
+        "| augment, ms | GFLOP/s | of peak |\n|---" + "|---:" * 10 + "|"
+    )
+    for task, figures in zip(tasks, results, strict=True):
+        if "error" in figures or "product" not in figures:
+            print(f"| {task['name']} | skipped: {figures.get('error', '')} |", flush=True)
+            continue
+        median = statistics.median(figures["seconds"])
+        flops = task["batch"] * task["flops"] / median
+        peak = 2 * task["side"] ** 3 / figures["product"]
+        cells = [
+            f"{figures['compile']:.1f}" if "compile" in figures else "",
+            f"{1e3 * median:,.1f}",
+            f"{1e3 * min(figures['seconds']):,.1f}",
+            f"{median / statistics.median(ours['seconds']):.2f}" if "product" in ours else "",
+            f"{task['batch'] / median:,.1f}",
+            f"{figures['peak'] / MIB:,.0f}",
+            f"{figures['temporaries'] / MIB:,.0f}" if "temporaries" in figures else "",
+            f"{1e3 * figures['augment']:,.1f}",
+            f"{flops / 1e9:,.0f}",
+            f"{flops / peak:.0%} of {peak / 1e9:,.0f}",
+        ]
+        print(f"| {task['name']} | {' | '.join(cells)} |", flush=True)
+
+
+def machine(device: str) -> str:
+    """What ran, in words."""
+    names = ("jax", "torch")
+    versions = ", ".join(f"{name} {version(name)}" for name in names)
+    cores = f"{os.cpu_count()} cores, {platform.machine()}"
+    if device == "cpu":
+        return f"{cores}; {versions}"
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    done = subprocess.run(query, capture_output=True, text=True, check=True)
+    return f"{done.stdout.splitlines()[0]}; {cores}; {versions}"
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=SIDE, default="cpu")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
+    parser.add_argument("--width", type=float, nargs="+", default=[1.0, 0.25])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--size", type=int, nargs=2, default=[256, 128])
+    parser.add_argument("--reduction", type=int, default=4)
+    parser.add_argument("--only", nargs="+", choices=("ours", *PEERS))
+    parser.add_argument("--accumulate", type=int, default=1, help="batch.accumulate of ours")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=0, help="of a repetition; 1, on a GPU 20")
+    parser.add_argument("--profile", type=Path, metavar="DIR")
+    parser.add_argument("--apart", action="store_true", help="one contestant after the other")
+    parser.add_argument("--quick", action="store_true", help="tiny: does it run at all?")
+    parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.quick:
+        args.width, args.batch, args.size, args.repeats = [0.125], 12, [64, 32], 2
+    least = (5 // IMAGES + 2) * IMAGES  # five negatives for each anchor
+    if args.batch % IMAGES or args.batch < least:
+        parser.error(f"--batch {args.batch}: give a multiple of {IMAGES}, {least} or more")
+    args.steps = args.steps or (1 if args.device == "cpu" else 20)
+    graphs = [] if args.device == "gpu" else ["torch-best-graphs"]
+    args.only = args.only or [name for name in ("ours", *PEERS) if name not in graphs]
+    return args
+
+
+def make_tasks(args: argparse.Namespace, dtype: str, width: float, folder: str) -> list[dict]:
+    """A contestant's task each; all JSON."""
+    net = {"width": width, "reduction": args.reduction, "parts": PARTS}
+    net |= {"identities": IDENTITIES, "embedding": EMBEDDING}
+    task = {
+        **net,
+        "device": args.device,
+        "dtype": dtype,
+        "batch": args.batch,
+        "size": args.size,
+        "steps": args.steps,
+        "accumulate": args.accumulate,
+        "side": 256 if args.quick else SIDE[args.device],
+        "flops": training_flops(size=tuple(args.size), **net),
+        "folder": folder,
+        "weights": str(Path(folder) / f"{width:g}.safetensors"),
+    }
+    return [{**task, "name": name} for name in args.only]
+
+
+def run(argv: list[str]) -> None:
+    """Prints a table for each type and width."""
+    args = parse(argv)
+    if args.child:
+        task = args.child
+        write_weights(task) if task["name"] == "weights" else work(task)
+        return
+    print(f"\n{machine(args.device)}")
+    with tempfile.TemporaryDirectory() as folder:
+        for width in args.width:
+            for dtype in args.dtype:
+                tasks = make_tasks(args, dtype, width, folder)
+                prepare(tasks[0])
+                size = "{} x {}".format(*args.size)
+                print(
+                    f"\n{dtype}, width {width:g}, {size}, r = {args.reduction}, batch {args.batch}:"
+                    f" {tasks[0]['flops'] / 1e9:.1f} GFLOP an image\n"
+                )
+                groups = [[task] for task in tasks] if args.apart else [tasks]
+                results = [r for group in groups for r in race(group, args.repeats, args.profile)]
+                print_table(tasks, results)
+
+
+def prepare(task: dict) -> None:
+    """Writes the weights that all start from."""
+    subprocess.run(
+        [sys.executable, __file__, "--child", json.dumps({**task, "name": "weights"})],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"},
+        check=True,
+    )
+
+
+if __name__ == "__main__":
+    run(sys.argv[1:])

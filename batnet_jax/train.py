@@ -15,8 +15,7 @@ import numpy as np
 from clu import parameter_overview
 
 from batnet_jax import checkpoint, devices, environment, selection
-from batnet_jax.collection import Collection, Trial, fingerprints
-from batnet_jax.data import Split
+from batnet_jax.collection import Collection, Identity, Trial, fingerprints
 from batnet_jax.data.loader import prefetch
 from batnet_jax.data.sampler import epoch_plan, steps_per_epoch
 from batnet_jax.errors import UserError
@@ -105,19 +104,7 @@ def _train(
         axis_name=AXIS if jax.device_count() > 1 else None,
     )
     run = checkpoint.facts(config, [list(who) for who in identities], fingerprints(data))
-    state = init_state(recipe, tuple(config.data.image_size))
-    if checkpoint.latest_step(workdir) is None:
-        state, report = start_from(config, state, run)
-    else:
-        state, report = resume(config, workdir, state, run), ""
-        check_steps_left(schedule, int(state.step), workdir)
-    open_workdir(config, workdir, identities)
-    first = int(state.step)
-    environment.record(workdir, seed=config.seed, step=first)
-    if report:
-        (workdir / INIT).write_text(report)
-    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+    state = open_run(config, recipe, schedule, workdir, run)
 
     def trials_at(step: int) -> list[Trial]:
         return [*data.val, *(data.tests if step == schedule.total or not data.val else [])]
@@ -133,43 +120,83 @@ def _train(
             journal.write_evaluation(result)
         return results[len(data.val) if step == schedule.total else 0]
 
+    def save(step: int, state: TrainState) -> None:
+        checkpoint.save(manager, step, window.sound(step, state), run)
+
     result = None
+    first = int(state.step)
     journal = Journal(workdir, first)
     manager = checkpoint.open_manager(
         workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
     )
     trace = StepTrace(workdir / "profile", first)
-    evaluated = is_evaluated(workdir, trials_at(first), first)
-    if first % schedule.total and schedule.is_due(first, config.eval.every_epochs) > evaluated:
-        evaluate_now(state, first)  # in which the run was ended
-    suspects = Suspects(workdir, images.filenames, labels)
-    window = Window(schedule, config.batch.identities * config.batch.images_per_identity, suspects)
-    steps = run_steps(config, recipe, schedule, state, images, labels, journal, window)
-    with contextlib.closing(steps), sigterm.held(), contextlib.closing(manager):
-        for step, state in steps:
-            if config.profile:
-                trace.after(step)
-            saved = schedule.is_due(step, config.checkpoint.every_epochs)
-            if saved:
-                checkpoint.save(manager, step, window.sound(step, state), run)
-            try:
-                with sigterm.held(False):
-                    if sigterm.wanted:
-                        raise Terminated
-                    if schedule.is_due(step, config.eval.every_epochs):
-                        result = evaluate_now(state, step)
-            except Terminated:
-                if not saved:
-                    checkpoint.save(manager, step, window.sound(step, state), run)
-                manager.wait_until_finished()
-                print(f"ended by SIGTERM after step {step}, which is saved")
-                raise
-        trace.stop()
-        manager.wait_until_finished()
-    print(f"trained {schedule.total} steps, all in '{workdir}'")
-    result = result or evaluate_now(state, schedule.total)
-    journal.close()
-    return result
+    with contextlib.closing(journal), contextlib.closing(manager):
+        evaluated = is_evaluated(workdir, trials_at(first), first)
+        if first % schedule.total and schedule.is_due(first, config.eval.every_epochs) > evaluated:
+            evaluate_now(state, first)  # in which the run was ended
+        window = Window(schedule, batch_size(config), Suspects(workdir, images.filenames, labels))
+        with (
+            open_store(config, images) as store,
+            sigterm.held(),
+            contextlib.closing(
+                run_steps(config, recipe, schedule, state, store, labels, journal, window)
+            ) as steps,
+        ):
+            for step, state in steps:
+                if config.profile:
+                    trace.after(step)
+                saved = schedule.is_due(step, config.checkpoint.every_epochs)
+                if saved:
+                    save(step, state)
+                try:
+                    with sigterm.held(False):
+                        if sigterm.wanted:
+                            raise Terminated
+                        if schedule.is_due(step, config.eval.every_epochs):
+                            result = evaluate_now(state, step)
+                except Terminated:
+                    if not saved:
+                        save(step, state)
+                    manager.wait_until_finished()
+                    print(f"ended by SIGTERM after step {step}, which is saved")
+                    raise
+            trace.stop()
+            manager.wait_until_finished()
+        print(f"trained {schedule.total} steps, all in '{workdir}'")
+        return result or evaluate_now(state, schedule.total)
+
+
+def open_run(
+    config: ml_collections.ConfigDict,
+    recipe: Recipe,
+    schedule: Schedule,
+    workdir: Path,
+    run: dict[str, Any],
+) -> TrainState:
+    """The state to go on from; the workdir then says what run it holds.
+
+    Args:
+      config: of the run.
+      recipe: gives the fresh state.
+      schedule: see `plan_schedule`.
+      workdir: of the run.
+      run: the facts that checkpoints are saved with.
+
+    Raises: UserError if the workdir holds a run with more steps, or another's checkpoints.
+    """
+    state, report = init_state(recipe, tuple(config.data.image_size)), ""
+    if checkpoint.latest_step(workdir) is None:
+        state, report = start_from(config, state, run)
+    else:
+        state = resume(config, workdir, state, run)
+        check_steps_left(schedule, int(state.step), workdir)
+    open_workdir(config, workdir, [Identity(*who) for who in run["identities"]])
+    environment.record(workdir, seed=config.seed, step=int(state.step))
+    if report:
+        (workdir / INIT).write_text(report)
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+    return state
 
 
 def run_steps(
@@ -177,7 +204,7 @@ def run_steps(
     recipe: Recipe,
     schedule: Schedule,
     state: TrainState,
-    images: Split,
+    store: Any,
     labels: np.ndarray,
     journal: Journal,
     window: "Window",
@@ -195,14 +222,13 @@ def run_steps(
     )
     first = int(state.step)
     state = devices.replicate(state)
-    size = config.batch.identities * config.batch.images_per_identity
+    size = batch_size(config)
     with (
-        open_store(config, images) as store,
         prefetch(store, batches(config, labels, first, schedule)) as loaded,
         progress_bar(schedule.total * size, description="train", initial=first * size) as bar,
     ):
-        for step, (indices, pixels) in enumerate(loaded, first + 1):
-            batch = {"image": pixels, "label": labels[indices].astype(np.int32)}
+        for step, (indices, images) in enumerate(loaded, first + 1):
+            batch = {"image": images, "label": labels[indices].astype(np.int32)}
             state, metrics = step_fn(state, jax.tree.map(devices.split, batch))
             window.add(metrics, indices)
             bar.update(size)
@@ -340,12 +366,17 @@ def check_steps_left(schedule: Schedule, taken: int, workdir: Path) -> None:
         )
 
 
+def batch_size(config: ml_collections.ConfigDict) -> int:
+    """Images a step, over all devices."""
+    return config.batch.identities * config.batch.images_per_identity
+
+
 def check_batch(config: ml_collections.ConfigDict) -> None:
     """Refuses a batch that the devices cannot share evenly.
 
     Raises: UserError with the numbers.
     """
-    size = config.batch.identities * config.batch.images_per_identity
+    size = batch_size(config)
     count = jax.device_count()
     if size % count:
         raise UserError(

@@ -66,7 +66,7 @@ NOTICED = {  # files of a checkpoint without which, or with other bytes in which
 
 @pytest.mark.parametrize("damage", NOTICED)
 def test_damage_is_survived(whole, runs, damage, capfd):
-    """Either it is said and the checkpoint before is used, or it does no harm: never a wrong bit."""
+    """It is said and the checkpoint before is used, or it does no harm: never a wrong bit."""
     shutil.copytree(whole, runs.folder / "run")
     pattern, act = NOTICED[damage]
     folder = runs.folder / "run" / "checkpoints" / str(STEPS)

@@ -89,7 +89,7 @@ def test_out_of_device_memory_in_evaluation_keeps_the_last_step(runs):
         return lambda images: embed(images) + float(jnp.zeros((1 << 42,))[0])
 
     runs.monkeypatch.setattr(training, "make_embed", greedy)
-    with pytest.raises(RunFailure, match="lower config.eval.batch; the same command"):
+    with pytest.raises(RunFailure, match=r"lower config.eval.batch; the same command"):
         runs.train(**{"checkpoint.every_epochs": 0})
     assert steps_saved(runs.folder / "run") == [STEPS]
     runs.monkeypatch.setattr(training, "make_embed", fake_embed)
@@ -99,7 +99,7 @@ def test_out_of_device_memory_in_evaluation_keeps_the_last_step(runs):
 
 def test_out_of_host_memory(runs):
     runs.monkeypatch.setattr(Split, "encoded", lambda *_: np.empty(1 << 60))
-    with pytest.raises(RunFailure, match="out of memory on the host: lower config.data.cache_gb"):
+    with pytest.raises(RunFailure, match=r"out of memory on the host: lower config.data.cache_gb"):
         runs.train()
 
 
@@ -166,7 +166,7 @@ def test_a_read_only_workdir(runs, small_disk):
     workdir = runs.train("disk/run", steps=2)
     subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
     for steps in (2, 3):
-        with pytest.raises(UserError, match="cannot write to the workdir '.*': name another"):
+        with pytest.raises(UserError, match=r"cannot write to the workdir '.*': name another"):
             runs.train("disk/run", steps=steps)
     with pytest.raises(UserError, match="cannot write to the workdir"):
         runs.train("disk/new")
@@ -211,7 +211,7 @@ def test_data_that_is_deleted_or_overwritten_in_a_run(runs):
         path.write_bytes(content)
     zeros = then(lambda path: path.write_bytes(bytes(len(kept[path]))))
     runs.monkeypatch.setattr(journal.Journal, "write", zeros)
-    with pytest.raises((RunFailure, UserError), match="cannot be (read|decoded)") as error:
+    with pytest.raises((RunFailure, UserError), match=r"cannot be (read|decoded)") as error:
         runs.train("zeros", **options)
     assert "\n" not in str(error.value)
 

@@ -39,9 +39,7 @@ MAPS = {1: 0.1, 2: 0.5, 3: 0.3, 4: 0.5, 5: 0.4, 6: 0.2, 7: 0.1, 8: 0.1}
 )
 def test_the_newest_and_the_best_stay(runs, keep, keep_best, left):
     fields = validated(runs, MAPS)
-    workdir = runs.train(
-        **fields, **{"checkpoint.keep": keep, "checkpoint.keep_best": keep_best}
-    )
+    workdir = runs.train(**fields, **{"checkpoint.keep": keep, "checkpoint.keep_best": keep_best})
     assert steps_saved(workdir) == left
     assert selection.read(workdir) == MAPS
     best = 2 if keep_best else 7  # of equals the earlier; of those that are there
@@ -52,7 +50,7 @@ def test_the_newest_and_the_best_stay(runs, keep, keep_best, left):
 def test_no_validation_no_best(runs):
     workdir = runs.train(**{"eval.every_epochs": 1, "checkpoint.keep": 2})
     assert steps_saved(workdir) == [7, 8]
-    with pytest.raises(UserError, match="no checkpoint of .* was validated: set config.data.val"):
+    with pytest.raises(UserError, match=r"no checkpoint of .* was validated: set config.data.val"):
         checkpoint.choose_step(workdir, -1)
 
 
@@ -71,7 +69,7 @@ def test_other_images_are_another_run(runs, capfd):
     now = training.fingerprints
     change = {"train": "0" * 16}
     runs.monkeypatch.setattr(training, "fingerprints", lambda data: now(data) | change)
-    with pytest.raises(UserError, match="was trained on other images .*, now 0{16}.: restore the"):
+    with pytest.raises(UserError, match=r"was trained on other images .*, now 0{16}.: restore the"):
         runs.train(steps=3)
     change = {"pedestrians test": "0"}
     runs.train(steps=3)

@@ -15,7 +15,6 @@ import numpy as np
 from batnet_jax.data.cache import open_cache
 from batnet_jax.errors import RunFailure, UserError
 
-
 PATIENCE = 5.0
 """Seconds after which a consumer looks whether the loading thread still lives."""
 

@@ -4,7 +4,10 @@ A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats
 `run` (JSON, see `facts`), so that a checkpoint can be used wherever it is copied to.
 """
 
+import errno
 import json
+import os
+import shutil
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +23,8 @@ from batnet_jax.errors import UserError
 from batnet_jax.selection import BestValidated, best, read
 
 FOLDER = "checkpoints"
+FACTS = "facts"
+"""Among the checksums: that of the facts themselves."""
 BEST = -1
 """For `config.eval.step`: the best checkpoint by validation."""
 
@@ -75,11 +80,28 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, run: dict[str, A
       step: steps taken.
       state: a TrainState, replicated.
       run: the facts, JSON.
+
+    Raises: OSError if the disk has no room; or, for the save before, what that met with.
     """
     fetched = jax.device_get(vars(state))
+    check_room(str(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
     arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
-    facts = ocp.args.JsonSave(run | {"checksums": checksums(fetched)})  # type: ignore[call-arg]
+    sums = checksums(fetched) | {FACTS: _facts_checksum(run)}
+    facts = ocp.args.JsonSave(run | {"checksums": sums})  # type: ignore[call-arg]
     manager.save(step, args=ocp.args.Composite(state=arrays, run=facts))
+
+
+def check_room(folder: str, nbytes: int) -> None:
+    """Raises OSError if a disk has no room for so many bytes, before Orbax is half-way.
+
+    Of a bucket nothing is known, and of quotas.
+    """
+    if "://" in folder:
+        return
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        needs = f"a checkpoint needs {nbytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needs}")
 
 
 def checksums(tree: Any) -> dict[str, int]:
@@ -132,9 +154,20 @@ def choose_step(workdir: Path, step: int) -> int:
 def restore_run(workdir: Path, step: int) -> dict[str, Any]:
     """The facts saved with a checkpoint.
 
-    Raises: DamagedError if they cannot be read.
+    Raises: DamagedError if they cannot be read, or are others than were saved.
     """
-    return _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    run = _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    if not isinstance(run, dict) or run.get("identities") is None:
+        raise _unreadable(workdir, step, ValueError("it lacks the facts of its run"))
+    sums = run.get("checksums")  # older checkpoints have none
+    if sums and sums.get(FACTS) != _facts_checksum(run):
+        raise _unreadable(workdir, step, ValueError("its facts do not have their checksum"))
+    return run
+
+
+def _facts_checksum(run: dict[str, Any]) -> int:
+    own = {name: value for name, value in run.items() if name != "checksums"}
+    return zlib.crc32(json.dumps(own, sort_keys=True).encode())
 
 
 def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
@@ -172,7 +205,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
             problem = ValueError(f"{name} has shape {got.shape}, not {want.shape}")
             raise _unreadable(workdir, step, problem)
     sums = checksums(restored)
-    for name in wanted_sums:
+    for name in wanted_sums.keys() - {FACTS}:
         if sums.get(name) != wanted_sums[name]:
             raise _unreadable(workdir, step, ValueError(f"{name} does not have its checksum"))
     return like.replace(**restored)

@@ -49,6 +49,11 @@ def told(workdir: Path, *, lower: str) -> Iterator[None]:
             raise
         reason = wanted.partition("RESOURCE_EXHAUSTED:")[2].strip()[:200].rstrip(".")
         raise RunFailure(f"out of device memory ({reason}): lower {lower}") from error
+    except TimeoutError as error:
+        raise RunFailure(
+            f"writing to the workdir '{workdir}' took too long: the disk stalls, or the system's "
+            "clock was set; the same command resumes from the last checkpoint"
+        ) from error
     except (OSError, ValueError) as error:
         reason = disk_error(error)
         if reason is None:

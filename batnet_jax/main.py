@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -212,10 +213,22 @@ def use_compilation_cache(folder: Path) -> None:
 def main() -> None:
     """The entry of `python -m batnet_jax.main`."""
     logging.set_verbosity(logging.WARNING)
-    # Orbax logs what it raises too, several times, each with its traceback.
-    logging.get_absl_logger().addFilter(lambda record: not record.exc_info)
+    hush_orbax()
     sys.argv = [quote_keyword(argument) for argument in sys.argv]  # config_flags reads it there
     sys.exit(run(sys.argv))
+
+
+def hush_orbax() -> None:
+    """Keeps to a line what Orbax raises: it logs each error too, with tracebacks, several times."""
+    logging.get_absl_logger().addFilter(lambda record: not record.exc_info)
+    show = sys.unraisablehook
+
+    def shown(what: Any) -> None:
+        # TensorStore tells an event loop of the error that Orbax has already closed.
+        if str(what.exc_value) != "Event loop is closed":
+            show(what)
+
+    sys.unraisablehook = shown
 
 
 def quote_keyword(argument: str) -> str:

@@ -9,9 +9,9 @@ import subprocess
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 import pytest
 
+from batnet_jax import checkpoint
 from batnet_jax import train as training
 from batnet_jax.collection import open_collection
 from batnet_jax.config import default_config
@@ -120,9 +120,8 @@ def steps_saved(workdir):
 
 def arrays(workdir, step=STEPS):
     """All arrays of a checkpoint."""
-    with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.restore((workdir / "checkpoints" / str(step) / "state").absolute())
-    named = jax.tree.leaves_with_path(tree)
+    state = checkpoint.restore_state(workdir, step, fake_state(None, None))
+    named = jax.tree.leaves_with_path(vars(state))
     return {jax.tree_util.keystr(name): np.asarray(value) for name, value in named}
 
 

@@ -11,6 +11,9 @@ from fault_world import runs as runs
 from batnet_jax import checkpoint
 from batnet_jax.errors import UserError
 
+# Orbax's event loops are closed while TensorStore still wants to tell them of the failure.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 
 @pytest.fixture(scope="module")
 def whole(prepared, tmp_path_factory):
@@ -84,7 +87,7 @@ def test_damage_is_survived(whole, runs, damage, capfd):
     assert steps_saved(workdir) == list(range(1, STEPS + 1))
     for name, value in arrays(whole).items():
         np.testing.assert_array_equal(arrays(workdir)[name], value, err_msg=name)
-    harmless = damage in ("no notes", "notes cut off")
+    harmless = damage in ("no notes", "notes cut off", "no structure")
     assert (workdir / "damaged").exists() or harmless
 
 

@@ -29,7 +29,7 @@ def test_a_run_without_faults(runs):
     assert saved["config"]["seed"] == 0
     assert len(saved["identities"]) == 12
     assert saved["data"].keys() == {"train", "pedestrians test"}
-    assert sorted(saved["checksums"]) == sorted(arrays(workdir))
+    assert saved["checksums"].keys() == arrays(workdir).keys() | {"facts"}
     again = runs.train("again")
     assert (again / "metrics.jsonl").read_text().count("\n") == STEPS
     for name, value in arrays(workdir).items():
@@ -73,8 +73,7 @@ def test_what_is_not_finite_is_never_saved(runs, lose, told):
 def test_out_of_device_memory_in_training(runs):
     def greedy(state, batch, *, recipe):
         new, parts = fake_step(state, batch, recipe=recipe)
-        huge = jnp.zeros((1 << 42,)) + parts["loss"]
-        return new, parts | {"loss": huge[batch["label"][0]]}
+        return new, parts | {"huge": jnp.zeros((1 << 42,)) + parts["loss"]}
 
     runs.monkeypatch.setattr(training, "train_step", greedy)
     with pytest.raises(RunFailure, match=r"out of device memory \(.*17592186044416 bytes") as error:
@@ -98,7 +97,7 @@ def test_out_of_device_memory_in_evaluation_keeps_the_last_step(runs):
 
 
 def test_out_of_host_memory(runs):
-    runs.monkeypatch.setattr(Split, "encoded", lambda *_: np.empty(1 << 60))
+    runs.monkeypatch.setattr(Split, "encoded", lambda *_: np.empty(1 << 50))
     with pytest.raises(RunFailure, match=r"out of memory on the host: lower config.data.cache_gb"):
         runs.train()
 
@@ -115,25 +114,31 @@ def filling(original, folder, at):
     return call
 
 
+# Orbax's event loops are closed while TensorStore still wants to tell them of the failure.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
-    ("where", "name", "left"),
+    ("where", "name", "at", "saved"),
     [
-        (checkpoint, "save", [1, 2, 3]),
-        (journal.Journal, "write", [1, 2, 3]),
-        (training, "evaluate_trials", list(range(1, STEPS + 1))),
-        (environment, "record", []),
+        (checkpoint, "save", 4, 3),
+        (checkpoint, "check_room", 4, 3),
+        (journal.Journal, "write", 4, 3),
+        (training, "evaluate_trials", 1, STEPS),
+        (environment, "record", 1, 0),
     ],
 )
-def test_a_full_disk(runs, small_disk, where, name, left, capfd):
-    at = 4 if len(left) == 3 else 1
+def test_a_full_disk(runs, small_disk, where, name, at, saved, capfd):
+    """The last save may still be under way when the disk fills up; the one before is whole."""
     full = filling(getattr(where, name), small_disk, at)
+    if name == "check_room":  # as if the disk filled up after it
+        full = filling(lambda *_: None, small_disk, at)
     runs.monkeypatch.setattr(where, name, full)
     message = "cannot write to the workdir '.*' .*No space left on device.*: make room"
     with pytest.raises(RunFailure, match=message) as error:
         runs.train("disk/run")
     assert "\n" not in str(error.value)
     assert "Exception in thread" not in capfd.readouterr().err
-    assert steps_saved(small_disk / "run") == left if left else True
+    if saved:
+        assert steps_saved(small_disk / "run")[: saved - 1] == list(range(1, saved))
     (small_disk / "filler").unlink()
     workdir = runs.train("disk/run")  # room was made
     for step, value in arrays(runs.train("whole")).items():

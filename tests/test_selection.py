@@ -85,7 +85,7 @@ def test_fingerprints_follow_the_content(tmp_path):
         write_tree(tmp_path / name / "m", market_with(files))
         return load_dataset(
             "market1501", data_dir=tmp_path / name / "d", manual_dir=tmp_path / name / "m"
-        ).train.content_fingerprint()
+        ).query.content_fingerprint()
 
     files = {f"{pid:04}_c1s1_{k}.jpg": jpg(10 * pid + k) for pid in (5, 6) for k in range(3)}
     first = prepare("a", files)

@@ -4,8 +4,12 @@ A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats
 `run` (JSON, see `facts`), so that a checkpoint can be used wherever it is copied to.
 """
 
+import errno
 import json
-from collections.abc import Sequence
+import os
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,47 +17,99 @@ import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
 
 from batnet_jax.errors import UserError
+from batnet_jax.selection import BestValidated, best, read
 
 FOLDER = "checkpoints"
+FACTS = "facts"
+"""Among the checksums: that of the facts themselves."""
+BEST = -1
+"""For `config.eval.step`: the best checkpoint by validation."""
 
 
-def facts(config: ml_collections.ConfigDict, identities: Sequence[Sequence]) -> dict[str, Any]:
+def facts(
+    config: ml_collections.ConfigDict,
+    identities: Sequence[Sequence],
+    data: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """What a checkpoint says of itself beside its arrays.
 
     Args:
       config: of the run.
       identities: [data set, pid, name] in label order.
-    Returns: `model` (that section), `identities` and `config` (all of it), JSON.
+      data: see `collection.fingerprints`; None where nothing was trained.
+    Returns: `model` (that section), `identities`, `config` (all of it) and `data`, JSON.
     """
     settings = json.loads(config.to_json())
-    return {"model": settings["model"], "identities": identities, "config": settings}
+    return {
+        "model": settings["model"],
+        "identities": identities,
+        "config": settings,
+        "data": dict(data or {}),
+    }
 
 
-def open_manager(workdir: Path, *, keep: int = 1) -> ocp.CheckpointManager:
+def open_manager(workdir: Path, *, keep: int = 1, keep_best: int = 0) -> ocp.CheckpointManager:
     """The manager of a workdir's checkpoints; saving is asynchronous and atomic.
+
+    What a process that was killed has left half-written is removed, so no other may save there.
 
     Args:
       workdir: of the run.
       keep: the newest so many stay.
+      keep_best: and the best so many, see `selection`.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+    policies = [managers.LatestN(keep), BestValidated(workdir, keep_best)]
+    options = ocp.CheckpointManagerOptions(
+        preservation_policy=managers.AnyPreservationPolicy(policies),
+        create=True,
+        cleanup_tmp_directories=True,
+    )
     return ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any, run: dict[str, Any]) -> None:
     """Starts saving; the state is copied to the host first, so it may be donated at once.
 
+    Checksums of the arrays go with the facts, for a disk may give back other bytes than it took.
+
     Args:
       manager: of the workdir.
       step: steps taken.
       state: a TrainState, replicated.
       run: the facts, JSON.
+
+    Raises: OSError if the disk has no room; or, for the save before, what that met with.
     """
-    arrays = ocp.args.StandardSave(jax.device_get(vars(state)))  # type: ignore[call-arg]
-    facts = ocp.args.JsonSave(run)  # type: ignore[call-arg]
+    fetched = jax.device_get(vars(state))
+    check_room(str(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
+    arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
+    sums = checksums(fetched) | {FACTS: _facts_checksum(run)}
+    facts = ocp.args.JsonSave(run | {"checksums": sums})  # type: ignore[call-arg]
     manager.save(step, args=ocp.args.Composite(state=arrays, run=facts))
+
+
+def check_room(folder: str, nbytes: int) -> None:
+    """Raises OSError if a disk has no room for so many bytes, before Orbax is half-way.
+
+    Of a bucket nothing is known, and of quotas.
+    """
+    if "://" in folder:
+        return
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        needs = f"a checkpoint needs {nbytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needs}")
+
+
+def checksums(tree: Any) -> dict[str, int]:
+    """The CRC-32 of each array's bytes, by its name."""
+    return {
+        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).data)
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def latest_step(workdir: Path) -> int | None:
@@ -72,7 +128,7 @@ def choose_step(workdir: Path, step: int) -> int:
 
     Args:
       workdir: of the run.
-      step: the wanted one; 0 = the latest.
+      step: the wanted one; 0 = the latest, -1 = the best by validation, see `selection`.
 
     Raises: UserError if it does not exist.
     """
@@ -80,6 +136,15 @@ def choose_step(workdir: Path, step: int) -> int:
     steps = steps_of(workdir)
     if not steps:
         raise UserError(f"'{folder}' holds no checkpoint: train first, or name another --workdir")
+    if step == BEST:
+        chosen = best(read(workdir), steps)
+        if not chosen:
+            raise UserError(
+                f"config.eval.step={BEST}, but no checkpoint of '{workdir}' was validated: set "
+                "config.data.val_identities and config.eval.every_epochs in training, or give "
+                f"a step: {', '.join(map(str, steps))}"
+            )
+        return chosen[0]
     if step and step not in steps:
         have = ", ".join(map(str, steps))
         raise UserError(f"config.eval.step={step} is not in '{folder}': choose from {have}, or 0")
@@ -89,9 +154,20 @@ def choose_step(workdir: Path, step: int) -> int:
 def restore_run(workdir: Path, step: int) -> dict[str, Any]:
     """The facts saved with a checkpoint.
 
-    Raises: DamagedError if they cannot be read.
+    Raises: DamagedError if they cannot be read, or are others than were saved.
     """
-    return _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    run = _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    if not isinstance(run, dict) or run.get("identities") is None:
+        raise _unreadable(workdir, step, ValueError("it lacks the facts of its run"))
+    sums = run.get("checksums")  # older checkpoints have none
+    if sums and sums.get(FACTS) != _facts_checksum(run):
+        raise _unreadable(workdir, step, ValueError("its facts do not have their checksum"))
+    return run
+
+
+def _facts_checksum(run: dict[str, Any]) -> int:
+    own = {name: value for name, value in run.items() if name != "checksums"}
+    return zlib.crc32(json.dumps(own, sort_keys=True).encode())
 
 
 def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
@@ -117,6 +193,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
 
     Raises: DamagedError if it cannot be read or is of another structure.
     """
+    wanted_sums = restore_run(workdir, step).get("checksums", {})
     target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), vars(like))
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
     restored = _read(workdir, step, wanted).state
@@ -127,6 +204,10 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
             name = jax.tree_util.keystr(path)
             problem = ValueError(f"{name} has shape {got.shape}, not {want.shape}")
             raise _unreadable(workdir, step, problem)
+    sums = checksums(restored)
+    for name in wanted_sums.keys() - {FACTS}:
+        if sums.get(name) != wanted_sums[name]:
+            raise _unreadable(workdir, step, ValueError(f"{name} does not have its checksum"))
     return like.replace(**restored)
 
 

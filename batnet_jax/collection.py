@@ -203,3 +203,16 @@ def join(datasets: Sequence[Dataset], splits: Sequence[Split]) -> TrainingSet:
         names = list(dataset.identity_names)
         identities += [Identity(dataset.name, p, names[p] if names else "") for p in pids.tolist()]
     return TrainingSet(concatenate(splits), np.concatenate(labels), identities)
+
+
+def fingerprints(data: Collection) -> dict[str, str]:
+    """What changes whenever images or labels of a run's data do, wherever they are prepared.
+
+    Returns: under `train`, and under `<data set> <val or test>` for each trial.
+    """
+    found = {"train": data.train.images.content_fingerprint()}
+    for trial in (*data.val, *data.tests):
+        halves = (trial.query, trial.gallery)
+        own = " ".join(split.content_fingerprint() for split in halves)
+        found[f"{trial.name} {trial.split}"] = own
+    return found

@@ -93,7 +93,7 @@ def default_config() -> ml_collections.ConfigDict:
     evaluation.datasets = ()  # data sets to test on; () = those trained on (ours)
     evaluation.every_epochs = 0  # evaluate while training; 0 = at the end only (paper, 4.4)
     evaluation.step = (
-        0  # the checkpoint that eval, report and export restore; 0 = the latest (ours)
+        0  # the checkpoint that eval, report, export restore; 0 = latest, -1 = best on val (ours)
     )
     evaluation.batch = 64  # images a step of embedding, over all devices (ours)
     evaluation.ap = (
@@ -123,6 +123,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.checkpoint = checkpoint = ml_collections.ConfigDict()
     checkpoint.every_epochs = 10  # also always at the end; 0 = only then (ours)
     checkpoint.keep = 3  # the newest so many stay (ours)
+    checkpoint.keep_best = 1  # and the best so many by mAP on held-out identities (ours)
 
     c.profile = False  # write a trace of 3 steps to the workdir's profile/ (ours)
 
@@ -197,7 +198,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "model.num_parts": config.model.num_parts,
         "loss.margin": config.loss.margin,
         "weight_decay": config.weight_decay,
-        "eval.step": config.eval.step,
+        "checkpoint.keep_best": config.checkpoint.keep_best,
         "eval.bootstrap": config.eval.bootstrap,
         "eval.expand": config.eval.expand,
         "eval.expand_alpha": config.eval.expand_alpha,
@@ -224,6 +225,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
         _require(value > 0, f"config.{field}={value} must be above 0")
     for field, value in not_negative.items():
         _require(value >= 0, f"config.{field}={value} must be 0 or more")
+    _require(
+        config.eval.step >= -1,
+        f"config.eval.step={config.eval.step} must be a step, 0 (the latest) or -1 (the best)",
+    )
     for field, value in shares.items():
         _require(0 <= value <= 1, f"config.{field}={value} must lie between 0 and 1")
     _require(config.model.dropout < 1, "config.model.dropout=1 leaves nothing: give less")

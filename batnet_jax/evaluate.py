@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from batnet_jax import checkpoint, devices, retrieval
+from batnet_jax import checkpoint, devices, retrieval, selection
 from batnet_jax.collection import Trial
 from batnet_jax.data import Split
 from batnet_jax.data.loader import ImageStore, prefetch
@@ -94,6 +95,14 @@ def file_stems(trials: Sequence[Trial], step: int) -> list[list[str]]:
             names = [f"step_{step}_{trial.name}{suffix}"] if len(own) > 1 else []
             stems.append((trial, [f"step_{step}{suffix}"] * (number == 0) + names))
     return [names for trial in trials for other, names in stems if other is trial]
+
+
+def is_evaluated(workdir: Path, trials: Sequence[Trial], step: int) -> bool:
+    """Whether a step's evaluation was finished: all its files are there."""
+    if any(trial.split == "val" for trial in trials) and step not in selection.read(workdir):
+        return False
+    stems = itertools.chain.from_iterable(file_stems(trials, step))
+    return all((workdir / "eval" / f"{stem}.json").exists() for stem in stems)
 
 
 def evaluate_trial(
@@ -214,7 +223,6 @@ def write_result(
     title = result["dataset"] + " val" * (result["split"] == "val")
     for stem in stems:
         path, picture = folder / f"{stem}.json", folder / f"{stem}.png"
-        path.write_text(json.dumps(result, indent=2) + "\n")
         draw_ranked_lists(
             picture,
             rows,
@@ -223,6 +231,10 @@ def write_result(
             mean_ap=result["mAP"],
             ap=result["ap"],
         )
+        # Last and at once: where the figures are, the evaluation was finished.
+        partial = folder / f"{stem}.json.partial"
+        partial.write_text(json.dumps(result, indent=2) + "\n")
+        partial.replace(path)
     print(format_table(result))
     print(f"written: {path}, {picture}")
 

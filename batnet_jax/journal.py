@@ -3,11 +3,14 @@
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+
+from batnet_jax.events import Events
 
 METRICS = "metrics.jsonl"
 
@@ -22,7 +25,7 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
 def progress_bar(total: int, *, description: str, unit: str = "image", initial: int = 0) -> tqdm:
     """A bar on stderr with rate and time left; a line now and then where that is no terminal."""
     seconds = 0.2 if sys.stderr.isatty() else 20
-    return tqdm(
+    bar = tqdm(
         total=total,
         desc=description,
         unit=unit,
@@ -31,6 +34,10 @@ def progress_bar(total: int, *, description: str, unit: str = "image", initial: 
         maxinterval=seconds,
         dynamic_ncols=True,
     )
+    # tqdm's clock is the system's, which may jump: back, and the bar stands still for as long.
+    bar._time = time.monotonic
+    bar.start_t = bar.last_print_t = time.monotonic()
+    return bar
 
 
 @contextlib.contextmanager
@@ -55,15 +62,15 @@ class Journal:
           workdir: of the run; exists.
           step: steps taken so far; figures of later ones, from a run that was killed, are dropped.
         """
-        from tensorboardX import SummaryWriter  # imports PyTorch where that is installed
-
         path = workdir / METRICS
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
         if kept != lines:
-            path.write_text("".join(kept))
+            partial = path.with_name(f"{METRICS}.partial")
+            partial.write_text("".join(kept))
+            partial.replace(path)
         self._file = path.open("a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._events = Events(workdir / "tensorboard", step)
 
     def write(self, figures: dict[str, Any]) -> None:
         """Adds a line; `figures` has `step` and numbers."""
@@ -71,16 +78,16 @@ class Journal:
         self._file.flush()
         for name, value in figures.items():
             if name != "step":
-                self._events.add_scalar(f"train/{name}", value, figures["step"])
+                self._events.scalar(f"train/{name}", value, figures["step"])
 
     def write_evaluation(self, result: dict[str, Any]) -> None:
         """Adds the main figures of an evaluation to the events."""
         place = f"{result['split']}/{result['dataset']}"
         for name, value in (("mAP", result["mAP"]), ("rank1", result["cmc"]["1"])):
-            self._events.add_scalar(f"{place}/{name}", value, result["step"])
+            self._events.scalar(f"{place}/{name}", value, result["step"])
 
     def close(self) -> None:
-        """Flushes and closes the files."""
+        """Closes the files."""
         self._file.close()
         self._events.close()
 

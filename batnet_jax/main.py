@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -18,15 +19,18 @@ from ml_collections import config_flags
 from batnet_jax import checkpoint
 from batnet_jax.collection import check_held_out, open_collection, open_tests
 from batnet_jax.config import validate
-from batnet_jax.errors import UserError
+from batnet_jax.errors import RunFailure, UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
+from batnet_jax.failures import EVALUATION_MEMORY, told
 from batnet_jax.interruption import STATUS, Sigterm, Terminated
 from batnet_jax.pretrained import run_export, run_import
 from batnet_jax.reporting import run_report
 from batnet_jax.tables import TABLES, run_table
 from batnet_jax.train import check_run, train
+from batnet_jax.workdir import check_writable
 
 USER_ERROR = 2
+RUN_FAILURE = 1
 
 
 def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -36,14 +40,16 @@ def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Restores a checkpoint (config.eval.step; 0 = the latest) and evaluates it."""
+    """Restores a checkpoint (config.eval.step; 0 = latest, -1 = best) and evaluates it."""
     step = checkpoint.choose_step(workdir, config.eval.step)
+    check_writable(workdir)
     model, variables = restore_model(config, workdir, step)
-    embed = make_embed(model, variables)
     trials = open_tests(config)
     if config.data.val_identities:
         check_held_out(trials, checkpoint.restore_run(workdir, step)["identities"], workdir)
-    evaluate_trials(config, trials, embed, step=step, workdir=workdir)
+    with told(workdir, lower=EVALUATION_MEMORY):
+        embed = make_embed(model, variables)
+        evaluate_trials(config, trials, embed, step=step, workdir=workdir)
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -150,6 +156,9 @@ def run(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except RunFailure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return RUN_FAILURE
     except Terminated:
         print("terminated; the same command resumes from the last checkpoint", file=sys.stderr)
         return STATUS
@@ -204,8 +213,22 @@ def use_compilation_cache(folder: Path) -> None:
 def main() -> None:
     """The entry of `python -m batnet_jax.main`."""
     logging.set_verbosity(logging.WARNING)
+    hush_orbax()
     sys.argv = [quote_keyword(argument) for argument in sys.argv]  # config_flags reads it there
     sys.exit(run(sys.argv))
+
+
+def hush_orbax() -> None:
+    """Keeps to a line what Orbax raises: it logs each error too, with tracebacks, several times."""
+    logging.get_absl_logger().addFilter(lambda record: not record.exc_info)
+    show = sys.unraisablehook
+
+    def shown(what: Any) -> None:
+        # TensorStore tells an event loop of the error that Orbax has already closed.
+        if str(what.exc_value) != "Event loop is closed":
+            show(what)
+
+    sys.unraisablehook = shown
 
 
 def quote_keyword(argument: str) -> str:

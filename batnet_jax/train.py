@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,12 +14,20 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from batnet_jax import checkpoint, devices
-from batnet_jax.collection import Collection
+from batnet_jax import checkpoint, devices, environment, selection
+from batnet_jax.collection import Collection, Identity, Trial, fingerprints
 from batnet_jax.data.loader import prefetch
 from batnet_jax.data.sampler import epoch_plan, steps_per_epoch
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import check_architecture, evaluate_trials, make_embed, open_store
+from batnet_jax.evaluate import (
+    check_architecture,
+    evaluate_trials,
+    is_evaluated,
+    make_embed,
+    open_store,
+)
+from batnet_jax.failures import EVALUATION_MEMORY, TRAINING_MEMORY, told
+from batnet_jax.finite import Suspects, first_bad
 from batnet_jax.interruption import Sigterm, Terminated
 from batnet_jax.journal import Journal, progress_bar
 from batnet_jax.models.layers import AXIS
@@ -66,11 +75,16 @@ def train(config: ml_collections.ConfigDict, data: Collection, workdir: Path) ->
         to, holds a run with other settings or with more steps, or is in use; nothing has been
         overwritten then.
       Terminated: after SIGTERM; the steps taken are saved.
-      FloatingPointError: if the loss is not finite.
+      NotFiniteError: if the loss or a parameter is not finite.
+      RunFailure: if the disk or the memory is full.
     """
     check_run(config, workdir)
     schedule = plan_schedule(config, data.train[1])
-    with locked(workdir), Sigterm().listen() as sigterm:
+    with (
+        locked(workdir),
+        Sigterm().listen() as sigterm,
+        told(workdir, lower=TRAINING_MEMORY),
+    ):
         return _train(config, data, schedule, workdir, sigterm)
 
 
@@ -89,59 +103,100 @@ def _train(
         steps_per_epoch=schedule.steps_per_epoch,
         axis_name=AXIS if jax.device_count() > 1 else None,
     )
-    run = checkpoint.facts(config, [list(who) for who in identities])
-    state = init_state(recipe, tuple(config.data.image_size))
-    if checkpoint.latest_step(workdir) is None:
-        state, report = start_from(config, state, run)
-    else:
-        state, report = resume(config, workdir, state, run), ""
-        check_steps_left(schedule, int(state.step), workdir)
-    open_workdir(config, workdir, identities)
-    if report:
-        (workdir / INIT).write_text(report)
-    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+    run = checkpoint.facts(config, [list(who) for who in identities], fingerprints(data))
+    state = open_run(config, recipe, schedule, workdir, run)
+
+    def trials_at(step: int) -> list[Trial]:
+        return [*data.val, *(data.tests if step == schedule.total or not data.val else [])]
 
     def evaluate_now(state: TrainState, step: int) -> dict[str, Any]:
-        at_end = step == schedule.total
-        trials = [*data.val, *(data.tests if at_end or not data.val else [])]
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        embed = make_embed(recipe.model, jax.device_get(variables))
-        results = evaluate_trials(config, trials, embed, step=step, workdir=workdir)
+        trials = trials_at(step)
+        with told(workdir, lower=EVALUATION_MEMORY):
+            variables = {"params": state.params, "batch_stats": state.batch_stats}
+            embed = make_embed(recipe.model, jax.device_get(variables))
+            results = evaluate_trials(config, trials, embed, step=step, workdir=workdir)
+        selection.record(workdir, step, results)
         for result in results:
             journal.write_evaluation(result)
-        return results[len(data.val) if at_end else 0]
+        return results[len(data.val) if step == schedule.total else 0]
+
+    def save(step: int, state: TrainState) -> None:
+        checkpoint.save(manager, step, window.sound(step, state), run)
 
     result = None
     first = int(state.step)
     journal = Journal(workdir, first)
-    manager = checkpoint.open_manager(workdir, keep=config.checkpoint.keep)
+    manager = checkpoint.open_manager(
+        workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
+    )
     trace = StepTrace(workdir / "profile", first)
-    with open_store(config, images) as store, sigterm.held(), contextlib.closing(manager):
-        for step, state in run_steps(config, recipe, schedule, state, store, labels, journal):  # noqa: B020
-            if config.profile:
-                trace.after(step)
-            saved = schedule.is_due(step, config.checkpoint.every_epochs)
-            if saved:
-                checkpoint.save(manager, step, state, run)
-            try:
-                with sigterm.held(False):
-                    if sigterm.wanted:
-                        raise Terminated
-                    if schedule.is_due(step, config.eval.every_epochs):
-                        result = evaluate_now(state, step)
-            except Terminated:
-                if not saved:
-                    checkpoint.save(manager, step, state, run)
-                manager.wait_until_finished()
-                print(f"ended by SIGTERM after step {step}, which is saved")
-                raise
-        trace.stop()
-        manager.wait_until_finished()
-    print(f"trained {schedule.total} steps, all in '{workdir}'")
-    result = result or evaluate_now(state, schedule.total)
-    journal.close()
-    return result
+    with contextlib.closing(journal), contextlib.closing(manager):
+        evaluated = is_evaluated(workdir, trials_at(first), first)
+        if first % schedule.total and schedule.is_due(first, config.eval.every_epochs) > evaluated:
+            evaluate_now(state, first)  # in which the run was ended
+        window = Window(schedule, batch_size(config), Suspects(workdir, images.filenames, labels))
+        with (
+            open_store(config, images) as store,
+            sigterm.held(),
+            contextlib.closing(
+                run_steps(config, recipe, schedule, state, store, labels, journal, window)
+            ) as steps,
+        ):
+            for step, state in steps:
+                if config.profile:
+                    trace.after(step)
+                saved = schedule.is_due(step, config.checkpoint.every_epochs)
+                if saved:
+                    save(step, state)
+                try:
+                    with sigterm.held(False):
+                        if sigterm.wanted:
+                            raise Terminated
+                        if schedule.is_due(step, config.eval.every_epochs):
+                            result = evaluate_now(state, step)
+                except Terminated:
+                    if not saved:
+                        save(step, state)
+                    manager.wait_until_finished()
+                    print(f"ended by SIGTERM after step {step}, which is saved")
+                    raise
+            trace.stop()
+            manager.wait_until_finished()
+        print(f"trained {schedule.total} steps, all in '{workdir}'")
+        return result or evaluate_now(state, schedule.total)
+
+
+def open_run(
+    config: ml_collections.ConfigDict,
+    recipe: Recipe,
+    schedule: Schedule,
+    workdir: Path,
+    run: dict[str, Any],
+) -> TrainState:
+    """The state to go on from; the workdir then says what run it holds.
+
+    Args:
+      config: of the run.
+      recipe: gives the fresh state.
+      schedule: see `plan_schedule`.
+      workdir: of the run.
+      run: the facts that checkpoints are saved with.
+
+    Raises: UserError if the workdir holds a run with more steps, or another's checkpoints.
+    """
+    state, report = init_state(recipe, tuple(config.data.image_size)), ""
+    if checkpoint.latest_step(workdir) is None:
+        state, report = start_from(config, state, run)
+    else:
+        state = resume(config, workdir, state, run)
+        check_steps_left(schedule, int(state.step), workdir)
+    open_workdir(config, workdir, [Identity(*who) for who in run["identities"]])
+    environment.record(workdir, seed=config.seed, step=int(state.step))
+    if report:
+        (workdir / INIT).write_text(report)
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+    return state
 
 
 def pmap_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
@@ -166,6 +221,7 @@ def run_steps(
     store: Any,
     labels: np.ndarray,
     journal: Journal,
+    window: "Window",
 ) -> Iterator[tuple[int, TrainState]]:
     """Takes the steps that are left; yields (steps taken, state) after each.
 
@@ -174,16 +230,15 @@ def run_steps(
     step_fn = pmap_step(recipe)
     first = int(state.step)
     state = devices.replicate(state)
-    size = config.batch.identities * config.batch.images_per_identity
+    size = batch_size(config)
     with (
         prefetch(store, batches(config, labels, first, schedule)) as loaded,
         progress_bar(schedule.total * size, description="train", initial=first * size) as bar,
     ):
-        window = Window(schedule, size)
         for step, (indices, images) in enumerate(loaded, first + 1):
             batch = {"image": images, "label": labels[indices].astype(np.int32)}
             state, metrics = step_fn(state, jax.tree.map(devices.split, batch))
-            window.add(metrics)
+            window.add(metrics, indices)
             bar.update(size)
             if step % config.log.every_steps == 0 or step == schedule.total:
                 figures = window.close(step, loaded.wait_seconds)
@@ -196,20 +251,30 @@ def run_steps(
 class Window:
     """The steps between two lines of metrics.jsonl; nothing waits for the device before `close`."""
 
-    def __init__(self, schedule: Schedule, batch_size: int):
-        """Starts the clock."""
+    def __init__(self, schedule: Schedule, batch_size: int, suspects: Suspects):
+        """Starts the clock.
+
+        Args:
+          schedule: of the run.
+          batch_size: images a step.
+          suspects: names the images if a loss is not finite.
+        """
         self._schedule = schedule
         self._batch_size = batch_size
+        self._suspects = suspects
         self._waited = 0.0
         self._restart()
 
     def _restart(self) -> None:
         self._metrics: list[dict[str, jax.Array]] = []
+        self._rows: list[np.ndarray] = []
         self._start = time.perf_counter()
 
-    def add(self, metrics: dict[str, jax.Array]) -> None:
-        """Adds a step's metrics, still on the device."""
+    def add(self, metrics: dict[str, jax.Array], row: np.ndarray) -> None:
+        """Adds a step's metrics, still on the device, and the indices of its images."""
         self._metrics.append(metrics)
+        self._rows.append(row)
+        self._last_row = row
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -227,17 +292,10 @@ class Window:
         Returns: a line of metrics.jsonl: `step`, `epoch` (from 0), `loss`, `loss_ce`,
           `loss_triplet` (means), `lr` (the last), `images_per_second`, and `data_wait`, the share
           of the time that the loop waited for data.
-        Raises: FloatingPointError if a loss of the window is not finite.
+        Raises: NotFiniteError if a loss of the window is not finite.
         """
-        taken = jax.device_get(self._metrics)
+        taken = self.check(step)
         seconds = time.perf_counter() - self._start
-        first = step - len(taken) + 1
-        for number, metrics in enumerate(taken, first):
-            if not np.isfinite(metrics["loss"]):
-                raise FloatingPointError(
-                    f"the loss is {metrics['loss']} at step {number}: lower config.learning_rate, "
-                    "or look at the images; the last checkpoint is kept"
-                )
         means = {name: float(np.mean([m[name] for m in taken])) for name in taken[0]}
         figures = {
             "step": step,
@@ -250,6 +308,34 @@ class Window:
         self._waited = wait_seconds
         self._restart()
         return figures
+
+    def check(self, step: int) -> list[dict[str, Any]]:
+        """Waits for the window's steps, of which `step` is the last; returns their metrics.
+
+        Raises: NotFiniteError if a loss of the window is not finite.
+        """
+        taken = jax.device_get(self._metrics)
+        first = step - len(taken) + 1
+        for number, metrics, row in zip(itertools.count(first), taken, self._rows, strict=False):
+            if not np.isfinite(metrics["loss"]):
+                figures = {name: float(value) for name, value in metrics.items()}
+                raise self._suspects.loss(number, figures, row)
+        return taken
+
+    def sound(self, step: int, state: TrainState) -> TrainState:
+        """Fetches a state to save it, so that a checkpoint never holds NaN or infinity.
+
+        Args:
+          step: the last of the window.
+          state: after it, on the device.
+        Returns: the state on the host.
+        Raises: NotFiniteError naming the first step that went wrong.
+        """
+        fetched = jax.device_get(state)
+        if name := first_bad(fetched):
+            self.check(step)
+            raise self._suspects.state(step, name, self._last_row)
+        return fetched
 
 
 def shape_of(config: ml_collections.ConfigDict) -> dict[str, int]:
@@ -293,12 +379,17 @@ def check_steps_left(schedule: Schedule, taken: int, workdir: Path) -> None:
         )
 
 
+def batch_size(config: ml_collections.ConfigDict) -> int:
+    """Images a step, over all devices."""
+    return config.batch.identities * config.batch.images_per_identity
+
+
 def check_batch(config: ml_collections.ConfigDict) -> None:
     """Refuses a batch that the devices, or a device's parts, cannot share evenly.
 
     Raises: UserError with the numbers.
     """
-    size = config.batch.identities * config.batch.images_per_identity
+    size = batch_size(config)
     batch = f"a batch of {config.batch.identities} x {config.batch.images_per_identity} = {size}"
     count, parts = jax.device_count(), config.batch.accumulate
     if size % count:
@@ -368,6 +459,7 @@ def resume(
                 raise
             moved = checkpoint.set_aside(workdir, step)
             print(f"warning: {error}; it is now '{moved}', the one before is used", file=sys.stderr)
+    check_data(saved.get("data", {}), run["data"], workdir)
     if saved["identities"] != run["identities"]:
         raise UserError(
             f"'{workdir}' was trained on {len(saved['identities'])} identities that are not the "
@@ -376,3 +468,27 @@ def resume(
         )
     print(f"resuming '{workdir}' after step {step}")
     return state
+
+
+def check_data(saved: dict[str, str], now: dict[str, str], workdir: Path) -> None:
+    """Refuses to go on with other training images; warns of other test images.
+
+    Args:
+      saved: `fingerprints` of the data of the checkpoint; {} in one of an older version.
+      now: of the data now.
+      workdir: for the message.
+
+    Raises: UserError with both fingerprints.
+    """
+    changed = [name for name in saved if saved[name] != now.get(name, saved[name])]
+    if "train" in changed:
+        raise UserError(
+            f"'{workdir}' was trained on other images (fingerprint {saved['train']}, now "
+            f"{now['train']}): restore the data set, or name another --workdir"
+        )
+    for name in changed:
+        print(
+            f"warning: the images of {name} have changed since '{workdir}' was last saved: "
+            "figures before and after do not compare",
+            file=sys.stderr,
+        )

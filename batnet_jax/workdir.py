@@ -39,9 +39,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
     Raises: UserError that says which.
     """
-    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"cannot write to the workdir '{workdir}': name another --workdir")
+    check_writable(workdir)
     path = workdir / CONFIG
     if not path.exists():
         return
@@ -53,6 +51,16 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
             "--workdir"
         ) from error
     check_same_run(config, saved, workdir)
+
+
+def check_writable(workdir: Path) -> None:
+    """Refuses a workdir that cannot be written to; writes nothing.
+
+    Raises: UserError.
+    """
+    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"cannot write to the workdir '{workdir}': name another --workdir")
 
 
 @contextlib.contextmanager

@@ -31,8 +31,10 @@ ORDER = {
     "retrieval": "arrays in, figures out; knows no network and no data set",
     "report": "pictures of results",
     "profiling, interruption": "traces and SIGTERM, around the steps",
-    "checkpoint, journal": "what a run leaves on the disk",
-    "errors": "the one error that all raise",
+    "finite, failures": "NaN, a full disk, too little memory: found and told in a line",
+    "checkpoint, journal, environment": "what a run leaves on the disk",
+    "selection, events": "the best checkpoint; TensorBoard's files",
+    "errors": "the exceptions that are told in a line",
 }
 RANK = {name: row for row, names in enumerate(ORDER) for name in names.split(", ")}
 MODULES = {p.stem for p in PACKAGE.glob("*.py")} | {

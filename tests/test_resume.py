@@ -20,7 +20,12 @@ import pytest
 from test_main import ROOT, SMALL, lines, run_small
 
 STEPS = 24
-PLAN = (f"--config.steps={STEPS}", "--config.checkpoint.every_epochs=1", "--config.seed=3")
+PLAN = (
+    f"--config.steps={STEPS}",
+    "--config.seed=3",
+    "--config.checkpoint.every_epochs=1",
+    "--config.eval.every_epochs=2",
+)
 
 
 def start_small(folder, workdir, *arguments):
@@ -64,8 +69,13 @@ def assert_same_run(workdir, whole):
     assert len(mine) > 100
     for name, value in mine.items():
         np.testing.assert_array_equal(value, theirs[name], err_msg=name)
-    name = f"eval/step_{STEPS}.json"
-    assert json.loads((workdir / name).read_text()) == json.loads((whole / name).read_text())
+    ours, theirs = (
+        {p.name: json.loads(p.read_text()) for p in (folder / "eval").glob("*.json")}
+        for folder in (workdir, whole)
+    )
+    assert ours == theirs
+    assert len(ours) > 1
+    assert not [p for p in (workdir / "checkpoints").iterdir() if not p.name.isdecimal()]
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +103,33 @@ def test_sigterm_saves_and_ends_with_143(whole, tmp_path):
     assert again.returncode == 0, again.stderr
     assert f"resuming '{tmp_path / 'run'}' after step {last}" in again.stdout
     assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_second_run_is_the_same(whole, tmp_path):
+    """And nothing of it depends on the folder."""
+    process = run_small(whole.parent, tmp_path / "run", *PLAN)
+    assert process.returncode == 0, process.stderr
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_resumed_on_two_devices(whole, tmp_path):
+    """The same but for the order in which floats are added, which eight steps magnify."""
+    shutil.copytree(whole, tmp_path / "run")
+    for step in steps_saved(tmp_path / "run")[1:]:
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
+    (first,) = steps_saved(tmp_path / "run")
+    process = run_small(whole.parent, tmp_path / "run", *PLAN, devices=2)
+    assert process.returncode == 0, process.stderr
+    assert f"after step {first}" in process.stdout
+    mine, theirs = lines(tmp_path / "run"), lines(whole)
+    assert len(mine) == len(theirs) == STEPS
+    assert mine[:first] == theirs[:first]
+    assert mine[first:] != theirs[first:]
+    np.testing.assert_allclose(mine[first]["loss"], theirs[first]["loss"], rtol=1e-4)
+    losses = [[line["loss"] for line in some[first:]] for some in (mine, theirs)]
+    np.testing.assert_allclose(*losses, rtol=0.1)
+    starts = (tmp_path / "run" / "environment.jsonl").read_text().splitlines()
+    assert [sum(json.loads(line)["devices"].values()) for line in starts] == [1, 2]
 
 
 def kill_until_done(whole, workdir, seed, kills):

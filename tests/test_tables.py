@@ -12,7 +12,7 @@ from test_main import ROOT, SMALL, run_main
 
 from batnet_jax.collection import Collection, Identity, TrainingSet
 from batnet_jax.config import default_config, validate
-from batnet_jax.errors import UserError
+from batnet_jax.errors import NotFiniteError, UserError
 from batnet_jax.models.initial import draw_variables
 from batnet_jax.pretrained import export_torch
 from batnet_jax.steps import make_model
@@ -141,7 +141,7 @@ class FakeTraining:
         self.made.append(f"{workdir.parent.name} {config.seed}")
         open_workdir(config, workdir, data.train.identities)
         if self.explode and self.explode in str(workdir):
-            raise FloatingPointError("the loss is nan at step 1")
+            raise NotFiniteError("the loss is nan at step 1")
         value = self.value(workdir.parent.name, config.seed)
         (workdir / "eval").mkdir(exist_ok=True)
         cmc = {"1": value + 0.1, "5": value + 0.2, "10": value + 0.3}
@@ -232,7 +232,7 @@ def test_one_seed_has_no_spread(training, tmp_path):
 
 def test_a_loss_that_is_not_finite_is_told_and_the_other_rows_are_run(training, tmp_path):
     training.explode = "none-parts4"
-    with pytest.raises(FloatingPointError, match=r"1 of 4 runs failed: \(iii\) Fa \+ Fp, seed 0"):
+    with pytest.raises(NotFiniteError, match=r"1 of 4 runs failed: \(iii\) Fa \+ Fp, seed 0"):
         runs.run_table(small_config(), tmp_path, 5, [0])
     assert len(training.made) == 4
     assert "Failed: (iii) Fa + Fp, seed 0: the loss is nan" in (tmp_path / "table_5.md").read_text()

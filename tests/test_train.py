@@ -1,6 +1,7 @@
 """The loop's plain parts: which batches, when to save, what a window reports and refuses."""
 
 import json
+import string
 
 import jax.numpy as jnp
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 from batnet_jax.config import default_config
 from batnet_jax.data.sampler import epoch_plan
 from batnet_jax.errors import UserError
+from batnet_jax.finite import Suspects
 from batnet_jax.train import Schedule, Window, batches, shape_of
 from batnet_jax.workdir import check_same_run, flatten
 
 LABELS = np.repeat(np.arange(6), 4)  # 6 groups of 4: 3 steps an epoch at 2 x 4
+NAMES = [f"{letter}.jpg" for letter in string.ascii_lowercase[:24]]
+ROW = np.arange(4)
 
 
 def small_config():
@@ -43,24 +47,47 @@ def metrics(loss, lr=0.5):
     return {k: jnp.float32(v) for k, v in {"loss": loss, "loss_ce": 1.0, "lr": lr}.items()}
 
 
-def test_a_window_reports_means_and_the_last_rate():
-    window = Window(Schedule(3, 9), batch_size=8)
+def test_a_window_reports_means_and_the_last_rate(tmp_path):
+    window = Window(Schedule(3, 9), 8, Suspects(tmp_path, NAMES, LABELS))
     for loss, lr in ((1.0, 0.5), (4.0, 0.25)):
-        window.add(metrics(loss, lr))
+        window.add(metrics(loss, lr), ROW)
     figures = window.close(4, wait_seconds=0.0)
     assert (figures["step"], figures["epoch"]) == (4, 1)  # step 4 is the first of epoch 1
     assert (figures["loss"], figures["lr"], figures["data_wait"]) == (2.5, 0.25, 0)
-    window.add(metrics(7.0))
+    window.add(metrics(7.0), ROW)
     assert window.close(5, 0.0)["loss"] == 7  # nothing is left of the window before
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(bad):
-    window = Window(Schedule(3, 9), batch_size=8)
-    for loss in (1.0, bad, 1.0):
-        window.add(metrics(loss))
-    with pytest.raises(FloatingPointError, match="at step 6"):
+def test_a_loss_that_is_not_finite_names_the_step_and_its_images(bad, tmp_path):
+    window = Window(Schedule(3, 9), 8, Suspects(tmp_path, NAMES, LABELS))
+    for number, loss in enumerate((1.0, bad, np.nan)):
+        window.add(metrics(loss), ROW + number)
+    with pytest.raises(FloatingPointError) as told:
         window.close(7, 0.0)
+    report = tmp_path / "not_finite.json"
+    assert str(told.value) == (
+        f"the loss is {bad} at step 6, on the images 'b.jpg', 'c.jpg', 'd.jpg' and 1 more "
+        f"('{report}' names all): lower config.learning_rate, or look at the images; the last "
+        "checkpoint is kept"
+    )
+    told = json.loads(report.read_text())
+    assert (told["step"], told["figures"]["loss"]) == (6, str(bad))
+    assert told["files"] == ["b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    assert told["labels"] == [0, 0, 0, 1]
+
+
+def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
+    window = Window(Schedule(3, 9), 8, Suspects(tmp_path, NAMES, LABELS))
+    good = {"step": np.int32(5), "a": {"b": np.ones(3, np.float32)}}
+    window.add(metrics(1.0), ROW)
+    assert window.sound(5, good) == good
+    with pytest.raises(FloatingPointError, match="a/b is not finite after step 5, on the images"):
+        window.sound(5, good | {"a": {"b": jnp.array([1.0, np.inf])}})
+    window.add(metrics(np.nan), ROW + 1)  # the loss went first: that step is the one to look at
+    window.add(metrics(np.nan), ROW + 2)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 6, on the images 'b"):
+        window.sound(7, good | {"a": {"b": jnp.array([1.0, np.nan])}})
 
 
 def test_a_run_may_be_continued_with_other_free_fields_only(tmp_path):

@@ -181,6 +181,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             )
         )
         self.info.set_splits(SplitDict(splits))
+        index |= {f"{split}/digest": copies.digests(split) for split in sources}
         names = np.array([_utf8(name) for name in self.identity_names()], np.bytes_)
         index["identity_names"] = names
         np.savez(os.path.join(self.data_dir, INDEX_NAME), **index)  # type: ignore

@@ -141,6 +141,10 @@ class Copies:
         digest = hashlib.blake2b(encoded, digest_size=8).digest()
         self._digests.setdefault(split, array("Q")).frombytes(digest)
 
+    def digests(self, split: str) -> np.ndarray:
+        """[n] uint64, one for each image of a split, in the order of `add`."""
+        return np.array(self._digests.get(split, ()), np.uint64)
+
     def complaints(
         self,
         filenames: Mapping[str, list[str]],

@@ -7,13 +7,16 @@ import weakref
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 
 from batnet_jax.data.cache import open_cache
-from batnet_jax.errors import UserError
+from batnet_jax.errors import RunFailure, UserError
+
+PATIENCE = 5.0
+"""Seconds after which a consumer looks whether the loading thread still lives."""
 
 
 class EncodedImages(Protocol):
@@ -112,7 +115,7 @@ class ImageStore:
     def batch(self, indices: np.ndarray) -> np.ndarray:
         """The images at `indices` ([b] int), as [b, height, width, 3] uint8, RGB.
 
-        Raises: UserError if one of them does not decode, naming it.
+        Raises: UserError if one does not decode, RunFailure if one cannot be read, naming it.
         """
         indices = np.asarray(indices)
         images = np.empty((len(indices), *self._image_size, 3), np.uint8)
@@ -144,9 +147,20 @@ class ImageStore:
 
     def _load(self, i: int, out: np.ndarray) -> None:
         """Puts image i into `out`; two threads may decode one image at once."""
-        if not self._cache.read(i, out):
-            decode(self._split.encoded(i), self._image_size, self._split.filenames[i], out)
-            self._cache.write(i, out)
+        if self._cache.read(i, out):
+            return
+        name = self._split.filenames[i]
+        try:
+            decode(self._split.encoded(i), self._image_size, name, out)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # whatever the reading library raises for a file that is gone
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RunFailure(
+                f"'{name}' cannot be read ({reason}): were the prepared files in config.data.dir "
+                "changed or removed? Restore them; the last checkpoint is kept"
+            ) from error
+        self._cache.write(i, out)
 
 
 class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):
@@ -183,12 +197,25 @@ class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):
         if self._stop.is_set():
             raise StopIteration
         start = time.perf_counter()
-        item = self._queue.get()
+        item = self._get()
         self.wait_seconds += time.perf_counter() - start
         if isinstance(item, tuple):
             return item
         self.close()
         raise item
+
+    def _get(self) -> Any:
+        """The next item, from a thread that might have died without a word."""
+        while True:
+            alive = self._thread.is_alive()
+            try:
+                return self._queue.get(timeout=PATIENCE)
+            except queue.Empty:
+                if not alive:
+                    raise RunFailure(
+                        "the loading thread has died: the same command resumes from the last "
+                        "checkpoint"
+                    ) from None
 
     def close(self) -> None:
         """Stops loading and waits for the thread to end; more batches will not come."""

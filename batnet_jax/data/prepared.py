@@ -44,6 +44,9 @@ class Split:
     state: str
     """Changes whenever the prepared files do."""
 
+    content: str = ""
+    """Changes whenever labels or images of the whole split do, but not from place to place."""
+
     def __len__(self) -> int:
         return len(self.filenames)
 
@@ -61,11 +64,16 @@ class Split:
             self.rows[rows],
             self.examples,
             self.state,
+            self.content,
         )
 
     def fingerprint(self) -> str:
         """A name for these very images, for caches of them."""
         return hashlib.sha256(self.state.encode() + self.rows.tobytes()).hexdigest()[:16]
+
+    def content_fingerprint(self) -> str:
+        """A name for these images and labels, the same wherever they are prepared."""
+        return hashlib.sha256(self.content.encode() + self.rows.tobytes()).hexdigest()[:16]
 
 
 class _Chain(Sequence[bytes]):
@@ -96,6 +104,7 @@ def concatenate(splits: Sequence[Split]) -> Split:
         np.concatenate([split.rows + start for split, start in zip(splits, starts, strict=False)]),
         examples,
         " ".join(split.state for split in splits),
+        " ".join(split.content for split in splits),
     )
 
 
@@ -210,8 +219,14 @@ def _prepare(builder: ReIDBuilder) -> None:
             raise UserError(f"'{final}' is not a whole prepared data set: delete it, and run again")
         for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
             shutil.rmtree(leftover)
-        with tempfile.TemporaryDirectory() as scratch:  # TFDS insists on one, and leaves it empty
-            builder.download_and_prepare(download_dir=scratch, file_format="array_record")
+        try:
+            with tempfile.TemporaryDirectory() as scratch:  # TFDS wants one, and leaves it empty
+                builder.download_and_prepare(download_dir=scratch, file_format="array_record")
+        except OSError as error:  # those of reading are the user's errors already
+            raise UserError(
+                f"cannot write to '{final.parent}' ({error.strerror}): make room, or name another "
+                "folder with --config.data.dir=DIR"
+            ) from error
 
 
 def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> Split:
@@ -225,7 +240,19 @@ def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: st
     stat = path.stat()
     state = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"
     rows = np.arange(len(filenames))
-    return Split(index[f"{split}/pid"], index[f"{split}/camera"], filenames, rows, examples, state)
+    labels = (index[f"{split}/pid"], index[f"{split}/camera"])
+    content = _content(builder, index, split)
+    return Split(*labels, filenames, rows, examples, state, content)
+
+
+def _content(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> str:
+    """A digest of a split's labels, names and images."""
+    digest = hashlib.sha256(f"{builder.name} {builder.VERSION} {split}".encode())
+    for name in ("pid", "camera", "filename", "digest"):
+        if f"{split}/{name}" in index:  # data sets prepared by older versions have no digests
+            digest.update(index[f"{split}/{name}"].tobytes())
+    digest.update(str(builder.info.splits[split].num_bytes).encode())
+    return digest.hexdigest()[:16]
 
 
 def _field(record: bytes, name: str) -> bytes:

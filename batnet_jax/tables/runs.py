@@ -13,7 +13,7 @@ import ml_collections
 from batnet_jax import checkpoint
 from batnet_jax.collection import Collection, open_collection
 from batnet_jax.config import validate
-from batnet_jax.errors import UserError
+from batnet_jax.errors import NotFiniteError, UserError
 from batnet_jax.pretrained.sources import check_agrees, open_source
 from batnet_jax.tables.paper import TABLES, Row, Table
 from batnet_jax.tables.text import Setting, describe, write_table
@@ -52,7 +52,7 @@ def run_table(
 
     Raises:
       UserError: if a row does not fit the config, or the workdir holds other runs.
-      FloatingPointError: at the end, if the loss of a run was not finite; the others are there.
+      NotFiniteError: at the end, if the loss of a run was not finite; the others are there.
     """
     table = TABLES[number]
     runs = plan_runs(config, workdir, table, seeds)
@@ -73,7 +73,7 @@ def run_table(
         print(f"table {number}: {what}, in '{run.workdir}'", flush=True)
         try:
             results[run.workdir] = finish(run, data, schedule.total)
-        except FloatingPointError as error:
+        except NotFiniteError as error:
             failures.append(f"{what}: {error}")
             print(failures[-1], file=sys.stderr)
         write(setting, runs, results, failures)
@@ -81,14 +81,14 @@ def run_table(
         print(f"table {number}: {count} of {len(to_do)} runs; about {minutes:.0f} minutes left")
     print(f"\n{path.read_text()}\nwritten: {path}, {path.with_suffix('.json')}")
     if failures:
-        raise FloatingPointError(f"{len(failures)} of {len(to_do)} runs failed: {failures[0]}")
+        raise NotFiniteError(f"{len(failures)} of {len(to_do)} runs failed: {failures[0]}")
     return path
 
 
 def finish(run: Run, data: Collection, total: int) -> dict[str, Any] | None:
     """Trains or resumes a run; returns its evaluation.
 
-    Raises: FloatingPointError if the loss is not finite.
+    Raises: NotFiniteError if the loss is not finite.
     """
     (run.workdir / "eval" / f"step_{total}.json").unlink(missing_ok=True)
     try:

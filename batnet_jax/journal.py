@@ -10,8 +10,18 @@ from tqdm import tqdm
 METRICS = "metrics.jsonl"
 
 
-def progress_bar(total: int, *, description: str, unit: str = "image", initial: int = 0) -> tqdm:
-    """A bar on stderr with rate and time left; a line now and then where that is no terminal."""
+def progress_bar(
+    total: int, *, description: str, unit: str = "image", initial: int = 0, delay: float = 0
+) -> tqdm:
+    """A bar on stderr with rate and time left; a line now and then where that is no terminal.
+
+    Args:
+      total: of units.
+      description: what is done.
+      unit: what is counted.
+      initial: units done before.
+      delay: seconds to wait before anything is shown.
+    """
     seconds = 0.2 if sys.stderr.isatty() else 20
     return tqdm(
         total=total,
@@ -20,6 +30,7 @@ def progress_bar(total: int, *, description: str, unit: str = "image", initial: 
         initial=initial,
         mininterval=seconds,
         maxinterval=seconds,
+        delay=delay,
         dynamic_ncols=True,
     )
 

@@ -13,6 +13,8 @@ ORDER = {
     "__init__": "what `import batnet_jax` offers",
     "main": "flags and modes; calls the rest",
     "tables": "the paper's tables, a training run a row",
+    "searching": "a gallery and what is like a query; writes lists and indices",
+    "embedding": "a model from its checkpoint alone; images to features",
     "config": "every field; names the choices that `data` and `models` offer",
     "train": "the loop; evaluates at its end",
     "reporting": "a checkpoint and its evaluations as a page; report mode needs no train",
@@ -30,6 +32,7 @@ ORDER = {
     "report": "pictures of results",
     "profiling, interruption": "traces and SIGTERM, around the steps",
     "checkpoint, journal": "what a run leaves on the disk",
+    "feature_file": "features and paths on the disk, written by and by, mapped",
     "errors": "the one error that all raise",
 }
 RANK = {name: row for row, names in enumerate(ORDER) for name in names.split(", ")}

@@ -17,7 +17,9 @@ from batnet_jax.retrieval.reading import give_back
 from batnet_jax.retrieval.scores import LARGE, block_scores, block_size, pad_block, unit_length
 
 CHUNK = 2**14  # gallery items at a time
-_ALIGNMENT = 64  # bytes; the CPU's device works on memory so aligned where it lies, and copies other
+_ALIGNMENT = (
+    64  # bytes; the CPU's device works on memory so aligned where it lies, and copies other
+)
 _GROUP = 16
 # Of fewer than this many times k groups, too large a part would be looked at twice.
 _GROUPS_A_K = 4
@@ -190,9 +192,7 @@ def _read_chunks(
         yield np.int32(first), rows
 
 
-def _put_chunk(
-    rows: Float32[np.ndarray, "n d"], first: int, count: int, metric: str
-) -> _Chunk:
+def _put_chunk(rows: Float32[np.ndarray, "n d"], first: int, count: int, metric: str) -> _Chunk:
     """`rows`, of which `count` are items, on the device, or UserError."""
     name = f"gallery_features[{first}:{first + count}]"
     offsets, lengths = np.zeros(len(rows), np.float32), np.ones(len(rows), np.float32)
@@ -212,9 +212,7 @@ def _put_chunk(
     return _Chunk(on_device, offsets, lengths)
 
 
-def _near_one(
-    rows: Float32[np.ndarray, "n d"], which: np.ndarray
-) -> Float32[np.ndarray, "n d"]:
+def _near_one(rows: Float32[np.ndarray, "n d"], which: np.ndarray) -> Float32[np.ndarray, "n d"]:
     """A copy in which some rows are times a power of two, so that they have a length in float32."""
     rows = rows.copy()
     _, exponents = np.frexp(np.abs(rows[which]).max(axis=1, keepdims=True))

@@ -15,7 +15,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from batnet_jax import checkpoint, embedding, searching
+from batnet_jax import checkpoint, embedding, searching, serving
 from batnet_jax.collection import check_held_out, open_collection, open_tests
 from batnet_jax.config import validate
 from batnet_jax.errors import UserError
@@ -87,6 +87,13 @@ def search(config: ml_collections.ConfigDict, workdir: Path) -> None:
     )
 
 
+def serve(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """A page to drop an image on: ranks --gallery=F.npz|DIR; --port=8000, --host=127.0.0.1."""
+    serving.run_serve(
+        config, workdir, gallery=_wanted(_GALLERY), host=_HOST.value, port=_PORT.value
+    )
+
+
 def run_tables(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains the rows of the paper's table --table=1..7, with each of --seeds=0,1,...; resumes."""
     if _TABLE.value is None:
@@ -107,8 +114,9 @@ MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
     "report": run_report,
     "embed": embed_images,
     "search": search,
+    "serve": serve,
 }
-ALONE = ("embed", "search")
+ALONE = ("embed", "search", "serve")
 """Modes that take the settings from the checkpoint where no --config is given."""
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
@@ -121,13 +129,19 @@ _OUTPUT = flags.DEFINE_string(
 _IMAGES = flags.DEFINE_string("images", None, "embed: a folder, or a list, one path a line.")
 _SKIP = flags.DEFINE_boolean("skip_unreadable", False, "embed: leave out what is no image.")
 _QUERY = flags.DEFINE_string("query", None, "search: an image, a folder or a list.")
-_GALLERY = flags.DEFINE_string("gallery", None, "search: what embed wrote, a folder or a list.")
+_GALLERY = flags.DEFINE_string(
+    "gallery", None, "search, serve: what embed wrote, a folder or a list."
+)
 _TOP = flags.DEFINE_integer("top", 10, "search: places of a ranked list.", lower_bound=1)
 _FAISS = flags.DEFINE_string("faiss", None, "search: the index of the gallery to write.")
 _TABLE = flags.DEFINE_integer(
     "table", None, "tables: which.", lower_bound=min(TABLES), upper_bound=max(TABLES)
 )
 _SEEDS = flags.DEFINE_list("seeds", None, "tables: of each row's runs; default config.seed.")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen at.")
+_PORT = flags.DEFINE_integer(
+    "port", 8000, "serve: 0 = any that is free.", lower_bound=0, upper_bound=65535
+)
 FLAGS_OF: dict[flags.FlagHolder, tuple[str, ...]] = {
     _TABLE: ("tables",),
     _SEEDS: ("tables",),
@@ -136,9 +150,11 @@ FLAGS_OF: dict[flags.FlagHolder, tuple[str, ...]] = {
     _IMAGES: ("embed",),
     _SKIP: ("embed",),
     _QUERY: ("search",),
-    _GALLERY: ("search",),
+    _GALLERY: ("search", "serve"),
     _TOP: ("search",),
     _FAISS: ("search",),
+    _HOST: ("serve",),
+    _PORT: ("serve",),
 }
 """The modes that each flag is for."""
 

@@ -55,10 +55,17 @@ class Searcher:
         """The model."""
         return self._restore()
 
-    def embed(self, images: Any) -> np.ndarray:
-        """Features of query images, [n, d] float32; see `Model.embed`.
+    def search(self, images: Any, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """The gallery's images that are most like each query, best first.
 
-        Raises: UserError if the gallery's are of another length, or something is no image.
+        Args:
+          images: q queries; see `Model.embed`.
+          top: k; all n where there are fewer.
+
+        Returns: indices [q, k] int32 and cosines [q, k] float32; see `retrieval.top_k`.
+
+        Raises: UserError if the gallery's features are of another length than the model's, or
+          something is no image.
         """
         dim = self.gallery.features.shape[1]
         if dim != self.model.dim:
@@ -66,7 +73,7 @@ class Searcher:
                 f"'{self.place}' holds features of {dim} dimensions, and the model's have"
                 f" {self.model.dim}: embed the gallery with this model"
             )
-        return self.model.embed(images)
+        return top_k(self.model.embed(images), self.gallery.features, top)
 
     def name(self, i: int) -> str:
         """The path of gallery image i, or its row where the file has no paths."""
@@ -103,7 +110,7 @@ def run_search(
         import_faiss()  # before the work
     searcher = Searcher(config, workdir, gallery)
     if queries:
-        indices, scores = top_k(searcher.embed(queries), searcher.gallery.features, top)
+        indices, scores = searcher.search(queries, top)
         lists = [
             {"query": name, "hits": hits(searcher, own, ones)}
             for name, own, ones in zip(queries, indices, scores, strict=True)

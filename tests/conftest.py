@@ -4,6 +4,7 @@ import contextlib
 
 import jax
 import pytest
+from browser import browser, page  # noqa: F401 - fixtures
 from launch_world import World
 
 from batnet_jax.models import googlenet

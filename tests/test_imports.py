@@ -13,6 +13,7 @@ ORDER = {
     "__init__": "what `import batnet_jax` offers",
     "main": "flags and modes; calls the rest",
     "tables": "the paper's tables, a training run a row",
+    "serving": "a page to search with, in a browser",
     "searching": "a gallery and what is like a query; writes lists and indices",
     "embedding": "a model from its checkpoint alone; images to features",
     "config": "every field; names the choices that `data` and `models` offer",

@@ -1,1 +1,21 @@
-"""BAT-net for person retrieval in JAX/Flax (Fang et al., ICCV 2019)."""
+"""BAT-net for person retrieval in JAX/Flax (Fang et al., ICCV 2019).
+
+model = batnet_jax.load("runs/demo")
+features = model.embed("photos/")  # [n, d] float32
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batnet_jax.embedding import Model, load
+
+__all__ = ["Model", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports JAX and the network only for those who ask for them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from batnet_jax import embedding
+
+    return getattr(embedding, name)

@@ -27,6 +27,8 @@ FACTS = "facts"
 """Among the checksums: that of the facts themselves."""
 BEST = -1
 """For `config.eval.step`: the best checkpoint by validation."""
+ITSELF = -2
+"""In place of a step: the path is the checkpoint's own, copied out of a workdir."""
 
 
 def facts(
@@ -151,6 +153,25 @@ def choose_step(workdir: Path, step: int) -> int:
     return step or steps[-1]
 
 
+def locate(path: Path) -> tuple[Path, int | None]:
+    """The workdir and step of a place: those of a checkpoint's folder, else a workdir itself.
+
+    For a checkpoint that was copied out of its workdir, whatever its name, they are the path and
+    `ITSELF`. The step is None for a workdir.
+    """
+    if (path / FOLDER).is_dir() or not (path / "run").is_dir():
+        return path, None
+    parent = path.absolute().parent
+    if parent.name == FOLDER and path.name.isdecimal():
+        return parent.parent, int(path.name)
+    return path, ITSELF
+
+
+def folder_of(workdir: Path, step: int) -> Path:
+    """Where a checkpoint lies."""
+    return workdir if step == ITSELF else workdir / FOLDER / str(step)
+
+
 def restore_run(workdir: Path, step: int) -> dict[str, Any]:
     """The facts saved with a checkpoint.
 
@@ -175,7 +196,7 @@ def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
 
     Raises: DamagedError if they cannot be read or are of another structure.
     """
-    path = (workdir / FOLDER / str(step)).absolute()
+    path = folder_of(workdir, step).absolute()
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
             return reader.restore(path, args=wanted)

@@ -5,6 +5,8 @@ Each comment ends with the source: (paper), (published code) or (ours). `configs
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import ml_collections
 
@@ -130,6 +132,26 @@ def default_config() -> ml_collections.ConfigDict:
     c.log = log = ml_collections.ConfigDict()
     log.every_steps = 10  # a line in metrics.jsonl and a point in TensorBoard (ours)
     c.lock()
+    return c
+
+
+def from_saved(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
+    """The settings of a run, from what `config.json` or a checkpoint says of them.
+
+    A field that is younger than the run has its default; one that is no more is left out.
+    """
+    c = default_config()
+
+    def take(section: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
+        for name in section.keys() & values.keys():
+            own, value = section[name], values[name]
+            if isinstance(own, ml_collections.ConfigDict):
+                take(own, value)
+            else:
+                with section.ignore_type():  # model.position may be a name or several
+                    section[name] = tuple(value) if isinstance(value, list) else value
+
+    take(c, saved)
     return c
 
 

@@ -313,12 +313,22 @@ def restore_model(
 
     Raises: UserError if the checkpoint is of another architecture than the config's.
     """
+    model, state = restore_network(config, workdir, step)
+    return model, {"params": state.params, "batch_stats": state.batch_stats}
+
+
+def restore_network(
+    config: ml_collections.ConfigDict, workdir: Path, step: int
+) -> tuple[Any, TrainState]:
+    """The network of a checkpoint and its state, with NumPy arrays.
+
+    Raises: UserError if the checkpoint is of another architecture than the config's.
+    """
     run = checkpoint.restore_run(workdir, step)
     check_architecture(config, run, workdir)
     recipe = make_recipe(config, num_identities=len(run["identities"]), steps_per_epoch=1)
     like: TrainState = init_state(recipe, tuple(config.data.image_size))
-    state = checkpoint.restore_state(workdir, step, like)
-    return recipe.model, {"params": state.params, "batch_stats": state.batch_stats}
+    return recipe.model, checkpoint.restore_state(workdir, step, like)
 
 
 def check_architecture(

@@ -22,8 +22,18 @@ def read_metrics(workdir: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
 
 
-def progress_bar(total: int, *, description: str, unit: str = "image", initial: int = 0) -> tqdm:
-    """A bar on stderr with rate and time left; a line now and then where that is no terminal."""
+def progress_bar(
+    total: int, *, description: str, unit: str = "image", initial: int = 0, delay: float = 0
+) -> tqdm:
+    """A bar on stderr with rate and time left; a line now and then where that is no terminal.
+
+    Args:
+      total: of units.
+      description: what is done.
+      unit: what is counted.
+      initial: units done before.
+      delay: seconds to wait before anything is shown.
+    """
     seconds = 0.2 if sys.stderr.isatty() else 20
     bar = tqdm(
         total=total,
@@ -32,6 +42,7 @@ def progress_bar(total: int, *, description: str, unit: str = "image", initial: 
         initial=initial,
         mininterval=seconds,
         maxinterval=seconds,
+        delay=delay,
         dynamic_ncols=True,
     )
     # tqdm's clock is the system's, which may jump: back, and the bar stands still for as long.

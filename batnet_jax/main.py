@@ -16,7 +16,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from batnet_jax import checkpoint
+from batnet_jax import checkpoint, embedding, searching, serving
 from batnet_jax.collection import check_held_out, open_collection, open_tests
 from batnet_jax.config import validate
 from batnet_jax.errors import RunFailure, UserError
@@ -74,6 +74,32 @@ def _wanted(flag: flags.FlagHolder[str | None]) -> Path:
     return Path(flag.value)
 
 
+def embed_images(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Writes the features of --images=DIR|LIST to --output=F.npz; needs no --config."""
+    embedding.run_embed(config, workdir, _wanted(_IMAGES), _wanted(_OUTPUT), skip=_SKIP.value)
+
+
+def search(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json, --faiss=F.index."""
+    query, output, index = (f.value and Path(f.value) for f in (_QUERY, _OUTPUT, _FAISS))
+    searching.run_search(
+        config,
+        workdir,
+        gallery=_wanted(_GALLERY),
+        query=query,
+        top=_TOP.value,
+        output=output,
+        index=index,
+    )
+
+
+def serve(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """A page to drop an image on: ranks --gallery=F.npz|DIR; --port=8000, --host=127.0.0.1."""
+    serving.run_serve(
+        config, workdir, gallery=_wanted(_GALLERY), host=_HOST.value, port=_PORT.value
+    )
+
+
 def run_tables(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Trains the rows of the paper's table --table=1..7, with each of --seeds=0,1,...; resumes."""
     if _TABLE.value is None:
@@ -92,17 +118,51 @@ MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
     "export": export_weights,
     "tables": run_tables,
     "report": run_report,
+    "embed": embed_images,
+    "search": search,
+    "serve": serve,
 }
+ALONE = ("embed", "search", "serve")
+"""Modes that take the settings from the checkpoint where no --config is given."""
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config name>.")
 _MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
 _SOURCE = flags.DEFINE_string("source", None, "import: a .pth, .pth.tar or .safetensors file.")
-_OUTPUT = flags.DEFINE_string("output", None, "import: the workdir to make; export: the file.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "import: the workdir to make; export, embed, search: the file."
+)
+_IMAGES = flags.DEFINE_string("images", None, "embed: a folder, or a list, one path a line.")
+_SKIP = flags.DEFINE_boolean("skip_unreadable", False, "embed: leave out what is no image.")
+_QUERY = flags.DEFINE_string("query", None, "search: an image, a folder or a list.")
+_GALLERY = flags.DEFINE_string(
+    "gallery", None, "search, serve: what embed wrote, a folder or a list."
+)
+_TOP = flags.DEFINE_integer("top", 10, "search: places of a ranked list.", lower_bound=1)
+_FAISS = flags.DEFINE_string("faiss", None, "search: the index of the gallery to write.")
 _TABLE = flags.DEFINE_integer(
     "table", None, "tables: which.", lower_bound=min(TABLES), upper_bound=max(TABLES)
 )
 _SEEDS = flags.DEFINE_list("seeds", None, "tables: of each row's runs; default config.seed.")
+_HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen at.")
+_PORT = flags.DEFINE_integer(
+    "port", 8000, "serve: 0 = any that is free.", lower_bound=0, upper_bound=65535
+)
+FLAGS_OF: dict[flags.FlagHolder, tuple[str, ...]] = {
+    _TABLE: ("tables",),
+    _SEEDS: ("tables",),
+    _SOURCE: ("import",),
+    _OUTPUT: ("import", "export", "embed", "search"),
+    _IMAGES: ("embed",),
+    _SKIP: ("embed",),
+    _QUERY: ("search",),
+    _GALLERY: ("search", "serve"),
+    _TOP: ("search",),
+    _FAISS: ("search",),
+    _HOST: ("serve",),
+    _PORT: ("serve",),
+}
+"""The modes that each flag is for."""
 
 
 def usage() -> str:
@@ -127,11 +187,12 @@ def parse(argv: list[str]) -> None:
         raise UserError(f"{message} (see --help; fields are in batnet_jax/config.py)") from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")
-    tables, ways = ("tables",), ("import", "export")
-    for flag, modes in ((_TABLE, tables), (_SEEDS, tables), (_SOURCE, ways[:1]), (_OUTPUT, ways)):
+    for flag, modes in FLAGS_OF.items():
         if flag.present and _MODE.value not in modes:
             wanted = " or ".join(f"--mode={mode}" for mode in modes)
             raise UserError(f"--{flag.name} is for {wanted}, not --mode={_MODE.value}")
+    if _CONFIG.value is None and _MODE.value in ALONE and _WORKDIR.value:
+        return
     if _CONFIG.value is None:
         raise UserError("no --config given: try --config=configs/demo.py")
     path = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -146,13 +207,11 @@ def run(argv: list[str]) -> int:
         return 0
     try:
         parse(argv)
-        config = _CONFIG.value
-        validate(config)
-        name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+        config, workdir = settings()
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
         join_processes()
         with Sigterm().listen():
-            MODES[_MODE.value](config, workdir_of(_WORKDIR.value or f"runs/{name}"))
+            MODES[_MODE.value](config, workdir)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
@@ -169,6 +228,19 @@ def run(argv: list[str]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def settings() -> tuple[ml_collections.ConfigDict, Path]:
+    """The config and the workdir that the command line names; see `ALONE`.
+
+    Raises: UserError for a value that cannot work, or if the checkpoint does not say.
+    """
+    if _CONFIG.value is None:
+        workdir = workdir_of(_WORKDIR.value)
+        return embedding.read_config(workdir), workdir
+    validate(_CONFIG.value)
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    return _CONFIG.value, workdir_of(_WORKDIR.value or f"runs/{name}")
 
 
 def workdir_of(name: str) -> Path:

@@ -14,6 +14,9 @@ ORDER = {
     "main": "flags and modes; calls the rest",
     "tables": "the paper's tables, a training run a row",
     "reporting": "a checkpoint, what it finds and how it was trained, as a page",
+    "serving": "a page to search with, in a browser",
+    "searching": "a gallery and what is like a query; writes lists and indices",
+    "embedding": "a model from its checkpoint alone; images to features",
     "config": "every field; names the choices that `data` and `models` offer",
     "train": "the loop; evaluates at its end",
     "exhibits": "what of a ranked test the report shows",
@@ -34,6 +37,7 @@ ORDER = {
     "finite, failures": "NaN, a full disk, too little memory: found and told in a line",
     "checkpoint, journal, environment": "what a run leaves on the disk",
     "selection, events": "the best checkpoint; TensorBoard's files",
+    "feature_file": "features and paths on the disk, written by and by, mapped",
     "errors": "the exceptions that are told in a line",
 }
 RANK = {name: row for row, names in enumerate(ORDER) for name in names.split(", ")}

@@ -66,9 +66,8 @@ def exact(query, gallery, metric):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    """Chunks of 64 items, read 10 at a time."""
+    """Chunks of 64 items."""
     monkeypatch.setattr(search, "CHUNK", 64)
-    monkeypatch.setattr(search, "_ROWS_AT_ONCE", 10)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -130,11 +129,11 @@ def test_lengths_far_from_one_keep_their_direction(scale):
         (
             np.nan,
             "cosine",
-            "gallery_features[128:138] holds NaN or infinite values in 1 of 10 rows",
+            "gallery_features[128:192] holds NaN or infinite values in 1 of 64 rows",
         ),
         (np.inf, "euclidean", "(the first is row 5): all must be finite"),
-        (1e39, "cosine", "gallery_features[128:138] holds NaN or infinite values"),
-        (1e19, "euclidean", "gallery_features[128:138] holds a vector of length 1e+19"),
+        (1e39, "cosine", "gallery_features[128:192] holds NaN or infinite values"),
+        (1e19, "euclidean", "gallery_features[128:192] holds a vector of length 1e+19"),
     ],
 )
 @pytest.mark.usefixtures("small_chunks")

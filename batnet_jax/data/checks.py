@@ -26,7 +26,7 @@ def check_image(encoded: bytes, name: str) -> None:
     """
     if not encoded:
         raise UserError(f"'{name}' is empty: restore or remove it, then run again")
-    if _is_cut_off(encoded) or not _decodes(encoded):
+    if is_cut_off(encoded) or not _decodes(encoded):
         raise UserError(
             f"'{name}' cannot be decoded (cut off, or no image): restore or remove it, then run "
             "again"
@@ -40,7 +40,7 @@ def _decodes(encoded: bytes) -> bool:
         return False
 
 
-def _is_cut_off(encoded: bytes) -> bool:
+def is_cut_off(encoded: bytes) -> bool:
     """Whether a JPEG or PNG lacks its end; some versions of OpenCV fill the rest with grey."""
     if encoded.startswith(b"\xff\xd8"):
         return not _has_jpeg_end(encoded)

@@ -18,6 +18,8 @@ from batnet_jax.errors import RunFailure, UserError
 PATIENCE = 5.0
 """Seconds after which a consumer looks whether the loading thread still lives."""
 
+_FAULTS_AT_ONCE = 1024
+
 
 class EncodedImages(Protocol):
     """What an `ImageStore` reads: `batnet_jax.data.Split`, or anything alike."""
@@ -54,7 +56,10 @@ def decode(
     Raises: UserError if the bytes are not an image.
     """
     data = np.frombuffer(encoded, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
+    except cv2.error:  # more than 2^30 pixels
+        image = None
     if image is None:
         raise UserError(f"'{name}' cannot be decoded as an image: replace or remove it")
     height, width = image_size
@@ -62,11 +67,17 @@ def decode(
     cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     if out is None:
         out = np.empty((height, width, 3), np.uint8)
+    fit(image, out)
+    return out
+
+
+def fit(image: np.ndarray, out: np.ndarray) -> None:
+    """Resizes an image bilinearly to the size of `out`; both [height, width, 3] uint8."""
     if image.shape == out.shape:
         np.copyto(out, image)
     else:
-        cv2.resize(image, (width, height), dst=out, interpolation=cv2.INTER_LINEAR)
-    return out
+        size = (out.shape[1], out.shape[0])
+        cv2.resize(image, size, dst=out, interpolation=cv2.INTER_LINEAR)
 
 
 class ImageStore:
@@ -133,6 +144,19 @@ class ImageStore:
         if len(first) < len(order):
             images[:] = images[first[which]]
         return images
+
+    def faults(self) -> Iterator[UserError | None]:
+        """For each image what is wrong with it, None if it can be read; decodes all of them."""
+
+        def fault(i: int) -> UserError | None:
+            try:
+                self._load(i, np.empty((*self._image_size, 3), np.uint8))
+            except UserError as error:
+                return error
+            return None
+
+        for start in range(0, len(self), _FAULTS_AT_ONCE):  # `map` would take all at once
+            yield from self._pool.map(fault, range(start, min(start + _FAULTS_AT_ONCE, len(self))))
 
     def close(self) -> None:
         """Ends the decoding threads; the store is of no use afterwards."""

@@ -15,7 +15,7 @@ def read_rows(features: np.ndarray, rows: np.ndarray | slice) -> Float32[np.ndar
     of the process.
     """
     taken = np.array(features[rows], np.float32)
-    _give_back(features)
+    give_back(features)
     return taken
 
 
@@ -26,11 +26,15 @@ def view_rows(features: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
     return read_rows(features, rows)
 
 
-def _give_back(array: np.ndarray) -> None:
-    mapping, mode = _mapping(array)
+def give_back(rows: np.ndarray) -> None:
+    """Gives back the pages of a mapped file that hold `rows`: who asks again reads them again."""
+    mapping, mode = _mapping(rows)
     # Under "c" the pages may hold changes that are nowhere else.
-    if mapping and mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
-        mapping.madvise(mmap.MADV_DONTNEED)
+    if mapping and len(rows) and mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
+        start = rows.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
+        first = start // mmap.PAGESIZE * mmap.PAGESIZE
+        last = min(start + rows.nbytes, len(mapping))
+        mapping.madvise(mmap.MADV_DONTNEED, first, last - first)
 
 
 def _mapping(array: np.ndarray) -> tuple[mmap.mmap | None, str | None]:

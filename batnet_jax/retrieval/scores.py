@@ -49,19 +49,23 @@ def write_unit_length(
         out[:] = unit_length(rows)
 
 
-@jax.jit
 def block_scores(
     query: Float32[Array, "b d"],
     gallery: Float32[Array, "g d"],
     offset: Float32[Array, " g"],
+    length: Float32[Array, " g"] | None = None,
 ) -> Float32[Array, "b g"]:
-    """Inner products plus an offset for each gallery item, in full float32.
+    """Inner products plus an offset for each gallery item, by its length; in full float32.
 
     `precision=HIGHEST`: TF32 or bfloat16 passes would change ranks. -0 becomes +0, because they
     are equal scores and a sort or top-k by bits would part them.
     """
     scores = jnp.matmul(query, gallery.T, precision=jax.lax.Precision.HIGHEST) + offset
+    scores = scores if length is None else scores / length
     return jnp.where(scores == 0, 0.0, scores)
+
+
+_block_scores = jax.jit(block_scores)
 
 
 def pad_block(array: np.ndarray, block: int, fill: int = 0) -> np.ndarray:
@@ -97,4 +101,4 @@ def iterate_scores(
     on_device = jax.device_put(gallery), jax.device_put(offset.astype(np.float32))
     for start in range(0, len(query), block):
         which = slice(start, min(start + block, len(query)))
-        yield which, block_scores(pad_block(query[which], block), *on_device)
+        yield which, _block_scores(pad_block(query[which], block), *on_device)

@@ -10,21 +10,16 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float32, Float64, Int32
+from jaxtyping import Array, ArrayLike, Bool, Float32, Int32
 
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.reading import read_rows
-from batnet_jax.retrieval.scores import (
-    LARGE,
-    block_scores,
-    block_size,
-    pad_block,
-    unit_length,
-    write_unit_length,
-)
+from batnet_jax.retrieval.reading import give_back
+from batnet_jax.retrieval.scores import LARGE, block_scores, block_size, pad_block, unit_length
 
 CHUNK = 2**14  # gallery items at a time
-_ROWS_AT_ONCE = 2**10  # of them, on the host: they stay in its cache
+_ALIGNMENT = (
+    64  # bytes; the CPU's device works on memory so aligned where it lies, and copies other
+)
 _GROUP = 16
 # Of fewer than this many times k groups, too large a part would be looked at twice.
 _GROUPS_A_K = 4
@@ -92,15 +87,29 @@ def take_in(best: Best, scores: Array, first: int | Array, *, axis: int = 1) -> 
     return Best(kept, jnp.take_along_axis(items, chosen, axis=1))
 
 
+class _Chunk(NamedTuple):
+    """Some gallery items, on the device. A score is (query . row + offset) / length."""
+
+    rows: Float32[Array, "n d"]
+    offsets: Float32[Array, " n"]
+    lengths: Float32[Array, " n"]
+
+
 @jax.jit
 def _search_chunk(
-    best: Best,
-    query: Float32[Array, "b d"],
-    chunk: Float32[Array, "n d"],
-    offset: Float32[Array, " n"],
-    first: Int32[Array, ""],
+    best: Best, query: Float32[Array, "b d"], chunk: _Chunk, first: Int32[Array, ""]
 ) -> Best:
-    return take_in(best, block_scores(query, chunk, offset), first)
+    return take_in(best, block_scores(query, *chunk), first)
+
+
+@jax.jit
+def _row_lengths(
+    rows: Float32[Array, "n d"],
+) -> tuple[Float32[Array, " n"], Bool[Array, " n"]]:
+    """Lengths, or 1 where they are 0; and whether float32 is enough for them."""
+    squares = jnp.sum(jnp.square(rows), axis=1)
+    enough = (squares > 1 / LARGE) & (squares < LARGE)
+    return jnp.sqrt(jnp.where(squares == 0, 1, squares)), enough
 
 
 def top_k(
@@ -143,67 +152,79 @@ def top_k(
         for start in range(0, len(ready), block)
     ]
     best = [nothing_yet(block, k) for _ in blocks]
-    for first, rows, offset in _chunks(gallery, chunk, metric):
-        # While the device works on a chunk the host has read this one; it may go no further.
+    for first, rows in _read_chunks(gallery, chunk):
+        items = _put_chunk(rows, first, min(chunk, len(gallery) - first), metric)
+        # The host is one chunk ahead of the device; it may go no further.
         jax.block_until_ready(best)
-        best = [_search_chunk(b, q, rows, offset, first) for b, q in zip(best, blocks, strict=True)]
+        give_back(gallery[max(0, first - chunk) : first])
+        best = [_search_chunk(b, q, items, first) for b, q in zip(best, blocks, strict=True)]
     indices = np.concatenate([b.items for b in best])[: len(query)]
     scores = np.concatenate([b.scores for b in best])[: len(query)]
     return indices, scores if metric == "cosine" else _minus_distances(query, scores)
 
 
 def _checkable(given: ArrayLike, metric: str) -> np.ndarray:
-    """The gallery: as it is where `_chunks` can check it by and by, else checked as a whole."""
+    """The gallery: as it is where `_put_chunk` can check it by and by, else checked as a whole."""
     array = np.asarray(given)
     if array.ndim == 2 and len(array) > CHUNK and array.shape[1] and array.dtype.kind in "fiub":
         return array
     return checks.features("gallery_features", given, metric)
 
 
-def _chunks(
-    gallery: np.ndarray, length: int, metric: str
-) -> Iterator[tuple[np.int32, Float32[Array, "n d"], Float32[Array, " n"]]]:
-    """Yield (index of the first row, `length` rows, what is added to their scores).
+def _read_chunks(
+    gallery: np.ndarray, length: int
+) -> Iterator[tuple[np.int32, Float32[np.ndarray, "n d"]]]:
+    """Yield (index of the first row, `length` rows); the last chunk is filled up with zeros.
 
-    The last chunk is filled up with zeros of score -inf. The arrays may lie in the memory that
-    holds them two chunks later: by then the device must have done with them.
+    Rows that the device can read where they lie, in memory or in a mapped file, are not copied.
+    Others are held by memory that holds the chunk after the next, too.
     """
-    # On the CPU the device works on aligned memory where it lies, and copies other.
     buffers = [_aligned(length, gallery.shape[1]) for _ in range(2)]
     for number, first in enumerate(range(0, len(gallery), length)):
-        buffer = buffers[number % 2]
-        offset = np.full(length, -np.inf, np.float32)
-        count = min(length, len(gallery) - first)
-        buffer[count:] = 0
-        for start in range(0, count, _ROWS_AT_ONCE):
-            part = slice(start, min(start + _ROWS_AT_ONCE, count))
-            rows, squares = _read(gallery, slice(first + part.start, first + part.stop), metric)
-            if metric == "euclidean":
-                buffer[part] = rows
-                offset[part] = -0.5 * squares
-            else:
-                write_unit_length(buffer[part], rows, squares)
-                offset[part] = 0
-        yield np.int32(first), *jax.device_put((buffer, offset))
+        rows = gallery[first : first + length]
+        whole = len(rows) == length and rows.dtype == np.float32 and rows.flags.c_contiguous
+        if not whole or rows.ctypes.data % _ALIGNMENT:
+            buffer = buffers[number % 2]
+            buffer[len(rows) :] = 0
+            with np.errstate(over="ignore"):  # an overflow shows as inf
+                buffer[: len(rows)] = rows
+            rows = buffer
+        yield np.int32(first), rows
 
 
-def _read(
-    gallery: np.ndarray, which: slice, metric: str
-) -> tuple[Float32[np.ndarray, "n d"], Float64[np.ndarray, " n"]]:
-    """Rows and their squared lengths, or UserError."""
-    with np.errstate(over="ignore"):  # an overflow shows as inf
-        rows = read_rows(gallery, which)
-    squares = np.einsum("nd,nd->n", rows, rows, dtype=np.float64)
-    if not (squares < LARGE).all():  # or not finite
-        checks.features(f"gallery_features[{which.start}:{which.stop}]", rows, metric)
-    return rows, squares
+def _put_chunk(rows: Float32[np.ndarray, "n d"], first: int, count: int, metric: str) -> _Chunk:
+    """`rows`, of which `count` are items, on the device, or UserError."""
+    name = f"gallery_features[{first}:{first + count}]"
+    offsets, lengths = np.zeros(len(rows), np.float32), np.ones(len(rows), np.float32)
+    offsets[count:] = -np.inf
+    if metric == "euclidean":
+        squares = np.einsum("nd,nd->n", rows[:count], rows[:count], dtype=np.float64)
+        if not (squares < LARGE).all():  # or not finite
+            checks.features(name, rows[:count], metric)
+        offsets[:count] = -0.5 * squares
+        return _Chunk(*jax.device_put((rows, offsets, lengths)))
+    on_device, offsets = jax.device_put((rows, offsets))
+    lengths, enough = _row_lengths(on_device)
+    if not enough.all():
+        checks.features(name, rows[:count], metric)
+        on_device = jax.device_put(_near_one(rows, ~np.asarray(enough)))
+        lengths, _ = _row_lengths(on_device)
+    return _Chunk(on_device, offsets, lengths)
+
+
+def _near_one(rows: Float32[np.ndarray, "n d"], which: np.ndarray) -> Float32[np.ndarray, "n d"]:
+    """A copy in which some rows are times a power of two, so that they have a length in float32."""
+    rows = rows.copy()
+    _, exponents = np.frexp(np.abs(rows[which]).max(axis=1, keepdims=True))
+    rows[which] = np.ldexp(rows[which], -exponents)
+    return rows
 
 
 def _aligned(num_rows: int, dimensions: int) -> Float32[np.ndarray, "n d"]:
-    """An array that starts at a multiple of 64 bytes."""
+    """An array that starts at a multiple of `_ALIGNMENT`."""
     size = 4 * num_rows * dimensions
-    raw = np.empty(size + 64, np.uint8)
-    start = -raw.ctypes.data % 64
+    raw = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % _ALIGNMENT
     return raw[start : start + size].view(np.float32).reshape(num_rows, dimensions)
 
 

@@ -1,0 +1,299 @@
+"""From a checkpoint and images of any kind to features, in Python and on the command line."""
+
+import io
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_main import run_main
+
+import batnet_jax
+from batnet_jax import checkpoint, devices, embedding
+from batnet_jax.collection import open_tests
+from batnet_jax.config import default_config
+from batnet_jax.data.loader import decode
+from batnet_jax.errors import UserError
+from batnet_jax.evaluate import extract_features, make_embed, open_store, restore_model
+from batnet_jax.feature_file import open_features
+from batnet_jax.steps import init_state, make_recipe
+
+IDENTITIES = [["pedestrians", 0, ""]] * 3
+rng = np.random.default_rng(0)
+PIXELS = rng.integers(0, 256, (40, 24, 3), dtype=np.uint8)
+
+
+def small_config(folder):
+    c = default_config()
+    c.data.dataset, c.data.variant, c.data.dir = "pedestrians", "tiny", str(folder / "data")
+    c.data.image_size = (64, 32)
+    c.model.width, c.model.num_parts, c.model.embedding_dim = 0.0625, 1, 16
+    c.eval.batch = 6
+    return c
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A workdir with checkpoints 3 and 7 of a tiny network that was never trained."""
+    workdir = tmp_path_factory.mktemp("run")
+    config = small_config(workdir)
+    with checkpoint.open_manager(workdir, keep=2) as manager:
+        for step in (3, 7):
+            config.seed = step
+            recipe = make_recipe(config, num_identities=3, steps_per_epoch=1)
+            state = init_state(recipe, config.data.image_size)
+            state = state.replace(step=np.int32(step))
+            checkpoint.save(manager, step, state, checkpoint.facts(config, IDENTITIES))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def model(run):
+    return batnet_jax.load(run)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of 13 files of many kinds, and the pixels of each in RGB, in their order."""
+    folder = tmp_path_factory.mktemp("photos")
+    rgb = Image.fromarray(PIXELS)
+    grey = Image.fromarray(PIXELS[:, :, 0])
+    alpha = Image.fromarray(np.dstack([PIXELS, PIXELS[:, :, 1]]))
+    deep = (PIXELS[:, :, ::-1].astype(np.uint16) << 8) + 77
+    exif = Image.Exif()
+    exif[0x112] = 6  # turn it clockwise to see it upright
+
+    def encode(image, form, **options):
+        buffer = io.BytesIO()
+        image.save(buffer, form, **options)
+        return buffer.getvalue()
+
+    upright = decode(encode(rgb, "JPEG", quality=95), (40, 24))
+    files = {
+        "a.png": (encode(rgb, "PNG"), PIXELS),
+        "b/grey.png": (encode(grey, "PNG"), np.repeat(PIXELS[:, :, :1], 3, 2)),
+        "b/rgba.PNG": (encode(alpha, "PNG"), PIXELS),
+        "c/deep.png": (cv2.imencode(".png", deep)[1].tobytes(), PIXELS),
+        "c/turned.jpg": (encode(rgb, "JPEG", quality=95, exif=exif), np.rot90(upright, -1)),
+        "palette.png": (encode(grey.convert("P"), "PNG"), np.repeat(PIXELS[:, :, :1], 3, 2)),
+        "x.bmp": (encode(rgb.crop((0, 0, 1, 1)), "BMP"), PIXELS[:1, :1]),
+    }
+    files |= {
+        f"z{i}.png": (encode(rgb.rotate(i), "PNG"), np.asarray(rgb.rotate(i))) for i in range(6)
+    }
+    for name, (content, _) in files.items():
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_bytes(b"no image either")
+    return folder, [str(folder / name) for name in files], [pixels for _, pixels in files.values()]
+
+
+def test_features_are_those_of_the_evaluation(run, model, tmp_path):
+    """To the last bit: the same decoding, the same step, the same batch."""
+    config = small_config(run)
+    network, variables = restore_model(config, run, 7)
+    query = open_tests(config)[0].query
+    with open_store(config, query) as store:
+        wanted = extract_features(
+            store, make_embed(network, variables), batch=devices.round_up(6), name="query"
+        )
+    for i, name in enumerate(query.filenames):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(query.encoded(i))
+    got = model.embed(tmp_path)
+    assert sorted(query.filenames) == list(query.filenames)
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_halves_have_unit_length(model, photos):
+    _, paths, _ = photos
+    features = model.embed(paths)
+    assert (features.dtype, features.shape) == (np.float32, (13, 32))
+    assert model.dim == 32
+    for half in np.split(features, 2, axis=1):
+        np.testing.assert_allclose(np.linalg.norm(half, axis=1), 1, atol=1e-6)  # of float32
+
+
+def test_all_ways_to_name_images_agree(model, photos, tmp_path):
+    folder, paths, pixels = photos
+    listed = folder / "list.txt"
+    lines = ["# mine", *(path.removeprefix(f"{folder}/") for path in paths), ""]
+    listed.write_text("\n".join(lines))
+    wanted = model.embed(folder)
+    same = {
+        "a list of paths": paths,
+        "an array of paths": np.array(paths),
+        "a list file": listed,
+        "arrays of many sizes": pixels,
+        "a generator": iter(pixels),
+        "Pillow's": [Image.fromarray(np.ascontiguousarray(array)) for array in pixels],
+    }
+    for name, images in same.items():
+        np.testing.assert_array_equal(model.embed(images), wanted, err_msg=name)
+    listed.unlink()
+    alike = [
+        pixels[0],
+        np.dstack([pixels[0], pixels[0][:, :, 0]]),
+        pixels[0].astype(np.uint16) << 8,
+    ]
+    np.testing.assert_array_equal(model.embed(alike), wanted[[0, 0, 0]])
+    np.testing.assert_array_equal(model.embed(pixels[1][:, :, 0]), wanted[1:2])
+    np.testing.assert_array_equal(model.embed(np.stack([PIXELS] * 3)), wanted[[0, 0, 0]])
+    np.testing.assert_array_equal(model.embed(paths[0]), wanted[:1])
+
+
+def test_any_number_of_images_is_one_compilation(run, photos):
+    _, _, pixels = photos
+    model = batnet_jax.load(run)
+    whole = model.embed(pixels)
+    with jax.log_compiles(), pytest.MonkeyPatch.context() as patch:
+        compiled = []
+        patch.setattr("jax._src.interpreters.pxla.logger.log", lambda *a: compiled.append(a))
+        for count in (1, 5, 6, 7, 13):
+            # Each batch has the same shape, and an image's features do not depend on the others.
+            np.testing.assert_array_equal(model.embed(pixels[:count]), whole[:count])
+    assert compiled == []
+    assert model.embed([]).shape == (0, 32)
+
+
+def test_parts_come_one_by_one(model):
+    """Whatever the number of images, nothing is made for all of them."""
+    parts = model.embed_parts(np.broadcast_to(PIXELS, (6000, *PIXELS.shape)))
+    first = next(parts)
+    parts.close()
+    assert first.shape == (6, 32)
+
+
+def test_what_can_be_loaded(run, model, tmp_path, photos):
+    _, paths, _ = photos
+    wanted = model.embed(paths[:3])
+    places = {
+        "a workdir": run,
+        "its name": str(run),
+        "a checkpoint": run / "checkpoints" / "7",
+        "a copy of one": shutil.copytree(run / "checkpoints" / "7", tmp_path / "best"),
+        "a copied folder of them": shutil.copytree(
+            run / "checkpoints", tmp_path / "w/checkpoints"
+        ).parent,
+    }
+    for name, place in places.items():
+        loaded = batnet_jax.load(place)
+        assert (loaded.step, loaded.image_size, loaded.config.model.width) == (7, (64, 32), 0.0625)
+        np.testing.assert_array_equal(loaded.embed(paths[:3]), wanted, err_msg=name)
+    earlier = batnet_jax.load(run, step=3)
+    assert earlier.step == 3
+    assert np.abs(earlier.embed(paths[:3]) - wanted).max() > 0.01
+    assert repr(earlier) == "Model(step=3, image_size=64x32, dim=32)"
+
+
+def test_a_smaller_batch_gives_the_same_but_for_rounding(run, model, photos):
+    _, paths, _ = photos
+    one = batnet_jax.load(run, batch=1)
+    np.testing.assert_allclose(one.embed(paths[:3]), model.embed(paths[:3]), atol=1e-5)  # float32
+
+
+def test_an_older_checkpoint_takes_its_settings_from_the_workdir(run, tmp_path, monkeypatch):
+    whole = checkpoint.restore_run(run, 7)
+    monkeypatch.setattr(
+        checkpoint, "restore_run", lambda *_: {k: whole[k] for k in ("model", "identities")}
+    )
+    with pytest.raises(UserError, match=r"config\.json"):
+        batnet_jax.load(run)
+    old = shutil.copytree(run, tmp_path / "old")
+    saved = json.loads(small_config(run).to_json())
+    del saved["profile"], saved["model"]["kernel"]  # younger than the run
+    (old / "config.json").write_text(json.dumps(saved | {"gone": 1}))
+    loaded = batnet_jax.load(old)
+    assert (loaded.image_size, loaded.config.model.kernel) == ((64, 32), "bilinear")
+
+
+def test_mistakes_are_named(run, model, photos, tmp_path):
+    _, paths, _ = photos
+    cut, empty = tmp_path / "cut.png", tmp_path / "empty"
+    cut.write_bytes(Path(paths[0]).read_bytes()[:-20])
+    empty.mkdir()
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    cases = {
+        "no image": lambda: model.embed(empty),
+        "is cut off": lambda: model.embed([paths[0], cut]),
+        "text.jpg' cannot be decoded": lambda: model.embed([text]),
+        "nowhere.jpg' cannot be read": lambda: model.embed([tmp_path / "nowhere.jpg"]),
+        "no/such' does not exist": lambda: model.embed(tmp_path / "no/such"),
+        "dtype float64": lambda: model.embed(np.zeros((2, 8, 8, 3))),
+        r"shape \(8, 8, 2\)": lambda: model.embed([np.zeros((8, 8, 2), np.uint8)]),
+        "mixed": lambda: model.embed([paths[0], PIXELS]),
+        "images are int": lambda: model.embed(3),
+        "no checkpoint": lambda: batnet_jax.load(empty),
+        "choose from 3, 7": lambda: batnet_jax.load(run, step=5),
+        "by itself": lambda: batnet_jax.load(run / "checkpoints/7", step=3),
+    }
+    for message, call in cases.items():
+        with pytest.raises(UserError, match=message) as info:
+            call()
+        assert "\n" not in str(info.value)
+
+
+def test_a_later_version_is_refused(run, monkeypatch):
+    whole = checkpoint.restore_run(run, 7)
+    monkeypatch.setattr(
+        checkpoint, "restore_run", lambda *_: whole | {"model": whole["model"] | {"wings": 2}}
+    )
+    with pytest.raises(UserError, match=r"model\.wings"):
+        batnet_jax.load(run)
+
+
+def test_another_image_size_is_refused(run):
+    config = small_config(run)
+    config.data.image_size = (32, 64)
+    with pytest.raises(UserError, match=r"trained on images of \(64, 32\)"):
+        embedding.restore(config, run)
+
+
+def test_the_command_line(run, model, photos, tmp_path):
+    """With the checkpoint's settings or a config's, from a folder or a list."""
+    folder, paths, _ = photos
+    bad = shutil.copytree(folder, tmp_path / "bad")
+    (bad / "m.jpg").write_bytes(b"no image")
+    out = tmp_path / "new" / "F.npz"
+    done = run_main(f"--workdir={run}", "--mode=embed", f"--images={folder}", f"--output={out}")
+    assert done.returncode == 0, done.stderr
+    assert str(out) in done.stdout
+    assert "image/s" in done.stderr
+    with np.load(out) as arrays:
+        assert set(arrays) == {"features", "paths"}
+        assert arrays["paths"].tolist() == paths
+        np.testing.assert_array_equal(arrays["features"], model.embed(paths))
+    assert open_features(out).features.ctypes.data % 64 == 0
+    before = out.read_bytes()
+    config = ["--config=configs/demo.py", "--config.data.image_size=(64, 32)"]
+    config += ["--config.model.width=0.0625", "--config.model.num_parts=1"]
+    config += ["--config.model.embedding_dim=16", "--config.eval.batch=6"]
+    common = [f"--workdir={run}", "--mode=embed", f"--output={out}"]
+    cases = {
+        "an unreadable image": ([f"--images={bad}"], 2, "m.jpg"),
+        "no output": ([f"--images={folder}", "--output="], 2, "needs --output"),
+        "no such folder": ([f"--images={bad}/x"], 2, "bad/x"),
+        "another network": (["--config=configs/demo.py", f"--images={folder}"], 2, "image_size"),
+        "a flag of another mode": ([f"--images={folder}", "--top=3"], 2, "--mode=search"),
+        "no .npz": ([f"--images={folder}", "--output=x.h5"], 2, ".npz"),
+    }
+    for name, (arguments, status, named) in cases.items():
+        done = run_main(*common, *arguments)
+        assert (done.returncode, named in done.stderr) == (status, True), f"{name}: {done.stderr}"
+        lines = [line for line in done.stderr.splitlines() if not line.startswith("embed: ")]
+        assert len(lines) == 1, f"{name}: {done.stderr}"
+        assert out.read_bytes() == before
+    assert [p.name for p in out.parent.iterdir()] == ["F.npz"]
+    done = run_main(*common, *config, f"--images={bad}", "--skip_unreadable")
+    assert done.returncode == 0, done.stderr
+    assert "left out: '" in done.stderr
+    found = open_features(out)
+    assert found.paths == [path.replace(str(folder), str(bad)) for path in paths]
+    np.testing.assert_array_equal(found.features, model.embed(paths))

@@ -16,6 +16,7 @@ ORDER = {
     "config": "every field; names the choices that `data` and `models` offer",
     "train": "the loop; evaluates at its end",
     "reporting": "a checkpoint and its evaluations as a page; report mode needs no train",
+    "exporting": "a checkpoint as a file that runs without this package, and its card",
     "evaluate": "embeds, ranks, writes; `eval` mode needs no `train`",
     "protocols": "figures on request, as re-ranked ones",
     "pretrained": "weights of others in and out, by name; `init.from`",
@@ -30,6 +31,7 @@ ORDER = {
     "report": "pictures of results",
     "profiling, interruption": "traces and SIGTERM, around the steps",
     "checkpoint, journal": "what a run leaves on the disk",
+    "shipped, version": "the configs that come with the package; its version",
     "errors": "the one error that all raise",
 }
 RANK = {name: row for row, names in enumerate(ORDER) for name in names.split(", ")}

@@ -2,12 +2,12 @@
 
     python benchmarks/export.py [--width 1.0] [--image-size 256 128] [--seconds 8] [--folder DIR]
 
-`jax` is `embed_step` under `jax.jit`, weights as arguments; `stablehlo` the file of `--mode=export`,
+`jax` is `embed_step` under `jax.jit`, weights as arguments; `stablehlo` the file of --mode=export,
 read back by `jax.export`, under `jax.jit` as a user would call it; `onnx` the other one in
-onnxruntime on the CPU, with its default number of threads. Random weights: the time does not depend
-on them. The ways take turns, call by call, after calls that are not timed; the best counts, as the
-machine may have other work. Features must agree to 1e-4, or nothing is printed. With --folder the
-files are kept there, and a second call, which finds them, only measures.
+onnxruntime on the CPU, with its default number of threads. Weights are random: the time does not
+depend on them. The ways take turns, call by call, after calls that are not timed; the best counts,
+as the machine may have other work. Features must agree to 1e-4, or nothing is printed. With
+--folder the files are kept there, and a second call, which finds them, only measures.
 """
 
 import argparse

@@ -17,11 +17,12 @@ from batnet_jax.version import VERSION
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-NOT_SOURCE = ("__pycache__", "*.egg-info", "build", "dist", "data", "runs")
+NOT_SOURCE = ("__pycache__", "*.egg-info", "build", "dist", "runs", ".*")
 BUILD = """
 import sys
 from setuptools import build_meta
-print(build_meta.build_wheel(sys.argv[1]), build_meta.build_sdist(sys.argv[1]))
+folder = sys.argv[1]  # setuptools changes sys.argv
+print(build_meta.build_wheel(folder), build_meta.build_sdist(folder))
 """
 
 
@@ -43,8 +44,7 @@ def built(tmp_path_factory):
     """The wheel and the sdist, built in a copy: building leaves files in the source tree."""
     folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
-    ignore = shutil.ignore_patterns(".*", *NOT_SOURCE)
-    shutil.copytree(ROOT, source, ignore=lambda path, names: ignore(path, names) if Path(path) == ROOT else {n for n in names if n == "__pycache__"})
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*NOT_SOURCE))
     done = call(sys.executable, "-c", BUILD, folder, cwd=source)
     assert done.returncode == 0, done.stderr
     wheel, sdist = done.stdout.split()[-2:]
@@ -58,10 +58,7 @@ def test_the_wheel_holds_the_package_and_its_configs(built):
         names = set(archive.namelist())
         metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
         scripts = archive.read(f"{info}/entry_points.txt").decode()
-    modules = {
-        str(path.relative_to(ROOT))
-        for path in (ROOT / "batnet_jax").rglob("*.py")
-    }
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "batnet_jax").rglob("*.py")}
     configs = {f"batnet_jax/configs/{name}.py" for name in NAMES}
     others = names - modules - configs
     assert modules | configs <= names
@@ -99,7 +96,9 @@ def test_an_unpacked_wheel_finds_its_configs(built, tmp_path):
         assert "'runs/demo/checkpoints' holds no checkpoint" in done.stderr
     done = call(*run, "--config", "nothing", **place)
     assert done.returncode == 2
-    assert f"--config=nothing does not exist: name a file, or one of {', '.join(NAMES)}" in done.stderr
+    assert (
+        f"--config=nothing does not exist: name a file, or one of {', '.join(NAMES)}" in done.stderr
+    )
 
 
 def test_a_file_of_the_user_goes_before_the_shipped_one(tmp_path, monkeypatch):
@@ -126,7 +125,11 @@ def test_installed_into_an_empty_environment(built, tmp_path):
     done = call(tools / "pip", *install, wheel, cwd=tmp_path, timeout=1800)
     assert done.returncode == 0, done.stderr
     batnet = (tools / "batnet", "--config=demo", *SMALL)
-    for arguments in (("--config.steps=3",), ("--mode=eval",), ("--mode=export", "--output=m.stablehlo")):
+    for arguments in (
+        ("--config.steps=3",),
+        ("--mode=eval",),
+        ("--mode=export", "--output=m.stablehlo"),
+    ):
         done = call(*batnet, *arguments, cwd=tmp_path, timeout=900)
         assert done.returncode == 0, done.stderr
         assert "mAP" in done.stdout or "m.stablehlo" in done.stdout

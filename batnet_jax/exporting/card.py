@@ -186,7 +186,9 @@ def _figures(facts: Facts) -> str:
         rows.append(f"| {r['dataset']} | {r.get('split', 'test')} | {figures} | {counts} |")
     conventions = {r["ap"]: r.get("same_camera", "remove") for r in facts.results}
     ap = " and ".join(conventions)
-    kept = "removed" if set(conventions.values()) == {"remove"} else "kept where cameras are unknown"
+    kept = (
+        "removed" if set(conventions.values()) == {"remove"} else "kept where cameras are unknown"
+    )
     rows.append(
         f"\nPer cent. Average precision: {ap} (`precision` is the mean of the precision at the "
         "hits, `trapezoid` the area under the curve with trapezoids, which is a little lower or "

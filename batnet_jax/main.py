@@ -2,6 +2,8 @@
 
 python -m batnet_jax.main --config=configs/demo.py [--workdir=DIR] [--mode=MODE]
                           [--config.FIELD=VALUE ...]
+
+An installed package has the same as `batnet`, and its configs by name: batnet --config=demo
 """
 
 import os
@@ -21,12 +23,15 @@ from batnet_jax.collection import check_held_out, open_collection, open_tests
 from batnet_jax.config import validate
 from batnet_jax.errors import RunFailure, UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
+from batnet_jax.exporting import run_export
 from batnet_jax.failures import EVALUATION_MEMORY, told
 from batnet_jax.interruption import STATUS, Sigterm, Terminated
-from batnet_jax.pretrained import run_export, run_import
+from batnet_jax.pretrained import run_import
 from batnet_jax.reporting import run_report
+from batnet_jax.shipped import config_names, find_config
 from batnet_jax.tables import TABLES, run_table
 from batnet_jax.train import check_run, train
+from batnet_jax.version import VERSION
 from batnet_jax.workdir import check_writable
 
 USER_ERROR = 2
@@ -60,11 +65,8 @@ def import_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def export_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Writes a checkpoint under the published PyTorch names to --output (.pth, .safetensors)."""
-    output = _wanted(_OUTPUT)
-    step = checkpoint.choose_step(workdir, config.eval.step)
-    _, variables = restore_model(config, workdir, step)
-    run_export(config, variables, output)
+    """Writes a checkpoint to --output: .stablehlo, .onnx; .pth, .safetensors: published names."""
+    run_export(config, workdir, _wanted(_OUTPUT))
 
 
 def _wanted(flag: flags.FlagHolder[str | None]) -> Path:
@@ -197,13 +199,17 @@ def parse(argv: list[str]) -> None:
         raise UserError("no --config given: try --config=configs/demo.py")
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     if not Path(path).is_file():  # found out by config_flags at the first use only
-        raise UserError(f"--config={path} does not exist: name a file of configs/")
+        names = ", ".join(config_names())
+        raise UserError(f"--config={path} does not exist: name a file, or one of {names}")
 
 
 def run(argv: list[str]) -> int:
     """Runs a command line; returns the exit status."""
     if {"-h", "-help", "--help"} & set(argv):
         print(usage())
+        return 0
+    if "--version" in argv:
+        print(f"batnet-jax {VERSION}")
         return 0
     try:
         parse(argv)
@@ -283,10 +289,11 @@ def use_compilation_cache(folder: Path) -> None:
 
 
 def main() -> None:
-    """The entry of `python -m batnet_jax.main`."""
+    """The entry of `python -m batnet_jax.main` and of `batnet`."""
     logging.set_verbosity(logging.WARNING)
     hush_orbax()
-    sys.argv = [quote_keyword(argument) for argument in sys.argv]  # config_flags reads it there
+    # config_flags reads it there
+    sys.argv = name_configs([quote_keyword(argument) for argument in sys.argv])
     sys.exit(run(sys.argv))
 
 
@@ -301,6 +308,20 @@ def hush_orbax() -> None:
             show(what)
 
     sys.unraisablehook = shown
+
+
+def name_configs(argv: list[str]) -> list[str]:
+    """`--config=demo` and `--config demo` with the path of the config that the package has."""
+    named, before = [], ""
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        if before in ("-config", "--config"):
+            argument = find_config(argument)
+        elif equals and flag in ("-config", "--config"):
+            argument = f"{flag}={find_config(value)}"
+        named.append(argument)
+        before = argument
+    return named
 
 
 def quote_keyword(argument: str) -> str:

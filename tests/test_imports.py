@@ -19,6 +19,7 @@ ORDER = {
     "embedding": "a model from its checkpoint alone; images to features",
     "config": "every field; names the choices that `data` and `models` offer",
     "train": "the loop; evaluates at its end",
+    "exporting": "a checkpoint as a file that runs without this package, and its card",
     "exhibits": "what of a ranked test the report shows",
     "evaluate": "embeds, ranks, writes; `eval` mode needs no `train`",
     "protocols": "figures on request, as re-ranked ones",
@@ -38,6 +39,7 @@ ORDER = {
     "checkpoint, journal, environment": "what a run leaves on the disk",
     "selection, events": "the best checkpoint; TensorBoard's files",
     "feature_file": "features and paths on the disk, written by and by, mapped",
+    "shipped, version": "the configs that come with the package; its version",
     "errors": "the exceptions that are told in a line",
 }
 RANK = {name: row for row, names in enumerate(ORDER) for name in names.split(", ")}

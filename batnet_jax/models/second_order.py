@@ -90,7 +90,7 @@ def _forward(x, kernel):
         products = _products(twice, shifts)
         return y + _dot(products, _weights(kernel, pairs), (0, 0), dtype), None
 
-    y = jnp.zeros((len(x), kernel.shape[1]), dtype)
+    y = jnp.zeros((x.shape[0], kernel.shape[1]), dtype)  # x.shape[0] may be a symbol
     y, _ = lax.scan(add, y, shift_table(x.shape[1]))
     return y.astype(x.dtype), (x, kernel)
 

@@ -1,0 +1,28 @@
+"""The files of configs/, wherever the package lies: in its source tree or installed."""
+
+from pathlib import Path
+
+
+def config_folder() -> Path:
+    """The folder of the configs that come with the package."""
+    package = Path(__file__).parent
+    installed = package / "configs"  # setup.py puts them there in a wheel
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def config_names() -> list[str]:
+    """What can be asked for by name alone."""
+    return sorted(path.stem for path in config_folder().glob("*.py"))
+
+
+def find_config(name: str) -> str:
+    """The path of a config: a file as it is, else the shipped one of that name.
+
+    Args:
+      name: a path, as `mine.py`; or of a shipped one, as `demo` or `configs/demo.py`, which an
+        installed package has wherever it is called.
+    Returns: a path; `name` itself if there is no such config.
+    """
+    shipped = config_folder() / f"{Path(name).stem}.py"
+    asked = name in (shipped.stem, f"configs/{shipped.name}")
+    return str(shipped) if asked and not Path(name).is_file() and shipped.is_file() else name

@@ -44,7 +44,7 @@ def empty_folder(path):
     path.mkdir()
 
 
-NOTICED = {  # files of a checkpoint without which, or with other bytes in which, it is of no use
+DAMAGE = {  # of a checkpoint: what, and what is done to it
     "facts cut off": ("run/metadata", halve),
     "facts empty": ("run/metadata", empty),
     "no facts": ("run", remove),
@@ -67,11 +67,23 @@ NOTICED = {  # files of a checkpoint without which, or with other bytes in which
 }
 
 
-@pytest.mark.parametrize("damage", NOTICED)
+QUICK = (
+    "facts cut off",
+    "facts not JSON",
+    "no arrays",
+    "arrays changed",
+    "no manifest",
+    "no notes",
+)
+
+
+@pytest.mark.parametrize(
+    "damage", [*QUICK, *(pytest.param(d, marks=pytest.mark.slow) for d in DAMAGE if d not in QUICK)]
+)
 def test_damage_is_survived(whole, runs, damage, capfd):
     """It is said and the checkpoint before is used, or it does no harm: never a wrong bit."""
     shutil.copytree(whole, runs.folder / "run")
-    pattern, act = NOTICED[damage]
+    pattern, act = DAMAGE[damage]
     folder = runs.folder / "run" / "checkpoints" / str(STEPS)
     paths = list(folder.glob(pattern)) if pattern else [folder]
     assert paths

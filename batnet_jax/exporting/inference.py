@@ -1,10 +1,10 @@
 """The embedding step as converters want it: few operations, all of a known extent, no loop.
 
 The same network as `steps.embed_step`, by another way: each convolution takes its batch
-normalisation into its weights, and the quadratic forms of the Bi-attention are unrolled, as the
-converter to ONNX translates their loop to a wrong one (jax2onnx 0.13: a matrix product over the
-wrong axis). The weights are constants, made once in NumPy. Modules are not changed: Flax hands
-their calls over (`nn.intercept_methods`).
+normalisation into its weights, max-pooling is one operation, and the quadratic forms of the
+Bi-attention are unrolled, as the converter to ONNX translates their loop to a wrong one (jax2onnx
+0.13: a matrix product over the wrong axis). The weights are constants, made once in NumPy. The
+network's modules are as they are: Flax hands their calls over (`nn.intercept_methods`).
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from flax import linen as nn
 from jax import lax
 
 from batnet_jax.models import BATNet
-from batnet_jax.models.layers import BatchNorm, ConvBN
+from batnet_jax.models.layers import BatchNorm, ConvBN, MaxPool
 from batnet_jax.models.second_order import shift_table
 from batnet_jax.steps import embed_step
 
@@ -37,8 +37,10 @@ def embed_folded(variables: dict[str, Any], images: jax.Array, *, model: BATNet)
 
 def _fold(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
     module = context.module
-    if context.method_name != "__call__" or not isinstance(module, ConvBN | BatchNorm):
+    if context.method_name != "__call__" or not isinstance(module, ConvBN | BatchNorm | MaxPool):
         return call(*args, **kwargs)
+    if isinstance(module, MaxPool):
+        return _pool(module, args[0])
     variables: Any = module.variables
     params, stats = variables["params"], variables["batch_stats"]
     if isinstance(module, BatchNorm):
@@ -47,19 +49,29 @@ def _fold(call: Callable, args: tuple, kwargs: dict, context: nn.module.Intercep
     return _convolve(module, args[0], params, stats)
 
 
+def _pool(module: MaxPool, x: jax.Array) -> jax.Array:
+    """One operation, where `max_pool`, for its gradient, has a slice for each place."""
+    x = jnp.pad(x, [(0, 0), *map(tuple, module.padding), (0, 0)])  # zeros: x is not negative
+    side, strides = (module.window,) * 2, (module.stride,) * 2
+    return nn.max_pool(x, window_shape=side, strides=strides, padding="VALID")
+
+
 def _convolve(module: ConvBN, x: jax.Array, params: Mapping, stats: Mapping) -> jax.Array:
     """`ConvBN` with its normalisation in the kernel and the bias."""
     scale, shift = _affine(params["bn"], stats["bn"], module.epsilon)
     conv = params["conv"]
     bias = shift + scale * np.asarray(conv.get("bias", 0.0), np.float64)
-    kernel = _float32(scale * np.asarray(conv["kernel"], np.float64))
+    kernel: Any = _float32(scale * np.asarray(conv["kernel"], np.float64))
     if module.second_order:
         y = unrolled_forms(x, kernel[0, 0])
     else:
-        pad = (module.kernel // 2,) * 2
-        dimensions = ("NHWC", "HWIO", "NHWC")
-        strides = (module.stride,) * 2
-        y = lax.conv_general_dilated(x, kernel, strides, (pad, pad), dimension_numbers=dimensions)
+        y = lax.conv_general_dilated(
+            x,
+            kernel,
+            (module.stride, module.stride),
+            [(module.kernel // 2, module.kernel // 2)] * 2,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
     return nn.relu(jnp.add(y, _float32(bias)))  # of jnp, so that ONNX's Add broadcasts
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from batnet_jax.augment import MEAN, STD
-from batnet_jax.models.layers import ConvBN, ceil_padding, max_pool
+from batnet_jax.models.layers import ConvBN, MaxPool, ceil_padding
 
 
 class InceptionWidths(NamedTuple):
@@ -109,7 +109,7 @@ def halve(x: jax.Array, pool: Pool) -> jax.Array:
         pads = [ceil_padding(size, window) for size in x.shape[1:3]]
     else:
         pads = [(padding, padding)] * 2
-    return max_pool(x, stride=2, padding=pads, window=window)
+    return MaxPool(2, pads, window)(x)
 
 
 class Inception(nn.Module):
@@ -149,7 +149,7 @@ class Inception(nn.Module):
         one = conv(x, widths.one, 1, "one")
         three = conv(conv(x, widths.reduce3, 1, "reduce3"), widths.three, 3, "three")
         five = conv(conv(x, widths.reduce5, 1, "reduce5"), widths.five, variant.five, "five")
-        pooled = max_pool(x, stride=1, padding=((1, 1), (1, 1)))
+        pooled = MaxPool(1, ((1, 1), (1, 1)))(x)
         pool = conv(pooled, widths.pool, 1, "pool")
         return jnp.concatenate([one, three, five, pool], axis=-1)
 

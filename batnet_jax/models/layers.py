@@ -233,6 +233,21 @@ def max_pool(
     return x
 
 
+class MaxPool(nn.Module):
+    """`max_pool` as a module: an export has other words for it, and finds it by its type.
+
+    Attributes: as the arguments of `max_pool`.
+    """
+
+    stride: int
+    padding: Sequence[tuple[int, int]]
+    window: int = 3
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [b, h, w, c], >= 0, to [b, h', w', c]."""
+        return max_pool(x, stride=self.stride, padding=self.padding, window=self.window)
+
+
 def ceil_padding(size: int, window: int = 3) -> tuple[int, int]:
     """Padding by which pooling at stride 2 covers every row: PyTorch's `ceil_mode`, unpadded."""
     return 0, (size - window) % 2

@@ -1,5 +1,7 @@
 """Checkpoints: Orbax's, with the run's facts beside the arrays.
 
+Of several processes only the lead reads and writes them, for all have the same state.
+
 A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats, opt_state) and
 `run` (JSON, see `facts`), so that a checkpoint can be used wherever it is copied to.
 """
@@ -13,7 +15,10 @@ import jax
 import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
+from orbax.checkpoint.options import MultiprocessingOptions
 
+from batnet_jax import hosts
+from batnet_jax.bucket import is_bucket
 from batnet_jax.errors import UserError
 
 FOLDER = "checkpoints"
@@ -31,18 +36,47 @@ def facts(config: ml_collections.ConfigDict, identities: Sequence[Sequence]) -> 
     return {"model": settings["model"], "identities": identities, "config": settings}
 
 
-def open_manager(workdir: Path, *, keep: int = 1) -> ocp.CheckpointManager:
+class NoManager:
+    """In place of Orbax's manager, in the processes that do not write."""
+
+    def save(self, step: int, args: Any) -> None:
+        """Saves nothing."""
+
+    def wait_until_finished(self) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def open_manager(workdir: Path, *, keep: int = 1) -> ocp.CheckpointManager | NoManager:
     """The manager of a workdir's checkpoints; saving is asynchronous and atomic.
 
     Args:
       workdir: of the run.
       keep: the newest so many stay.
     """
-    options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-    return ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+    if not hosts.is_lead():
+        return NoManager()
+    folder = (workdir / FOLDER).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=keep, create=hosts.alone(), multiprocessing_options=_by_itself()
+    )
+    return ocp.CheckpointManager(folder, options=options)
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: Any, run: dict[str, Any]) -> None:
+def _by_itself() -> MultiprocessingOptions:
+    """Orbax does not wait for other processes."""
+    if hosts.alone():
+        return MultiprocessingOptions()
+    own = jax.process_index()
+    return MultiprocessingOptions(primary_host=own, active_processes={own})
+
+
+def save(
+    manager: ocp.CheckpointManager | NoManager, step: int, state: Any, run: dict[str, Any]
+) -> None:
     """Starts saving; the state is copied to the host first, so it may be donated at once.
 
     Args:
@@ -63,8 +97,12 @@ def latest_step(workdir: Path) -> int | None:
 
 def steps_of(workdir: Path) -> list[int]:
     """The steps of all whole checkpoints of a workdir, ascending."""
-    # Orbax renames a checkpoint to its step once it is whole.
-    return sorted(int(p.name) for p in (workdir / FOLDER).glob("*") if p.name.isdecimal())
+    # Orbax renames a checkpoint to its step once it is whole; in a bucket it puts a file beside it.
+    folder = workdir / FOLDER
+    found = [p for p in folder.iterdir() if p.name.isdecimal()] if folder.exists() else []
+    if is_bucket(workdir):
+        found = [p for p in found if ocp.utils.is_checkpoint_finalized(p)]
+    return sorted(int(p.name) for p in found)
 
 
 def choose_step(workdir: Path, step: int) -> int:
@@ -101,7 +139,8 @@ def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
     """
     path = (workdir / FOLDER / str(step)).absolute()
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        handler = ocp.CompositeCheckpointHandler()
+        with ocp.Checkpointer(handler, multiprocessing_options=_by_itself()) as reader:
             return reader.restore(path, args=wanted)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(workdir, step, error) from error

@@ -7,7 +7,7 @@ python -m batnet_jax.main --config=configs/demo.py [--workdir=DIR] [--mode=MODE]
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -15,8 +15,14 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from batnet_jax import checkpoint
-from batnet_jax.collection import check_held_out, open_collection, open_tests
+from batnet_jax import bucket, checkpoint, hosts
+from batnet_jax.collection import (
+    Trial,
+    check_held_out,
+    fingerprint,
+    open_collection,
+    open_tests,
+)
 from batnet_jax.config import validate
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
@@ -32,18 +38,32 @@ USER_ERROR = 2
 def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prepares the data if needed, trains or resumes, evaluates."""
     check_run(config, workdir)
-    train(config, open_collection(config), workdir)
+    collection = hosts.lead_first(lambda: open_collection(config))
+    hosts.check_same("training images", fingerprint([collection.train.images]))
+    check_same_tests([*collection.val, *collection.tests])
+    train(config, collection, workdir)
 
 
 def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Restores a checkpoint (config.eval.step; 0 = the latest) and evaluates it."""
-    step = checkpoint.choose_step(workdir, config.eval.step)
+    step = hosts.by_lead(lambda: checkpoint.choose_step(workdir, config.eval.step))
     model, variables = restore_model(config, workdir, step)
     embed = make_embed(model, variables)
-    trials = open_tests(config)
+    trials = hosts.lead_first(lambda: open_tests(config))
+    check_same_tests(trials)
     if config.data.val_identities:
-        check_held_out(trials, checkpoint.restore_run(workdir, step)["identities"], workdir)
+        run = hosts.by_lead(lambda: checkpoint.restore_run(workdir, step))
+        check_held_out(trials, run["identities"], workdir)
     evaluate_trials(config, trials, embed, step=step, workdir=workdir)
+
+
+def check_same_tests(trials: Sequence[Trial]) -> None:
+    """Refuses processes that would test on different images.
+
+    Raises: UserError in all processes.
+    """
+    splits = [split for t in trials for split in (t.query, t.gallery, t.more_query) if split]
+    hosts.check_same("test images", fingerprint(splits))
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -87,6 +107,7 @@ MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
     "tables": run_tables,
     "report": run_report,
 }
+SHARED_MODES = ("train", "eval")  # which several processes, or a workdir in a bucket, can do
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config name>.")
@@ -144,9 +165,10 @@ def run(argv: list[str]) -> int:
         validate(config)
         name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
-        join_processes()
+        hosts.join()
+        check_together(config)
         with Sigterm().listen():
-            MODES[_MODE.value](config, workdir_of(_WORKDIR.value or f"runs/{name}"))
+            MODES[_MODE.value](config, bucket.path_of(_WORKDIR.value or f"runs/{name}"))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
@@ -156,43 +178,33 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if hosts.is_lost(error):
+            print(f"error: {hosts.describe_loss(error)}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return 1
     return 0
 
 
-def workdir_of(name: str) -> Path:
-    """The run's folder.
+def check_together(config: ml_collections.ConfigDict) -> None:
+    """Refuses several processes that were started for different things, or for what one does.
 
-    Raises: UserError for a bucket: what a run writes line by line cannot be written there yet.
+    And a workdir in a bucket for what needs a folder.
+
+    Raises: UserError in all processes.
     """
-    if "://" in name:
+    if (_WORKDIR.value or "").startswith(bucket.SCHEME) and _MODE.value not in SHARED_MODES:
         raise UserError(
-            f"--workdir={name}: a run cannot write to a bucket yet: name a folder, and copy it to"
-            " the bucket, or mount that"
+            f"--mode={_MODE.value} works on a folder: copy '{_WORKDIR.value}' to one, and name that"
         )
-    return Path(name)
-
-
-def join_processes() -> None:
-    """With BATNET_DISTRIBUTED=1, joins the processes of a Cloud TPU slice or a Slurm job.
-
-    Raises: UserError if there are several: batches are not split over them yet.
-    """
-    if os.environ.get("BATNET_DISTRIBUTED") != "1":
-        return
-    number, place = (os.environ.get(f"BATNET_{n}") for n in ("NUM_PROCESSES", "PROCESS_ID"))
-    jax.distributed.initialize(
-        os.environ.get("BATNET_COORDINATOR"),
-        None if number is None else int(number),
-        None if place is None else int(place),
-    )
-    if jax.process_count() > 1:
+    if not hosts.alone() and _MODE.value not in SHARED_MODES:
         raise UserError(
-            f"{jax.process_count()} processes: this version trains and evaluates in one process,"
-            " on all its devices; start one, on a machine of one host"
+            f"--mode={_MODE.value} runs in one process, not in {jax.process_count()}: start one,"
+            f" or {' or '.join(f'--mode={mode}' for mode in SHARED_MODES)}"
         )
+    settings = f"{_MODE.value} {_WORKDIR.value} {config.to_json()}"
+    hosts.check_same("arguments", settings)
 
 
 def use_compilation_cache(folder: Path) -> None:
@@ -205,7 +217,9 @@ def main() -> None:
     """The entry of `python -m batnet_jax.main`."""
     logging.set_verbosity(logging.WARNING)
     sys.argv = [quote_keyword(argument) for argument in sys.argv]  # config_flags reads it there
-    sys.exit(run(sys.argv))
+    status = run(sys.argv)
+    hosts.leave(status)
+    sys.exit(status)
 
 
 def quote_keyword(argument: str) -> str:

@@ -13,14 +13,14 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from batnet_jax import checkpoint, devices
-from batnet_jax.collection import Collection
+from batnet_jax import checkpoint, devices, hosts
+from batnet_jax.collection import Collection, Identity
 from batnet_jax.data.loader import prefetch
 from batnet_jax.data.sampler import epoch_plan, steps_per_epoch
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import check_architecture, evaluate_trials, make_embed, open_store
-from batnet_jax.interruption import Sigterm, Terminated
-from batnet_jax.journal import Journal, progress_bar
+from batnet_jax.interruption import Sigterm, Terminated, is_agreed
+from batnet_jax.journal import Journal, NoJournal, progress_bar
 from batnet_jax.models.layers import AXIS
 from batnet_jax.pretrained import initialise
 from batnet_jax.profiling import StepTrace
@@ -70,7 +70,8 @@ def train(config: ml_collections.ConfigDict, data: Collection, workdir: Path) ->
     """
     check_run(config, workdir)
     schedule = plan_schedule(config, data.train[1])
-    with locked(workdir), Sigterm().listen() as sigterm:
+    with contextlib.ExitStack() as stack, Sigterm().listen() as sigterm:
+        hosts.by_lead(lambda: stack.enter_context(locked(workdir)))
         return _train(config, data, schedule, workdir, sigterm)
 
 
@@ -90,17 +91,7 @@ def _train(
         axis_name=AXIS if jax.device_count() > 1 else None,
     )
     run = checkpoint.facts(config, [list(who) for who in identities])
-    state = init_state(recipe, tuple(config.data.image_size))
-    if checkpoint.latest_step(workdir) is None:
-        state, report = start_from(config, state, run)
-    else:
-        state, report = resume(config, workdir, state, run), ""
-        check_steps_left(schedule, int(state.step), workdir)
-    open_workdir(config, workdir, identities)
-    if report:
-        (workdir / INIT).write_text(report)
-    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+    state = hosts.by_lead(lambda: open_run(config, recipe, schedule, workdir, run))
 
     def evaluate_now(state: TrainState, step: int) -> dict[str, Any]:
         at_end = step == schedule.total
@@ -110,29 +101,34 @@ def _train(
         results = evaluate_trials(config, trials, embed, step=step, workdir=workdir)
         for result in results:
             journal.write_evaluation(result)
+        journal.publish()
         return results[len(data.val) if at_end else 0]
+
+    def save(step: int, state: TrainState) -> None:
+        journal.publish()
+        checkpoint.save(manager, step, state, run)
 
     result = None
     first = int(state.step)
-    journal = Journal(workdir, first)
+    journal = Journal(workdir, first) if hosts.is_lead() else NoJournal()
     manager = checkpoint.open_manager(workdir, keep=config.checkpoint.keep)
     trace = StepTrace(workdir / "profile", first)
     with open_store(config, images) as store, sigterm.held(), contextlib.closing(manager):
         for step, state in run_steps(config, recipe, schedule, state, store, labels, journal):  # noqa: B020
-            if config.profile:
+            if config.profile and hosts.is_lead():
                 trace.after(step)
             saved = schedule.is_due(step, config.checkpoint.every_epochs)
             if saved:
-                checkpoint.save(manager, step, state, run)
+                save(step, state)
             try:
                 with sigterm.held(False):
-                    if sigterm.wanted:
+                    if sigterm.wanted or is_agreed():
                         raise Terminated
                     if schedule.is_due(step, config.eval.every_epochs):
                         result = evaluate_now(state, step)
             except Terminated:
                 if not saved:
-                    checkpoint.save(manager, step, state, run)
+                    save(step, state)
                 manager.wait_until_finished()
                 print(f"ended by SIGTERM after step {step}, which is saved")
                 raise
@@ -144,6 +140,38 @@ def _train(
     return result
 
 
+def open_run(
+    config: ml_collections.ConfigDict,
+    recipe: Recipe,
+    schedule: Schedule,
+    workdir: Path,
+    run: dict[str, Any],
+) -> TrainState:
+    """The state to go on from; the workdir then says what run it holds.
+
+    Args:
+      config: of the run.
+      recipe: gives the fresh state.
+      schedule: see `plan_schedule`.
+      workdir: of the run.
+      run: the facts that checkpoints are saved with.
+
+    Raises: UserError if the workdir holds a run with more steps, or another's checkpoints.
+    """
+    state, report = init_state(recipe, tuple(config.data.image_size)), ""
+    if checkpoint.latest_step(workdir) is None:
+        state, report = start_from(config, state, run)
+    else:
+        state = resume(config, workdir, state, run)
+        check_steps_left(schedule, int(state.step), workdir)
+    open_workdir(config, workdir, [Identity(*who) for who in run["identities"]])
+    if report:
+        (workdir / INIT).write_text(report)
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+    return state
+
+
 def run_steps(
     config: ml_collections.ConfigDict,
     recipe: Recipe,
@@ -151,9 +179,11 @@ def run_steps(
     state: TrainState,
     store: Any,
     labels: np.ndarray,
-    journal: Journal,
+    journal: Journal | NoJournal,
 ) -> Iterator[tuple[int, TrainState]]:
     """Takes the steps that are left; yields (steps taken, state) after each.
+
+    Of each batch a process loads the images of its own devices.
 
     A yielded state is valid until the next is asked for: its buffers are donated then.
     """
@@ -167,8 +197,10 @@ def run_steps(
     first = int(state.step)
     state = devices.replicate(state)
     size = config.batch.identities * config.batch.images_per_identity
+    own = devices.own_rows(size)
+    plan = (row[own] for row in batches(config, labels, first, schedule))
     with (
-        prefetch(store, batches(config, labels, first, schedule)) as loaded,
+        prefetch(store, plan) as loaded,
         progress_bar(schedule.total * size, description="train", initial=first * size) as bar,
     ):
         window = Window(schedule, size)
@@ -301,10 +333,14 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
       holds a run with other settings, or the weights to start from are not there.
     """
     check_batch(config)
-    check_workdir(config, workdir)
-    source = config.init["from"]
-    if source and checkpoint.latest_step(workdir) is None and not Path(source).exists():
-        raise UserError(f"config.init.from={source!r} does not exist: name a file or a workdir")
+
+    def check_files() -> None:
+        check_workdir(config, workdir)
+        source = config.init["from"]
+        if source and checkpoint.latest_step(workdir) is None and not Path(source).exists():
+            raise UserError(f"config.init.from={source!r} does not exist: name a file or a workdir")
+
+    hosts.by_lead(check_files)
 
 
 def start_from(

@@ -30,6 +30,8 @@ ORDER = {
     "report": "pictures of results",
     "profiling, interruption": "traces and SIGTERM, around the steps",
     "checkpoint, journal": "what a run leaves on the disk",
+    "bucket": "a workdir that is no folder",
+    "hosts": "several processes: who leads, what all agree on",
     "errors": "the one error that all raise",
 }
 RANK = {name: row for row, names in enumerate(ORDER) for name in names.split(", ")}

@@ -100,7 +100,7 @@ def count_ahead(
         row, column = work[number, 0], work[number, 1]
 
         def part(array: Array, first: Array | int, width: int) -> Array:
-            return jax.lax.dynamic_slice(array, (row, first), (rows, width))
+            return jax.lax.dynamic_slice(array, (row, jnp.int32(first)), (rows, width))
 
         greater = part(limits, column, SLOTS)[:, None]
         as_great = _next_below(greater)

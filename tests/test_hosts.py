@@ -219,7 +219,7 @@ def test_evaluation_over_hosts(checked):
 
     rng = np.random.default_rng(0)
     pids, cameras = rng.integers(0, 5, 60), rng.integers(0, 3, 60)
-    features = rng.normal(size=(60, 4))
+    features = rng.normal(size=(60, 4)).astype(np.float32)
     alone = retrieval.evaluate(
         features[:20], pids[:20], cameras[:20], features[20:], pids[20:], cameras[20:]
     )

@@ -109,7 +109,7 @@ def count_ahead(
         for start in range(0, scores.shape[1], width):
             limit = jnp.where(left > start, as_great, greater)  # for lower and higher indices
             ahead += (part(scores, start, width)[:, :, None] > limit).astype(jnp.int32)
-        more = part(counts, column, SLOTS) + ahead.sum(1)
+        more = part(counts, column, SLOTS) + ahead.sum(1, dtype=jnp.int32)
         return jax.lax.dynamic_update_slice(counts, more, (row, column))
 
     return jax.lax.fori_loop(0, steps, step, counts)

@@ -1,5 +1,7 @@
 """Checkpoints: Orbax's, with the run's facts beside the arrays.
 
+Of several processes only the lead reads and writes them, for all have the same state.
+
 A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats, opt_state) and
 `run` (JSON, see `facts`), so that a checkpoint can be used wherever it is copied to.
 """
@@ -18,7 +20,10 @@ import ml_collections
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
+from orbax.checkpoint.options import MultiprocessingOptions
 
+from batnet_jax import hosts
+from batnet_jax.bucket import is_bucket
 from batnet_jax.errors import UserError
 from batnet_jax.selection import BestValidated, best, read
 
@@ -53,7 +58,19 @@ def facts(
     }
 
 
-def open_manager(workdir: Path, *, keep: int = 1, keep_best: int = 0) -> ocp.CheckpointManager:
+class NoManager:
+    """In place of Orbax's manager, in the processes that do not write."""
+
+    def wait_until_finished(self) -> None:
+        """There is nothing to wait for."""
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+
+def open_manager(
+    workdir: Path, *, keep: int = 1, keep_best: int = 0
+) -> ocp.CheckpointManager | NoManager:
     """The manager of a workdir's checkpoints; saving is asynchronous and atomic.
 
     What a process that was killed has left half-written is removed, so no other may save there.
@@ -63,16 +80,31 @@ def open_manager(workdir: Path, *, keep: int = 1, keep_best: int = 0) -> ocp.Che
       keep: the newest so many stay.
       keep_best: and the best so many, see `selection`.
     """
+    if not hosts.is_lead():
+        return NoManager()
     policies = [managers.LatestN(keep), BestValidated(workdir, keep_best)]
+    folder = (workdir / FOLDER).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=managers.AnyPreservationPolicy(policies),
-        create=True,
+        create=hosts.alone(),
         cleanup_tmp_directories=True,
+        multiprocessing_options=_by_itself(),
     )
-    return ocp.CheckpointManager((workdir / FOLDER).absolute(), options=options)
+    return ocp.CheckpointManager(folder, options=options)
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: Any, run: dict[str, Any]) -> None:
+def _by_itself() -> MultiprocessingOptions:
+    """Orbax does not wait for other processes."""
+    if hosts.alone():
+        return MultiprocessingOptions()
+    own = jax.process_index()
+    return MultiprocessingOptions(primary_host=own, active_processes={own})
+
+
+def save(
+    manager: ocp.CheckpointManager | NoManager, step: int, state: Any, run: dict[str, Any]
+) -> None:
     """Starts saving; the state is copied to the host first, so it may be donated at once.
 
     Checksums of the arrays go with the facts, for a disk may give back other bytes than it took.
@@ -85,6 +117,8 @@ def save(manager: ocp.CheckpointManager, step: int, state: Any, run: dict[str, A
 
     Raises: OSError if the disk has no room; or, for the save before, what that met with.
     """
+    if isinstance(manager, NoManager):
+        return
     fetched = jax.device_get(vars(state))
     check_room(str(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
     arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
@@ -121,8 +155,12 @@ def latest_step(workdir: Path) -> int | None:
 
 def steps_of(workdir: Path) -> list[int]:
     """The steps of all whole checkpoints of a workdir, ascending."""
-    # Orbax renames a checkpoint to its step once it is whole.
-    return sorted(int(p.name) for p in (workdir / FOLDER).glob("*") if p.name.isdecimal())
+    # Orbax renames a checkpoint to its step once it is whole; in a bucket it puts a file beside it.
+    folder = workdir / FOLDER
+    found = [p for p in folder.iterdir() if p.name.isdecimal()] if folder.exists() else []
+    if is_bucket(workdir):
+        found = [p for p in found if ocp.utils.is_checkpoint_finalized(p)]
+    return sorted(int(p.name) for p in found)
 
 
 def choose_step(workdir: Path, step: int) -> int:
@@ -198,7 +236,8 @@ def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
     """
     path = folder_of(workdir, step).absolute()
     try:
-        with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+        handler = ocp.CompositeCheckpointHandler()
+        with ocp.Checkpointer(handler, multiprocessing_options=_by_itself()) as reader:
             return reader.restore(path, args=wanted)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(workdir, step, error) from error

@@ -12,6 +12,8 @@ from typing import Any
 
 import jax
 
+from batnet_jax.bucket import is_bucket
+
 ENVIRONMENT = "environment.jsonl"
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,8 +26,12 @@ def record(workdir: Path, *, seed: int, step: int) -> None:
       seed: the config's.
       step: steps taken before.
     """
-    with (workdir / ENVIRONMENT).open("a") as file:
-        file.write(json.dumps(describe() | {"seed": seed, "step": step}) + "\n")
+    path, line = workdir / ENVIRONMENT, json.dumps(describe() | {"seed": seed, "step": step}) + "\n"
+    if is_bucket(workdir):  # an object cannot be appended to
+        path.write_text((path.read_text() if path.exists() else "") + line)
+        return
+    with path.open("a") as file:
+        file.write(line)
 
 
 def describe() -> dict[str, Any]:

@@ -12,23 +12,27 @@ import jax
 import ml_collections
 import numpy as np
 
-from batnet_jax import checkpoint, devices, retrieval, selection
+from batnet_jax import checkpoint, devices, hosts, retrieval, selection
 from batnet_jax.collection import Trial
 from batnet_jax.data import Split
 from batnet_jax.data.loader import ImageStore, prefetch
 from batnet_jax.errors import UserError
+from batnet_jax.interruption import Terminated, is_agreed
 from batnet_jax.journal import progress_bar
 from batnet_jax.models import BATNet
 from batnet_jax.models.layers import AXIS
 from batnet_jax.protocols import describe, further_figures
 from batnet_jax.report.ranked_list import Person, RankedList, draw_ranked_lists
-from batnet_jax.steps import TrainState, embed_step, init_state, make_recipe
+from batnet_jax.steps import TrainState, embed_step, init_state, make_model, make_recipe
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
 
 def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
-    """Images [b, h, w, 3] bytes to features [b, d] float32, b a multiple of the devices."""
+    """Images [b, h, w, 3] bytes to features [b, d] float32, b a multiple of the devices.
+
+    Of several processes each gives its own images, and gets the features of these.
+    """
     replicated = devices.replicate(variables)
     step = jax.pmap(functools.partial(embed_step, model=model), AXIS, in_axes=(None, 0))
 
@@ -53,15 +57,23 @@ def embed_rows(
     batch: int,
     progress: Callable[[int], Any],
 ) -> np.ndarray:
-    """Features of some images of a store, [n, d] float32; every step has the same shape."""
+    """Features of some images of a store, [n, d] float32; every step has the same shape.
+
+    Several processes share the images, and all get the features of all.
+
+    Raises: Terminated if SIGTERM has come to one of several processes.
+    """
     filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch)])
+    own = filled.reshape(-1, batch)[:, devices.own_rows(batch)]
     features, left = [], len(rows)
-    with prefetch(store, filled.reshape(-1, batch)) as batches:
+    with prefetch(store, own) as batches:
         for _, images in batches:
             features.append(embed(images))
             progress(min(batch, left))
             left -= min(batch, left)
-    return np.concatenate(features)[: len(rows)]
+    if is_agreed():
+        raise Terminated
+    return devices.gather(np.stack(features), batch)[: len(rows)]
 
 
 def evaluate_trials(
@@ -128,7 +140,8 @@ def evaluate_trial(
     with ranked(config, trial, embed, breakdown=config.eval.breakdown) as found:
         rows = ranked_lists(trial, found)
         result = result_of(config, trial, found, step)
-    write_result(result, rows, workdir / "eval", stems)
+    if hosts.is_lead():
+        write_result(result, rows, workdir / "eval", stems)
     return result
 
 
@@ -174,12 +187,14 @@ def ranked(
             )
         settings = {"ap": config.eval.ap, "same_camera": same_camera(config, trial)}
         features["gallery"] = np.zeros((len(trial.gallery), features["query"].shape[1]), np.float32)
+        there = np.zeros(len(trial.gallery), bool)
         bar = stack.enter_context(progress_bar(len(trial.gallery), description="embed gallery"))
 
         def take(rows: np.ndarray) -> np.ndarray:
-            own = embed_rows(stores["gallery"], rows, embed, batch=batch, progress=bar.update)
-            features["gallery"][rows] = own
-            return own
+            if not there[rows].all():  # it may be asked twice, by one of several processes alone
+                found = embed_rows(stores["gallery"], rows, embed, batch=batch, progress=bar.update)
+                features["gallery"][rows], there[rows] = found, True
+            return features["gallery"][rows]
 
         figures = retrieval.evaluate_stream(
             features["query"],
@@ -223,14 +238,15 @@ def write_result(
     title = result["dataset"] + " val" * (result["split"] == "val")
     for stem in stems:
         path, picture = folder / f"{stem}.json", folder / f"{stem}.png"
-        draw_ranked_lists(
-            picture,
-            rows,
-            dataset=title,
-            step=result["step"],
-            mean_ap=result["mAP"],
-            ap=result["ap"],
-        )
+        with picture.open("wb") as file:
+            draw_ranked_lists(
+                file,
+                rows,
+                dataset=title,
+                step=result["step"],
+                mean_ap=result["mAP"],
+                ap=result["ap"],
+            )
         # Last and at once: where the figures are, the evaluation was finished.
         partial = folder / f"{stem}.json.partial"
         partial.write_text(json.dumps(result, indent=2) + "\n")
@@ -313,8 +329,14 @@ def restore_model(
 
     Raises: UserError if the checkpoint is of another architecture than the config's.
     """
-    model, state = restore_network(config, workdir, step)
-    return model, {"params": state.params, "batch_stats": state.batch_stats}
+
+    def read() -> tuple[int, dict[str, Any]]:
+        _, state = restore_network(config, workdir, step)
+        variables = {"params": state.params, "batch_stats": state.batch_stats}
+        return len(checkpoint.restore_run(workdir, step)["identities"]), variables
+
+    num_identities, variables = hosts.by_lead(read)
+    return make_model(config, num_identities), variables
 
 
 def restore_network(

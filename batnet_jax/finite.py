@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from batnet_jax import hosts
 from batnet_jax.errors import NotFiniteError
 
 REPORT = "not_finite.json"
@@ -60,7 +61,8 @@ class Suspects:
             "labels": self._labels[row].tolist(),
             "files": files,
         }
-        self._path.write_text(json.dumps(report, indent=1) + "\n")
+        if hosts.is_lead():  # each process has seen its own devices' images
+            self._path.write_text(json.dumps(report, indent=1) + "\n")
         shown = ", ".join(f"'{name}'" for name in files[:SHOWN])
         return NotFiniteError(
             f"{what}, on the images {shown} and {len(files) - SHOWN} more ('{self._path}' names "

@@ -10,6 +10,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from batnet_jax import hosts
+from batnet_jax.bucket import Mirror
 from batnet_jax.events import Events
 
 METRICS = "metrics.jsonl"
@@ -26,6 +28,8 @@ def progress_bar(
     total: int, *, description: str, unit: str = "image", initial: int = 0, delay: float = 0
 ) -> tqdm:
     """A bar on stderr with rate and time left; a line now and then where that is no terminal.
+
+    Of several processes, one has it.
 
     Args:
       total: of units.
@@ -44,6 +48,7 @@ def progress_bar(
         maxinterval=seconds,
         delay=delay,
         dynamic_ncols=True,
+        disable=not hosts.is_lead(),
     )
     # tqdm's clock is the system's, which may jump: back, and the bar stands still for as long.
     bar._time = time.monotonic
@@ -73,7 +78,8 @@ class Journal:
           workdir: of the run; exists.
           step: steps taken so far; figures of later ones, from a run that was killed, are dropped.
         """
-        path = workdir / METRICS
+        self._mirror = Mirror(workdir, (METRICS,))
+        path = self._mirror.folder / METRICS
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
         if kept != lines:
@@ -81,7 +87,7 @@ class Journal:
             partial.write_text("".join(kept))
             partial.replace(path)
         self._file = path.open("a")
-        self._events = Events(workdir / "tensorboard", step)
+        self._events = Events(self._mirror.folder / "tensorboard", step)
 
     def write(self, figures: dict[str, Any]) -> None:
         """Adds a line; `figures` has `step` and numbers."""
@@ -97,10 +103,31 @@ class Journal:
         for name, value in (("mAP", result["mAP"]), ("rank1", result["cmc"]["1"])):
             self._events.scalar(f"{place}/{name}", value, result["step"])
 
+    def publish(self) -> None:
+        """Copies the files to a workdir in a bucket; ahead of each checkpoint, which needs them."""
+        self._mirror.publish()
+
     def close(self) -> None:
         """Closes the files."""
         self._file.close()
         self._events.close()
+        self._mirror.close()
+
+
+class NoJournal:
+    """In place of a `Journal`, in the processes that do not write."""
+
+    def write(self, figures: dict[str, Any]) -> None:
+        """See `Journal`."""
+
+    def write_evaluation(self, result: dict[str, Any]) -> None:
+        """See `Journal`."""
+
+    def publish(self) -> None:
+        """See `Journal`."""
+
+    def close(self) -> None:
+        """See `Journal`."""
 
 
 def _step_of(line: str) -> float:

@@ -9,7 +9,7 @@ An installed package has the same as `batnet`, and its configs by name: batnet -
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,14 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from batnet_jax import checkpoint, embedding, searching, serving
-from batnet_jax.collection import check_held_out, open_collection, open_tests
+from batnet_jax import bucket, checkpoint, embedding, hosts, searching, serving
+from batnet_jax.collection import (
+    Trial,
+    check_held_out,
+    fingerprint,
+    open_collection,
+    open_tests,
+)
 from batnet_jax.config import validate
 from batnet_jax.errors import RunFailure, UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
@@ -41,20 +47,39 @@ RUN_FAILURE = 1
 def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prepares the data if needed, trains or resumes, evaluates."""
     check_run(config, workdir)
-    train(config, open_collection(config), workdir)
+    collection = hosts.lead_first(lambda: open_collection(config))
+    hosts.check_same("training images", fingerprint([collection.train.images]))
+    check_same_tests([*collection.val, *collection.tests])
+    train(config, collection, workdir)
 
 
 def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Restores a checkpoint (config.eval.step; 0 = latest, -1 = best) and evaluates it."""
-    step = checkpoint.choose_step(workdir, config.eval.step)
-    check_writable(workdir)
+
+    def choose() -> int:
+        step = checkpoint.choose_step(workdir, config.eval.step)
+        check_writable(workdir)
+        return step
+
+    step = hosts.by_lead(choose)
     model, variables = restore_model(config, workdir, step)
-    trials = open_tests(config)
+    trials = hosts.lead_first(lambda: open_tests(config))
+    check_same_tests(trials)
     if config.data.val_identities:
-        check_held_out(trials, checkpoint.restore_run(workdir, step)["identities"], workdir)
+        run = hosts.by_lead(lambda: checkpoint.restore_run(workdir, step))
+        check_held_out(trials, run["identities"], workdir)
     with told(workdir, lower=EVALUATION_MEMORY):
         embed = make_embed(model, variables)
         evaluate_trials(config, trials, embed, step=step, workdir=workdir)
+
+
+def check_same_tests(trials: Sequence[Trial]) -> None:
+    """Refuses processes that would test on different images.
+
+    Raises: UserError in all processes.
+    """
+    splits = [split for t in trials for split in (t.query, t.gallery, t.more_query) if split]
+    hosts.check_same("test images", fingerprint(splits))
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -126,6 +151,7 @@ MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
 }
 ALONE = ("embed", "search", "serve")
 """Modes that take the settings from the checkpoint where no --config is given."""
+SHARED_MODES = ("train", "eval")  # which several processes, or a workdir in a bucket, can do
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config name>.")
@@ -150,20 +176,20 @@ _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen a
 _PORT = flags.DEFINE_integer(
     "port", 8000, "serve: 0 = any that is free.", lower_bound=0, upper_bound=65535
 )
-FLAGS_OF: dict[flags.FlagHolder, tuple[str, ...]] = {
-    _TABLE: ("tables",),
-    _SEEDS: ("tables",),
-    _SOURCE: ("import",),
-    _OUTPUT: ("import", "export", "embed", "search"),
-    _IMAGES: ("embed",),
-    _SKIP: ("embed",),
-    _QUERY: ("search",),
-    _GALLERY: ("search", "serve"),
-    _TOP: ("search",),
-    _FAISS: ("search",),
-    _HOST: ("serve",),
-    _PORT: ("serve",),
-}
+FLAGS_OF = (
+    (_TABLE, ("tables",)),
+    (_SEEDS, ("tables",)),
+    (_SOURCE, ("import",)),
+    (_OUTPUT, ("import", "export", "embed", "search")),
+    (_IMAGES, ("embed",)),
+    (_SKIP, ("embed",)),
+    (_QUERY, ("search",)),
+    (_GALLERY, ("search", "serve")),
+    (_TOP, ("search",)),
+    (_FAISS, ("search",)),
+    (_HOST, ("serve",)),
+    (_PORT, ("serve",)),
+)
 """The modes that each flag is for."""
 
 
@@ -189,7 +215,7 @@ def parse(argv: list[str]) -> None:
         raise UserError(f"{message} (see --help; fields are in batnet_jax/config.py)") from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")
-    for flag, modes in FLAGS_OF.items():
+    for flag, modes in FLAGS_OF:
         if flag.present and _MODE.value not in modes:
             wanted = " or ".join(f"--mode={mode}" for mode in modes)
             raise UserError(f"--{flag.name} is for {wanted}, not --mode={_MODE.value}")
@@ -215,7 +241,8 @@ def run(argv: list[str]) -> int:
         parse(argv)
         config, workdir = settings()
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
-        join_processes()
+        hosts.join()
+        check_together(config)
         with Sigterm().listen():
             MODES[_MODE.value](config, workdir)
     except UserError as error:
@@ -230,8 +257,11 @@ def run(argv: list[str]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
         return 130
-    except Exception:
-        traceback.print_exc()
+    except Exception as error:
+        if hosts.is_lost(error):
+            print(f"error: {hosts.describe_loss(error)}", file=sys.stderr)
+        else:
+            traceback.print_exc()
         return 1
     return 0
 
@@ -242,44 +272,31 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
     Raises: UserError for a value that cannot work, or if the checkpoint does not say.
     """
     if _CONFIG.value is None:
-        workdir = workdir_of(_WORKDIR.value)
+        workdir = bucket.path_of(_WORKDIR.value)
         return embedding.read_config(workdir), workdir
     validate(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    return _CONFIG.value, workdir_of(_WORKDIR.value or f"runs/{name}")
+    return _CONFIG.value, bucket.path_of(_WORKDIR.value or f"runs/{name}")
 
 
-def workdir_of(name: str) -> Path:
-    """The run's folder.
+def check_together(config: ml_collections.ConfigDict) -> None:
+    """Refuses several processes that were started for different things, or for what one does.
 
-    Raises: UserError for a bucket: what a run writes line by line cannot be written there yet.
+    And a workdir in a bucket for what needs a folder.
+
+    Raises: UserError in all processes.
     """
-    if "://" in name:
+    if (_WORKDIR.value or "").startswith(bucket.SCHEME) and _MODE.value not in SHARED_MODES:
         raise UserError(
-            f"--workdir={name}: a run cannot write to a bucket yet: name a folder, and copy it to"
-            " the bucket, or mount that"
+            f"--mode={_MODE.value} works on a folder: copy '{_WORKDIR.value}' to one, and name that"
         )
-    return Path(name)
-
-
-def join_processes() -> None:
-    """With BATNET_DISTRIBUTED=1, joins the processes of a Cloud TPU slice or a Slurm job.
-
-    Raises: UserError if there are several: batches are not split over them yet.
-    """
-    if os.environ.get("BATNET_DISTRIBUTED") != "1":
-        return
-    number, place = (os.environ.get(f"BATNET_{n}") for n in ("NUM_PROCESSES", "PROCESS_ID"))
-    jax.distributed.initialize(
-        os.environ.get("BATNET_COORDINATOR"),
-        None if number is None else int(number),
-        None if place is None else int(place),
-    )
-    if jax.process_count() > 1:
+    if not hosts.alone() and _MODE.value not in SHARED_MODES:
         raise UserError(
-            f"{jax.process_count()} processes: this version trains and evaluates in one process,"
-            " on all its devices; start one, on a machine of one host"
+            f"--mode={_MODE.value} runs in one process, not in {jax.process_count()}: start one,"
+            f" or {' or '.join(f'--mode={mode}' for mode in SHARED_MODES)}"
         )
+    settings = f"{_MODE.value} {_WORKDIR.value} {config.to_json()}"
+    hosts.check_same("arguments", settings)
 
 
 def use_compilation_cache(folder: Path) -> None:
@@ -294,7 +311,9 @@ def main() -> None:
     hush_orbax()
     # config_flags reads it there
     sys.argv = name_configs([quote_keyword(argument) for argument in sys.argv])
-    sys.exit(run(sys.argv))
+    status = run(sys.argv)
+    hosts.leave(status)
+    sys.exit(status)
 
 
 def hush_orbax() -> None:

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 from clu import parameter_overview
 
-from batnet_jax import checkpoint, devices, environment, selection
+from batnet_jax import checkpoint, devices, environment, hosts, selection
 from batnet_jax.collection import Collection, Identity, Trial, fingerprints
 from batnet_jax.data.loader import prefetch
 from batnet_jax.data.sampler import epoch_plan, steps_per_epoch
@@ -28,8 +28,8 @@ from batnet_jax.evaluate import (
 )
 from batnet_jax.failures import EVALUATION_MEMORY, TRAINING_MEMORY, told
 from batnet_jax.finite import Suspects, first_bad
-from batnet_jax.interruption import Sigterm, Terminated
-from batnet_jax.journal import Journal, progress_bar
+from batnet_jax.interruption import Sigterm, Terminated, is_agreed
+from batnet_jax.journal import Journal, NoJournal, progress_bar
 from batnet_jax.models.layers import AXIS
 from batnet_jax.pretrained import initialise
 from batnet_jax.profiling import StepTrace
@@ -81,10 +81,11 @@ def train(config: ml_collections.ConfigDict, data: Collection, workdir: Path) ->
     check_run(config, workdir)
     schedule = plan_schedule(config, data.train[1])
     with (
-        locked(workdir),
+        contextlib.ExitStack() as stack,
         Sigterm().listen() as sigterm,
         told(workdir, lower=TRAINING_MEMORY),
     ):
+        hosts.by_lead(lambda: stack.enter_context(locked(workdir)))
         return _train(config, data, schedule, workdir, sigterm)
 
 
@@ -104,7 +105,7 @@ def _train(
         axis_name=AXIS if jax.device_count() > 1 else None,
     )
     run = checkpoint.facts(config, [list(who) for who in identities], fingerprints(data))
-    state = open_run(config, recipe, schedule, workdir, run)
+    state = hosts.by_lead(lambda: open_run(config, recipe, schedule, workdir, run))
 
     def trials_at(step: int) -> list[Trial]:
         return [*data.val, *(data.tests if step == schedule.total or not data.val else [])]
@@ -115,23 +116,26 @@ def _train(
             variables = {"params": state.params, "batch_stats": state.batch_stats}
             embed = make_embed(recipe.model, jax.device_get(variables))
             results = evaluate_trials(config, trials, embed, step=step, workdir=workdir)
-        selection.record(workdir, step, results)
+        if hosts.is_lead():
+            selection.record(workdir, step, results)
         for result in results:
             journal.write_evaluation(result)
+        journal.publish()
         return results[len(data.val) if step == schedule.total else 0]
 
     def save(step: int, state: TrainState) -> None:
+        journal.publish()
         checkpoint.save(manager, step, window.sound(step, state), run)
 
     result = None
     first = int(state.step)
-    journal = Journal(workdir, first)
+    journal = Journal(workdir, first) if hosts.is_lead() else NoJournal()
     manager = checkpoint.open_manager(
         workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
     )
     trace = StepTrace(workdir / "profile", first)
     with contextlib.closing(journal), contextlib.closing(manager):
-        evaluated = is_evaluated(workdir, trials_at(first), first)
+        evaluated = hosts.by_lead(lambda: is_evaluated(workdir, trials_at(first), first))
         if first % schedule.total and schedule.is_due(first, config.eval.every_epochs) > evaluated:
             evaluate_now(state, first)  # in which the run was ended
         window = Window(schedule, batch_size(config), Suspects(workdir, images.filenames, labels))
@@ -143,14 +147,14 @@ def _train(
             ) as steps,
         ):
             for step, state in steps:
-                if config.profile:
+                if config.profile and hosts.is_lead():
                     trace.after(step)
                 saved = schedule.is_due(step, config.checkpoint.every_epochs)
                 if saved:
                     save(step, state)
                 try:
                     with sigterm.held(False):
-                        if sigterm.wanted:
+                        if sigterm.wanted or is_agreed():
                             raise Terminated
                         if schedule.is_due(step, config.eval.every_epochs):
                             result = evaluate_now(state, step)
@@ -220,10 +224,12 @@ def run_steps(
     state: TrainState,
     store: Any,
     labels: np.ndarray,
-    journal: Journal,
+    journal: Journal | NoJournal,
     window: "Window",
 ) -> Iterator[tuple[int, TrainState]]:
     """Takes the steps that are left; yields (steps taken, state) after each.
+
+    Of each batch a process loads the images of its own devices.
 
     A yielded state is valid until the next is asked for: its buffers are donated then.
     """
@@ -231,8 +237,10 @@ def run_steps(
     first = int(state.step)
     state = devices.replicate(state)
     size = batch_size(config)
+    own = devices.own_rows(size)
+    plan = (row[own] for row in batches(config, labels, first, schedule))
     with (
-        prefetch(store, batches(config, labels, first, schedule)) as loaded,
+        prefetch(store, plan) as loaded,
         progress_bar(schedule.total * size, description="train", initial=first * size) as bar,
     ):
         for step, (indices, images) in enumerate(loaded, first + 1):
@@ -410,10 +418,14 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
       holds a run with other settings, or the weights to start from are not there.
     """
     check_batch(config)
-    check_workdir(config, workdir)
-    source = config.init["from"]
-    if source and checkpoint.latest_step(workdir) is None and not Path(source).exists():
-        raise UserError(f"config.init.from={source!r} does not exist: name a file or a workdir")
+
+    def check_files() -> None:
+        check_workdir(config, workdir)
+        source = config.init["from"]
+        if source and checkpoint.latest_step(workdir) is None and not Path(source).exists():
+            raise UserError(f"config.init.from={source!r} does not exist: name a file or a workdir")
+
+    hosts.by_lead(check_files)
 
 
 def start_from(

@@ -11,6 +11,7 @@ from typing import Any
 
 import ml_collections
 
+from batnet_jax.bucket import is_bucket, reached
 from batnet_jax.collection import Identity
 from batnet_jax.errors import UserError
 
@@ -40,9 +41,18 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     Raises: UserError that says which.
     """
     check_writable(workdir)
+    if is_bucket(workdir) and config.profile:
+        raise UserError("config.profile needs a folder: name another --workdir, or turn it off")
+    if (workdir / CONFIG).exists():
+        _check_config(config, workdir)
+
+
+def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Refuses a workdir whose `config.json` is another run's, or cannot be read.
+
+    Raises: UserError that says which.
+    """
     path = workdir / CONFIG
-    if not path.exists():
-        return
     try:
         saved = json.loads(path.read_text())
     except ValueError as error:
@@ -54,10 +64,14 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def check_writable(workdir: Path) -> None:
-    """Refuses a workdir that cannot be written to; writes nothing.
+    """Refuses a workdir that cannot be written to, or a bucket that cannot be read; writes nothing.
 
     Raises: UserError.
     """
+    if is_bucket(workdir):
+        with reached(workdir):
+            (workdir / CONFIG).exists()
+        return
     existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise UserError(f"cannot write to the workdir '{workdir}': name another --workdir")
@@ -67,8 +81,13 @@ def check_writable(workdir: Path) -> None:
 def locked(workdir: Path) -> Iterator[None]:
     """Keeps others from training in the workdir; the lock goes with the process, however it ends.
 
+    A bucket knows no locks.
+
     Raises: UserError if another process trains there, or the file cannot be made.
     """
+    if is_bucket(workdir):
+        yield
+        return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         file = (workdir / LOCK).open("a+")
@@ -105,6 +124,10 @@ def open_workdir(
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         for name, text in ((CONFIG, config.to_json(indent=2)), (LABELS, f"[\n{rows}\n]")):
+            if is_bucket(workdir):  # an object is always whole
+                with reached(workdir):
+                    (workdir / name).write_text(text + "\n")
+                continue
             partial = workdir / f"{name}.partial"
             partial.write_text(text + "\n")
             partial.replace(workdir / name)

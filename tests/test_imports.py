@@ -40,6 +40,8 @@ ORDER = {
     "selection, events": "the best checkpoint; TensorBoard's files",
     "feature_file": "features and paths on the disk, written by and by, mapped",
     "shipped, version": "the configs that come with the package; its version",
+    "bucket": "a workdir that is no folder",
+    "hosts": "several processes: who leads, what all agree on",
     "errors": "the exceptions that are told in a line",
 }
 RANK = {name: row for row, names in enumerate(ORDER) for name in names.split(", ")}

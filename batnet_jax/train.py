@@ -5,7 +5,7 @@ import functools
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -226,7 +226,7 @@ def run_steps(
     labels: np.ndarray,
     journal: Journal | NoJournal,
     window: "Window",
-) -> Iterator[tuple[int, TrainState]]:
+) -> Generator[tuple[int, TrainState], None, None]:
     """Takes the steps that are left; yields (steps taken, state) after each.
 
     Of each batch a process loads the images of its own devices.

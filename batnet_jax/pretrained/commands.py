@@ -1,11 +1,12 @@
 """The modes `import` and `export`, and the start of training from a source."""
 
-from collections.abc import Sequence
+from collections.abc import contextlib
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
+import Sequence
 
 from batnet_jax import checkpoint
 from batnet_jax.errors import UserError
@@ -57,7 +58,7 @@ def run_import(config: ml_collections.ConfigDict, source: Path, output: Path) ->
     run = checkpoint.facts(config, unknown_identities(classes))
     try:
         output.mkdir(parents=True, exist_ok=True)
-        with checkpoint.open_manager(output) as manager:
+        with contextlib.closing(checkpoint.open_manager(output)) as manager:
             checkpoint.save(manager, 0, state.replace(**filled), run)  # type: ignore[attr-defined]
         (output / REPORT).write_text(report.text())
     except OSError as error:

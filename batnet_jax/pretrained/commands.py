@@ -1,7 +1,7 @@
 """The modes `import` and `export`, and the start of training from a source."""
 
-from collections.abc import contextlib
-from pathlib import Path
+import contextlib
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections

@@ -2,11 +2,11 @@
 
 import contextlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
-import Sequence
 
 from batnet_jax import checkpoint
 from batnet_jax.errors import UserError

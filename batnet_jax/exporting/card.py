@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batnet_jax.data import title_of
+from batnet_jax.errors import UserError
 from batnet_jax.version import VERSION
 
 # What the people on a data set's images have agreed to, and what its authors allow, by its name.
@@ -48,11 +49,17 @@ class Facts(NamedTuple):
 
 
 def read_results(workdir: Path, step: int) -> list[dict[str, Any]]:
-    """The evaluations of a step that the workdir holds, one for each data set and split."""
+    """The evaluations of a step that the workdir holds, one for each data set and split.
+
+    Raises: UserError if one of the files is damaged.
+    """
     found = {}
     folder = workdir / "eval"
     for path in sorted([*folder.glob(f"step_{step}.json"), *folder.glob(f"step_{step}_*.json")]):
-        result = json.loads(path.read_text())
+        try:
+            result = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"'{path}' is damaged: make it again with --mode=eval") from error
         found[result["dataset"], result.get("split", "test")] = result
     return list(found.values())
 

@@ -6,6 +6,7 @@ XLA's, and the issue's 1e-4 for onnxruntime.
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from functools import partial
@@ -22,7 +23,7 @@ from batnet_jax import checkpoint
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 from batnet_jax.exporting import commands, formats, run_export
-from batnet_jax.exporting.card import Facts, model_card
+from batnet_jax.exporting.card import Facts, model_card, read_results
 from batnet_jax.exporting.inference import embed_folded, unrolled_forms
 from batnet_jax.models.initial import draw_variables
 from batnet_jax.steps import embed_step, init_state, make_model, make_recipe
@@ -104,7 +105,15 @@ def test_stablehlo_runs_with_jax_alone(tmp_path, short_backbone):
     (tmp_path / "m.stablehlo").write_bytes(formats.to_stablehlo(model, variables, SIZE))
     np.savez(tmp_path / "images.npz", **{str(b): photos(b) for b in BATCHES})
     command = [sys.executable, "-c", RUN_ALONE, "m.stablehlo", "images.npz", "features.npz"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=os.environ | {"XLA_FLAGS": quick},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert (done.stdout, done.returncode) == ("cpu cuda tpu set()\n", 0), done.stderr
     embed = embedding(model, variables)
     with np.load(tmp_path / "features.npz") as features:
@@ -231,7 +240,9 @@ def test_a_checkpoint_becomes_a_file_and_a_card(tmp_path, capsys):
     assert "step_30" not in card
     assert "no person is shown" in card
     assert str(output) in capsys.readouterr().out
+    config.data.image_size = (48, 32)
     run_export(config, tmp_path / "run", output.with_name("w.safetensors"))
+    assert "note: for images of 48 x 32, and trained on 32 x 32" in capsys.readouterr().out
     assert "published PyTorch code" in (output.parent / "w.safetensors.md").read_text()
 
 
@@ -253,6 +264,14 @@ def test_mistakes_are_named_before_anything_is_read(tmp_path, monkeypatch):
     refused("m.onnx", "is a folder")
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     refused("n.onnx", r"needs jax2onnx and onnxruntime: pip install 'batnet-jax\[onnx\]'")
+
+
+def test_a_damaged_evaluation_is_named(tmp_path):
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "step_3.json").write_text('{"dataset": "ped')
+    with pytest.raises(UserError, match=r"step_3\.json' is damaged: make it again"):
+        read_results(tmp_path, 3)
+    assert read_results(tmp_path / "none", 3) == []
 
 
 def test_a_file_is_written_whole_or_not(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batnet_jax.data import title_of
+from batnet_jax.errors import UserError
 from batnet_jax.version import VERSION
 
 # What the people on a data set's images have agreed to, and what its authors allow, by its name.
@@ -48,11 +49,17 @@ class Facts(NamedTuple):
 
 
 def read_results(workdir: Path, step: int) -> list[dict[str, Any]]:
-    """The evaluations of a step that the workdir holds, one for each data set and split."""
+    """The evaluations of a step that the workdir holds, one for each data set and split.
+
+    Raises: UserError if one of the files is damaged.
+    """
     found = {}
     folder = workdir / "eval"
     for path in sorted([*folder.glob(f"step_{step}.json"), *folder.glob(f"step_{step}_*.json")]):
-        result = json.loads(path.read_text())
+        try:
+            result = json.loads(path.read_text())
+        except ValueError as error:
+            raise UserError(f"'{path}' is damaged: make it again with --mode=eval") from error
         found[result["dataset"], result.get("split", "test")] = result
     return list(found.values())
 
@@ -106,10 +113,10 @@ def _settings(run: dict[str, Any]) -> dict[str, Any]:
 def _what(name: str, facts: Facts) -> str:
     model = facts.run["model"]
     parts = f"{model['num_parts']} part streams" if model["num_parts"] else "no part streams"
-    attention = {"aia": "attention in attention", "plain": "plain Bi-attention", "none": "none"}
+    attentions = {"aia": "Attention in Attention", "plain": "Bi-attention", "none": "no attention"}
     return (
         "BAT-net, a network for person retrieval (Fang et al., ICCV 2019), written by batnet-jax "
-        f"{VERSION}: attention {attention[model['attention']]}, {parts}, width {model['width']:g}, "
+        f"{VERSION}: {attentions[model['attention']]}, {parts}, width {model['width']:g}, "
         f"{facts.parameters:,} parameters, at step {facts.step:,} of its training.\n\n"
         f"`{name}`: {facts.size:,} bytes, SHA-256 `{facts.sha256}`."
     )
@@ -125,7 +132,7 @@ def _interface(name: str, facts: Facts) -> str:
         f"| input | `images` | uint8 | batch, {height}, {width}, 3 |\n"
         f"| output | `features` | float32 | batch, {dim * len(halves)} |\n\n"
         f"Images are RGB, 0 to 255, channels last, the whole image resized to {height} x {width} "
-        "(bilinear, or by area where it shrinks); normalisation is inside. The batch is any "
+        "as in training (OpenCV's INTER_LINEAR); normalisation is inside. The batch is any "
         f"number from 1. A feature is {' and '.join(halves)}, {dim} numbers each, each of unit "
         "length, side by side."
     )
@@ -141,8 +148,8 @@ def _interface(name: str, facts: Facts) -> str:
 
 
 STABLEHLO_USE = """\
-A function serialised by `jax.export` (StableHLO, for CPU, CUDA and TPU). JAX alone runs it, of the
-version below or up to six months newer:
+A function serialised by `jax.export` (StableHLO, for CPU, CUDA and TPU). JAX alone runs it: the
+version that wrote it, named below, and newer ones for at least six months.
 
 ```python
 from pathlib import Path

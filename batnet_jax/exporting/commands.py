@@ -30,8 +30,12 @@ def run_export(config: ml_collections.ConfigDict, workdir: Path, output: Path) -
     check_output(output)
     step = checkpoint.choose_step(workdir, config.eval.step)
     run = checkpoint.restore_run(workdir, step)
+    results = read_results(workdir, step)
     model, variables = restore_model(config, workdir, step)
-    size = tuple(config.data.image_size)
+    height, width = size = tuple(config.data.image_size)
+    trained = tuple(run["config"]["data"]["image_size"]) if "config" in run else size
+    if trained != size:
+        print(f"note: for images of {height} x {width}, and trained on {trained[0]} x {trained[1]}")
     if output.suffix in FORMATS:
         write_whole(output, FORMATS[output.suffix](model, variables, size))
     else:
@@ -40,7 +44,7 @@ def run_export(config: ml_collections.ConfigDict, workdir: Path, output: Path) -
     facts = Facts(
         step=step,
         run=run,
-        results=read_results(workdir, step),
+        results=results,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         image_size=size,
         sha256=hashlib.sha256(written).hexdigest(),

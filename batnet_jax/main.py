@@ -142,20 +142,20 @@ _HOST = flags.DEFINE_string("host", "127.0.0.1", "serve: the address to listen a
 _PORT = flags.DEFINE_integer(
     "port", 8000, "serve: 0 = any that is free.", lower_bound=0, upper_bound=65535
 )
-FLAGS_OF: dict[flags.FlagHolder, tuple[str, ...]] = {
-    _TABLE: ("tables",),
-    _SEEDS: ("tables",),
-    _SOURCE: ("import",),
-    _OUTPUT: ("import", "export", "embed", "search"),
-    _IMAGES: ("embed",),
-    _SKIP: ("embed",),
-    _QUERY: ("search",),
-    _GALLERY: ("search", "serve"),
-    _TOP: ("search",),
-    _FAISS: ("search",),
-    _HOST: ("serve",),
-    _PORT: ("serve",),
-}
+FLAGS_OF = (
+    (_TABLE, ("tables",)),
+    (_SEEDS, ("tables",)),
+    (_SOURCE, ("import",)),
+    (_OUTPUT, ("import", "export", "embed", "search")),
+    (_IMAGES, ("embed",)),
+    (_SKIP, ("embed",)),
+    (_QUERY, ("search",)),
+    (_GALLERY, ("search", "serve")),
+    (_TOP, ("search",)),
+    (_FAISS, ("search",)),
+    (_HOST, ("serve",)),
+    (_PORT, ("serve",)),
+)
 """The modes that each flag is for."""
 
 
@@ -181,7 +181,7 @@ def parse(argv: list[str]) -> None:
         raise UserError(f"{message} (see --help; fields are in batnet_jax/config.py)") from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")
-    for flag, modes in FLAGS_OF.items():
+    for flag, modes in FLAGS_OF:
         if flag.present and _MODE.value not in modes:
             wanted = " or ".join(f"--mode={mode}" for mode in modes)
             raise UserError(f"--{flag.name} is for {wanted}, not --mode={_MODE.value}")

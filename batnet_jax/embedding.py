@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from batnet_jax.journal import progress_bar
 from batnet_jax.workdir import CONFIG
 
 PATIENCE = 2.0
-"""Seconds before a library call shows a bar."""
+"""Seconds before a bar is shown."""
 
 
 class Model:
@@ -213,7 +214,8 @@ def run_embed(
     if skip:
         paths = readable(paths, model)
     print(f"{model}: {len(paths)} images of '{images}' go to '{output}'")
-    with progress_bar(len(paths), description="embed") as bar:
+    start = time.perf_counter()
+    with progress_bar(len(paths), description="embed", delay=PATIENCE) as bar:
 
         def parts() -> Iterator[np.ndarray]:
             for part in model.embed_parts(paths):
@@ -221,7 +223,8 @@ def run_embed(
                 bar.update(len(part))
 
         write_features(output, parts(), shape=(len(paths), model.dim), paths=paths)
-    print(f"written: {output}, features [{len(paths)}, {model.dim}]")
+    rate = len(paths) / (time.perf_counter() - start)
+    print(f"written: {output}, features [{len(paths)}, {model.dim}], {rate:.1f} images/s")
 
 
 def readable(paths: list[str], model: Model) -> list[str]:
@@ -233,7 +236,7 @@ def readable(paths: list[str], model: Model) -> list[str]:
     workers = max(model.config.data.workers, os.cpu_count() or 1)
     with (
         ImageStore(files, image_size=model.image_size, cache_gb=0.0, workers=workers) as store,
-        progress_bar(len(paths), description="look") as bar,
+        progress_bar(len(paths), description="look", delay=PATIENCE) as bar,
     ):
         for i, fault in enumerate(store.faults()):
             if fault is None:

@@ -1,5 +1,7 @@
 """A model and a gallery for the tests of searching and serving: colours instead of a network."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 
@@ -28,7 +30,7 @@ class Colours:
     def embed(self, images):
         paths, arrays = as_list(images)
         if paths is not None:
-            arrays = [decode(open(path, "rb").read(), SIZE) for path in paths]  # noqa: SIM115
+            arrays = [decode(Path(path).read_bytes(), SIZE) for path in paths]
         return np.stack([np.mean(array, (0, 1)) for array in arrays]).astype(np.float32)
 
 

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -170,26 +171,26 @@ def test_parts_come_one_by_one(model):
     assert first.shape == (6, 32)
 
 
-def test_what_can_be_loaded(run, model, tmp_path, photos):
-    _, paths, _ = photos
-    wanted = model.embed(paths[:3])
+def test_what_can_be_loaded(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "make_embed", lambda _, variables: variables)
+    _, wanted = restore_model(small_config(run), run, 7)
     places = {
         "a workdir": run,
         "its name": str(run),
         "a checkpoint": run / "checkpoints" / "7",
         "a copy of one": shutil.copytree(run / "checkpoints" / "7", tmp_path / "best"),
-        "a copied folder of them": shutil.copytree(
-            run / "checkpoints", tmp_path / "w/checkpoints"
-        ).parent,
+        "a copied run": shutil.copytree(run / "checkpoints", tmp_path / "w" / "checkpoints").parent,
     }
     for name, place in places.items():
         loaded = batnet_jax.load(place)
         assert (loaded.step, loaded.image_size, loaded.config.model.width) == (7, (64, 32), 0.0625)
-        np.testing.assert_array_equal(loaded.embed(paths[:3]), wanted, err_msg=name)
+        jax.tree.map(partial(np.testing.assert_array_equal, err_msg=name), loaded._embed, wanted)
     earlier = batnet_jax.load(run, step=3)
-    assert earlier.step == 3
-    assert np.abs(earlier.embed(paths[:3]) - wanted).max() > 0.01
     assert repr(earlier) == "Model(step=3, image_size=64x32, dim=32)"
+    kernels = [
+        tree["params"]["part_head"]["embedding"]["kernel"] for tree in (earlier._embed, wanted)
+    ]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0.01
 
 
 def test_a_smaller_batch_gives_the_same_but_for_rounding(run, model, photos):
@@ -199,6 +200,7 @@ def test_a_smaller_batch_gives_the_same_but_for_rounding(run, model, photos):
 
 
 def test_an_older_checkpoint_takes_its_settings_from_the_workdir(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(embedding, "make_embed", lambda *_: None)
     whole = checkpoint.restore_run(run, 7)
     monkeypatch.setattr(
         checkpoint, "restore_run", lambda *_: {k: whole[k] for k in ("model", "identities")}
@@ -257,43 +259,56 @@ def test_another_image_size_is_refused(run):
 
 
 def test_the_command_line(run, model, photos, tmp_path):
-    """With the checkpoint's settings or a config's, from a folder or a list."""
+    """With the checkpoint's settings or a config's."""
     folder, paths, _ = photos
     bad = shutil.copytree(folder, tmp_path / "bad")
     (bad / "m.jpg").write_bytes(b"no image")
     out = tmp_path / "new" / "F.npz"
-    done = run_main(f"--workdir={run}", "--mode=embed", f"--images={folder}", f"--output={out}")
+    common = [f"--workdir={run}", "--mode=embed", f"--output={out}"]
+    done = run_main(*common, f"--images={folder}")
     assert done.returncode == 0, done.stderr
-    assert str(out) in done.stdout
-    assert "image/s" in done.stderr
+    assert f"written: {out}, features [13, 32]" in done.stdout
+    assert "images/s" in done.stdout
     with np.load(out) as arrays:
         assert set(arrays) == {"features", "paths"}
         assert arrays["paths"].tolist() == paths
         np.testing.assert_array_equal(arrays["features"], model.embed(paths))
     assert open_features(out).features.ctypes.data % 64 == 0
     before = out.read_bytes()
+    done = run_main(*common, f"--images={bad}")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: '{bad / 'm.jpg'}' cannot be decoded as an image: replace or remove it\n"
+    )
+    assert out.read_bytes() == before
+    assert [p.name for p in out.parent.iterdir()] == ["F.npz"]
     config = ["--config=configs/demo.py", "--config.data.image_size=(64, 32)"]
     config += ["--config.model.width=0.0625", "--config.model.num_parts=1"]
     config += ["--config.model.embedding_dim=16", "--config.eval.batch=6"]
-    common = [f"--workdir={run}", "--mode=embed", f"--output={out}"]
-    cases = {
-        "an unreadable image": ([f"--images={bad}"], 2, "m.jpg"),
-        "no output": ([f"--images={folder}", "--output="], 2, "needs --output"),
-        "no such folder": ([f"--images={bad}/x"], 2, "bad/x"),
-        "another network": (["--config=configs/demo.py", f"--images={folder}"], 2, "image_size"),
-        "a flag of another mode": ([f"--images={folder}", "--top=3"], 2, "--mode=search"),
-        "no .npz": ([f"--images={folder}", "--output=x.h5"], 2, ".npz"),
-    }
-    for name, (arguments, status, named) in cases.items():
-        done = run_main(*common, *arguments)
-        assert (done.returncode, named in done.stderr) == (status, True), f"{name}: {done.stderr}"
-        lines = [line for line in done.stderr.splitlines() if not line.startswith("embed: ")]
-        assert len(lines) == 1, f"{name}: {done.stderr}"
-        assert out.read_bytes() == before
-    assert [p.name for p in out.parent.iterdir()] == ["F.npz"]
+    config += [f"--config.data.dir={tmp_path}"]
     done = run_main(*common, *config, f"--images={bad}", "--skip_unreadable")
     assert done.returncode == 0, done.stderr
-    assert "left out: '" in done.stderr
+    assert done.stderr.startswith(f"left out: '{bad / 'm.jpg'}'")
     found = open_features(out)
     assert found.paths == [path.replace(str(folder), str(bad)) for path in paths]
     np.testing.assert_array_equal(found.features, model.embed(paths))
+
+
+def test_flags_of_other_modes_are_refused(run):
+    for arguments, named in (
+        (["--mode=embed", "--top=3"], "--mode=search"),
+        (["--mode=search", "--images=x"], "--mode=embed"),
+        (["--mode=train"], "no --config"),
+    ):
+        done = run_main(f"--workdir={run}", *arguments)
+        assert (done.returncode, done.stderr.count("\n"), named in done.stderr) == (2, 1, True)
+
+
+def test_no_other_file_than_npz(run, photos, tmp_path):
+    with pytest.raises(UserError, match=r"does not end in \.npz"):
+        embedding.run_embed(small_config(run), run, photos[0], tmp_path / "F.h5", skip=False)
+    bad = tmp_path / "bad"
+    bad.mkdir()
+    (bad / "m.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match="none of the 1 images"):
+        embedding.run_embed(small_config(run), run, bad, tmp_path / "F.npz", skip=True)

@@ -22,6 +22,8 @@ pytest.importorskip("starlette", reason="starlette is not installed: .[serve]")
 uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: .[serve]")
 pytest.importorskip("httpx2", reason="httpx2, which starlette's TestClient needs, is not installed")
 
+import anyio  # noqa: E402
+from starlette.exceptions import HTTPException  # noqa: E402
 from starlette.testclient import TestClient  # noqa: E402
 
 from batnet_jax.serving import app  # noqa: E402
@@ -38,8 +40,7 @@ def searcher(tmp_path, monkeypatch):
 
 @pytest.fixture
 def client(searcher):
-    with TestClient(app.make_app(searcher, local=True), base_url="http://localhost") as client:
-        yield client
+    return TestClient(app.make_app(searcher, local=True), base_url="http://localhost")
 
 
 def test_ranked_hits(client):
@@ -93,37 +94,41 @@ def gif():
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("content", "path", "headers", "status", "message"),
-    [
-        (bytes(app.MOST_BYTES + 1), "/search", IMAGE, 413, "at most 10 MB"),
-        (huge_png(8000, 8000), "/search", IMAGE, 413, "50 megapixels"),
-        (huge_png(20_000, 20_000), "/search", IMAGE, 413, "50 megapixels"),
-        (gif(), "/search", IMAGE, 415, "no image of a known kind"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "/search", IMAGE, 415, "known kind"),
-        (b"", "/search", IMAGE, 415, "known kind"),
-        (RED[:-20], "/search", IMAGE, 422, "cut off"),
-        (RED[:33] + bytes(40) + RED[73:], "/search", IMAGE, 422, "cannot be decoded"),
-        (RED, "/search", {"Content-Type": "text/plain"}, 415, "send an image"),
-        (RED, "/search", {}, 415, "send an image"),
-        (RED, "/search?top=0", IMAGE, 400, "1 to 100"),
-        (RED, "/search?top=1e9", IMAGE, 400, "1 to 100"),
-    ],
-)
-def test_what_is_refused(client, content, path, headers, status, message):
-    answer = client.post(path, content=content, headers=headers)
+REFUSED = {
+    "too many bytes": (bytes(app.MOST_BYTES + 1), "", IMAGE, 413, "at most 10 MB"),
+    "too many pixels": (huge_png(8000, 8000), "", IMAGE, 413, "50 megapixels"),
+    "far too many": (huge_png(20_000, 20_000), "", IMAGE, 413, "50 megapixels"),
+    "GIF": (gif(), "", IMAGE, 415, "no image of a known kind"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "", IMAGE, 415, "known kind"),
+    "nothing": (b"", "", IMAGE, 415, "known kind"),
+    "cut off": (RED[:-20], "", IMAGE, 422, "cut off"),
+    "a header alone": (huge_png(40, 30), "", IMAGE, 422, "cannot be decoded"),
+    "sent as text": (RED, "", {"Content-Type": "text/plain"}, 415, "send an image"),
+    "sent as nothing": (RED, "", {}, 415, "send an image"),
+    "no place": (RED, "?top=0", IMAGE, 400, "1 to 100"),
+    "a float": (RED, "?top=1e9", IMAGE, 400, "1 to 100"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(client, case):
+    content, parameters, headers, status, message = REFUSED[case]
+    answer = client.post(f"/search{parameters}", content=content, headers=headers)
     assert (answer.status_code, message in answer.json()["error"]) == (status, True)
 
 
-def test_what_is_too_long_is_not_read_to_its_end(client):
-    asked = []
+def test_what_is_too_long_is_not_read_to_its_end():
+    taken = []
 
-    def endless():
-        for i in range(1000):
-            asked.append(i)
-            yield bytes(2**20)
+    class Endless:
+        async def stream(self):
+            while True:
+                taken.append(2**20)
+                yield bytes(taken[-1])
 
-    assert client.post("/search", content=endless(), headers=IMAGE).status_code == 413
+    with pytest.raises(HTTPException, match="413"):
+        anyio.run(app._read, Endless())
+    assert sum(taken) == app.MOST_BYTES + 2**20
 
 
 def test_nothing_that_is_sent_stays(client, tmp_path, monkeypatch):
@@ -184,15 +189,18 @@ def test_run(searcher, tmp_path, monkeypatch, capsys, host):
         target=serving.run_serve, args=(config(), tmp_path / "run"), kwargs=arguments
     )
     thread.start()
-    while not (servers and servers[0].started) and thread.is_alive():
-        thread.join(0.02)
-    said = capsys.readouterr()
-    port = int(said.out.split(" (Ctrl-C")[0].rsplit(":", 1)[1])
-    with socket.create_connection(("127.0.0.1", port)) as connection:
-        connection.sendall(b"GET /gallery/0 HTTP/1.0\r\nHost: localhost\r\n\r\n")
-        assert connection.recv(100).startswith(b"HTTP/1.1 200")
-    servers[0].should_exit = True
-    thread.join()
+    try:
+        while thread.is_alive() and not (servers and servers[0].started):
+            thread.join(0.02)
+        said = capsys.readouterr()
+        port = int(said.out.split(" (Ctrl-C")[0].rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET /gallery/0 HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        for one in servers:
+            one.should_exit = True
+        thread.join()
     assert ("warning: --host=0.0.0.0" in said.err) == (host == "0.0.0.0")
     assert f"{len(COLOURS)} gallery images" in said.out
 
@@ -201,7 +209,8 @@ def test_run(searcher, tmp_path, monkeypatch, capsys, host):
 def address(searcher):
     """Of a server in a thread."""
     listener = serving.listen("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app.make_app(searcher, local=True), log_level="warning"))
+    settings = uvicorn.Config(app.make_app(searcher, local=True), log_config=None)
+    server = uvicorn.Server(settings)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}/"

@@ -58,6 +58,7 @@ def run_serve(
         )
         settings = uvicorn.Config(
             make_app(searcher, local=local),
+            log_config=None,  # uvicorn's own would close the handlers that are there
             log_level="warning",
             server_header=False,
             limit_concurrency=WAITING,

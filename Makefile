@@ -10,7 +10,7 @@ PARALLEL = -n auto --maxprocesses 4 --dist loadfile  # a file stays on one core
 INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all torch gpu bench lint format clean
+.PHONY: help demo test test-all torch onnx gpu bench lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,8 @@ test-all: $(VENV)/.test  ## run the tests, the slow ones too
 	$(RUN) -m pytest $(PARALLEL) -m "slow or not slow" $(ARGS)
 
 torch: $(VENV)/.torch  ## install PyTorch: it reads .pth, and more tests compare with it
+
+onnx: $(VENV)/.onnx  ## install what writes and runs .onnx files
 
 gpu: $(VENV)/.gpu  ## install JAX for NVIDIA GPUs (CUDA 13)
 
@@ -64,6 +66,11 @@ $(VENV)/.test: pyproject.toml constraints.txt
 $(VENV)/.torch: $(VENV)/.test
 	@echo "installing PyTorch into $(VENV)"
 	@$(INSTALL) '.[torch]'
+	@touch $@
+
+$(VENV)/.onnx: $(VENV)/.test
+	@echo "installing the ONNX packages into $(VENV)"
+	@$(INSTALL) '.[onnx]'
 	@touch $@
 
 $(VENV)/.gpu: $(VENV)/.test

@@ -63,6 +63,16 @@ def reached(workdir: Path) -> Iterator[None]:
         ) from error
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file of a workdir at once: after a kill it is the old one or the new one."""
+    if is_bucket(path):
+        path.write_text(text)
+        return
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
 class Mirror:
     """Files that grow: in the workdir, or for a bucket in a local folder, which `publish` copies.
 

@@ -1,6 +1,5 @@
 """What a run trains on and what it is tested on, as the config says."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,15 +89,6 @@ def open_tests(config: ml_collections.ConfigDict) -> list[Trial]:
     _, tested = _names(config)
     opened = _open_all(config, tested)
     return [_test(config, opened[name]) for name in dict.fromkeys(tested)]
-
-
-def fingerprint(splits: Sequence[Split]) -> str:
-    """The names and labels of images in a word, to compare what several hosts have."""
-    text = hashlib.sha256()
-    for split in splits:
-        text.update("\0".join(split.filenames).encode() + b"\0\0")
-        text.update(split.pids.tobytes() + split.cameras.tobytes())
-    return text.hexdigest()
 
 
 def check_held_out(trials: Sequence[Trial], identities: Sequence[Sequence], workdir: Path) -> None:

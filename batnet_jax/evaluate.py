@@ -13,6 +13,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax import checkpoint, devices, hosts, retrieval, selection
+from batnet_jax.bucket import write_whole
 from batnet_jax.collection import Trial
 from batnet_jax.data import Split
 from batnet_jax.data.loader import ImageStore, prefetch
@@ -248,9 +249,7 @@ def write_result(
                 ap=result["ap"],
             )
         # Last and at once: where the figures are, the evaluation was finished.
-        partial = folder / f"{stem}.json.partial"
-        partial.write_text(json.dumps(result, indent=2) + "\n")
-        partial.replace(path)
+        write_whole(path, json.dumps(result, indent=2) + "\n")
     print(format_table(result))
     print(f"written: {path}, {picture}")
 

@@ -61,7 +61,7 @@ class Suspects:
             "labels": self._labels[row].tolist(),
             "files": files,
         }
-        if hosts.is_lead():  # each process has seen its own devices' images
+        if hosts.is_lead():
             self._path.write_text(json.dumps(report, indent=1) + "\n")
         shown = ", ".join(f"'{name}'" for name in files[:SHOWN])
         return NotFiniteError(

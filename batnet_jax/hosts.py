@@ -20,7 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import RunFailure, UserError
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ def is_lead() -> bool:
 def by_lead(make: Callable[[], T]) -> T:
     """What `make` returns in the lead, which alone calls it; it travels pickled.
 
-    Raises: UserError in all processes, where `make` does.
+    Raises: UserError or RunFailure in all processes, where `make` does.
     """
     if alone():
         return make()
@@ -100,26 +100,26 @@ def by_lead(make: Callable[[], T]) -> T:
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(outcome))))
     text = np.frombuffer(outcome[:size].ljust(size), np.uint8)
     value, problem = pickle.loads(multihost_utils.broadcast_one_to_all(text).tobytes())
-    if problem:
-        raise UserError(problem)
+    if problem is not None:
+        raise problem
     return value
 
 
 def by_all(make: Callable[[], T]) -> T:
     """What `make` returns here, once it has returned in all processes.
 
-    Raises: UserError in all processes, where `make` does in one.
+    Raises: UserError or RunFailure in all processes, where `make` does in one.
     """
     if alone():
         return make()
     value, problem = _attempt(make)
     _wait()
-    problems = [text.decode() for text in _gather(problem.encode())]
-    if problem:
-        raise UserError(problem)
+    problems = [pickle.loads(text) for text in _gather(pickle.dumps(problem))]
+    if problem is not None:
+        raise problem
     for number, other in enumerate(problems):
-        if other:
-            raise UserError(f"process {number}: {other}")
+        if other is not None:
+            raise type(other)(f"process {number}: {other}")
     return value  # type: ignore[return-value]
 
 
@@ -183,12 +183,14 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0][:200]
 
 
-def _attempt(make: Callable[[], T]) -> tuple[T | None, str]:
-    """Its result, or the message of its UserError."""
+def _attempt(make: Callable[[], T]) -> tuple[T, None] | tuple[None, UserError | RunFailure]:
+    """Its result, or what it told the user."""
     try:
-        return make(), ""
+        return make(), None
     except UserError as error:
-        return None, str(error)
+        return None, UserError(str(error))
+    except RunFailure as error:
+        return None, RunFailure(str(error))
 
 
 def _wait(seconds: int = PATIENCE) -> None:

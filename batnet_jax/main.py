@@ -22,11 +22,11 @@ from batnet_jax import bucket, checkpoint, embedding, hosts, searching, serving
 from batnet_jax.collection import (
     Trial,
     check_held_out,
-    fingerprint,
     open_collection,
     open_tests,
 )
 from batnet_jax.config import validate
+from batnet_jax.data import Split
 from batnet_jax.errors import RunFailure, UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
 from batnet_jax.exporting import run_export
@@ -48,8 +48,7 @@ def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Prepares the data if needed, trains or resumes, evaluates."""
     check_run(config, workdir)
     collection = hosts.lead_first(lambda: open_collection(config))
-    hosts.check_same("training images", fingerprint([collection.train.images]))
-    check_same_tests([*collection.val, *collection.tests])
+    check_same_images([*collection.val, *collection.tests], collection.train.images)
     train(config, collection, workdir)
 
 
@@ -64,7 +63,7 @@ def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
     step = hosts.by_lead(choose)
     model, variables = restore_model(config, workdir, step)
     trials = hosts.lead_first(lambda: open_tests(config))
-    check_same_tests(trials)
+    check_same_images(trials)
     if config.data.val_identities:
         run = hosts.by_lead(lambda: checkpoint.restore_run(workdir, step))
         check_held_out(trials, run["identities"], workdir)
@@ -73,13 +72,14 @@ def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
         evaluate_trials(config, trials, embed, step=step, workdir=workdir)
 
 
-def check_same_tests(trials: Sequence[Trial]) -> None:
-    """Refuses processes that would test on different images.
+def check_same_images(trials: Sequence[Trial], *more: Split) -> None:
+    """Refuses processes that have different images or labels.
 
     Raises: UserError in all processes.
     """
     splits = [split for t in trials for split in (t.query, t.gallery, t.more_query) if split]
-    hosts.check_same("test images", fingerprint(splits))
+    prints = [split.content_fingerprint() for split in (*splits, *more)]
+    hosts.check_same("images", " ".join(prints))
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -272,7 +272,7 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
     Raises: UserError for a value that cannot work, or if the checkpoint does not say.
     """
     if _CONFIG.value is None:
-        workdir = bucket.path_of(_WORKDIR.value)
+        workdir = bucket.path_of(_WORKDIR.value or "")
         return embedding.read_config(workdir), workdir
     validate(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem

@@ -8,6 +8,8 @@ from typing import Any
 
 from orbax.checkpoint import checkpoint_managers as managers
 
+from batnet_jax.bucket import write_whole
+
 VALIDATION = "validation.json"
 
 
@@ -23,9 +25,8 @@ def record(workdir: Path, step: int, results: Sequence[Mapping[str, Any]]) -> No
     if not figures:
         return
     known = read(workdir) | {step: sum(figures) / len(figures)}
-    partial = workdir / f"{VALIDATION}.partial"
-    partial.write_text(json.dumps({str(s): known[s] for s in sorted(known)}, indent=1) + "\n")
-    partial.replace(workdir / VALIDATION)
+    text = json.dumps({str(s): known[s] for s in sorted(known)}, indent=1)
+    write_whole(workdir / VALIDATION, text + "\n")
 
 
 def read(workdir: Path) -> dict[int, float]:

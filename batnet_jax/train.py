@@ -243,10 +243,11 @@ def run_steps(
         prefetch(store, plan) as loaded,
         progress_bar(schedule.total * size, description="train", initial=first * size) as bar,
     ):
-        for step, (indices, images) in enumerate(loaded, first + 1):
-            batch = {"image": images, "label": labels[indices].astype(np.int32)}
+        rows = batches(config, labels, first, schedule)
+        for step, ((own_row, images), row) in enumerate(zip(loaded, rows, strict=False), first + 1):
+            batch = {"image": images, "label": labels[own_row].astype(np.int32)}
             state, metrics = step_fn(state, jax.tree.map(devices.split, batch))
-            window.add(metrics, indices)
+            window.add(metrics, row)
             bar.update(size)
             if step % config.log.every_steps == 0 or step == schedule.total:
                 figures = window.close(step, loaded.wait_seconds)

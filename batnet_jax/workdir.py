@@ -11,7 +11,7 @@ from typing import Any
 
 import ml_collections
 
-from batnet_jax.bucket import is_bucket, reached
+from batnet_jax.bucket import is_bucket, reached, write_whole
 from batnet_jax.collection import Identity
 from batnet_jax.errors import UserError
 
@@ -124,13 +124,8 @@ def open_workdir(
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         for name, text in ((CONFIG, config.to_json(indent=2)), (LABELS, f"[\n{rows}\n]")):
-            if is_bucket(workdir):  # an object is always whole
-                with reached(workdir):
-                    (workdir / name).write_text(text + "\n")
-                continue
-            partial = workdir / f"{name}.partial"
-            partial.write_text(text + "\n")
-            partial.replace(workdir / name)
+            with reached(workdir):
+                write_whole(workdir / name, text + "\n")
     except OSError as error:
         raise UserError(
             f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"

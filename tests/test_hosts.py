@@ -24,8 +24,13 @@ FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=
 STEPS = 24
 PLAN = (
     f"--config.steps={STEPS}", "--config.checkpoint.every_epochs=1", "--config.seed=3",
-    "--config.eval.batch=16", "--config.data.variant=tiny", "--config.model.dtype=float64",
+    "--config.eval.batch=16", "--config.model.dtype=float64", "--config.learning_rate=1e-4",
 )  # fmt: skip
+
+# What takes long has no part in this; the last of two values of a flag counts.
+BARE = ("--config.model.attention=none", "--config.model.num_parts=0")
+WHOLE = ("--config.model.attention=aia", "--config.model.num_parts=1")
+TINY = tuple(flag.replace("(64, 32)", "(32, 16)") for flag in SMALL)
 
 
 def start(arguments, processes=2, devices=2, **environment):
@@ -71,8 +76,8 @@ def finish(processes, timeout=600):
 
 def small(folder, workdir, *arguments):
     """The command line of a run."""
-    base = ("--config=configs/demo.py", f"--config.data.dir={folder / 'data'}", *SMALL)
-    return [*base, f"--workdir={workdir}", *PLAN, *arguments]
+    base = ("--config=configs/demo.py", f"--config.data.dir={folder / 'data'}", *TINY)
+    return [*base, f"--workdir={workdir}", *PLAN, *BARE, *arguments]
 
 
 def run(folder, workdir, *arguments, processes=2, devices=2):
@@ -96,13 +101,13 @@ def two(folder):
 def assert_close_runs(workdir, other):
     """The same but for the order in which numbers are added; see the head of this file."""
     assert len(lines(workdir)) == STEPS
-    for mine, theirs in zip(lines(workdir), lines(other), strict=True):
-        assert mine == pytest.approx(theirs, rel=1e-6)
+    for step, (mine, theirs) in enumerate(zip(lines(workdir), lines(other), strict=True), 1):
+        assert mine == pytest.approx(theirs, rel=1e-12 if step == 1 else 1e-4)
     mine, theirs = arrays(workdir), arrays(other)
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
-        scale = np.abs(theirs[name]).max()
-        np.testing.assert_allclose(value, theirs[name], rtol=0, atol=1e-5 * scale, err_msg=name)
+        moved = 1e-4 * STEPS  # Adam's steps are of the length of the learning rate
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=1e-2 * moved, err_msg=name)
     name = f"eval/step_{STEPS}.json"
     assert json.loads((workdir / name).read_text()) == json.loads((other / name).read_text())
 
@@ -122,25 +127,8 @@ def test_only_the_lead_writes_and_prints(two):
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_one_killed_the_other_ends_and_the_restart_resumes(folder, two, tmp_path, seed):
-    del seed
-    workdir = tmp_path / "run"
-    processes = start(small(folder, workdir))
-    wait_for_steps(processes[0], workdir, 8)
-    processes[1].kill()
-    (status, _, errors), _ = finish(processes, timeout=90)
-    assert status == 1, errors
-    message = errors.strip().splitlines()[-1]
-    assert message.startswith("error: process 0 has lost another one (")
-    assert "Traceback" not in errors
-    assert 0 < steps_saved(workdir)[-1] < STEPS
-    (_, output, _), _ = run(folder, workdir)
-    assert "resuming" in output
-    assert_same_run(workdir, two[0])
-
-
-def test_sigterm_to_one_ends_all_after_the_same_step(folder, two, tmp_path):
+def test_sigterm_to_one_then_another_killed_then_the_end(folder, two, tmp_path):
+    """All end, after one step or soon; what they leave goes on as if nothing had happened."""
     workdir = tmp_path / "run"
     processes = start(small(folder, workdir))
     wait_for_steps(processes[0], workdir, 4)
@@ -150,6 +138,17 @@ def test_sigterm_to_one_ends_all_after_the_same_step(folder, two, tmp_path):
     last = steps_saved(workdir)[-1]
     assert f"ended by SIGTERM after step {last}, which is saved" in ended[0][1]
     assert len(lines(workdir)) == last < STEPS
+
+    processes = start(small(folder, workdir))
+    wait_for_steps(processes[0], workdir, last + 2)
+    processes[1].kill()
+    (status, output, errors), _ = finish(processes, timeout=90)
+    assert f"resuming '{workdir}' after step {last}" in output
+    assert status == 1, errors
+    message = errors.strip().splitlines()[-1]
+    assert message.startswith("error: process 0 has lost another one (")
+    assert "Traceback" not in errors
+
     run(folder, workdir)
     assert_same_run(workdir, two[0])
 
@@ -161,7 +160,6 @@ def test_what_one_cannot_do_all_refuse(folder, two, tmp_path):
     cases = {
         "other seed": (arguments, [(), ("--config.seed=4",)], "process 1 has other arguments"),
         "other run": (small(folder, workdir, "--config.seed=4"), [()] * 2, "config.seed=3"),
-        "other mode": (small(folder, workdir, "--mode=report"), [()] * 2, "runs in one process"),
     }
     for name, (line, each, wanted) in cases.items():
         for status, _, errors in finish(start(line, each=each), timeout=120):
@@ -171,6 +169,7 @@ def test_what_one_cannot_do_all_refuse(folder, two, tmp_path):
             assert "Traceback" not in errors, name
 
 
+@pytest.mark.slow
 def test_eval_mode(folder, two, tmp_path):
     """On two processes the figures of the training run's end, on request more."""
     workdir, _ = two
@@ -228,8 +227,8 @@ def test_evaluation_over_hosts(checked):
 
 @pytest.mark.slow
 def test_four_processes_are_one_with_as_many_devices(folder, tmp_path):
-    run(folder, tmp_path / "four", processes=4, devices=2)
-    run(folder, tmp_path / "one", processes=1, devices=8)
+    run(folder, tmp_path / "four", *WHOLE, processes=4, devices=2)
+    run(folder, tmp_path / "one", *WHOLE, processes=1, devices=8)
     assert_close_runs(tmp_path / "four", tmp_path / "one")
 
 

@@ -182,9 +182,9 @@ def test_what_is_refused(whole):
         second = run_small(whole.parent, whole, *PLAN)
     assert (second.returncode, second.stderr.count("\n")) == (2, 1)
     assert f"'{whole}' is in use by process " in second.stderr
-    bucket = run_small(whole.parent, "gs://bucket/run", *PLAN)
+    bucket = run_small(whole.parent, "s3://bucket/run", *PLAN)
     assert (bucket.returncode, bucket.stderr.count("\n")) == (2, 1)
-    assert "cannot write to a bucket yet" in bucket.stderr
+    assert "name a folder, or gs://BUCKET/FOLDER" in bucket.stderr
 
 
 def test_profile_writes_a_trace(whole, tmp_path):

@@ -128,9 +128,10 @@ def _count_windows(
     limit = jnp.where(before[:, None] >= ends, _next_below(limits)[:, None], limits[:, None])
     ahead = jnp.zeros(limit.shape, jnp.int32)
     for k in range(width):
-        scores = jax.lax.dynamic_slice(windows, (row, 0, k), (len(limits), count, 1))
+        first = row, *map(jnp.int32, (0, k))  # of one type under jax_enable_x64 too
+        scores = jax.lax.dynamic_slice(windows, first, (len(limits), count, 1))
         ahead += (scores > limit).astype(jnp.int32)
-    return ahead.sum(1)
+    return ahead.sum(1, dtype=jnp.int32)
 
 
 def _count_ties(

@@ -148,8 +148,9 @@ def _interface(name: str, facts: Facts) -> str:
 
 
 STABLEHLO_USE = """\
-A function serialised by `jax.export` (StableHLO, for CPU, CUDA and TPU). JAX alone runs it: the
-version that wrote it, named below, and newer ones for at least six months.
+A function serialised by `jax.export` (StableHLO, for CPU, CUDA and TPU). JAX alone runs it
+(`pip install jax flatbuffers`): the version that wrote it, named below, and newer ones for at least
+six months.
 
 ```python
 from pathlib import Path

@@ -90,6 +90,11 @@ def _member(archive: zipfile.ZipFile, file: BinaryIO, name: str) -> Any:
     return archive.open(info, "w", force_zip64=True)
 
 
+def is_named(path: Path) -> bool:
+    """Whether a path is that of features, by its name, rather than of images."""
+    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+
+
 def open_features(path: Path) -> Gallery:
     """Opens an .npz with `features` and, if it has them, `paths`; or an .npy of features.
 

@@ -44,7 +44,7 @@ class Searcher:
             embedding.restore, config, workdir, step=config.eval.step, batch=batch
         )
         self.place = place
-        if place.suffix.lower() in feature_file.SUFFIXES and not place.is_dir():
+        if feature_file.is_named(place):
             self.gallery = feature_file.open_features(place)
         else:
             paths = list_files(place)
@@ -108,7 +108,9 @@ def run_search(
     queries = [] if query is None else list_files(query)
     if index is not None:
         import_faiss()  # before the work
-    searcher = Searcher(config, workdir, gallery)
+    # Where only the queries are embedded, a batch need not have room for more.
+    few = min(len(queries), config.eval.batch) if feature_file.is_named(gallery) else 0
+    searcher = Searcher(config, workdir, gallery, batch=few)
     if queries:
         indices, scores = searcher.search(queries, top)
         lists = [

@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
+from batnet_jax.data import loader
 from batnet_jax.data.loader import ImageStore, decode, prefetch
-from batnet_jax.errors import UserError
+from batnet_jax.errors import RunFailure, UserError
 
 SIZE = (16, 8)
 
@@ -266,3 +267,35 @@ def test_wait_seconds_counts_only_waiting():
         time.sleep(0.2)
         list(patient)
         assert patient.wait_seconds < hasty.wait_seconds
+
+
+def test_a_thread_that_dies_without_a_word(monkeypatch):
+    """Nobody waits for it for ever; what it had loaded before is used."""
+    monkeypatch.setattr(loader, "PATIENCE", 0.05)
+
+    def load(store, plan, out, stop):
+        del stop
+        for row in plan[:2]:
+            out.put((row, store.batch(row)))
+
+    monkeypatch.setattr(loader, "_load", load)
+    with ImageStore(FakeSplit(6), image_size=SIZE) as store:
+        loaded = prefetch(store, np.arange(6).reshape(3, 2))
+        np.testing.assert_array_equal(next(loaded)[0], [0, 1])
+        np.testing.assert_array_equal(next(loaded)[0], [2, 3])
+        with pytest.raises(RunFailure, match="the loading thread has died: the same command"):
+            next(loaded)
+        loaded.close()
+
+
+def test_an_image_that_cannot_be_read_is_named():
+    class Gone(FakeSplit):
+        def encoded(self, i):
+            if i == 3:
+                raise RuntimeError("the reader's words,\nin two lines")
+            return super().encoded(i)
+
+    with ImageStore(Gone(5), image_size=SIZE) as store:
+        message = r"^'3.png' cannot be read \(the reader's words, in two lines\): were the prepared"
+        with pytest.raises(RunFailure, match=message):
+            store.batch(np.array([1, 3]))

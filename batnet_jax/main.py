@@ -240,7 +240,8 @@ def run(argv: list[str]) -> int:
     try:
         parse(argv)
         config, workdir = settings()
-        use_compilation_cache(Path(config.data.dir) / "xla_cache")
+        if _CONFIG.value is not None or Path(config.data.dir).is_dir():  # else another machine's
+            use_compilation_cache(Path(config.data.dir) / "xla_cache")
         hosts.join()
         check_together(config)
         with Sigterm().listen():

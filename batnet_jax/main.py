@@ -151,6 +151,7 @@ MODES: dict[str, Callable[[ml_collections.ConfigDict, Path], None]] = {
 }
 ALONE = ("embed", "search", "serve")
 """Modes that take the settings from the checkpoint where no --config is given."""
+AFTERWARDS = {True: "resumes from the last checkpoint", False: "starts from the beginning"}
 SHARED_MODES = ("train", "eval")  # which several processes, or a workdir in a bucket, can do
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
@@ -219,7 +220,8 @@ def parse(argv: list[str]) -> None:
         if flag.present and _MODE.value not in modes:
             wanted = " or ".join(f"--mode={mode}" for mode in modes)
             raise UserError(f"--{flag.name} is for {wanted}, not --mode={_MODE.value}")
-    if _CONFIG.value is None and _MODE.value in ALONE and _WORKDIR.value:
+    joining = os.environ.get("BATNET_DISTRIBUTED") == "1"  # comes before a checkpoint is read
+    if _CONFIG.value is None and _MODE.value in ALONE and _WORKDIR.value and not joining:
         return
     if _CONFIG.value is None:
         raise UserError("no --config given: try --config=configs/demo.py")
@@ -237,10 +239,13 @@ def run(argv: list[str]) -> int:
     if "--version" in argv:
         print(f"batnet-jax {VERSION}")
         return 0
+    resumes = False
     try:
         parse(argv)
+        resumes = _MODE.value in ("train", "tables")
         config, workdir = settings()
-        use_compilation_cache(Path(config.data.dir) / "xla_cache")
+        if _CONFIG.value is not None or Path(config.data.dir).is_dir():  # else another machine's
+            use_compilation_cache(Path(config.data.dir) / "xla_cache")
         hosts.join()
         check_together(config)
         with Sigterm().listen():
@@ -252,10 +257,10 @@ def run(argv: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return RUN_FAILURE
     except Terminated:
-        print("terminated; the same command resumes from the last checkpoint", file=sys.stderr)
+        print(f"terminated; the same command {AFTERWARDS[resumes]}", file=sys.stderr)
         return STATUS
     except KeyboardInterrupt:
-        print("interrupted; the same command resumes from the last checkpoint", file=sys.stderr)
+        print(f"interrupted; the same command {AFTERWARDS[resumes]}", file=sys.stderr)
         return 130
     except Exception as error:
         if hosts.is_lost(error):

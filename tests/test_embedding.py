@@ -1,55 +1,36 @@
 """From a checkpoint and images of any kind to features, in Python and on the command line."""
 
-import io
 import json
 import shutil
 from functools import partial
 from pathlib import Path
 
-import cv2
 import jax
 import numpy as np
 import pytest
+from embed_world import PIXELS, small_config, write_photos, write_run
 from PIL import Image
-from test_main import run_main
 
 import batnet_jax
 from batnet_jax import checkpoint, devices, embedding
 from batnet_jax.collection import open_tests
-from batnet_jax.config import default_config
-from batnet_jax.data.loader import decode
 from batnet_jax.errors import UserError
 from batnet_jax.evaluate import extract_features, make_embed, open_store, restore_model
-from batnet_jax.feature_file import open_features
-from batnet_jax.steps import init_state, make_recipe
-
-IDENTITIES = [["pedestrians", 0, ""]] * 3
-rng = np.random.default_rng(0)
-PIXELS = rng.integers(0, 256, (40, 24, 3), dtype=np.uint8)
-
-
-def small_config(folder):
-    c = default_config()
-    c.data.dataset, c.data.variant, c.data.dir = "pedestrians", "tiny", str(folder / "data")
-    c.data.image_size = (64, 32)
-    c.model.width, c.model.num_parts, c.model.embedding_dim = 0.0625, 1, 16
-    c.eval.batch = 6
-    return c
+from batnet_jax.models import googlenet
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A workdir with checkpoints 3 and 7 of a tiny network that was never trained."""
-    workdir = tmp_path_factory.mktemp("run")
-    config = small_config(workdir)
-    with checkpoint.open_manager(workdir, keep=2) as manager:
-        for step in (3, 7):
-            config.seed = step
-            recipe = make_recipe(config, num_identities=3, steps_per_epoch=1)
-            state = init_state(recipe, config.data.image_size)
-            state = state.replace(step=np.int32(step))
-            checkpoint.save(manager, step, state, checkpoint.facts(config, IDENTITIES))
-    return workdir
+def short():
+    """One inception a block, as `short_backbone`; compiling is what takes time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for block, inceptions in ((2, ("3a",)), (3, ("4a",)), (4, ())):
+            patch.setitem(googlenet.BLOCK_INCEPTIONS, block, inceptions)
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(short, tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run"))
 
 
 @pytest.fixture(scope="module")
@@ -59,40 +40,8 @@ def model(run):
 
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
-    """A folder of 13 files of many kinds, and the pixels of each in RGB, in their order."""
     folder = tmp_path_factory.mktemp("photos")
-    rgb = Image.fromarray(PIXELS)
-    grey = Image.fromarray(PIXELS[:, :, 0])
-    alpha = Image.fromarray(np.dstack([PIXELS, PIXELS[:, :, 1]]))
-    deep = (PIXELS[:, :, ::-1].astype(np.uint16) << 8) + 77
-    exif = Image.Exif()
-    exif[0x112] = 6  # turn it clockwise to see it upright
-
-    def encode(image, form, **options):
-        buffer = io.BytesIO()
-        image.save(buffer, form, **options)
-        return buffer.getvalue()
-
-    upright = decode(encode(rgb, "JPEG", quality=95), (40, 24))
-    files = {
-        "a.png": (encode(rgb, "PNG"), PIXELS),
-        "b/grey.png": (encode(grey, "PNG"), np.repeat(PIXELS[:, :, :1], 3, 2)),
-        "b/rgba.PNG": (encode(alpha, "PNG"), PIXELS),
-        "c/deep.png": (cv2.imencode(".png", deep)[1].tobytes(), PIXELS),
-        "c/turned.jpg": (encode(rgb, "JPEG", quality=95, exif=exif), np.rot90(upright, -1)),
-        "palette.png": (encode(grey.convert("P"), "PNG"), np.repeat(PIXELS[:, :, :1], 3, 2)),
-        "x.bmp": (encode(rgb.crop((0, 0, 1, 1)), "BMP"), PIXELS[:1, :1]),
-    }
-    files |= {
-        f"z{i}.png": (encode(rgb.rotate(i), "PNG"), np.asarray(rgb.rotate(i))) for i in range(6)
-    }
-    for name, (content, _) in files.items():
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(content)
-    (folder / "notes.txt").write_text("no image")
-    (folder / ".hidden.png").write_bytes(b"no image either")
-    return folder, [str(folder / name) for name in files], [pixels for _, pixels in files.values()]
+    return folder, *write_photos(folder)
 
 
 def test_features_are_those_of_the_evaluation(run, model, tmp_path):
@@ -256,52 +205,6 @@ def test_another_image_size_is_refused(run):
     config.data.image_size = (32, 64)
     with pytest.raises(UserError, match=r"trained on images of \(64, 32\)"):
         embedding.restore(config, run)
-
-
-def test_the_command_line(run, model, photos, tmp_path):
-    """With the checkpoint's settings or a config's."""
-    folder, paths, _ = photos
-    bad = shutil.copytree(folder, tmp_path / "bad")
-    (bad / "m.jpg").write_bytes(b"no image")
-    out = tmp_path / "new" / "F.npz"
-    common = [f"--workdir={run}", "--mode=embed", f"--output={out}"]
-    done = run_main(*common, f"--images={folder}")
-    assert done.returncode == 0, done.stderr
-    assert f"written: {out}, features [13, 32]" in done.stdout
-    assert "images/s" in done.stdout
-    with np.load(out) as arrays:
-        assert set(arrays) == {"features", "paths"}
-        assert arrays["paths"].tolist() == paths
-        np.testing.assert_array_equal(arrays["features"], model.embed(paths))
-    assert open_features(out).features.ctypes.data % 64 == 0
-    before = out.read_bytes()
-    done = run_main(*common, f"--images={bad}")
-    assert done.returncode == 2
-    assert done.stderr == (
-        f"error: '{bad / 'm.jpg'}' cannot be decoded as an image: replace or remove it\n"
-    )
-    assert out.read_bytes() == before
-    assert [p.name for p in out.parent.iterdir()] == ["F.npz"]
-    config = ["--config=configs/demo.py", "--config.data.image_size=(64, 32)"]
-    config += ["--config.model.width=0.0625", "--config.model.num_parts=1"]
-    config += ["--config.model.embedding_dim=16", "--config.eval.batch=6"]
-    config += [f"--config.data.dir={tmp_path}"]
-    done = run_main(*common, *config, f"--images={bad}", "--skip_unreadable")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith(f"left out: '{bad / 'm.jpg'}'")
-    found = open_features(out)
-    assert found.paths == [path.replace(str(folder), str(bad)) for path in paths]
-    np.testing.assert_array_equal(found.features, model.embed(paths))
-
-
-def test_flags_of_other_modes_are_refused(run):
-    for arguments, named in (
-        (["--mode=embed", "--top=3"], "--mode=search"),
-        (["--mode=search", "--images=x"], "--mode=embed"),
-        (["--mode=train"], "no --config"),
-    ):
-        done = run_main(f"--workdir={run}", *arguments)
-        assert (done.returncode, done.stderr.count("\n"), named in done.stderr) == (2, 1, True)
 
 
 def test_no_other_file_than_npz(run, photos, tmp_path):

@@ -58,15 +58,14 @@ def test_the_wheel_holds_the_package_and_its_configs(built):
         names = set(archive.namelist())
         metadata = email.message_from_bytes(archive.read(f"{info}/METADATA"))
         scripts = archive.read(f"{info}/entry_points.txt").decode()
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "batnet_jax").rglob("*.py")}
-    configs = {f"batnet_jax/configs/{name}.py" for name in NAMES}
-    others = names - modules - configs
-    assert modules | configs <= names
-    assert others == {
-        "batnet_jax/py.typed",
-        *(f"{info}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt")),
-        *(f"{info}/{name}" for name in ("top_level.txt", "licenses/LICENSE")),
+    package = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "batnet_jax").rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
     }
+    configs = {f"batnet_jax/configs/{name}.py" for name in NAMES}
+    assert names - {name for name in names if name.startswith(f"{info}/")} == package | configs
+    assert {f"{info}/METADATA", f"{info}/licenses/LICENSE"} <= names
     assert (metadata["Name"], metadata["Version"]) == ("batnet-jax", VERSION)
     assert metadata["License-Expression"] == "Apache-2.0"
     assert "batnet = batnet_jax.main:main" in scripts

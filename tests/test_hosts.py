@@ -44,7 +44,7 @@ def start(arguments, processes=2, devices=2, **environment):
         "JAX_ENABLE_X64": "1",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {FLAGS}",
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        "BATNET_HEARTBEAT": "300",
+        "BATNET_HEARTBEAT": os.environ.get("BATNET_HEARTBEAT", "300"),
         **environment,
     }
     if processes > 1:
@@ -107,7 +107,10 @@ def assert_close_runs(workdir, other):
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
         moved = 1e-4 * STEPS  # Adam's steps are of the length of the learning rate
-        np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=1e-2 * moved, err_msg=name)
+        # Statistics are sums over hundreds of parameters, each of which may be off by so much.
+        scale = np.abs(theirs[name]).max() if "batch_stats" in name else 0
+        atol = 1e-2 * moved + 1e-3 * scale
+        np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=atol, err_msg=name)
     name = f"eval/step_{STEPS}.json"
     assert json.loads((workdir / name).read_text()) == json.loads((other / name).read_text())
 

@@ -7,6 +7,7 @@ process each just calls what it is given.
 
 import contextlib
 import hashlib
+import io
 import itertools
 import os
 import pickle
@@ -62,6 +63,8 @@ def join() -> None:
         )
     if not is_lead():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
+    elif isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # JAX may abort a process that has lost another
 
 
 def _number(name: str, least: int) -> int | None:

@@ -109,7 +109,9 @@ def assert_close_runs(workdir, other):
         moved = 1e-4 * STEPS  # Adam's steps are of the length of the learning rate
         # Statistics are sums over hundreds of parameters, each of which may be off by so much.
         scale = np.abs(theirs[name]).max() if "batch_stats" in name else 0
-        atol = 1e-2 * moved + 1e-3 * scale
+        # A bias ahead of a batch normalisation has no gradient but rounding, which Adam magnifies.
+        free = "['bias']" in name and ("['conv']" in name or "['embedding']" in name)
+        atol = 2 * moved if free else 1e-2 * moved + 1e-3 * scale
         np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=atol, err_msg=name)
     name = f"eval/step_{STEPS}.json"
     assert json.loads((workdir / name).read_text()) == json.loads((other / name).read_text())

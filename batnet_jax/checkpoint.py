@@ -119,7 +119,9 @@ def save(
     """
     if isinstance(manager, NoManager):
         return
-    fetched = jax.device_get(vars(state))
+    # A copy: on a CPU what device_get returns may be the device's own memory, which the next step
+    # writes to while Orbax reads.
+    fetched = jax.tree.map(np.array, jax.device_get(vars(state)))
     check_room(str(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
     arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
     sums = checksums(fetched) | {FACTS: _facts_checksum(run)}

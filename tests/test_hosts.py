@@ -148,7 +148,7 @@ def test_sigterm_to_one_then_another_killed_then_the_end(folder, two, tmp_path):
     wait_for_steps(processes[0], workdir, last + 2)
     processes[1].kill()
     (status, output, errors), _ = finish(processes, timeout=90)
-    assert f"resuming '{workdir}' after step {last}" in output
+    assert f"resuming '{workdir}' after step {last}" in output, errors[-3000:]
     assert status == 1, errors
     message = errors.strip().splitlines()[-1]
     assert message.startswith("error: process 0 has lost another one (")

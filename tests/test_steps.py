@@ -10,7 +10,7 @@ import pytest
 
 from batnet_jax import augment
 from batnet_jax.config import default_config
-from batnet_jax.steps import TrainState, embed_step, make_recipe, train_step
+from batnet_jax.steps import TrainState, embed_step, init_state, make_recipe, train_step
 
 KEEP_GRADIENT = optax.GradientTransformation(
     init=lambda params: params, update=lambda gradients, _, __: (gradients, gradients)
@@ -53,6 +53,20 @@ def step():
         return np.asarray(state.batch_stats), jax.device_get(metrics)
 
     return take
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+def test_a_step_keeps_the_types(dtype):
+    """So that a restored state is the same as the one saved, and the second step not compiled."""
+    config = default_config()
+    config.model.update({"width": 1 / 16, "dtype": dtype})
+    recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=None)
+    batch = {"image": np.zeros((8, 64, 32, 3), np.uint8), "label": np.repeat(np.arange(4), 2)}
+    with jax.enable_x64(dtype == "float64"):
+        state = init_state(recipe, (64, 32))
+        after, _ = jax.eval_shape(partial(train_step, recipe=recipe), state, batch)
+    before, after = (jax.tree.map(lambda x: x.dtype, s) for s in (state, after))
+    assert after == before
 
 
 def test_erasing_starts_with_its_epoch(step):

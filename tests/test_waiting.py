@@ -8,6 +8,7 @@ import pytest
 
 from batnet_jax import train
 from batnet_jax.config import default_config
+from batnet_jax.finite import Suspects
 from batnet_jax.steps import TrainState
 
 EVERY, STEPS = 4, 10
@@ -55,7 +56,7 @@ class Lines:
         self.steps.append(figures["step"])
 
 
-def test_nothing_asks_for_a_value_but_the_lines_of_figures(monkeypatch):
+def test_nothing_asks_for_a_value_but_the_lines_of_figures(tmp_path, monkeypatch):
     asked, fetched, shown = [], [], []
     config = default_config()
     config.batch.identities = 2
@@ -75,7 +76,10 @@ def test_nothing_asks_for_a_value_but_the_lines_of_figures(monkeypatch):
     state: Any = TrainState(np.zeros((), np.int32), np.zeros((), np.int32), None, None, None)
     schedule, journal = train.Schedule(3, STEPS), Lines()
     recipe: Any = None
-    for number, _ in train.run_steps(config, recipe, schedule, state, Store(), LABELS, journal):
+    images: Any = Store()
+    window = train.Window(schedule, train.batch_size(config), Suspects(tmp_path, [], LABELS))
+    taken = train.run_steps(config, recipe, schedule, state, images, LABELS, journal, window)
+    for number, _ in taken:
         shown.append((number, len(fetched)))
     assert asked == []
     assert journal.steps == [4, 8, 10]

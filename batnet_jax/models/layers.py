@@ -37,24 +37,30 @@ def _normalise(x, scale, bias, epsilon, axis_name):
 
 def _normalise_forward(x, scale, bias, epsilon, axis_name):
     axes = tuple(range(x.ndim - 1))
-    mean = _pmean(x.mean(axes), axis_name)
-    var = _pmean(jnp.square(x - mean).mean(axes), axis_name)
+    wide = _widen(x)
+    mean = _pmean(wide.mean(axes), axis_name)
+    var = _pmean(jnp.square(wide - mean).mean(axes), axis_name)
     inverse = lax.rsqrt(var + epsilon)
-    y = (x - mean) * (inverse * scale) + bias
+    y = (wide - mean) * (inverse * scale) + bias
     return (y, mean, var), (x, scale, mean, inverse)
 
 
 def _normalise_backward(epsilon, axis_name, saved, cotangents):
     """The textbook gradient, whose two means are over all devices; mean and var carry none."""
-    x, scale, mean, inverse = saved
-    dy = cotangents[0]
+    saved_x, scale, mean, inverse = saved  # in bfloat16 half as much to keep as in float32
+    x, dy = _widen(saved_x), cotangents[0]
     axes = tuple(range(x.ndim - 1))
     count = x.size // x.shape[-1]
     d_bias = dy.sum(axes)
     d_scale = (dy * (x - mean)).sum(axes) * inverse
     mean_dy, mean_dy_x = _pmean((d_bias / count, d_scale / count), axis_name)
     dx = (inverse * scale) * (dy - mean_dy - (x - mean) * (inverse * mean_dy_x))
-    return dx, d_scale, d_bias
+    return dx.astype(saved_x.dtype), d_scale.astype(scale.dtype), d_bias.astype(scale.dtype)
+
+
+def _widen(x):
+    """At least float32, in which statistics are taken."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -83,10 +89,9 @@ class BatchNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         if not train:
             inverse = lax.rsqrt(running_var.value + self.epsilon)
-            y = (x - running_mean.value) * (inverse * scale) + bias
+            y = (_widen(x) - running_mean.value) * (inverse * scale) + bias
             return y.astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, var = _normalise(x, scale, bias, self.epsilon, axis_name)  # type: ignore
@@ -94,8 +99,10 @@ class BatchNorm(nn.Module):
             count = x.size // channels * _axis_size(axis_name)
             unbiased = var * (count / max(count - 1, 1))
             keep = 1 - self.momentum
-            running_mean.value = keep * running_mean.value + self.momentum * mean
-            running_var.value = keep * running_var.value + self.momentum * unbiased
+            # A type of their own, as a restored checkpoint's would be, also in float64.
+            for running, new in ((running_mean, mean), (running_var, unbiased)):
+                moved = keep * running.value + self.momentum * new
+                running.value = moved.astype(running.value.dtype)
         return y.astype(self.dtype)
 
 

@@ -253,7 +253,7 @@ class Worker:
         self.figures: dict = {"seconds": []}
         self._errors = Path(task["folder"]) / f"{task['name']}.txt"
         environment = os.environ | {
-            "PYTHONPATH": str(Path(__file__).parents[1]),
+            "PYTHONPATH": search_path(),
             "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[task["device"]],
             "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
             "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
@@ -432,11 +432,16 @@ def run(argv: list[str]) -> None:
                 print_table(tasks, results)
 
 
+def search_path() -> str:
+    """Where children find the package, and what else this process finds."""
+    return os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+
+
 def prepare(task: dict) -> None:
     """Writes the weights that all start from."""
     subprocess.run(
         [sys.executable, __file__, "--child", json.dumps({**task, "name": "weights"})],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "JAX_PLATFORMS": "cpu"},
+        env=os.environ | {"PYTHONPATH": search_path(), "JAX_PLATFORMS": "cpu"},
         check=True,
     )
 

@@ -121,6 +121,17 @@ def test_blocks_and_chunks_do_not_matter(seed, block, chunk):
     assert rank(case, block=block, chunk=chunk) == rank(case)
 
 
+def test_counting_in_plain_sums_is_counting_in_windows(monkeypatch):
+    """Both ways, where most scores are equal to some other."""
+    for seed in range(6):
+        _, case = make_case(seed, ties=True)
+        expected = rank(case, block=16)
+        with monkeypatch.context() as patch:
+            patch.setattr(ranks, "_in_windows", lambda: False)
+            assert rank(case, block=16) == expected
+            assert rank(case, block=8, chunk=64) == expected
+
+
 def test_chunks_that_find_no_room_are_asked_for_again(monkeypatch):
     _, case = make_case(3, ties=True)
     case = {k: np.concatenate([v] * 20) for k, v in case.items()}
@@ -203,8 +214,10 @@ def test_a_plan_deals_everything_once(seed, block, chunk):
             assert {place[g] for g in own.tolist()} == {plan.home[q]}
     for queries in plan.blocks:
         pages = fill_pages(plan.relevant, queries, plan.rows)
-        listed = {(p, *step) for p, page in enumerate(pages) for step in list_steps(page).tolist()}
         rows = min(ROWS, plan.rows)
+        listed = {
+            (p, *step) for p, page in enumerate(pages) for step in list_steps(page, rows).tolist()
+        }
         needed = {(p, r // rows * rows, c // 8 * 8) for p, r, c in np.argwhere(pages >= 0).tolist()}
         assert listed == needed
         found = [pages[:, r][pages[:, r] >= 0] for r in range(len(queries))]

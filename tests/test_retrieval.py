@@ -116,7 +116,9 @@ def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="re
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("size", [(33, 150, 9), (90, 700, 40), (200, 1000, 12)], ids=str)
-def test_ranks_are_a_stable_sort_of_the_own_scores(monkeypatch, metric, size):
+@pytest.mark.parametrize("windows", [True, False], ids=["as on a CPU", "as on a GPU"])
+def test_ranks_are_a_stable_sort_of_the_own_scores(monkeypatch, metric, size, windows):
+    monkeypatch.setattr(ranks_module, "_in_windows", lambda: windows)
     num_query, num_gallery, identities = size
     rng = np.random.default_rng(num_query)
     case = (

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from batnet_jax.retrieval.plan import ROWS, SLOTS, WINDOW
+from batnet_jax.retrieval.plan import SLOTS, WINDOW
 
 # The least positive float32 of full precision. Below it accelerators take numbers for zero.
 _TINY = float(jnp.finfo(jnp.float32).tiny)
@@ -75,10 +75,13 @@ def count_ahead(
     active: Bool[Array, " b"],
     work: Int32[Array, "steps 2"],
     steps: Int32[Array, ""],
+    *,
+    rows: int,
+    windows: bool,
 ) -> Int32[Array, "b page"]:
     """Adds to `counts` how many of the tile's items stand ahead of each relevant one.
 
-    A step does so for `ROWS` queries and `SLOTS` relevant items of each; the steps leave out the
+    A step does so for `rows` queries and `SLOTS` relevant items of each; the steps leave out the
     empty parts of a page.
 
     Args:
@@ -91,12 +94,14 @@ def count_ahead(
       active: the queries to count for.
       work: the first row and column of the page that each step takes.
       steps: how many there are.
+      rows: queries of a step.
+      windows: compare window by window, for a CPU; else in plain sums, with `rows` all of them.
     """
-    rows = min(ROWS, len(scores))
-    windows = scores.reshape(len(scores), -1, WINDOW)
+    if windows:
+        scores = scores.reshape(len(scores), -1, WINDOW)
     limits = jnp.where(active[:, None] & (items >= 0), limits, jnp.inf)
     before = columns[items]
-    empty = scores.shape[1] - filled
+    empty = scores[0].size - filled
 
     def step(number: Int32[Array, ""], counts: Array) -> Array:
         row, column = work[number, 0], work[number, 1]
@@ -104,11 +109,34 @@ def count_ahead(
             jax.lax.dynamic_slice(array, (row, column), (rows, SLOTS))
             for array in (limits, before, counts)
         )
-        more = _count_windows(windows, row, limit, left) + _count_ties(windows, row, limit, left)
+        if windows:
+            more = _count_windows(scores, row, limit, left)
+            more += _count_ties(scores, row, limit, left)
+        else:
+            more = _count_rows(scores, limit, left)
         more -= empty * (limit < 0.0)
         return jax.lax.dynamic_update_slice(counts, so_far + more, (row, column))
 
     return jax.lax.fori_loop(0, steps, step, counts)
+
+
+def _count_rows(
+    scores: Float32[Array, "b n"],
+    limits: Float32[Array, "b slots"],
+    before: Int32[Array, "b slots"],
+) -> Int32[Array, "b slots"]:
+    """How many scores are greater, or before the item's place as great.
+
+    A sum for each slot, of the same scores: XLA makes one kernel of them, which reads these once.
+    """
+    place, below = jnp.arange(scores.shape[1]), _next_below(limits)
+    sums = [
+        (scores > jnp.where(place < before[:, k, None], below[:, k, None], limits[:, k, None])).sum(
+            1, dtype=jnp.int32
+        )
+        for k in range(limits.shape[1])
+    ]
+    return jnp.stack(sums, 1)
 
 
 def _count_windows(

@@ -143,9 +143,8 @@ def fill_pages(
     return where.reshape(block, pages, PAGE).transpose(1, 0, 2)
 
 
-def list_steps(where: Int32[np.ndarray, "block page"]) -> Int32[np.ndarray, "steps 2"]:
-    """First row and column of the parts of a page that hold anything."""
-    rows = min(ROWS, len(where))
+def list_steps(where: Int32[np.ndarray, "block page"], rows: int) -> Int32[np.ndarray, "steps 2"]:
+    """First row and column of the parts of a page, `rows` by `SLOTS`, that hold anything."""
     parts = (where >= 0).reshape(len(where) // rows, rows, PAGE // SLOTS, SLOTS)
     return (np.argwhere(parts.any((1, 3))) * [rows, SLOTS]).astype(np.int32)
 

@@ -20,7 +20,15 @@ from jaxtyping import Array, Float32
 from batnet_jax.retrieval import count
 from batnet_jax.retrieval.checks import Labels
 from batnet_jax.retrieval.metrics import Ranks
-from batnet_jax.retrieval.plan import PAGE, Pairs, Plan, fill_pages, list_steps, make_plan
+from batnet_jax.retrieval.plan import (
+    PAGE,
+    ROWS,
+    Pairs,
+    Plan,
+    fill_pages,
+    list_steps,
+    make_plan,
+)
 from batnet_jax.retrieval.scores import write_unit_length
 
 # Gives the features of gallery items by their indices, [n, d] float32, as often as asked.
@@ -190,8 +198,9 @@ def _pages(pairs: Pairs, wanted: np.ndarray, blocks: list[np.ndarray], rows: int
         where = np.stack([p[number] if number < len(p) else nothing for p in places])
         items = np.full(where.shape, -1, np.int32)
         items[where >= 0] = np.searchsorted(wanted, pairs.items[where[where >= 0]])
-        lists = [list_steps(page) for page in where]
-        work = np.zeros((len(blocks), len(list_steps(np.zeros((rows, PAGE)))), 2), np.int32)
+        lists = [list_steps(page, _rows_at_once(rows)) for page in where]
+        most = len(list_steps(np.zeros((rows, PAGE)), _rows_at_once(rows)))
+        work = np.zeros((len(blocks), most, 2), np.int32)
         for device, steps in enumerate(lists):
             work[device, : len(steps)] = steps
         pages.append(
@@ -409,5 +418,20 @@ def _hide_removed(*args: Any) -> Array:
     return _on_devices(count.hide_removed, (0, 0, None, 0), (0,))(*args)
 
 
-def _count_ahead(*args: Any) -> Array:
-    return _on_devices(count.count_ahead, (0, 0, 0, 0, None, None, 0, 0, 0), (3,))(*args)
+def _count_ahead(scores: Array, *args: Any) -> Array:
+    function = _counting(_rows_at_once(scores.shape[1]), _in_windows())
+    return _on_devices(function, (0, 0, 0, 0, None, None, 0, 0, 0), (3,))(scores, *args)
+
+
+@functools.cache
+def _counting(rows: int, windows: bool) -> Callable:
+    return functools.partial(count.count_ahead, rows=rows, windows=windows)
+
+
+def _in_windows() -> bool:
+    """A CPU's cache wants a few queries at a time; a GPU or TPU all that there are."""
+    return jax.default_backend() == "cpu"
+
+
+def _rows_at_once(block: int) -> int:
+    return min(ROWS, block) if _in_windows() else block

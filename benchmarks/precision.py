@@ -1,0 +1,64 @@
+"""Does bfloat16 train as well as float32? The final mAP of both, over seeds.
+
+    python benchmarks/precision.py --config configs/demo.py [--seeds 3] [--jobs 1] [--dir runs/precision]
+        [-- --config.FIELD=VALUE ...]
+
+Runs the main job for each seed and type, --jobs side by side, in workdirs below --dir, where a run
+that was ended goes on and a finished one is not repeated. Prints mAP and Rank-1 of each, the means,
+and the spread over the seeds (the sample's standard deviation).
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+TYPES = ("float32", "bfloat16")
+
+
+def train(config: str, workdir: Path, seed: int, dtype: str, more: list[str]) -> dict[str, float]:
+    """The last evaluation of a run."""
+    command = [sys.executable, "-m", "batnet_jax.main", f"--config={config}"]
+    command += [f"--workdir={workdir}", f"--config.seed={seed}", f"--config.model.dtype={dtype}"]
+    workdir.parent.mkdir(parents=True, exist_ok=True)
+    with workdir.with_suffix(".txt").open("w") as log:
+        done = subprocess.run([*command, *more], stdout=log, stderr=log, check=False)
+    if done.returncode:
+        raise SystemExit(f"error: see '{workdir.with_suffix('.txt')}'")
+    results = sorted((workdir / "eval").glob("step_*.json"), key=lambda p: int(p.stem[5:]))
+    print(f"{workdir.name}: done", file=sys.stderr, flush=True)
+    return json.loads(results[-1].read_text())
+
+
+def main() -> None:
+    """Trains, prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default="configs/demo.py")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--dir", type=Path, default=Path("runs/precision"))
+    parser.add_argument("more", nargs="*", help="further arguments of the main job, after --")
+    args = parser.parse_args()
+    runs = list(itertools.product(TYPES, range(args.seeds)))
+    with ThreadPoolExecutor(args.jobs) as pool:
+        waiting = [
+            pool.submit(train, args.config, args.dir / f"{dtype}-{seed}", seed, dtype, args.more)
+            for dtype, seed in runs
+        ]
+        found = {run: job.result() for run, job in zip(runs, waiting, strict=True)}
+    print("| | " + " | ".join(f"seed {seed}" for seed in range(args.seeds)) + " | mean | spread |")
+    print("|---" + "|---:" * (args.seeds + 2) + "|")
+    for figure, dtype in itertools.product(("mAP", "Rank-1"), TYPES):
+        results = [found[dtype, seed] for seed in range(args.seeds)]
+        values = [r["mAP"] if figure == "mAP" else r["cmc"]["1"] for r in results]
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        cells = [*values, statistics.mean(values), spread]
+        print(f"| {figure}, {dtype} | " + " | ".join(f"{value:.4f}" for value in cells) + " |")
+
+
+if __name__ == "__main__":
+    main()

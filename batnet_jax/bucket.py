@@ -43,6 +43,11 @@ def is_bucket(workdir: Path) -> bool:
     return str(workdir).startswith(SCHEME)
 
 
+def absolute(path: Path) -> Path:
+    """`path.absolute()`; a bucket's is that already, which etils does not know."""
+    return path if is_bucket(path) else path.absolute()
+
+
 @contextlib.contextmanager
 def reached(workdir: Path) -> Iterator[None]:
     """Where a bucket is first read, or first written to.

@@ -23,7 +23,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 from orbax.checkpoint.options import MultiprocessingOptions
 
 from batnet_jax import hosts
-from batnet_jax.bucket import is_bucket
+from batnet_jax.bucket import absolute, is_bucket
 from batnet_jax.errors import UserError
 from batnet_jax.selection import BestValidated, best, read
 
@@ -83,7 +83,7 @@ def open_manager(
     if not hosts.is_lead():
         return NoManager()
     policies = [managers.LatestN(keep), BestValidated(workdir, keep_best)]
-    folder = (workdir / FOLDER).absolute()
+    folder = absolute(workdir / FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
         preservation_policy=managers.AnyPreservationPolicy(policies),
@@ -201,7 +201,7 @@ def locate(path: Path) -> tuple[Path, int | None]:
     """
     if (path / FOLDER).is_dir() or not (path / "run").is_dir():
         return path, None
-    parent = path.absolute().parent
+    parent = absolute(path).parent
     if parent.name == FOLDER and path.name.isdecimal():
         return parent.parent, int(path.name)
     return path, ITSELF
@@ -236,7 +236,7 @@ def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
 
     Raises: DamagedError if they cannot be read or are of another structure.
     """
-    path = folder_of(workdir, step).absolute()
+    path = absolute(folder_of(workdir, step))
     try:
         handler = ocp.CompositeCheckpointHandler()
         with ocp.Checkpointer(handler, multiprocessing_options=_by_itself()) as reader:

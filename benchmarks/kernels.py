@@ -3,8 +3,8 @@
     python benchmarks/kernels.py DIR [--top 20]
 
 DIR is what `--config.profile=True` or a benchmark's --profile has written; of several traces below
-it the newest counts. On a GPU the kernels of its streams, copies among them, on a CPU the operations
-of XLA's threads. The last line is their sum and the time from the first to the last: their ratio is
+it the newest counts. On a GPU the kernels of its streams, copies among them, on a CPU what XLA's
+threads do. The last line is their sum and the time from the first to the last: their ratio is
 how busy the device was (on a CPU more than 1, as threads work side by side).
 """
 
@@ -35,9 +35,8 @@ def device_events(events: list[dict]) -> Iterator[dict]:
         if event.get("ph") != "X":
             continue
         thread = names.get((event["pid"], event.get("tid")), "")
-        if event["pid"] in gpus and thread.startswith("Stream"):
-            yield event
-        elif not gpus and "hlo_op" in event.get("args", {}):
+        on_gpu = event["pid"] in gpus and thread.startswith("Stream")
+        if on_gpu or (not gpus and "hlo_op" in event.get("args", {})):
             yield event
 
 

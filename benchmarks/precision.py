@@ -1,7 +1,7 @@
 """Does bfloat16 train as well as float32? The final mAP of both, over seeds.
 
-    python benchmarks/precision.py --config configs/demo.py [--seeds 3] [--jobs 1] [--dir runs/precision]
-        [-- --config.FIELD=VALUE ...]
+    python benchmarks/precision.py --config configs/demo.py [--seeds 3] [--jobs 1]
+        [--dir runs/precision] [-- --config.FIELD=VALUE ...]
 
 Runs the main job for each seed and type, --jobs side by side, in workdirs below --dir, where a run
 that was ended goes on and a finished one is not repeated. Prints mAP and Rank-1 of each, the means,

@@ -1,6 +1,9 @@
 """Fixtures of several test files."""
 
 import contextlib
+import os
+import shutil
+import tempfile
 
 import jax
 import pytest
@@ -8,6 +11,16 @@ from browser import browser, page  # noqa: F401 - fixtures
 from launch_world import World
 
 from batnet_jax.models import googlenet
+
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def pytest_configure(config):
+    """Runs of the main job find what others of this session have compiled; tests here do not."""
+    if CACHE not in os.environ:
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="batnet-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
+    jax.config.update("jax_compilation_cache_dir", None)
 
 
 @pytest.fixture

@@ -238,6 +238,17 @@ def test_ids_may_take_all_of_64_bits():
     assert got["cmc"]["5"] == 1
 
 
+def test_junk_by_a_mask_is_junk_by_its_pid():
+    """Also where it would have been a match, and with junk of both kinds."""
+    case = random_case(1, SHAPES[2], "cosine")
+    junk = np.random.default_rng(0).random(len(case[4])) < 0.3
+    pids = np.where(junk, -1, case[4])
+    assert (case[4] == -1).any()
+    got = evaluate(*case, junk=junk)
+    assert got == evaluate(*case[:4], pids, case[5])
+    assert got != evaluate(*case)
+
+
 def test_block_and_progress_do_not_change_the_result():
     case = (*random_case(1, SHAPES[2], "cosine")[:5], np.arange(100, 140))  # no shared camera
     calls = []
@@ -315,7 +326,10 @@ REFUSALS = [
     (dict(query_cameras=[True, False]), "query_cameras has dtype bool: must be integers"),
     (dict(query_cameras=None), "cameras were given for only one of query and gallery"),
     (dict(gallery_cameras=None), "cameras were given for only one of query and gallery"),
-    (dict(gallery_pids=[-1, -1, -1]), "all 3 gallery_pids are -1 (junk)"),
+    (dict(gallery_pids=[-1, -1, -1]), "all 3 gallery items are junk"),
+    (dict(junk=[True] * 3), "all 3 gallery items are junk"),
+    (dict(junk=[0, 1, 0]), "junk has dtype int64 and shape (3,): must be a mask, bool of shape"),
+    (dict(junk=[True]), "junk has dtype bool and shape (1,): must be a mask, bool of shape (3,)"),
     (dict(query_pids=[8, 9]), "none of the 2 queries has a match among the 3 gallery items"),
     (dict(query_cameras=[2, 2]), "needs its identity seen by another camera"),
     (dict(query_pids=[-1, -1], gallery_pids=[-1, 2, 3]), "none of the 2 queries"),

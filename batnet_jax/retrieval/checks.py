@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval.reading import ROWS_AT_ONCE, read_rows, view_rows
@@ -153,6 +153,17 @@ def ids(name: str, given: Any, length: int) -> Int64[np.ndarray, " n"]:
             " number the names with np.unique(names, return_inverse=True)"
         )
     return array.astype(np.int64)
+
+
+def mask(name: str, given: Any, length: int) -> Bool[np.ndarray, " n"]:
+    """`given` as [length] bool, all False for None, or UserError."""
+    array = np.zeros(length, bool) if given is None else np.asarray(given)
+    if array.dtype != bool or array.shape != (length,):
+        raise UserError(
+            f"{name} has dtype {array.dtype} and shape {array.shape}: must be a mask, bool of shape"
+            f" ({length},)"
+        )
+    return array
 
 
 def no_match(num_query: int, num_gallery: int) -> UserError:

@@ -24,6 +24,7 @@ def evaluate(
     gallery_pids: ArrayLike,
     gallery_cameras: ArrayLike | None,
     *,
+    junk: ArrayLike | None = None,
     metric: str = "cosine",
     ap: str = "precision",
     same_camera: str = "remove",
@@ -39,9 +40,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Ranks the gallery for every query and measures where the right people stand.
 
-    Gallery items of pid -1 (junk) are dropped before anything else and counted nowhere; every
-    other pid, 0 (distractors) included, is an ordinary identity. Equal scores are ordered by
-    gallery index, so the result is the same on every run. Scores are float32.
+    Gallery items of pid -1 (junk), and those of the mask `junk`, are dropped before anything else
+    and counted nowhere; every other pid, 0 (distractors) included, is an ordinary identity. Equal
+    scores are ordered by gallery index, so the result is the same on every run. Scores are float32.
 
     Args:
       query_features: [q, d] finite floats, not necessarily normalised.
@@ -51,6 +52,7 @@ def evaluate(
       gallery_features: [g, d].
       gallery_pids: [g] int.
       gallery_cameras: [g] int or None.
+      junk: [g] bool, further items to drop; None for none.
       metric: "cosine" (inner product at unit length; a vector of zeros scores 0) or "euclidean".
       ap: "precision" (mean of the precision at the hits) or "trapezoid" (Market-1501's script).
       same_camera: "remove" leaves out, for each query, the items of its identity seen by its own
@@ -89,6 +91,7 @@ def evaluate(
         (query_pids, query_cameras),
         lambda rows: read_rows(gallery, rows),
         (gallery_pids, gallery_cameras),
+        junk=junk,
         metric=metric,
         ap=ap,
         same_camera=same_camera,
@@ -110,6 +113,7 @@ def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
     take: Take,
     gallery: tuple[ArrayLike, ArrayLike | None],
     *,
+    junk: ArrayLike | None = None,
     metric: str = "cosine",
     ap: str = "precision",
     same_camera: str = "remove",
@@ -144,7 +148,7 @@ def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
         raise UserError(
             "cameras were given for only one of query and gallery: give both, or None for both"
         )
-    real, whom = _without_junk(whom)
+    real, whom = _without_junk(whom, checks.mask("junk", junk, len(whom.pids)))
     ranks = relevant_ranks(
         view_rows(features, slice(None)),
         who,
@@ -178,13 +182,13 @@ def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
     return result
 
 
-def _without_junk(gallery: Labels) -> tuple[np.ndarray, Labels]:
+def _without_junk(gallery: Labels, junk: np.ndarray) -> tuple[np.ndarray, Labels]:
     """The places of the items that are not junk, and their labels."""
-    real = np.flatnonzero(gallery.pids != JUNK_PID)
+    real = np.flatnonzero((gallery.pids != JUNK_PID) & ~junk)
     if not len(real):
         raise UserError(
-            f"all {len(gallery.pids)} gallery_pids are {JUNK_PID} (junk): give a gallery with"
-            " identities"
+            f"all {len(gallery.pids)} gallery items are junk, by gallery_pids of {JUNK_PID} or by "
+            "the mask: give a gallery with identities"
         )
     cameras = None if gallery.cameras is None else gallery.cameras[real]
     return real, Labels(gallery.pids[real], cameras)

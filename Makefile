@@ -10,7 +10,7 @@ PARALLEL = -n auto --maxprocesses 4 --dist loadfile  # a file stays on one core
 INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all torch onnx gpu bench lint format clean
+.PHONY: help demo test test-all torch onnx gpu docs bench lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,10 @@ onnx: $(VENV)/.onnx  ## install what writes and runs .onnx files
 
 gpu: $(VENV)/.gpu  ## install JAX for NVIDIA GPUs (CUDA 13)
 
+docs: $(VENV)/.docs  ## the documentation as a site, in site/
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@echo "in site/; to read it: python3 -m http.server --directory site"
+
 bench: $(VENV)/.test  ## baselines on the embedded data set (ARGS=--workdir=runs/demo adds the run)
 	$(RUN) benchmarks/baselines.py --config=configs/demo.py $(ARGS)
 
@@ -43,7 +47,7 @@ format: $(VENV)/.dev  ## mend style
 	$(VENV)/bin/ruff format .
 
 clean:  ## remove .venv and caches; data/ and runs/ stay
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define CHECK_PYTHON
@@ -76,6 +80,11 @@ $(VENV)/.onnx: $(VENV)/.test
 $(VENV)/.gpu: $(VENV)/.test
 	@echo "installing JAX for GPUs into $(VENV)"
 	@$(INSTALL) '.[gpu]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	@echo "installing MkDocs into $(VENV)"
+	@$(INSTALL) '.[docs]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.test

@@ -4,6 +4,8 @@ Section 4.4: horizontal flip; random erasing (Zhong et al. 2017) after epoch 50.
 and the constants are the published code's.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, UInt8
@@ -76,7 +78,7 @@ def augment(
     *,
     enlarge_probability: float,
     erasing_probability: float | Float[Array, ""],
-    dtype=jnp.float32,
+    dtype: Any = jnp.float32,
 ) -> Float[Array, "b h w 3"]:
     """Normalises a batch and augments each image by its own key.
 

@@ -28,6 +28,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from batnet_jax import checkpoint, devices, main, train
 from batnet_jax.collection import open_collection
 from batnet_jax.evaluate import open_store
+from batnet_jax.finite import Suspects
 from batnet_jax.journal import Journal
 from batnet_jax.models.layers import AXIS
 from batnet_jax.steps import init_state, make_recipe
@@ -85,6 +86,11 @@ class Loop:
                 self.store,
                 self.labels,
                 journal,
+                train.Window(
+                    self.schedule,
+                    train.batch_size(self.config),
+                    Suspects(workdir, [], self.labels),
+                ),
             )
             start = time.perf_counter()
             for number, _ in taken:

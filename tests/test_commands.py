@@ -222,6 +222,43 @@ def test_the_main_job_runs_its_commands(place, page, command):
     run(place, command.replace("$t", "5"), until="http://" if "--mode=serve" in command else None)
 
 
+SMALLER = {
+    "baselines.py": small("folder"),
+    "bi_attention.py": ["--batch=2", "--reductions", "16", "--repeats=1", "--ways", "ours"],
+    "evaluator.py": ["--sizes", "64", "--only", "ours", "--plot=plot.png"],
+    "evaluator_gpu.py": ["--size=64", "--repeats=1"],
+    "host_overhead.py": [*small("demo"), "--windows=2", "--window_steps=2"],
+    "input_pipeline.py": ["--images=32", "--repeats=1", "--workers=1"],
+    "pedestrian_sheet.py": ["sheet.png"],
+    "precision.py": ["--seeds=1", "--", *small("demo")],
+    "train_step.py": ["--quick", "--device=cpu", "--dtype=float32", "--only", "ours"],
+}
+"""What makes a benchmark small. The last of two values counts."""
+BENCHMARKS = [
+    c for _, c in commands(*BENCHMARK) if c.split()[1].removeprefix("benchmarks/") in SMALLER
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", BENCHMARKS)
+def test_benchmarks_run(place, command):
+    # A GPU, peers and lists are not everywhere; `n` stands for a number.
+    for left_out in ("--peers DIR", "--lists MSMT17_V1", "--accumulate n"):
+        command = command.replace(left_out, "")
+    _, script, *words = shlex.split(command)
+    done = subprocess.run(
+        [sys.executable, script, *words, *SMALLER[script.split("/")[1]]],
+        cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+        capture_output=True, text=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_all_benchmarks_in_the_documents_are_run():
+    known = SMALLER.keys() | {"rerank.py", "search.py", "export.py", "convolution.py", "kernels.py"}
+    assert {c.split()[1].removeprefix("benchmarks/") for _, c in commands(*BENCHMARK)} <= known
+
+
 def test_configs_are_known_by_name():
     named = {name for page, c in commands(*MAIN) for name in re.findall(r"--config=(\w+)$", c)}
     assert named <= set(config_names())

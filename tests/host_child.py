@@ -1,4 +1,4 @@
-"""A process of a run on several hosts, for test_hosts: main, or checks of `hosts`, `devices`."""
+"""A process of a test's run: main on a cut backbone, or checks of `hosts` and `devices`."""
 
 import json
 import os
@@ -11,7 +11,7 @@ sys.modules["torch"] = None  # type: ignore  # tensorboardX imports it where it 
 
 
 def run_main():
-    """main on a cut backbone: its depth costs nothing but compile time. With float64 to choose."""
+    """main on a cut backbone: its depth adds nothing but compile time. With float64 to choose."""
     from batnet_jax import config
     from batnet_jax.main import main
     from batnet_jax.models import googlenet

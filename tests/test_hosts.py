@@ -106,13 +106,15 @@ def assert_close_runs(workdir, other):
     mine, theirs = arrays(workdir), arrays(other)
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
-        moved = 1e-4 * STEPS  # Adam's steps are of the length of the learning rate
+        # Adam's steps are of the length of the learning rate whatever the gradient; where this is
+        # near nothing, its float32 moments make a few of a hundred of them out of rounding.
+        moved = 1e-4 * STEPS
         # Statistics are sums over hundreds of parameters, each of which may be off by so much: up
         # to some parts in a thousand of the largest were seen.
         scale = np.abs(theirs[name]).max() if "batch_stats" in name else 0
         # A bias ahead of a batch normalisation has no gradient but rounding, which Adam magnifies.
         free = "['bias']" in name and ("['conv']" in name or "['embedding']" in name)
-        atol = 2 * moved if free else 1e-2 * moved + 1e-2 * scale
+        atol = 2 * moved if free else 5e-2 * moved + 1e-2 * scale
         np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=atol, err_msg=name)
     name = f"eval/step_{STEPS}.json"
     assert json.loads((workdir / name).read_text()) == json.loads((other / name).read_text())

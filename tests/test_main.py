@@ -26,22 +26,27 @@ SMALL = (
 )
 
 
-def run_main(*arguments, devices=1):
+MAIN = ("-m", "batnet_jax.main")
+CUT = (str(ROOT / "tests" / "host_child.py"),)
+"""The same on a cut backbone: its depth costs compile time, which most tests here need not pay."""
+
+
+def run_main(*arguments, devices=1, entry=MAIN):
     """Runs a command line from a folder without data; returns the finished process."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
     }
-    command = [sys.executable, "-m", "batnet_jax.main", *map(str, arguments)]
+    command = [sys.executable, *entry, *map(str, arguments)]
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
 
 
-def run_small(folder, workdir, *arguments, devices=1):
+def run_small(folder, workdir, *arguments, devices=1, entry=CUT):
     data = f"--config.data.dir={folder / 'data'}"
-    config = "--config=configs/demo.py"
-    return run_main(config, data, f"--workdir={workdir}", *SMALL, *arguments, devices=devices)
+    words = ("--config=configs/demo.py", data, f"--workdir={workdir}", *SMALL, *arguments)
+    return run_main(*words, devices=devices, entry=entry)
 
 
 def lines(workdir, without=("images_per_second", "data_wait")):
@@ -161,19 +166,20 @@ def test_several_data_sets_without_cameras(finished, tmp_path):
 def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
     """Exported, imported: the same figures; training starts from them, with new classifiers."""
     folder, whole, _ = finished
+    whole_net = {"entry": MAIN}
     plan = ("--config.model.num_parts=0", "--config.model.part_sampling=published")
     run, file = tmp_path / "run", tmp_path / "w.safetensors"
-    first = run_small(folder, run, *plan, "--config.steps=2")
+    first = run_small(folder, run, *plan, "--config.steps=2", **whole_net)
     assert first.returncode == 0, first.stderr
-    export = run_small(folder, run, *plan, "--mode=export", f"--output={file}")
+    export = run_small(folder, run, *plan, "--mode=export", f"--output={file}", **whole_net)
     assert export.returncode == 0, export.stderr
     back = tmp_path / "back"
     imported = run_small(
-        folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}"
+        folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}", **whole_net
     )
     assert imported.returncode == 0, imported.stderr
     assert "loaded" in (back / "import.txt").read_text()
-    again = run_small(folder, back, *plan, "--mode=eval")
+    again = run_small(folder, back, *plan, "--mode=eval", **whole_net)
     assert again.returncode == 0, again.stderr
     ours, theirs = (
         json.loads((d / "eval" / f"step_{step}.json").read_text())

@@ -1,6 +1,6 @@
 """A run that is stopped by whatever and started again ends as if nothing had happened, bit by bit.
 
-The runs are processes of the main job, on a tiny data set and a narrow net, as in test_main.
+The runs are processes of the main job, on a tiny data set and a narrow, cut net, as in test_main.
 """
 
 import fcntl
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from test_main import ROOT, SMALL, lines, run_small
+from test_main import CUT, ROOT, SMALL, lines, run_small
 
 STEPS = 24
 PLAN = (
@@ -30,7 +30,7 @@ PLAN = (
 
 def start_small(folder, workdir, *arguments):
     """The process of a run, just started."""
-    command = [sys.executable, "-m", "batnet_jax.main", "--config=configs/demo.py", *SMALL]
+    command = [sys.executable, *CUT, "--config=configs/demo.py", *SMALL]
     command += [f"--config.data.dir={folder / 'data'}", f"--workdir={workdir}", *arguments]
     return subprocess.Popen(
         command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"},

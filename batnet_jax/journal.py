@@ -51,7 +51,7 @@ def progress_bar(
         disable=not hosts.is_lead(),
     )
     # tqdm's clock is the system's, which may jump: back, and the bar stands still for as long.
-    bar._time = time.monotonic
+    bar._time = time.monotonic  # type: ignore[misc]
     bar.start_t = bar.last_print_t = time.monotonic()
     return bar
 

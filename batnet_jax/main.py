@@ -108,7 +108,7 @@ def embed_images(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def search(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json, --faiss=F.index."""
-    query, output, index = (f.value and Path(f.value) for f in (_QUERY, _OUTPUT, _FAISS))
+    query, output, index = (Path(f.value) if f.value else None for f in (_QUERY, _OUTPUT, _FAISS))
     searching.run_search(
         config,
         workdir,

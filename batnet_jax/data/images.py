@@ -146,7 +146,7 @@ def as_list(given: Any) -> tuple[list[str] | None, Sequence[Any]]:
         if array.dtype.kind in "US":
             return [str(name) for name in array.tolist()], []
         one = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4))
-        return None, array[None] if one else array
+        return None, list(array[None] if one else array)
     if not isinstance(given, Iterable):
         raise UserError(f"images are {type(given).__name__}: give paths, arrays or a folder")
     items = list(given)

@@ -5,7 +5,7 @@ Right and wrong differ by more than colour: a tick in a green frame, a cross in 
 
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
@@ -46,7 +46,7 @@ class RankedList(NamedTuple):
 
 
 def draw_ranked_lists(
-    path: str | os.PathLike,
+    path: str | os.PathLike | BinaryIO,
     rows: Sequence[RankedList],
     *,
     dataset: str,
@@ -57,7 +57,7 @@ def draw_ranked_lists(
     """Write one PNG with a row for each query.
 
     Args:
-      path: file to write; its folder must exist.
+      path: file to write, whose folder must exist, or one that is open.
       rows: at least one.
       dataset: for the title, with the step and the mean AP.
       step: training step of the checkpoint.

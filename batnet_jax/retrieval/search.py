@@ -153,10 +153,11 @@ def top_k(
     ]
     best = [nothing_yet(block, k) for _ in blocks]
     for first, rows in _read_chunks(gallery, chunk):
-        items = _put_chunk(rows, first, min(chunk, len(gallery) - first), metric)
+        start = int(first)
+        items = _put_chunk(rows, start, min(chunk, len(gallery) - start), metric)
         # The host is one chunk ahead of the device; it may go no further.
         jax.block_until_ready(best)
-        give_back(gallery[max(0, first - chunk) : first])
+        give_back(gallery[max(0, start - chunk) : start])
         best = [_search_chunk(b, q, items, first) for b, q in zip(best, blocks, strict=True)]
     indices = np.concatenate([b.items for b in best])[: len(query)]
     scores = np.concatenate([b.scores for b in best])[: len(query)]

@@ -62,7 +62,7 @@ def evaluate(config, trial: Trial, embed) -> dict:
 
     def features(split: Split, name: str) -> np.ndarray:
         with open_store(config, split) as store:
-            return extract_features(store, embed, batch=64, name=name)
+            return extract_features(store, embed, batch=64, name=name).astype(np.float32)
 
     query, gallery = trial.query, trial.gallery
     return retrieval.evaluate(

@@ -12,8 +12,15 @@ import ml_collections
 
 from batnet_jax.data import check_name
 from batnet_jax.errors import UserError
-from batnet_jax.models import ATTENTIONS, KERNELS, PART_SAMPLINGS, parse_positions
-from batnet_jax.models.googlenet import BACKBONES
+from batnet_jax.models import (
+    ATTENTIONS,
+    BACKBONES,
+    KERNELS,
+    NECKS,
+    PART_SAMPLINGS,
+    parse_positions,
+)
+from batnet_jax.optimizer import SCHEDULES
 from batnet_jax.retrieval import POOLINGS
 
 DTYPES = ("float32", "bfloat16")
@@ -30,8 +37,11 @@ def default_config() -> ml_collections.ConfigDict:
     c.steps = 0  # stop after this many steps in all; 0 = after num_epochs (ours)
 
     c.learning_rate = 5e-4  # Adam's, at the start; CUHK03: 1e-3 (paper, 4.4)
+    c.schedule = "piecewise"  # piecewise | cosine, down to 0 at num_epochs (paper, 4.4)
     c.decay_epochs = (150, 200, 250)  # epochs, from 0, at which the rate is multiplied (paper, 4.4)
     c.decay_factor = 0.1  # by which it is multiplied (paper, 4.4)
+    c.warmup_epochs = 0  # in which the rate rises linearly, of either schedule; 0 = none (paper)
+    c.warmup_factor = 0.1  # of the rate, where the warm-up starts (ours)
     c.beta1 = 0.9  # Adam's (paper, 4.4)
     c.beta2 = 0.999  # Adam's (paper, 4.4)
     c.weight_decay = 1e-4  # L2 added to the gradient of all parameters (paper, 4.4; published code)
@@ -64,18 +74,21 @@ def default_config() -> ml_collections.ConfigDict:
     c.model = model = ml_collections.ConfigDict()
     model.attention = "aia"  # aia (Eq. 5) | plain (Eq. 6) | none (paper)
     model.position = (
-        "p2"  # of the attention: p1..p4, after Blk1..4; several: p2,p3 (paper, Table 6)
+        "p2"  # of the attention: p1..p4, after Blk1..4 (stages 1..4); several: p2,p3 (paper, 5.3)
     )
     model.kernel = "bilinear"  # second stage: bilinear (Eq. 2) | linear | rff (paper, 3.1)
     model.rff_factor = 4  # rff: random features for each channel of the embedding (published code)
     model.rff_bandwidth = 0.58  # rff: Gaussian's width over sqrt(c / r), see bi_attention.py (ours)
     model.backbone = (
-        "published"  # published | torchvision | torchvision_raw, see docs/weights.md (ours)
+        "published"  # published | torchvision | torchvision_raw (GoogLeNets) | resnet50 (ours)
     )
     model.reduction = 4  # r; CUHK03: 8 (paper, 4.4)
     model.num_parts = 4  # T; 0 = the appearance extractor alone (paper, 4.4)
     model.part_sampling = "paper"  # paper (crop, resize) | published (affine grid) (paper, 4.2)
-    model.embedding_dim = 512  # of f_a and of f_p (paper, 4.4)
+    model.neck = "none"  # none | bnneck: BN between what triplets compare and scores (paper, 4.4)
+    model.embedding_dim = (
+        512  # of f_a and of f_p; 0, with a bnneck: the pooled map itself (paper, 4.4)
+    )
     model.dropout = 0.1  # rate in the heads (published code)
     model.width = 1.0  # multiplier of the backbone's channels; 1 = the paper's (ours)
     model.sync_batch_norm = True  # batch statistics over all devices (ours)
@@ -195,6 +208,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _require_choice(config, "model.kernel", tuple(KERNELS))
     _require_choice(config, "model.backbone", tuple(BACKBONES))
     _require_choice(config, "model.part_sampling", PART_SAMPLINGS)
+    _require_choice(config, "model.neck", NECKS)
     _require_choice(config, "model.dtype", DTYPES)
     _require_choice(config, "eval.ap", ("precision", "trapezoid"))
     _require_choice(config, "eval.same_camera", ("remove", "keep"))
@@ -207,7 +221,6 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "model.reduction": config.model.reduction,
         "model.rff_factor": config.model.rff_factor,
         "model.rff_bandwidth": config.model.rff_bandwidth,
-        "model.embedding_dim": config.model.embedding_dim,
         "model.width": config.model.width,
         "loss.num_negatives": config.loss.num_negatives,
         "data.workers": config.data.workers,
@@ -217,7 +230,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     }
     not_negative = {
         "steps": config.steps,
+        "warmup_epochs": config.warmup_epochs,
         "model.num_parts": config.model.num_parts,
+        "model.embedding_dim": config.model.embedding_dim,
         "loss.margin": config.loss.margin,
         "weight_decay": config.weight_decay,
         "checkpoint.keep_best": config.checkpoint.keep_best,
@@ -232,6 +247,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "augment.erasing_start_epoch": config.augment.erasing_start_epoch,
     }
     shares = {
+        "warmup_factor": config.warmup_factor,
         "augment.enlarge_probability": config.augment.enlarge_probability,
         "augment.erasing_probability": config.augment.erasing_probability,
         "model.dropout": config.model.dropout,
@@ -260,6 +276,20 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
     _require(
         config.data.val_identities < 1, "config.data.val_identities=1 leaves nothing to train on"
+    )
+    _require(
+        config.model.embedding_dim or config.model.neck == "bnneck",
+        "config.model.embedding_dim=0 needs --config.model.neck=bnneck: the published heads end in "
+        "a layer of that size; give more, or that neck",
+    )
+    _require(
+        config.schedule in SCHEDULES,
+        f"config.schedule={config.schedule!r} is not one of {', '.join(SCHEDULES)}: choose one",
+    )
+    _require(
+        config.warmup_epochs < config.num_epochs,
+        f"config.warmup_epochs={config.warmup_epochs} leaves nothing of "
+        f"config.num_epochs={config.num_epochs}: give fewer",
     )
     size = config.data.image_size
     _require(

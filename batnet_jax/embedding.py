@@ -23,6 +23,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluate import make_embed, restore_network
 from batnet_jax.feature_file import write_features
 from batnet_jax.journal import progress_bar
+from batnet_jax.models import feature_sizes
 from batnet_jax.workdir import CONFIG
 
 PATIENCE = 2.0
@@ -53,7 +54,7 @@ class Model:
         self.config = config
         self.step = step
         self.image_size: tuple[int, int] = tuple(config.data.image_size)
-        self.dim: int = config.model.embedding_dim * (2 if config.model.num_parts else 1)
+        self.dim: int = sum(feature_sizes(variables["params"]).values())
         self.batch = devices.round_up(batch)
         self._embed = make_embed(network, variables)
 

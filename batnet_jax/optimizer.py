@@ -1,8 +1,10 @@
-"""Adam with L2 in the gradient and the piecewise schedule (section 4.4)."""
+"""Adam with L2 in the gradient and the piecewise schedule (section 4.4); others' schedules."""
 
 from collections.abc import Sequence
 
 import optax
+
+SCHEDULES = ("piecewise", "cosine")
 
 
 def learning_rate_schedule(
@@ -15,6 +17,37 @@ def learning_rate_schedule(
     return optax.piecewise_constant_schedule(
         learning_rate, {epoch * steps_per_epoch: decay_factor for epoch in decay_epochs}
     )
+
+
+def cosine_schedule(learning_rate: float, *, warmup_steps: int, steps: int) -> optax.Schedule:
+    """Step to learning rate: whole up to the warm-up's end, then half a cosine down to 0.
+
+    Loshchilov & Hutter, "SGDR", ICLR 2017, Eq. 5, without restarts; with `warm_up` it is optax's
+    `warmup_cosine_decay_schedule`.
+
+    Args:
+      learning_rate: the highest.
+      warmup_steps: from which the cosine starts.
+      steps: at which it has come to 0, where it stays; more than `warmup_steps`.
+    """
+    decay = optax.cosine_decay_schedule(learning_rate, steps - warmup_steps)
+    return optax.join_schedules([optax.constant_schedule(learning_rate), decay], [warmup_steps])
+
+
+def warm_up(schedule: optax.Schedule, *, steps: int, factor: float) -> optax.Schedule:
+    """A schedule whose first steps are multiplied by a line from `factor` to 1.
+
+    Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.2.
+
+    Args:
+      schedule: step to learning rate.
+      steps: at which the line arrives at 1; 0 = none, and the schedule is returned as it is.
+      factor: at step 0.
+    """
+    if not steps:
+        return schedule
+    line = optax.linear_schedule(factor, 1.0, steps)
+    return lambda step: line(step) * schedule(step)
 
 
 def adam_l2(

@@ -83,12 +83,7 @@ def make_recipe(
     axis_name: str | None = AXIS,
 ) -> Recipe:
     """Reads all that the training step needs from the config."""
-    schedule = optimizer.learning_rate_schedule(
-        config.learning_rate,
-        decay_epochs=config.decay_epochs,
-        decay_factor=config.decay_factor,
-        steps_per_epoch=steps_per_epoch,
-    )
+    schedule = make_schedule(config, steps_per_epoch)
     transform = optimizer.adam_l2(
         schedule, beta1=config.beta1, beta2=config.beta2, weight_decay=config.weight_decay
     )
@@ -103,6 +98,25 @@ def make_recipe(
         accumulate=config.batch.accumulate,
         axis_name=axis_name,
     )
+
+
+def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """Step to learning rate, as the config says."""
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    if config.schedule == "cosine":
+        schedule = optimizer.cosine_schedule(
+            config.learning_rate,
+            warmup_steps=warmup_steps,
+            steps=config.num_epochs * steps_per_epoch,
+        )
+    else:
+        schedule = optimizer.learning_rate_schedule(
+            config.learning_rate,
+            decay_epochs=config.decay_epochs,
+            decay_factor=config.decay_factor,
+            steps_per_epoch=steps_per_epoch,
+        )
+    return optimizer.warm_up(schedule, steps=warmup_steps, factor=config.warmup_factor)
 
 
 def init_state(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:

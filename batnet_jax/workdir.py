@@ -13,6 +13,7 @@ import ml_collections
 
 from batnet_jax.bucket import is_bucket, reached, write_whole
 from batnet_jax.collection import Identity
+from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 
 CONFIG = "config.json"
@@ -135,13 +136,18 @@ def open_workdir(
 def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: Path) -> None:
     """Refuses to continue a run with settings that would make it another run.
 
+    A field that is younger than the run has its default there.
+
     Raises: UserError naming the first field that differs.
     """
     wanted = flatten(json.loads(config.to_json()))
-    have = flatten(saved)
+    have = flatten(json.loads(default_config().to_json())) | flatten(saved)
+    free = FREE_FIELDS
+    if config.schedule == "cosine":  # the rate depends on where it comes to 0
+        free = tuple(name for name in free if name != "num_epochs")
     for field in sorted(wanted.keys() | have.keys()):
-        free = any(field == name or field.startswith(f"{name}.") for name in FREE_FIELDS)
-        if not free and wanted.get(field) != have.get(field):
+        is_free = any(field == name or field.startswith(f"{name}.") for name in free)
+        if not is_free and wanted.get(field) != have.get(field):
             raise UserError(
                 f"'{workdir}' holds a run with config.{field}={have.get(field)!r}, not "
                 f"{wanted.get(field)!r}: pass the same to resume it, or name another --workdir"

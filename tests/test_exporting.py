@@ -177,7 +177,7 @@ def facts(**changes):
         "cmc": {"1": 0.795, "5": 0.891, "10": 0.911, "20": 0.93},
     }  # fmt: skip
     run = checkpoint.facts(config, who)
-    base = Facts(1200, run, [result], 34567, SIZE, "ab" * 32, 890)
+    base = Facts(1200, run, [result], 34567, SIZE, "ab" * 32, 890, {"appearance": 16, "part": 16})
     return base._replace(**changes)
 
 
@@ -189,6 +189,7 @@ def test_the_card_says_what_the_file_is():
         "34,567 parameters, at step 1,200",
         "| input | `images` | uint8 | batch, 32, 32, 3 |",
         "| output | `features` | float32 | batch, 32 |",
+        "A feature is appearance, 16 numbers and part, 16 numbers, each of unit length",
         "- msmt17-v2: 2 identities.",
         "- folder-ours: 1 identities.",
         "from weights of `weights.pth`, seed 0",

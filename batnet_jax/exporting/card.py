@@ -37,6 +37,7 @@ class Facts(NamedTuple):
       image_size: height and width that the file wants.
       sha256: of the file, hexadecimal.
       size: of the file, bytes.
+      features: how many numbers each feature has, see `models.feature_sizes`.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Facts(NamedTuple):
     image_size: tuple[int, int]
     sha256: str
     size: int
+    features: dict[str, int]
 
 
 def read_results(workdir: Path, step: int) -> list[dict[str, Any]]:
@@ -116,7 +118,8 @@ def _what(name: str, facts: Facts) -> str:
     attentions = {"aia": "Attention in Attention", "plain": "Bi-attention", "none": "no attention"}
     return (
         "BAT-net, a network for person retrieval (Fang et al., ICCV 2019), written by batnet-jax "
-        f"{VERSION}: {attentions[model['attention']]}, {parts}, width {model['width']:g}, "
+        f"{VERSION}: {attentions[model['attention']]}, {parts}, backbone "
+        f"{model.get('backbone', 'published')}, width {model['width']:g}, "
         f"{facts.parameters:,} parameters, at step {facts.step:,} of its training.\n\n"
         f"`{name}`: {facts.size:,} bytes, SHA-256 `{facts.sha256}`."
     )
@@ -124,17 +127,14 @@ def _what(name: str, facts: Facts) -> str:
 
 def _interface(name: str, facts: Facts) -> str:
     height, width = facts.image_size
-    model = facts.run["model"]
-    halves = ("appearance", "part") if model["num_parts"] else ("appearance",)
-    dim = model["embedding_dim"]
+    halves = " and ".join(f"{name}, {size} numbers" for name, size in facts.features.items())
     spec = (
         f"| | name | type | shape |\n|---|---|---|---|\n"
         f"| input | `images` | uint8 | batch, {height}, {width}, 3 |\n"
-        f"| output | `features` | float32 | batch, {dim * len(halves)} |\n\n"
+        f"| output | `features` | float32 | batch, {sum(facts.features.values())} |\n\n"
         f"Images are RGB, 0 to 255, channels last, the whole image resized to {height} x {width} "
         "as in training (OpenCV's INTER_LINEAR); normalisation is inside. The batch is any "
-        f"number from 1. A feature is {' and '.join(halves)}, {dim} numbers each, each of unit "
-        "length, side by side."
+        f"number from 1. A feature is {halves}, each of unit length, side by side."
     )
     if name.endswith(".stablehlo"):
         return f"{spec}\n\n{STABLEHLO_USE.format(name=name)}"

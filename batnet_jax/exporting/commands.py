@@ -12,6 +12,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluate import restore_model
 from batnet_jax.exporting.card import Facts, model_card, read_results
 from batnet_jax.exporting.formats import FORMATS, check_installed
+from batnet_jax.models import feature_sizes
 from batnet_jax.pretrained.commands import EXPORTS
 from batnet_jax.pretrained.reading import SAFETENSORS, import_torch
 
@@ -49,6 +50,7 @@ def run_export(config: ml_collections.ConfigDict, workdir: Path, output: Path) -
         image_size=size,
         sha256=hashlib.sha256(written).hexdigest(),
         size=len(written),
+        features=feature_sizes(variables["params"]),
     )
     card = card_path(output)
     write_whole(card, model_card(output.name, facts).encode())

@@ -72,12 +72,13 @@ def _convolve(module: ConvBN, x: jax.Array, params: Mapping, stats: Mapping) -> 
             [(module.kernel // 2, module.kernel // 2)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    return nn.relu(jnp.add(y, _float32(bias)))  # of jnp, so that ONNX's Add broadcasts
+    y = jnp.add(y, _float32(bias))  # of jnp, so that ONNX's Add broadcasts
+    return nn.relu(y) if module.relu else y
 
 
 def _affine(params: Mapping, stats: Mapping, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
     """Batch normalisation by running statistics as x * scale + shift, float64."""
-    scale, bias = (np.asarray(params[name], np.float64) for name in ("scale", "bias"))
+    scale, bias = (np.asarray(params.get(name, 0.0), np.float64) for name in ("scale", "bias"))
     mean, var = (np.asarray(stats[name], np.float64) for name in ("mean", "var"))
     scale = scale / np.sqrt(var + epsilon)
     return scale, bias - mean * scale

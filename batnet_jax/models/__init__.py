@@ -1,15 +1,26 @@
 """The networks, as Flax Linen modules over NHWC maps."""
 
-from batnet_jax.models.batnet import ATTENTIONS, POSITIONS, BATNet, parse_positions
+from batnet_jax.models.backbones import BACKBONES
+from batnet_jax.models.batnet import (
+    ATTENTIONS,
+    POSITIONS,
+    BATNet,
+    feature_sizes,
+    parse_positions,
+)
 from batnet_jax.models.bi_attention import KERNELS, BiAttention
+from batnet_jax.models.neck import NECKS
 from batnet_jax.models.part_streams import PART_SAMPLINGS
 
 __all__ = [
     "ATTENTIONS",
+    "BACKBONES",
     "KERNELS",
+    "NECKS",
     "PART_SAMPLINGS",
     "POSITIONS",
     "BATNet",
     "BiAttention",
+    "feature_sizes",
     "parse_positions",
 ]

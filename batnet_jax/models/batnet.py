@@ -1,6 +1,6 @@
 """BAT-net, assembled (section 4.2, Fig. 5)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -9,9 +9,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from batnet_jax.errors import UserError
+from batnet_jax.models.backbones import BACKBONES
 from batnet_jax.models.bi_attention import BiAttention
-from batnet_jax.models.googlenet import Block, Stem
 from batnet_jax.models.layers import BatchNorm, Dropout
+from batnet_jax.models.neck import BNNeckHead
 from batnet_jax.models.part_streams import PartStreams
 
 ATTENTIONS = ("aia", "plain", "none")
@@ -82,6 +83,21 @@ class Head(nn.Module):
         return feature, scores
 
 
+def feature_sizes(params: Mapping[str, Any]) -> dict[str, int]:
+    """How many numbers each feature of a network has, which is what its classifier takes.
+
+    Args:
+      params: `BATNet`'s.
+    Returns: of `appearance` and, if there are parts, `part`.
+    """
+    heads = {name: f"{name}_head" for name in ("appearance", "part")}
+    return {
+        name: params[head]["classifier"]["kernel"].shape[0]
+        for name, head in heads.items()
+        if head in params
+    }
+
+
 class BATNet(nn.Module):
     """The Bilinear ATtention network.
 
@@ -95,10 +111,11 @@ class BATNet(nn.Module):
       kernel, rff_factor, rff_bandwidth: see `BiAttention`.
       num_parts: T; 0 leaves the appearance extractor alone (Table 5, rows i and ii).
       part_sampling: one of `part_streams.PART_SAMPLINGS`.
-      embedding_dim: of each of f_a and f_p.
+      neck: one of `neck.NECKS`: the heads are the paper's, or have a BNNeck.
+      embedding_dim: of each of f_a and f_p; 0, with a BNNeck alone: as many as the map's channels.
       dropout: rate in the heads.
       width: multiplier of the backbone's channels; 1 is the paper's.
-      backbone: a key of `googlenet.BACKBONES`.
+      backbone: a key of `backbones.BACKBONES`.
       sync_batch_norm: take BN's statistics over all devices.
       axis_name: pmap's axis, None outside pmap.
       dtype: of the computation; parameters and statistics are float32.
@@ -113,6 +130,7 @@ class BATNet(nn.Module):
     rff_bandwidth: float = 0.58
     num_parts: int = 4
     part_sampling: str = "paper"
+    neck: str = "none"
     embedding_dim: int = 512
     dropout: float = 0.1
     width: float = 1.0
@@ -131,18 +149,20 @@ class BATNet(nn.Module):
         Returns: a dict of dicts: `features` and `scores`, each with `appearance` and (if
           num_parts) `part`, [b, embedding_dim] and [b, num_identities]; `attention`, which has for
           each position of a Bi-attention a dict of `input`, `mask` and `output`, [b, h', w', c]
-          each (Fig. 6).
+          each (Fig. 6). Behind a BNNeck, features are what is embedded; in training, those before
+          it, which the triplet loss compares.
         """
         norm_axis = self.axis_name if self.sync_batch_norm else None
         shared = {"axis_name": norm_axis, "dtype": self.dtype}
-        trunk = {"width": self.width, "backbone": self.backbone, **shared}
+        trunk = {"width": self.width, **shared}
+        block = BACKBONES[self.backbone]
         positions = () if self.attention == "none" else parse_positions(self.position)
         attention = {}
 
         def attend(x, position):
             if position not in positions:
                 return x
-            block = BiAttention(
+            layer = BiAttention(
                 self.reduction,
                 self.attention == "aia",
                 self.kernel,
@@ -151,26 +171,33 @@ class BATNet(nn.Module):
                 name="bi_attention" if len(positions) == 1 else f"bi_attention_{position}",
                 **shared,
             )
-            mask = block.mask(x, train=train)
+            mask = layer.mask(x, train=train)
             attention[position] = {"input": x, "mask": mask, "output": x * mask}
             return attention[position]["output"]
 
         x = images.astype(self.dtype)
-        x = attend(Stem(name="blk1", **trunk)(x, train=train), "p1")
-        x = attend(Block(2, name="blk2", **trunk)(x, train=train), "p2")
+        x = attend(block(1, name="blk1", **trunk)(x, train=train), "p1")
+        x = attend(block(2, name="blk2", **trunk)(x, train=train), "p2")
         maps = {}
-        y = attend(Block(3, name="blk3", **trunk)(x, train=train), "p3")
-        maps["appearance"] = attend(Block(4, name="blk4", **trunk)(y, train=train), "p4")
+        y = attend(block(3, name="blk3", **trunk)(x, train=train), "p3")
+        maps["appearance"] = attend(block(4, name="blk4", **trunk)(y, train=train), "p4")
         if self.num_parts:
-            streams = PartStreams(self.num_parts, self.part_sampling, name="part_streams", **trunk)
+            streams = PartStreams(
+                self.num_parts,
+                self.part_sampling,
+                backbone=self.backbone,
+                name="part_streams",
+                **trunk,
+            )
             maps["part"] = streams(x, train=train)
 
         features, scores = {}, {}
         for name, feature_map in maps.items():
-            features[name], scores[name] = Head(
+            published = partial(Head, relu=name == "appearance")
+            head = BNNeckHead if self.neck == "bnneck" else published
+            features[name], scores[name] = head(
                 self.num_identities,
                 self.embedding_dim,
-                relu=name == "appearance",
                 dropout=self.dropout,
                 batch_norm_axis=norm_axis,
                 axis_name=self.axis_name,

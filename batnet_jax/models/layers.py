@@ -74,19 +74,24 @@ class BatchNorm(nn.Module):
       dtype: of the result; statistics are float32 (float64 for float64 inputs).
       momentum: weight of the new statistics, in PyTorch's sense (published code: 0.1).
       epsilon: added to the variance (published code: 1e-5).
+      use_bias: whether a learned shift is added; only a `neck.BNNeckHead`'s has none.
     """
 
     axis_name: str | None = None
     dtype: Any = jnp.float32
     momentum: float = 0.1
     epsilon: float = 1e-5
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps [..., c] to [..., c]; in training updates `batch_stats`."""
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (channels,))
+        else:
+            bias = jnp.zeros_like(scale)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
         if not train:
@@ -174,6 +179,7 @@ class ConvBN(nn.Module):
       use_bias: of the convolution (published code: yes).
       second_order: convolve Bi(x) instead of x; with kernel 1 and stride 1 only.
       epsilon: see `BatchNorm`.
+      relu: whether there is one; not before a residual sum.
       axis_name: see `BatchNorm`.
       dtype: of the computation; parameters are float32.
     """
@@ -184,12 +190,13 @@ class ConvBN(nn.Module):
     use_bias: bool = True
     second_order: bool = False
     epsilon: float = 1e-5
+    relu: bool = True
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [b, h, w, c] to [b, h / stride, w / stride, features], not negative."""
+        """Maps [b, h, w, c] to [b, h / stride, w / stride, features], >= 0 behind a ReLU."""
         shared = {
             "use_bias": self.use_bias,
             "kernel_init": nn.initializers.variance_scaling(2.0, "fan_in", "normal"),
@@ -208,7 +215,8 @@ class ConvBN(nn.Module):
                 **shared,
             )(x)
         norm = BatchNorm(self.axis_name, self.dtype, epsilon=self.epsilon, name="bn")
-        return nn.relu(norm(x, train=train))
+        x = norm(x, train=train)
+        return nn.relu(x) if self.relu else x
 
 
 def max_pool(

@@ -8,7 +8,7 @@ import numpy as np
 from flax import linen as nn
 
 from batnet_jax.errors import UserError
-from batnet_jax.models.googlenet import Block
+from batnet_jax.models.backbones import BACKBONES
 
 PART_SAMPLINGS = ("paper", "published")
 
@@ -50,7 +50,7 @@ class PartStreams(nn.Module):
     Attributes:
       num_parts: T (section 4.4: 4).
       sampling: one of `PART_SAMPLINGS`.
-      width, backbone, axis_name, dtype: see `googlenet.Inception`.
+      backbone: a key of `backbones.BACKBONES`; width, axis_name, dtype: its blocks'.
     """
 
     num_parts: int = 4
@@ -62,17 +62,16 @@ class PartStreams(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps p2's [b, h, w, c] to [b, h / 2, w / 2, T * 1024 * width]."""
+        """Maps p2's [b, h, w, c] to the streams' maps at p4, side by side.
+
+        Returns: [b, h / 2, w / 2, T * 1024 * width]; of resnet50 T * 2048 * width.
+        """
         matrix = part_sampling_matrix(self.num_parts, x.shape[1], self.sampling)
         regions = jnp.einsum("tij,bjwc->tbiwc", matrix.astype(x.dtype), x)
-        shared = {
-            "width": self.width,
-            "backbone": self.backbone,
-            "axis_name": self.axis_name,
-            "dtype": self.dtype,
-        }
+        block = BACKBONES[self.backbone]
+        shared = {"width": self.width, "axis_name": self.axis_name, "dtype": self.dtype}
         streams = []
         for t in range(self.num_parts):
-            part = Block(3, name=f"stream{t}_blk3", **shared)(regions[t], train=train)
-            streams.append(Block(4, name=f"stream{t}_blk4", **shared)(part, train=train))
+            part = block(3, name=f"stream{t}_blk3", **shared)(regions[t], train=train)
+            streams.append(block(4, name=f"stream{t}_blk4", **shared)(part, train=train))
         return jnp.concatenate(streams, axis=-1)

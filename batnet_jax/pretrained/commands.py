@@ -104,7 +104,7 @@ def run_export(config: ml_collections.ConfigDict, variables: dict[str, Any], out
 
     Raises: UserError if the published code has no such network, or the file cannot be written.
     """
-    for name, wanted in (("backbone", "published"), ("kernel", "bilinear")):
+    for name, wanted in (("backbone", "published"), ("kernel", "bilinear"), ("neck", "none")):
         own = config.model.get(name, wanted)
         if own != wanted:
             raise UserError(

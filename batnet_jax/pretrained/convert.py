@@ -15,14 +15,14 @@ from batnet_jax.errors import UserError
 from batnet_jax.pretrained.names import (
     BACKBONE,
     BATNET,
+    NAMES,
+    RESNET,
     TORCHVISION,
     Path,
     bilinear_order,
     is_backbone,
     is_bilinear,
-    published_name,
     stream_twin,
-    torchvision_name,
 )
 
 WORKDIR = "batnet_jax workdir"  # a checkpoint of this package as a source
@@ -44,6 +44,10 @@ UNUSED = {
     TORCHVISION: (
         _COUNT,
         (re.compile(r"aux[12]\..*"), "auxiliary classifier"),
+        (re.compile(r"fc\..*"), "ImageNet classifier"),
+    ),
+    RESNET: (
+        _COUNT,
         (re.compile(r"fc\..*"), "ImageNet classifier"),
     ),
     WORKDIR: (),
@@ -73,7 +77,7 @@ class Source(NamedTuple):
         """The canonical name of a variable of ours; None for what the format cannot hold."""
         if self.format == WORKDIR:
             return "/".join(path)
-        return torchvision_name(path) if self.format == TORCHVISION else published_name(path)
+        return NAMES[self.format](path)
 
     def shape(self, path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape that the tensor of a variable of ours has here."""

@@ -3,7 +3,7 @@
 A variable's path is that of its leaf in `{"params": ..., "batch_stats": ...}`, for instance
 `("params", "blk1", "conv1", "conv", "kernel")`. The names were read off the published code
 (Attention-in-Attention-Networks, `models/bilinear_aia_noHard_net.py`) and torchvision's
-`models/googlenet.py`.
+`models/googlenet.py` and `models/resnet.py`.
 """
 
 import re
@@ -15,7 +15,8 @@ Path = tuple[str, ...]
 BATNET = "BAT-net"  # a published checkpoint: the whole network
 BACKBONE = "published backbone"  # `inceptionV1_bn_noModule.pth.tar`
 TORCHVISION = "torchvision googlenet"
-FORMATS = (BATNET, BACKBONE, TORCHVISION)
+RESNET = "torchvision resnet50"
+FORMATS = (BATNET, BACKBONE, TORCHVISION, RESNET)
 
 LEAVES = {
     "kernel": "weight",
@@ -55,7 +56,7 @@ _INCEPTION = re.compile(r"(?:features\.)?(?:inception[123]\.)?(inception_([345])
 
 
 def is_backbone(path: Path) -> bool:
-    """Whether a variable belongs to GoogLeNet itself: Blk1 to Blk4."""
+    """Whether a variable belongs to the backbone itself: Blk1 to Blk4."""
     return path[1] in ("blk1", "blk2", "blk3", "blk4")
 
 
@@ -97,7 +98,7 @@ def _published_module(module: Path) -> str | None:
                 "bn": f"fc_{stream}.2",
                 "classifier": f"classifier_{stream}.1",
             }
-            return names[layer]
+            return names.get(layer)
         case _:
             return None
     return f"features.{place}.{inception}.{PUBLISHED_BRANCHES[branch]}.{PUBLISHED_LAYERS[layer]}"
@@ -113,6 +114,30 @@ def torchvision_name(path: Path) -> str | None:
         case _:
             return None
     return f"{module}.{LEAVES[path[-1]]}"
+
+
+def resnet_name(path: Path) -> str | None:
+    """The name in torchvision's `resnet50`; None for what is not of the backbone."""
+    match path[1:-1]:
+        case "blk1", "conv1", layer:
+            module = f"{layer}1"
+        case ("blk1" | "blk2" | "blk3" | "blk4") as block, unit, conv, layer:
+            place = f"layer{block.removeprefix('blk')}.{unit.removeprefix('unit')}"
+            if conv == "downsample":
+                module = f"{place}.downsample.{PUBLISHED_LAYERS[layer]}"
+            else:
+                module = f"{place}.{layer}{conv.removeprefix('conv')}"
+        case _:
+            return None
+    return f"{module}.{LEAVES[path[-1]]}"
+
+
+NAMES = {
+    BATNET: published_name,
+    BACKBONE: published_name,
+    TORCHVISION: torchvision_name,
+    RESNET: resnet_name,
+}
 
 
 def canonical(name: str) -> str:
@@ -135,6 +160,8 @@ def guess_format(names: set[str]) -> str | None:
     """One of `FORMATS`, by canonical names that nothing else has; None if it is none of them."""
     if "inception3a.branch1.conv.weight" in names:
         return TORCHVISION
+    if {"bn1.weight", "layer1.0.conv3.weight"} <= names:  # no bottleneck in ResNet-18 and -34
+        return RESNET
     if "features.norm1_1.weight" in names or "fc_global.1.weight" in names:
         return BATNET
     if "features.inception1.inception_3a.conv1.0.weight" in names:

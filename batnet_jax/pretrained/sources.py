@@ -8,19 +8,35 @@ import ml_collections
 
 from batnet_jax import checkpoint
 from batnet_jax.errors import UserError
-from batnet_jax.models import parse_positions
+from batnet_jax.models import BATNet, parse_positions
 from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
 from batnet_jax.pretrained.convert import WORKDIR, Source, flatten
-from batnet_jax.pretrained.names import BATNET, FORMATS, TORCHVISION, canonical, guess_format
+from batnet_jax.pretrained.names import (
+    BACKBONE,
+    BATNET,
+    FORMATS,
+    RESNET,
+    TORCHVISION,
+    canonical,
+    guess_format,
+)
 from batnet_jax.pretrained.reading import read_tensors
 from batnet_jax.steps import init_state, make_recipe
 
 # The fields on which the weights depend. Those of a part matter only where both sides have it.
-BACKBONE_FIELDS = ("backbone", "width", "embedding_dim")
+BACKBONE_FIELDS = ("backbone", "width", "neck", "embedding_dim")
 ATTENTION_FIELDS = (
     *("attention", "position", "reduction"),
     *("kernel", "rff_factor", "rff_bandwidth"),
 )
+# The backbones that a file's tensors may be of, the first where the config has none of them, and
+# the convolution that tells its width.
+KINDS = {
+    BATNET: (("published",), "features.conv.conv1.0.weight"),
+    BACKBONE: (("published",), "features.conv.conv1.0.weight"),
+    TORCHVISION: (("torchvision", "torchvision_raw"), "conv1.conv.weight"),
+    RESNET: (("resnet50",), "conv1.weight"),
+}
 
 
 def open_source(config: ml_collections.ConfigDict, path: Path) -> Source:
@@ -66,11 +82,9 @@ def describe(
       shapes: of the tensors, by canonical name.
       model: the config's section.
     """
-    torchvision = form == TORCHVISION
+    backbones, stem = KINDS[form]
     own = model.get("backbone", "published")
-    fits = own.startswith("torchvision") if torchvision else own == "published"
-    found = {"backbone": own if fits else ("torchvision" if torchvision else "published")}
-    stem = "conv1.conv.weight" if torchvision else "features.conv.conv1.0.weight"
+    found = {"backbone": own if own in backbones else backbones[0]}
     if stem in shapes:
         channels = shapes[stem][0]
         same = scaled(STEM_WIDTHS[0], model.width) == channels
@@ -81,7 +95,7 @@ def describe(
 def _describe_batnet(
     shapes: Mapping[str, tuple[int, ...]], model: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = {"neck": "none"}
     if "fc_global.1.weight" in shapes:
         found["embedding_dim"] = shapes["fc_global.1.weight"][0]
     streams = {
@@ -151,5 +165,6 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     tensors = {(name := "/".join(path)): (name, leaf) for path, leaf in flatten(variables).items()}
     fields = (*BACKBONE_FIELDS, *ATTENTION_FIELDS, "num_parts")
-    model = {name: run["model"][name] for name in fields if name in run["model"]}
+    # A field that is younger than the run has its default there.
+    model = {name: run["model"].get(name, getattr(BATNet, name)) for name in fields}
     return Source(str(workdir), WORKDIR, tensors, model, [list(i) for i in run["identities"]])

@@ -10,7 +10,7 @@ import pytest
 from browser import browser, page  # noqa: F401 - fixtures
 from launch_world import World
 
-from batnet_jax.models import googlenet
+from batnet_jax.models import googlenet, resnet
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
@@ -36,6 +36,13 @@ def short_backbone(monkeypatch):
     monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 2, ("3a",))
     monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 3, ("4a",))
     monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 4, ())
+
+
+@pytest.fixture
+def short_resnet(monkeypatch):
+    """A bottleneck a stage, two in the first: one with and one without a projected shortcut."""
+    for number, units in enumerate((2, 1, 1, 1), 1):
+        monkeypatch.setitem(resnet.UNITS, number, units)
 
 
 @pytest.fixture

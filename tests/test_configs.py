@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from batnet_jax.config import default_config, validate
+from batnet_jax.errors import UserError
 from batnet_jax.workdir import flatten
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,7 @@ PROMISED = {
     "dukemtmc",
     "msmt17",
     "folder",
+    "market1501_resnet50",
 }
 # Section 4.4 and Tables 1-4: dataset, variant, learning rate, r, and the row "BAT-net w/ AiA".
 PAPER = {
@@ -96,6 +98,43 @@ def test_paper_values(name):
     assert (config.model.num_parts, config.model.embedding_dim) == (4, 512)
     assert (config.model.width, config.loss.num_negatives) == (1.0, 5)
     assert config.augment.erasing_start_epoch == 50
+
+
+def test_the_strong_baseline():
+    """Luo et al., CVPR Workshops 2019, as the issue lists it."""
+    config, docstring = load("market1501_resnet50")
+    batch, model, loss = config.batch, config.model, config.loss
+    assert (batch.identities, batch.images_per_identity) == (16, 4)
+    assert config.data.image_size == (256, 128)
+    assert (config.num_epochs, config.learning_rate, config.weight_decay) == (120, 3.5e-4, 5e-4)
+    assert (config.schedule, config.warmup_epochs, config.warmup_factor) == ("cosine", 10, 0.1)
+    assert (model.backbone, model.neck, model.embedding_dim) == ("resnet50", "bnneck", 0)
+    assert (model.num_parts, model.dropout) == (0, 0)
+    assert (loss.label_smoothing, loss.margin, loss.num_negatives) == (0.1, 0.3, 1)
+    assert (config.augment.erasing_probability, config.augment.erasing_start_epoch) == (0.5, 0)
+    assert "has not been run" in docstring
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"model.neck": "x"}, "config.model.neck='x' is not one of none, bnneck: choose one"),
+        ({"model.backbone": "resnet18"}, "'resnet18' is not one of published, .*, resnet50: cho"),
+        ({"model.embedding_dim": 0}, "embedding_dim=0 needs --config.model.neck=bnneck"),
+        ({"model.embedding_dim": -1, "model.neck": "bnneck"}, "embedding_dim=-1 must be 0 or more"),
+        ({"schedule": "linear"}, "config.schedule='linear' is not one of piecewise, cosine: cho"),
+        ({"warmup_epochs": 300}, "config.warmup_epochs=300 leaves nothing of config.num_epochs=3"),
+        ({"warmup_epochs": -1}, "config.warmup_epochs=-1 must be 0 or more"),
+        ({"warmup_factor": 1.5}, "config.warmup_factor=1.5 must lie between 0 and 1"),
+    ],
+    ids=str,
+)
+def test_what_is_refused(fields, message):
+    config = default_config()
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(UserError, match=message) as caught:
+        validate(config)
+    assert "\n" not in str(caught.value)
 
 
 def test_every_field_says_what_it_is_and_whose_value_it_has():

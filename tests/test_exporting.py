@@ -78,10 +78,11 @@ def test_unrolled_forms_against_the_triangle(channels):
         {},
         {"backbone": "torchvision", "attention": "plain", "kernel": "linear"},
         {"kernel": "rff", "position": "p1,p3", "num_parts": 0},
+        {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0},
     ],
     ids=str,
 )
-def test_folded_is_the_same_network(model, short_backbone):
+def test_folded_is_the_same_network(model, short_backbone, short_resnet):
     model, variables = network(make_config(**model))
     images = photos(3)
     got = jit(partial(embed_folded, variables, model=model))(images)

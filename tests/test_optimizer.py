@@ -1,3 +1,5 @@
+import math
+
 import jax
 import numpy as np
 import optax
@@ -5,7 +7,8 @@ import oracles
 import pytest
 
 from batnet_jax.config import default_config
-from batnet_jax.optimizer import adam_l2, learning_rate_schedule
+from batnet_jax.optimizer import adam_l2, cosine_schedule, learning_rate_schedule, warm_up
+from batnet_jax.steps import make_schedule
 
 BETAS = {"beta1": 0.9, "beta2": 0.999}
 
@@ -68,3 +71,57 @@ def test_schedule_at_the_borders_of_the_epochs(steps_per_epoch):
 def test_schedule_without_decay():
     schedule = learning_rate_schedule(1e-3, decay_epochs=(), decay_factor=0.1, steps_per_epoch=9)
     assert float(schedule(10**6)) == pytest.approx(1e-3)
+
+
+def cosine_by_hand(step, rate, warmup, factor, steps):
+    if step < warmup:
+        return rate * (factor + (1 - factor) * step / warmup)
+    done = min(1, (step - warmup) / (steps - warmup))
+    return rate * (1 + math.cos(math.pi * done)) / 2
+
+
+# Float32, whose cosine is good to 1e-7 of the rate.
+near = {"rtol": 1e-6, "atol": 1e-9}
+
+
+@pytest.mark.parametrize("warmup", [0, 10])
+def test_cosine_and_warm_up_by_hand(warmup):
+    schedule = warm_up(
+        cosine_schedule(3.5e-4, warmup_steps=warmup, steps=120), steps=warmup, factor=0.1
+    )
+    theirs = optax.warmup_cosine_decay_schedule(3.5e-5, 3.5e-4, warmup, 120)
+    for step in range(130):
+        np.testing.assert_allclose(
+            schedule(np.int32(step)), cosine_by_hand(step, 3.5e-4, warmup, 0.1, 120), **near
+        )
+        if warmup:
+            np.testing.assert_allclose(schedule(step), theirs(step), **near)
+    if warmup:
+        assert float(schedule(0)) == pytest.approx(3.5e-5)
+    assert float(schedule(warmup)) == pytest.approx(3.5e-4)
+    assert float(schedule((120 + warmup) // 2)) == pytest.approx(1.75e-4)
+    assert float(schedule(120)) == float(schedule(10**6)) == 0
+
+
+def test_without_a_warm_up_the_schedule_is_as_it_was():
+    schedule = optax.constant_schedule(1.0)
+    assert warm_up(schedule, steps=0, factor=0.1) is schedule
+
+
+@pytest.mark.parametrize("steps_per_epoch", [1, 187])
+def test_the_config_names_the_schedule(steps_per_epoch):
+    config = default_config()
+    config.num_epochs, config.warmup_epochs, config.warmup_factor = 120, 10, 0.2
+    config.decay_epochs = (40, 70)
+    config.schedule = "cosine"
+    cosine = make_schedule(config, steps_per_epoch)
+    config.schedule = "piecewise"  # with a warm-up: the rates of Luo et al.
+    piecewise = make_schedule(config, steps_per_epoch)
+    steps = 120 * steps_per_epoch
+    for step in (0, 1, 5, 9, 10, 39, 40, 69, 70, 119):
+        at = step * steps_per_epoch
+        warmup = 10 * steps_per_epoch
+        np.testing.assert_allclose(cosine(at), cosine_by_hand(at, 5e-4, warmup, 0.2, steps), **near)
+        line = min(1, 0.2 + 0.8 * step / 10)
+        rate = 5e-4 * line * 0.1 ** ((step >= 40) + (step >= 70))
+        np.testing.assert_allclose(piecewise(at), rate, **near)

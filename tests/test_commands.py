@@ -167,12 +167,21 @@ def place(tmp_path_factory):
     export = "python -m batnet_jax.main --mode=export --config=configs/market1501.py"
     run(place, f"{export} --output=F.pth")
     shutil.copy(place / "F.pth", place / "inceptionV1_bn_noModule.pth.tar")
+    write_resnet(place / "resnet50.pth")
     for name in ("gallery.npz", "photos.npz"):
         embed = "python -m batnet_jax.main --mode=embed --workdir=runs/demo"
         run(place, f"{embed} --images=photos --output={name}")
     for path in place.glob("F.pth"):
         path.rename(place / "theirs.pth")
     return place
+
+
+def write_resnet(path):
+    """torchvision's file, as wide as `SMALL` says."""
+    import torch
+    import torch_resnet
+
+    torch.save(torch_resnet.TorchResNet50(width=1 / 16, classes=10).state_dict(), path)
 
 
 def run(place, command, until=None):

@@ -369,10 +369,18 @@ def batches(
 def plan_schedule(config: ml_collections.ConfigDict, labels: np.ndarray) -> Schedule:
     """The run's length.
 
-    Raises: UserError if the training set has fewer identities than a batch.
+    Raises: UserError if the training set has fewer identities than a batch, or the run goes on
+      where a cosine has brought the learning rate to 0.
     """
     epoch = steps_per_epoch(labels, **shape_of(config))
-    return Schedule(epoch, config.steps or config.num_epochs * epoch)
+    whole = config.num_epochs * epoch
+    if config.schedule == "cosine" and config.steps > whole:
+        raise UserError(
+            f"config.steps={config.steps} is more than the {whole} of "
+            f"config.num_epochs={config.num_epochs}, after which the cosine is 0: give fewer steps "
+            "or more epochs"
+        )
+    return Schedule(epoch, config.steps or whole)
 
 
 def check_steps_left(schedule: Schedule, taken: int, workdir: Path) -> None:

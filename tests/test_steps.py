@@ -55,11 +55,15 @@ def step():
     return take
 
 
+STRONG = {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0, "num_parts": 0}
+
+
+@pytest.mark.parametrize("model", [{}, STRONG], ids=["paper", "strong"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_a_step_keeps_the_types(dtype):
+def test_a_step_keeps_the_types(dtype, model):
     """So that a restored state is the same as the one saved, and the second step not compiled."""
     config = default_config()
-    config.model.update({"width": 1 / 16, "dtype": dtype})
+    config.model.update({"width": 1 / 16, "dtype": dtype} | model)
     recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=None)
     batch = {"image": np.zeros((8, 64, 32, 3), np.uint8), "label": np.repeat(np.arange(4), 2)}
     with jax.enable_x64(dtype == "float64"):

@@ -11,7 +11,7 @@ from batnet_jax.config import default_config
 from batnet_jax.data.sampler import epoch_plan
 from batnet_jax.errors import UserError
 from batnet_jax.finite import Suspects
-from batnet_jax.train import Schedule, Window, batches, shape_of
+from batnet_jax.train import Schedule, Window, batches, plan_schedule, shape_of
 from batnet_jax.workdir import check_same_run, flatten
 
 LABELS = np.repeat(np.arange(6), 4)  # 6 groups of 4: 3 steps an epoch at 2 x 4
@@ -41,6 +41,18 @@ def test_due_at_the_ends_of_epochs_and_always_at_the_end():
     schedule = Schedule(steps_per_epoch=3, total=14)
     assert [s for s in range(1, 15) if schedule.is_due(s, 2)] == [6, 12, 14]
     assert [s for s in range(1, 15) if schedule.is_due(s, 0)] == [14]
+
+
+def test_a_run_ends_with_its_cosine():
+    config = small_config()  # 3 steps an epoch
+    config.num_epochs, config.steps = 2, 6
+    config.schedule = "cosine"
+    assert plan_schedule(config, LABELS) == Schedule(steps_per_epoch=3, total=6)
+    config.steps = 7
+    with pytest.raises(UserError, match=r"steps=7 is more than the 6 of config.num_epochs=2, af"):
+        plan_schedule(config, LABELS)
+    config.schedule = "piecewise"
+    assert plan_schedule(config, LABELS).total == 7
 
 
 def metrics(loss, lr=0.5):

@@ -1,9 +1,6 @@
 """ResNet-50, the BNNeck, and what is built on them; the backbone against PyTorch in float64."""
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 
 import jax
@@ -12,7 +9,7 @@ import numpy as np
 import oracles
 import pytest
 from fast import jit
-from test_main import ROOT, lines
+from test_main import CUT, MAIN, ROOT, lines, run_main
 
 import batnet_jax
 from batnet_jax import checkpoint, pretrained
@@ -430,17 +427,13 @@ def test_the_neck_stands_behind_the_papers_backbone_too():
 # From end to end.
 
 
-CUT = "from batnet_jax.models import resnet; resnet.UNITS.update({1: 1, 2: 1, 3: 1, 4: 1}); "
-MAIN = "from batnet_jax.main import main; main()"
-
-
 @pytest.mark.parametrize(
-    "program",
-    [pytest.param(CUT + MAIN, id="cut"), pytest.param(MAIN, id="whole", marks=pytest.mark.slow)],
+    "entry",
+    [pytest.param(CUT, id="cut"), pytest.param(MAIN, id="whole", marks=pytest.mark.slow)],
 )
-def test_the_main_job_trains_and_evaluates_it(tmp_path, monkeypatch, program):
+def test_the_main_job_trains_and_evaluates_it(tmp_path, monkeypatch, entry):
     """configs/market1501_resnet50.py on drawn images, narrow, from imported weights."""
-    if program != MAIN:  # a bottleneck a stage: depth costs nothing but compile time
+    if entry == CUT:
         for number in resnet.UNITS:
             monkeypatch.setitem(resnet.UNITS, number, 1)
     state = {
@@ -465,11 +458,7 @@ def test_the_main_job_trains_and_evaluates_it(tmp_path, monkeypatch, program):
         f"--config.init.from={source}",
         f"--workdir={run}",
     )
-    process = subprocess.run(
-        [sys.executable, "-c", program, *command],
-        cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True,
-        timeout=600,
-    )  # fmt: skip
+    process = run_main(*command, entry=entry)
     assert process.returncode == 0, process.stderr
     figures = lines(run)
     assert all(np.isfinite(f["loss"]) for f in figures)

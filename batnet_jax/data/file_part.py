@@ -10,7 +10,6 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
-
 MOST_BYTES = 300_000_000
 """Of a file that is read whole: 3 bytes for each of the pixels that an image may have."""
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from batnet_jax.data.headers import is_cut_off
 from batnet_jax.data.file_part import read_whole
 from batnet_jax.data.files import IMAGE_SUFFIXES, open_tree
+from batnet_jax.data.headers import is_cut_off
 from batnet_jax.data.loader import fit
 from batnet_jax.errors import UserError
 

@@ -28,6 +28,8 @@ LONGEST_NAME = 4096
 """Bytes of a path in an archive, as Linux has it."""
 MOST_FOLDERS = 100_000
 """Below one place. Links that lead to and fro make any number of ways through a few folders."""
+MOST_NESTED = 100
+"""Folders in folders."""
 MOST_LAYOUTS = 100
 """In one archive."""
 DEPTH = 2
@@ -298,6 +300,8 @@ def _walk(path: Path) -> Iterator[str]:
     for number, (folder, folders, files) in enumerate(walk):
         if number > MOST_FOLDERS:
             raise OSError(f"more than {MOST_FOLDERS:,} folders: do links in it lead to and fro?")
+        if folder.count(os.sep) > str(path).count(os.sep) + MOST_NESTED:
+            raise OSError(f"more than {MOST_NESTED} folders, one in another")
         real, parents = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
         above[folder] = (*parents, real)
         folders[:] = [] if real in parents else [name for name in folders if not _is_hidden(name)]

@@ -30,7 +30,10 @@ PLAIN = (
     *("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"),
     *("torch._utils._rebuild_parameter", "torch.Size", "torch.device"),
 )
-STORAGE = re.compile(r"torch\.((Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage)")
+STORAGE = re.compile(
+    r"torch\.((cuda\.)?(Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
+    r"|b?float\d+|u?int\d+)"
+)
 LEGACY_PICKLES = 5
 """In a file of before PyTorch 1.6: magic number, protocol, system, content, keys."""
 DECLARED = 2

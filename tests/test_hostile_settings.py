@@ -23,7 +23,10 @@ from batnet_jax.embedding import load
 from batnet_jax.selection import read
 from batnet_jax.workdir import check_workdir, flatten
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning"),  # config_flags'
+]
 FIELDS = sorted(flatten(json.loads(default_config().to_json())))
 STRANGE = ["", "None", "True", "nan", "-inf", "1e400", "9" * 400, "9" * 5000, "-1", "0", "2**99"]
 STRANGE += ["(1,'a')", "()", "((((1,),),),)", "{'a': 1}", "[1, 2]", "(1e9, 16)", "-" * 50_000 + "1"]
@@ -76,6 +79,7 @@ def test_strange_values_of_every_field(value):
 
 @pytest.mark.usefixtures("command_line")
 def test_numbers_that_would_take_all_memory():
+    assert settings("--config.seed=5")[0].seed == 5
     for field, value in (("model.width", 10**9), ("model.num_parts", 10**6), ("eval.batch", 10**9)):
         refused(f"config.{field}={value}", settings, f"--config.{field}={value}")
     refused("multiples of 16, up to 4096", settings, "--config.data.image_size=(160000, 160000)")

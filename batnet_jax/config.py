@@ -248,6 +248,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     positive = {
         "num_epochs": config.num_epochs,
         "learning_rate": config.learning_rate,
+        "decay_factor": config.decay_factor,
         "batch.identities": config.batch.identities,
         "batch.accumulate": config.batch.accumulate,
         "model.reduction": config.model.reduction,
@@ -301,6 +302,8 @@ def validate(config: ml_collections.ConfigDict) -> None:
         -1 <= config.eval.step < 2**63,
         f"config.eval.step={config.eval.step} must be a step, 0 (the latest) or -1 (the best)",
     )
+    for field, value in {"beta1": config.beta1, "beta2": config.beta2}.items():
+        _require(0 <= value < 1, f"config.{field}={value} must be 0 or more, and below 1")
     for field, value in shares.items():
         _require(0 <= value <= 1, f"config.{field}={value} must lie between 0 and 1")
     _require(config.model.dropout < 1, "config.model.dropout=1 leaves nothing: give less")

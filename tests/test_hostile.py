@@ -50,7 +50,7 @@ SEEDS = [*WHOLE.values(), *ANIMATED.values(), *ODD.values()]
 # Images.
 
 
-@examples(150, 20_000)
+@examples(150, 6_000)
 def test_damaged_images(examples):
     def check(content):
         found = survives(decode, content, (16, 8))
@@ -230,7 +230,7 @@ def archives():
     return made
 
 
-@examples(80, 6_000)
+@examples(80, 1_500)
 def test_damaged_archives(tmp_path, examples):
     made = archives()
 
@@ -281,7 +281,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size
 NAMED = st.from_regex(r"-?[0-9]{0,12}_?c?[0-9]{0,12}(s1)?[_.\-\n]?.{0,3}", fullmatch=True)
 
 
-@examples(40, 2_000)
+@examples(40, 500)
 @pytest.mark.parametrize("name", ["market1501", "dukemtmc_reid", "cuhk03", "folder"])
 def test_names_of_any_kind(tmp_path, name, examples):
     folder = tmp_path / "m" / ("labeled/" if name == "cuhk03" else "")
@@ -308,7 +308,7 @@ REACHING = ["../../../etc/passwd", "/etc/passwd", "a\0b.jpg", "x" * 10**6, "..",
 REACHING += ["/dev/zero", "/dev/stdin", "\udcff.jpg", "http://x/y.jpg", "\x1b[2J\x1b]0;x\x07.jpg"]
 
 
-@examples(60, 4_000)
+@examples(60, 1_500)
 def test_damaged_lists(tmp_path, examples):
     """A line of MSMT17's can name an image of the folder only."""
     write_tree(tmp_path / "m", MSMT17)
@@ -340,7 +340,7 @@ def test_lists_that_reach_out(tmp_path, line):
     assert "root:" not in message
 
 
-@examples(60, 4_000)
+@examples(60, 1_500)
 def test_own_lists_of_any_bytes(tmp_path, examples):
     path = tmp_path / "list.txt"
 

@@ -47,7 +47,7 @@ def test_lists_are_read_as_scipy_does(how):
         np.testing.assert_array_equal(ours[name], theirs[name].ravel("F"))
 
 
-@examples(200, 20_000)
+@examples(200, 5_000)
 def test_damaged_lists_of_cuhk03(tmp_path, examples):
     name = "lists.mat"
 
@@ -193,7 +193,7 @@ def import_of(path):
     return pretrained.run_import(config, path, path.parent / "run")
 
 
-@examples(100, 10_000)
+@examples(100, 4_000)
 def test_damaged_safetensors(tensors, tmp_path, examples):
     path = tmp_path / "a.safetensors"
     save_file(tensors, path)
@@ -306,7 +306,7 @@ def test_a_packed_pth_and_tensors_of_one_number(tmp_path):
     refused("has tensors of 4,000,000,000,000 bytes, more than 2 times", import_of, path)
 
 
-@examples(60, 4_000)
+@examples(60, 3_000)
 def test_damaged_pth(tensors, tmp_path, examples):
     torch = pytest.importorskip("torch")
     path, wholes = tmp_path / "a.pth", []

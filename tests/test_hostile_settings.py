@@ -61,7 +61,7 @@ def command_line(monkeypatch, tmp_path):
 
 
 @pytest.mark.usefixtures("command_line")
-@examples(300, 20_000)
+@examples(300, 5_000)
 def test_overrides_of_any_kind(examples):
     def check(field, value):
         found = survives(settings, f"--config.{field}={value}")
@@ -94,7 +94,7 @@ JSON = st.recursive(
 )
 
 
-@examples(200, 10_000)
+@examples(200, 2_000)
 def test_saved_settings_of_any_kind(examples):
     whole = json.loads(default_config().to_json())
 
@@ -156,7 +156,7 @@ def assert_same(found, saved):
     jax.tree.map(np.testing.assert_array_equal, vars(state), vars(saved[1]))
 
 
-@examples(60, 3_000)
+@examples(60, 1_000)
 def test_damaged_checkpoints(saved, tmp_path, examples):
     whole = {p.relative_to(saved[0]): p.read_bytes() for p in files_of(saved[0])}
 
@@ -193,7 +193,7 @@ def rewrite(workdir, **changes):
     return path
 
 
-@examples(100, 3_000)
+@examples(100, 1_000)
 def test_facts_of_any_kind(saved, tmp_path, monkeypatch, examples):
     """With a right checksum, as who made the file can compute it; without the network's values."""
     monkeypatch.setattr("batnet_jax.evaluate.init_state", fake_state)

@@ -6,7 +6,7 @@
 | JPEG with a small picture in its header, cut after that | error naming the file |
 | PNG, BMP, WebP or TIFF that is cut off | error naming the file |
 | no bytes; text, HEIC, GIF or JPEG 2000 named as an image | error naming the file |
-| more than 10^8 pixels, a JPEG of more than 100 scans, a file of more than 3*10^8 bytes | error naming the file and the numbers |
+| more than 10^8 pixels, 100 scans, 3*10^8 bytes | error naming the file and the numbers |
 | pipe, device | error naming the file |
 | JPEG or PNG with other bytes after its end | read; the bytes stay |
 | progressive JPEG; BMP, WebP, TIFF | read |

@@ -8,6 +8,7 @@ A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats
 
 import errno
 import json
+import math
 import os
 import shutil
 import zlib
@@ -32,6 +33,11 @@ FACTS = "facts"
 """Among the checksums: that of the facts themselves."""
 BEST = -1
 """For `config.eval.step`: the best checkpoint by validation."""
+UNREADABLE = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
+    *(AssertionError, RecursionError, EOFError),
+)
+"""What Orbax raises of a damaged checkpoint; not what a network or too little memory does."""
 ITSELF = -2
 """In place of a step: the path is the checkpoint's own, copied out of a workdir."""
 
@@ -218,12 +224,24 @@ def restore_run(workdir: Path, step: int) -> dict[str, Any]:
     Raises: DamagedError if they cannot be read, or are others than were saved.
     """
     run = _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
-    if not isinstance(run, dict) or run.get("identities") is None:
+    if not _are_facts(run):
         raise _unreadable(workdir, step, ValueError("it lacks the facts of its run"))
     sums = run.get("checksums")  # older checkpoints have none
     if sums and sums.get(FACTS) != _facts_checksum(run):
         raise _unreadable(workdir, step, ValueError("its facts do not have their checksum"))
     return run
+
+
+def _are_facts(run: Any) -> bool:
+    """Whether they are as `facts` makes them; older ones lack some."""
+    if not isinstance(run, dict) or not isinstance(run.get("identities"), list):
+        return False
+    named = all(
+        isinstance(who, list) and len(who) == 3 and all(isinstance(x, str | int) for x in who)
+        for who in run["identities"]
+    )
+    sections = [run.get("model"), *(run.get(name, {}) for name in ("config", "data", "checksums"))]
+    return named and all(isinstance(section, dict) for section in sections)
 
 
 def _facts_checksum(run: dict[str, Any]) -> int:
@@ -241,7 +259,7 @@ def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
         handler = ocp.CompositeCheckpointHandler()
         with ocp.Checkpointer(handler, multiprocessing_options=_by_itself()) as reader:
             return reader.restore(path, args=wanted)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise _unreadable(workdir, step, error) from error
 
 
@@ -257,6 +275,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
     """
     wanted_sums = restore_run(workdir, step).get("checksums", {})
     target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), vars(like))
+    _check_declared(workdir, step, sum(leaf.nbytes for leaf in jax.tree.leaves(target)))
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
     restored = _read(workdir, step, wanted).state
     for (path, want), got in zip(
@@ -271,6 +290,37 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
         if sums.get(name) != wanted_sums[name]:
             raise _unreadable(workdir, step, ValueError(f"{name} does not have its checksum"))
     return like.replace(**restored)
+
+
+def _check_declared(workdir: Path, step: int, nbytes: int) -> None:
+    """Refuses arrays that are far larger than the wanted ones, before their memory is taken.
+
+    Args:
+      workdir: of the run.
+      step: an existing checkpoint's.
+      nbytes: of the wanted arrays.
+
+    Raises: DamagedError.
+    """
+    path = absolute(folder_of(workdir, step)) / "state"
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=_by_itself())
+    try:
+        declared = sum(
+            _declared_bytes(leaf) for leaf in jax.tree.leaves(handler.metadata(path).tree)
+        )
+    except UNREADABLE as error:
+        raise _unreadable(workdir, step, error) from error
+    if declared > 4 * nbytes + 10**8:  # what is of another architecture is told by its shapes
+        problem = f"its arrays take {declared:,} bytes, the network's {nbytes:,}"
+        raise _unreadable(workdir, step, ValueError(problem))
+
+
+def _declared_bytes(leaf: Any) -> int:
+    """What reading an array takes; its chunks are read whole."""
+    shape = getattr(leaf, "shape", None) or ()
+    storage = getattr(leaf, "storage", None)
+    chunk = (storage and storage.chunk_shape) or ()
+    return max(math.prod(shape), math.prod(chunk)) * 8  # of any type
 
 
 def set_aside(workdir: Path, step: int) -> Path:

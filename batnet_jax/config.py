@@ -5,7 +5,7 @@ Each comment ends with the source: (paper), (published code) or (ours). `configs
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -16,6 +16,7 @@ from batnet_jax.models import (
     ATTENTIONS,
     BACKBONES,
     KERNELS,
+    LIMITS,
     NECKS,
     PART_SAMPLINGS,
     parse_positions,
@@ -24,6 +25,17 @@ from batnet_jax.optimizer import SCHEDULES
 from batnet_jax.retrieval import POOLINGS
 
 DTYPES = ("float32", "bfloat16")
+MOST = {
+    "batch.identities": 2**16,
+    "batch.images_per_identity": 2**16,
+    "data.workers": 256,
+    "eval.batch": 2**16,
+} | {f"model.{name}": most for name, most in LIMITS.items()}
+"""What numbers may be; those that are not named, less than 2^31."""
+OF_NAMES = ("data.train", "eval.datasets", "model.position")
+"""The tuples of strings; others are of whole numbers."""
+MOST_SIDE = 4096
+"""Pixels of data.image_size, each."""
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -152,20 +164,54 @@ def from_saved(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """The settings of a run, from what `config.json` or a checkpoint says of them.
 
     A field that is younger than the run has its default; one that is no more is left out.
+
+    Raises: UserError if it says something else than settings.
     """
     c = default_config()
 
     def take(section: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
         for name in section.keys() & values.keys():
             own, value = section[name], values[name]
-            if isinstance(own, ml_collections.ConfigDict):
+            nested = isinstance(own, ml_collections.ConfigDict)
+            if isinstance(value, Mapping) != nested:
+                raise UserError(f"the saved settings say {name}={value!r}: are they a run's?")
+            if nested:
                 take(own, value)
             else:
                 with section.ignore_type():  # model.position may be a name or several
                     section[name] = tuple(value) if isinstance(value, list) else value
 
+    if not isinstance(saved, Mapping):
+        raise UserError(f"the saved settings are {saved!r}: are they a run's?")
     take(c, saved)
+    check_types(c)
     return c
+
+
+def check_types(config: ml_collections.ConfigDict) -> None:
+    """Refuses values of other types than the defaults', also within tuples.
+
+    Raises: UserError naming the field.
+    """
+    defaults = dict(_fields(default_config()))
+    for field, value in _fields(config):
+        kinds = {float: (float, int)}.get(type(defaults[field]), type(defaults[field]))
+        if field == "model.position" and isinstance(value, tuple):
+            kinds = tuple
+        inner = str if field in OF_NAMES else int
+        fits = isinstance(value, kinds) and (
+            not isinstance(value, tuple) or all(type(item) is inner for item in value)
+        )
+        wanted = f"give such as {defaults[field]!r}"
+        _require(fits, f"config.{field}={value!r} is of another type: {wanted}")
+
+
+def _fields(section: ml_collections.ConfigDict, at: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield from _fields(value, f"{at}{name}.")
+        else:
+            yield f"{at}{name}", value
 
 
 def _require(condition: bool, message: str) -> None:
@@ -189,6 +235,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
 
     Raises: UserError naming the field, its value and what is allowed.
     """
+    check_types(config)
     check_name(config.data.dataset, "data.dataset")
     for field, names in (
         ("data.train", config.data.train),
@@ -216,6 +263,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     positive = {
         "num_epochs": config.num_epochs,
         "learning_rate": config.learning_rate,
+        "decay_factor": config.decay_factor,
         "batch.identities": config.batch.identities,
         "batch.accumulate": config.batch.accumulate,
         "model.reduction": config.model.reduction,
@@ -254,8 +302,12 @@ def validate(config: ml_collections.ConfigDict) -> None:
         "loss.label_smoothing": config.loss.label_smoothing,
         "data.val_identities": config.data.val_identities,
     }
-    for field, value in (positive | not_negative | shares).items():
-        _require(math.isfinite(value), f"config.{field}={value} is not a finite number: give one")
+    images = {"batch.images_per_identity": config.batch.images_per_identity}
+    for field, value in (positive | not_negative | shares | images).items():
+        most = MOST.get(field, 2**31 - 1)
+        number = value == value and abs(value) != math.inf  # isfinite knows no int above 1e308
+        _require(number, f"config.{field}={value} is not a finite number: give one")
+        _require(value <= most, f"config.{field}={value} must be {most} or less")
     _require(
         0 <= config.seed < 2**31, f"config.seed={config.seed} must be 0 or more, and below 2^31"
     )
@@ -264,9 +316,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
     for field, value in not_negative.items():
         _require(value >= 0, f"config.{field}={value} must be 0 or more")
     _require(
-        config.eval.step >= -1,
+        -1 <= config.eval.step < 2**63,
         f"config.eval.step={config.eval.step} must be a step, 0 (the latest) or -1 (the best)",
     )
+    for field, value in {"beta1": config.beta1, "beta2": config.beta2}.items():
+        _require(0 <= value < 1, f"config.{field}={value} must be 0 or more, and below 1")
     for field, value in shares.items():
         _require(0 <= value <= 1, f"config.{field}={value} must lie between 0 and 1")
     _require(config.model.dropout < 1, "config.model.dropout=1 leaves nothing: give less")
@@ -293,8 +347,9 @@ def validate(config: ml_collections.ConfigDict) -> None:
     )
     size = config.data.image_size
     _require(
-        len(size) == 2 and all(s > 0 and s % 16 == 0 for s in size),
-        f"config.data.image_size={tuple(size)} must be (height, width), multiples of 16",
+        len(size) == 2 and all(0 < s <= MOST_SIDE and s % 16 == 0 for s in size),
+        f"config.data.image_size={tuple(size)} must be (height, width), multiples of 16, up to "
+        f"{MOST_SIDE}",
     )
     _validate_batch(config)
 

@@ -155,7 +155,7 @@ def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
     if saved is None:
         try:
             saved = json.loads((workdir / CONFIG).read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"'{path}' does not hold its settings, nor can '{workdir / CONFIG}' be read: give"
                 " the workdir"
@@ -181,8 +181,8 @@ def restore(
     workdir, step = choose(path, step)
     own = checkpoint.restore_run(workdir, step).get("config")
     size = tuple(config.data.image_size)
-    if own and tuple(own["data"]["image_size"]) != size:
-        trained = tuple(own["data"]["image_size"])
+    trained = tuple(from_saved(own).data.image_size) if own else size
+    if trained != size:
         raise UserError(
             f"'{path}' was trained on images of {trained} and the config says {size}: pass"
             f" '--config.data.image_size={trained}', or leave --config out"

@@ -1,7 +1,25 @@
 """The exceptions whose message is all that a user needs."""
 
+import re
 
-class UserError(ValueError):
+LONGEST = 1500
+"""Characters of a message."""
+# What would break the line, or make a terminal do something: names of files come from anywhere.
+_CONTROL = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+class _Told(Exception):  # noqa: N818 (its subclasses say what it is)
+    """Is told in a line, whatever the file names in its message hold."""
+
+    def __str__(self) -> str:
+        line = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().__str__())
+        half = LONGEST // 2
+        return line if len(line) <= LONGEST else f"{line[:half]} [...] {line[-half:]}"
+
+
+class UserError(_Told, ValueError):
     """A mistake in what the user gave: a config field, a path, a data set.
 
     The message is one line that says what was given, what is allowed and what to do.
@@ -10,7 +28,7 @@ class UserError(ValueError):
     """
 
 
-class RunFailure(RuntimeError):  # noqa: N818 (not an error in what was given)
+class RunFailure(_Told, RuntimeError):  # noqa: N818 (not an error in what was given)
     """What ends a run in its course: a full disk, too little memory, a loss that is not finite.
 
     The message is one line that says what has happened, what is kept and what to do. `main` prints

@@ -134,5 +134,5 @@ def _step_of(line: str) -> float:
     """The step of a line; infinite if a kill cut the line off."""
     try:
         return json.loads(line)["step"] if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")

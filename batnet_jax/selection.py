@@ -34,7 +34,7 @@ def read(workdir: Path) -> dict[int, float]:
     try:
         figures = json.loads((workdir / VALIDATION).read_text())
         return {int(step): float(value) for step, value in figures.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
         return {}
 
 

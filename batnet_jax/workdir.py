@@ -56,7 +56,9 @@ def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     path = workdir / CONFIG
     try:
         saved = json.loads(path.read_text())
-    except ValueError as error:
+        if not isinstance(saved, dict):
+            raise ValueError("is no object")
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"'{path}' is damaged: delete it if you know the run's settings, or name another "
             "--workdir"

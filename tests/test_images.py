@@ -5,7 +5,9 @@
 | JPEG that is cut off, or lacks its end | error naming the file |
 | JPEG with a small picture in its header, cut after that | error naming the file |
 | PNG, BMP, WebP or TIFF that is cut off | error naming the file |
-| no bytes; text or HEIC named as an image; more than 2^30 pixels | error naming the file |
+| no bytes; text, HEIC, GIF or JPEG 2000 named as an image | error naming the file |
+| more than 10^8 pixels, 100 scans, 3*10^8 bytes | error naming the file and the numbers |
+| pipe, device | error naming the file |
 | JPEG or PNG with other bytes after its end | read; the bytes stay |
 | progressive JPEG; BMP, WebP, TIFF | read |
 | a PNG named .jpg, or the like | read: the content counts, not the name |

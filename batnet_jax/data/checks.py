@@ -1,22 +1,17 @@
 """What is looked at while a data set is prepared: each image, copies among them, their number."""
 
 import hashlib
-import re
 from array import array
 from collections.abc import Mapping
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 
+from batnet_jax.data.headers import is_cut_off, read_pixels
 from batnet_jax.errors import UserError
 
 LABELLED = ("train", "query", "gallery")
 """The splits that are searched for copies; the others repeat images of these on purpose."""
-
-JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
-"""Those that a segment follows, or the end; the others stand alone, or are pixels."""
-JPEG_END = 0xD9
 
 
 def check_image(encoded: bytes, name: str) -> None:
@@ -26,51 +21,14 @@ def check_image(encoded: bytes, name: str) -> None:
     """
     if not encoded:
         raise UserError(f"'{name}' is empty: restore or remove it, then run again")
-    if is_cut_off(encoded) or not _decodes(encoded):
-        raise UserError(
-            f"'{name}' cannot be decoded (cut off, or no image): restore or remove it, then run "
-            "again"
-        )
-
-
-def _decodes(encoded: bytes) -> bool:
     try:
-        return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR) is not None
-    except cv2.error:  # more than 2^30 pixels
-        return False
-
-
-def is_cut_off(encoded: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end; some versions of OpenCV fill the rest with grey."""
-    if encoded.startswith(b"\xff\xd8"):
-        return not _has_jpeg_end(encoded)
-    if encoded.startswith(b"\x89PNG"):
-        return not _has_png_end(encoded)
-    return False
-
-
-def _has_jpeg_end(encoded: bytes) -> bool:
-    """Whether the end of the image is met going from marker to marker.
-
-    To search for its two bytes would not do: a small picture inside the header has an end of its
-    own, and so has what some cameras append.
-    """
-    place = 2
-    while match := JPEG_MARKER.search(encoded, place):
-        marker, place = match[0][1], match.end()
-        if marker == JPEG_END:
-            return True
-        place += int.from_bytes(encoded[place : place + 2], "big")  # of the segment
-    return False
-
-
-def _has_png_end(encoded: bytes) -> bool:
-    place = 8
-    while place + 12 <= len(encoded):  # length, name, [length], checksum
-        if encoded[place + 4 : place + 8] == b"IEND":
-            return True
-        place += 12 + int.from_bytes(encoded[place : place + 4], "big")
-    return False
+        if is_cut_off(encoded):
+            raise UserError("cut off, or no image")
+        read_pixels(encoded)
+    except UserError as error:
+        raise UserError(
+            f"'{name}' cannot be decoded ({error}): restore or remove it, then run again"
+        ) from error
 
 
 class Count(NamedTuple):

@@ -10,8 +10,9 @@ their labels, and 1-based indices into them. An image's name says where it is in
 PAIR_PERSON_VIEW_IMAGE.png, all 1-based, the image from 1 to 10 over both views.
 """
 
-import io
+import math
 import re
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -20,10 +21,11 @@ from typing import Any
 import cv2
 import h5py
 import numpy as np
-import scipy.io
 
 from batnet_jax.data.builder import Photo
+from batnet_jax.data.file_part import MOST_BYTES
 from batnet_jax.data.files import FileTree
+from batnet_jax.data.matlab import read_mat
 from batnet_jax.errors import UserError
 
 NAME = re.compile(r"([1-9])_([0-9]{3,6})_([12])_([0-9]{2})\.png")
@@ -32,6 +34,7 @@ IMAGES = 10
 LISTS = {"train": "train_idx", "query": "query_idx", "gallery": "gallery_idx"}
 LIMIT = 10**9  # of pids
 MAX_SIDE = 10_000
+MOST_PAIRS, MOST_PEOPLE = 9, 999_999  # that a name has room for
 PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 
 
@@ -59,8 +62,8 @@ class Release:
             yield
         except UserError:
             raise
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # whatever a damaged file leads HDF5 into
+            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"'{self.location}' cannot be read as MATLAB v7.3 ({reason}): restore it"
             ) from error
@@ -73,6 +76,11 @@ class Release:
                     f"'{self.location}' has no variable '{variable}', as cuhk-03.mat does: "
                     "restore it"
                 )
+            if not isinstance(self.file.get(variable, getlink=True), h5py.HardLink):
+                raise UserError(
+                    f"'{self.location}': '{variable}' is a link, maybe into another file: "
+                    "restore the file"
+                )
             references = self.references(self.file[variable], variable).ravel()
             return [self.array(reference, variable) for reference in references]
 
@@ -81,6 +89,21 @@ class Release:
         a_cell = isinstance(dataset, h5py.Dataset) and h5py.check_ref_dtype(dataset.dtype)
         if a_cell is not h5py.Reference:
             raise UserError(f"'{self.location}': '{place}' is no cell array: restore the file")
+        return self.read(dataset, place)
+
+    def read(self, dataset: h5py.Dataset, place: str) -> np.ndarray:
+        """The content of an array, which must lie in this file and be of a bounded size.
+
+        HDF5 may have an array's bytes in any other file, and a shape of any size in a few bytes.
+        """
+        if dataset.external or dataset.is_virtual:
+            raise UserError(
+                f"'{self.location}': '{place}' takes its content from another file: restore the "
+                "file"
+            )
+        size, chunk = dataset.size or 0, math.prod(dataset.chunks or ())
+        if max(size, chunk) * dataset.dtype.itemsize > MOST_BYTES:
+            raise UserError(f"'{self.location}': '{place}' is of an absurd size: restore the file")
         return np.asarray(dataset[()])
 
     def array(self, reference: h5py.Reference, place: str) -> h5py.Dataset:
@@ -105,7 +128,7 @@ class Release:
                 f"'{self.location}' has {len(sets)} test sets, not {number}: restore it"
             )
         with self.reading():
-            rows = np.asarray(sets[number - 1][()]).T
+            rows = self.read(sets[number - 1], "testsets").T
             if rows.ndim != 2 or rows.shape[1] != 2 or not len(rows) or (rows != rows // 1).any():
                 raise UserError(
                     f"'{self.location}': test set {number} is no list of (pair, person): restore "
@@ -137,6 +160,11 @@ class MatImages(FileTree):
                         f"'{release.location}': '{boxes}' of camera pair {pair + 1} is not "
                         f"persons x {IMAGES}: restore the file"
                     )
+                if pair >= MOST_PAIRS or table.shape[1] > MOST_PEOPLE:
+                    raise UserError(
+                        f"'{release.location}': '{boxes}' has more than {MOST_PAIRS} pairs of "
+                        f"cameras, or one of more than {MOST_PEOPLE:,} persons: restore the file"
+                    )
                 self.people.append(table.shape[1])
                 for image, person in np.ndindex(*table.shape):
                     name = format_name(pair, person, image)
@@ -158,7 +186,7 @@ class MatImages(FileTree):
                 or not 0 < min(array.shape) <= max(array.shape) <= MAX_SIDE
             ):
                 raise UserError(f"'{self.location}/{name}' is no colour image: restore the file")
-            pixels = array[()].transpose(2, 1, 0)
+            pixels = self._release.read(array, name).transpose(2, 1, 0)
         encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]), PNG_OPTIONS)[1]
         return encoded.tobytes()
 
@@ -202,14 +230,13 @@ def read_protocol(tree: FileTree, name: str) -> dict[str, list[Photo]]:
     return splits
 
 
-def _load(content: bytes, location: str) -> dict[str, np.ndarray]:
+def _load(content: bytes, location: str) -> dict[str, np.ndarray | list[str]]:
     wanted = ["filelist", "labels", "camId", *LISTS.values()]
     try:
-        variables = scipy.io.loadmat(io.BytesIO(content), variable_names=wanted)
-    except Exception as error:  # whatever a damaged file leads SciPy into
-        reason = " ".join(str(error).split()) or type(error).__name__
+        variables = read_mat(content, wanted)
+    except ValueError as error:
         raise UserError(
-            f"'{location}' cannot be read as MATLAB v5 ({reason}): restore it"
+            f"'{location}' cannot be read as MATLAB v5 ({error}): restore it"
         ) from error
     for name in wanted:
         if name not in variables:
@@ -217,30 +244,29 @@ def _load(content: bytes, location: str) -> dict[str, np.ndarray]:
     return variables
 
 
-def _names(cells: np.ndarray, location: str) -> list[str]:
-    """The strings in a cell array."""
-    names = [np.asarray(cell).ravel() for cell in np.asarray(cells).ravel()]
-    if not names or any(len(name) != 1 or name.dtype.kind != "U" for name in names):
+def _names(names: np.ndarray | list[str], location: str) -> list[str]:
+    """The strings of a cell array."""
+    if not isinstance(names, list) or not names:
         raise UserError(f"'{location}': 'filelist' is no list of file names: restore the file")
-    filenames = [str(name[0]) for name in names]
-    if len(set(filenames)) < len(filenames):
-        twice = next(name for name in sorted(filenames) if filenames.count(name) > 1)
+    twice = min((name for name, times in Counter(names).items() if times > 1), default=None)
+    if twice is not None:
         raise UserError(f"'{location}' lists {twice!r} twice: restore it")
-    return filenames
+    return names
 
 
 def _numbers(
-    array: np.ndarray, name: str, length: int | None, limit: int, location: str
+    array: np.ndarray | list[str], name: str, length: int | None, limit: int, location: str
 ) -> list[int]:
-    """The whole numbers, each from 1 to `limit`, in an array of any shape."""
-    numbers = np.asarray(array).ravel()
+    """The whole numbers, each from 1 to `limit`, of an array."""
+    numbers = np.asarray(array)
     if length is not None and len(numbers) != length:
         raise UserError(
             f"'{location}': '{name}' has {len(numbers):,} entries and 'filelist' {length:,}: "
             "restore the file"
         )
     numeric = numbers.dtype.kind in "iuf"
-    if not numeric or not np.all((numbers >= 1) & (numbers <= limit) & (numbers % 1 == 0)):
+    inside = numeric and np.all((numbers >= 1) & (numbers <= limit))  # no nan is
+    if not inside or np.any(numbers % 1):
         raise UserError(
             f"'{location}': '{name}' holds more than whole numbers from 1 to {limit:,}: restore "
             "the file"

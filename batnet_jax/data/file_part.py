@@ -1,14 +1,61 @@
-"""A stretch of an open file, such as a member of a .tar, at random access."""
+"""Files that are opened safely: whole, or a stretch such as a member of a .tar, at random access.
+
+A folder that came from elsewhere may hold pipes, which wait for ever, links to devices, which never
+end, and files of a terabyte that take no room on the disk.
+"""
 
 import io
 import os
+import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
+MOST_BYTES = 300_000_000
+"""Of a file that is read whole: 3 bytes for each of the pixels that an image may have."""
+
+
+def read_whole(path: str | os.PathLike, start: int = 0, size: int | None = None) -> bytes:
+    """The content of a file, or `size` bytes of it.
+
+    Raises: OSError if it is no file, too large or too short, or cannot be read; ValueError for a
+      null byte in the name.
+    """
+    with open(_open(path), "rb") as file:
+        wanted = os.fstat(file.fileno()).st_size if size is None else size
+        check_bytes(wanted)
+        file.seek(start)
+        content = file.read(wanted)
+    if size is not None and len(content) < size:
+        raise OSError("it ends too early")
+    return content
+
+
+def check_bytes(size: int) -> None:
+    """Refuses what is too large to be read whole.
+
+    Raises: OSError.
+    """
+    if size > MOST_BYTES:
+        raise OSError(f"{size:,} bytes, of which at most {MOST_BYTES:,} are read")
+
+
+def _open(path: str | os.PathLike) -> int:
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        if stat.S_ISDIR(mode):
+            raise OSError("it is a folder")
+        raise OSError("it is a pipe or a device")
+    return descriptor
+
 
 def open_part(path: Path, start: int, size: int) -> BinaryIO:
-    """Opens `size` bytes of a file."""
-    return file_part(os.open(path, os.O_RDONLY), start, size)
+    """Opens `size` bytes of a file.
+
+    Raises: OSError if it is no file, or cannot be read.
+    """
+    return file_part(_open(path), start, size)
 
 
 def file_part(descriptor: int, start: int, size: int) -> BinaryIO:

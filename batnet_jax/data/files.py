@@ -7,21 +7,31 @@ reach outside itself.
 import hashlib
 import os
 import posixpath
+import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from batnet_jax.data.file_part import file_part, open_part
+from batnet_jax.data.file_part import check_bytes, file_part, open_part, read_whole
 from batnet_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar")
+MOST_UNPACKED = 8_000_000_000
+"""Bytes of a file that is taken out of a .zip, beside it on the disk; cuhk-03.mat has 2e9."""
+LONGEST_NAME = 4096
+"""Bytes of a path in an archive, as Linux has it."""
+MOST_FOLDERS = 100_000
+"""Below one place. Links that lead to and fro make any number of ways through a few folders."""
+MOST_NESTED = 100
+"""Folders in folders."""
+MOST_LAYOUTS = 100
+"""In one archive."""
 DEPTH = 2
 """How many folders below manual_dir data sets are looked for: peers nest `market1501/Market-*/`."""
 
@@ -59,7 +69,7 @@ class FileTree:
         """
         try:
             return self._read(name)
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # whatever a damaged archive leads the library into
             raise UserError(
                 f"'{self.location}/{name}' cannot be read ({_one_line(error)}): "
                 "restore or remove it"
@@ -75,7 +85,7 @@ class FileTree:
         """
         try:
             return self._open(name)
-        except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        except Exception as error:  # whatever a damaged archive leads the library into
             raise UserError(
                 f"'{self.location}/{name}' cannot be opened ({_one_line(error)}): restore it, or "
                 "unpack the archive that it lies in"
@@ -104,7 +114,7 @@ class _Directory(FileTree):
     def names(self) -> list[str]:
         try:
             return sorted(_walk(self._path))
-        except OSError as error:
+        except (OSError, RecursionError) as error:
             raise UserError(f"'{self.location}' cannot be read ({_one_line(error)})") from error
 
     def below(self, folder: str) -> FileTree:
@@ -120,7 +130,7 @@ class _Directory(FileTree):
         return _hash((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 
     def _read(self, name: str) -> bytes:
-        return (self._path / name).read_bytes()
+        return read_whole(self._path / name)
 
     def _open(self, name: str) -> BinaryIO:
         return open_part(self._path / name, 0, os.stat(self._path / name).st_size)
@@ -171,10 +181,14 @@ def open_tree(path: str | os.PathLike) -> FileTree:
         raise UserError(f"'{path}' is no directory, .zip or .tar: give one that exists")
     try:
         files = _zip_files(path) if path.suffix.lower() == ".zip" else _tar_files(path)
-    except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
+    except Exception as error:  # whatever a damaged archive leads the library into
         raise UserError(
             f"'{path}' cannot be read ({_one_line(error)}): restore or remove it"
         ) from error
+    if any(len(name) > LONGEST_NAME for name in files):
+        raise UserError(
+            f"'{path}' holds a name of more than {LONGEST_NAME:,} characters: pack it anew"
+        )
     # The names never become paths on disk, so one like '../x' is odd but harmless.
     files = {posixpath.normpath(name).lstrip("/"): content for name, content in files.items()}
     return _Archive(path, "", {name: files[name] for name in files if not _is_hidden(name)})
@@ -260,19 +274,18 @@ def _refuse_compressed(path: Path) -> None:
 def _inside(path: Path, markers: tuple[str, ...]) -> list[FileTree]:
     """The trees in an archive that have a marker at their top."""
     tree = open_tree(path)
-    places = set(tree.names) | {parent for name in tree.names for parent in _parents(name)}
-    tops = sorted(
-        place.removesuffix(marker).removesuffix("/")
+    tops = {
+        name[: found.start()].removesuffix("/")
         for marker in markers
-        for place in places
-        if place == marker or place.endswith("/" + marker)
-    )
-    return [tree.below(top) if top else tree for top in dict.fromkeys(tops)]
-
-
-def _parents(folder: str) -> Iterator[str]:
-    while folder := posixpath.dirname(folder):
-        yield folder
+        for name in tree.names
+        for found in re.finditer(rf"(?<![^/]){re.escape(marker)}(?![^/])", name)
+    }
+    if len(tops) > MOST_LAYOUTS:
+        raise UserError(
+            f"'{path}' holds {len(tops):,} folders that look like a data set: unpack the one that "
+            "is meant"
+        )
+    return [tree.below(top) if top else tree for top in sorted(tops)]
 
 
 def _walk(path: Path) -> Iterator[str]:
@@ -283,7 +296,12 @@ def _walk(path: Path) -> Iterator[str]:
             raise error
 
     above: dict[str, tuple[str, ...]] = {}  # the real paths of each folder and those it lies in
-    for folder, folders, files in os.walk(path, followlinks=True, onerror=stop):
+    walk = os.walk(path, followlinks=True, onerror=stop)
+    for number, (folder, folders, files) in enumerate(walk):
+        if number > MOST_FOLDERS:
+            raise OSError(f"more than {MOST_FOLDERS:,} folders: do links in it lead to and fro?")
+        if folder.count(os.sep) > str(path).count(os.sep) + MOST_NESTED:
+            raise OSError(f"more than {MOST_NESTED} folders, one in another")
         real, parents = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
         above[folder] = (*parents, real)
         folders[:] = [] if real in parents else [name for name in folders if not _is_hidden(name)]
@@ -310,28 +328,28 @@ def _is_archive(path: Path) -> bool:
 def _zip_files(path: Path) -> dict[str, _Content]:
     archive = zipfile.ZipFile(path)  # closes itself when the last reader is gone
 
+    def read(info: zipfile.ZipInfo) -> bytes:
+        check_bytes(info.file_size)
+        return archive.read(info)
+
     def unpack(info: zipfile.ZipInfo) -> BinaryIO:
+        if info.file_size > MOST_UNPACKED:
+            raise OSError(
+                f"{info.file_size:,} bytes, of which at most {MOST_UNPACKED:,} are unpacked"
+            )
         with archive.open(info) as packed, tempfile.TemporaryFile() as file:
             shutil.copyfileobj(packed, file, 1 << 20)
             file.flush()
             return file_part(os.dup(file.fileno()), 0, info.file_size)
 
     return {
-        info.filename: _Content(partial(archive.read, info), partial(unpack, info))
+        info.filename: _Content(partial(read, info), partial(unpack, info))
         for info in archive.infolist()
         if not info.is_dir()
     }
 
 
 def _tar_files(path: Path) -> dict[str, _Content]:
-    def read(offset: int, size: int) -> bytes:
-        with open(path, "rb") as file:
-            file.seek(offset)
-            content = file.read(size)
-        if len(content) < size:
-            raise OSError("the archive ends too early")
-        return content
-
     files = {}
     with tarfile.open(path, "r:") as archive:
         for member in archive:
@@ -342,7 +360,7 @@ def _tar_files(path: Path) -> dict[str, _Content]:
             if member.isreg():
                 place = (member.offset_data, member.size)
                 files[member.name] = _Content(
-                    partial(read, *place), partial(open_part, path, *place)
+                    partial(read_whole, path, *place), partial(open_part, path, *place)
                 )
     return files
 
@@ -352,4 +370,4 @@ def _hash(facts) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+    return " ".join(str(error).split()) or type(error).__name__

@@ -37,6 +37,8 @@ LAYOUTS: tuple[Mapping[str, str], ...] = (
 ALL_MARKERS = tuple(dict.fromkeys((*MARKERS, "gallery", "train", "test")))
 TEST_SHARE = 0.25
 """Of the identities, if there are only their sub-folders."""
+DEEPEST = 20
+"""Folders, one in another, that are looked through for those of identities."""
 PID = re.compile(r"(-1|[0-9]{1,9})(?=[_.])")
 CAMERA = re.compile(r"(?:^|_)c([0-9]{1,9})(?![0-9])", re.IGNORECASE)
 
@@ -133,12 +135,17 @@ def _find_flat(path: Path) -> FileTree | None:
     A folder is looked into only as far as needed, as `path` may be the top of a disk.
     """
     if path.is_dir():
-        folders = [p for p in entries(path) if p.is_dir()]
-        if any(p.name in ALL_MARKERS for p in (*folders, *itertools.chain(*map(entries, folders)))):
-            return None
-        if sum(_has_image(p) for p in folders) > 1:
-            return open_tree(path)
-        return _find_flat(folders[0]) if len(folders) == 1 else None
+        for _ in range(DEEPEST):
+            folders = [p for p in entries(path) if p.is_dir()]
+            near = (*folders, *itertools.chain(*map(entries, folders)))
+            if any(p.name in ALL_MARKERS for p in near):
+                return None
+            if sum(_has_image(p) for p in folders) > 1:
+                return open_tree(path)
+            if len(folders) != 1:
+                return None
+            path = folders[0]
+        return None
     if path.suffix.lower() not in (".zip", ".tar") or not path.is_file():
         return None
     tree = open_tree(path)
@@ -156,7 +163,7 @@ def _has_image(folder: Path) -> bool:
     try:
         names = (name for _, _, files in os.walk(folder) for name in files)
         return any(name.lower().endswith(IMAGE_SUFFIXES) for name in itertools.islice(names, 1000))
-    except OSError:
+    except (OSError, RecursionError):  # of folders in folders in folders
         return False
 
 

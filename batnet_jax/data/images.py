@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from batnet_jax.data.checks import is_cut_off
+from batnet_jax.data.file_part import read_whole
 from batnet_jax.data.files import IMAGE_SUFFIXES, open_tree
+from batnet_jax.data.headers import is_cut_off
 from batnet_jax.data.loader import fit
 from batnet_jax.errors import UserError
 
@@ -26,11 +27,11 @@ class ImageFiles:
     def encoded(self, i: int) -> bytes:
         """The bytes of file i; safe to call from several threads.
 
-        Raises: UserError if it cannot be read or is cut off.
+        Raises: UserError if it cannot be read, is too large or cut off.
         """
         name = self.filenames[i]
         try:
-            content = Path(name).read_bytes()
+            content = read_whole(name)
         except (OSError, ValueError) as error:  # ValueError: a null byte in the name
             reason = getattr(error, "strerror", None) or error
             raise UserError(
@@ -61,7 +62,7 @@ def list_files(place: Path) -> list[str]:
     if place.name.lower().endswith(IMAGE_SUFFIXES):
         return [str(place)]
     try:
-        lines = place.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_whole(place).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
             f"'{place}' is neither an image that is known by its name nor a text file with a path"

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from batnet_jax.data.cache import open_cache
+from batnet_jax.data.headers import read_pixels
 from batnet_jax.errors import RunFailure, UserError
 
 PATIENCE = 5.0
@@ -45,7 +46,7 @@ def decode(
     """Decodes an image file and resizes it bilinearly.
 
     Args:
-      encoded: the bytes of a file of any format that OpenCV reads.
+      encoded: the bytes of a file, one of `headers.FORMATS`.
       image_size: (height, width) in pixels.
       name: of the file, for the message.
       out: where to put the result, contiguous; None = a new array.
@@ -53,15 +54,14 @@ def decode(
     Returns: [height, width, 3] uint8, RGB; turned upright if the file says how; grey is repeated,
       transparency dropped.
 
-    Raises: UserError if the bytes are not an image.
+    Raises: UserError if the bytes are not an image, or one of too many pixels.
     """
-    data = np.frombuffer(encoded, np.uint8)
     try:
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    except cv2.error:  # more than 2^30 pixels
-        image = None
-    if image is None:
-        raise UserError(f"'{name}' cannot be decoded as an image: replace or remove it")
+        image = read_pixels(encoded)
+    except UserError as error:
+        raise UserError(
+            f"'{name}' cannot be decoded as an image ({error}): replace or remove it"
+        ) from error
     height, width = image_size
     # All in place: memory that is new costs as much time as resizing does.
     cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)

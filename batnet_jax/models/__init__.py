@@ -3,6 +3,7 @@
 from batnet_jax.models.backbones import BACKBONES
 from batnet_jax.models.batnet import (
     ATTENTIONS,
+    LIMITS,
     POSITIONS,
     BATNet,
     feature_sizes,
@@ -16,6 +17,7 @@ __all__ = [
     "ATTENTIONS",
     "BACKBONES",
     "KERNELS",
+    "LIMITS",
     "NECKS",
     "PART_SAMPLINGS",
     "POSITIONS",

@@ -18,6 +18,9 @@ from batnet_jax.models.part_streams import PartStreams
 ATTENTIONS = ("aia", "plain", "none")
 POSITIONS = ("p1", "p2", "p3", "p4")
 
+LIMITS = {"embedding_dim": 2**16, "num_parts": 64, "rff_factor": 64, "width": 16}
+"""What these fields may be; see also `initial.MOST_PARAMETERS`."""
+
 
 def parse_positions(position: str | Sequence[str]) -> tuple[str, ...]:
     """The positions of a setting like "p2" or "p2,p3", or of a sequence of names.

@@ -5,6 +5,7 @@ one random kernel a shape costs XLA longer to compile than a short training take
 values come from NumPy; a test holds the two laws together.
 """
 
+import math
 import zlib
 from typing import Any
 
@@ -12,10 +13,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batnet_jax.models.batnet import BATNet
+from batnet_jax.errors import UserError
+from batnet_jax.models.batnet import LIMITS, BATNet
 
 # Variance times fan-in: He et al. 2015 where a ReLU follows, LeCun's for the dense layers.
 KERNEL_GAIN = {4: 2.0, 2: 1.0}
+MOST_PARAMETERS = 300_000_000
+"""Of a network, 30 times the paper's; with Adam's moments they take 12 bytes each."""
 CONSTANTS = {"bias": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0}
 
 
@@ -29,10 +33,25 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
       model: the network.
       image_size: (height, width) of its images in pixels.
       seed: any int >= 0.
+
+    Raises: UserError if there are more than `MOST_PARAMETERS`, or a field is beyond `LIMITS`; no
+      memory is taken then.
     """
+    for name, most in LIMITS.items():
+        value = getattr(model, name)
+        if not 0 <= value <= most:
+            raise UserError(f"config.model.{name}={value} must be 0 to {most}")
     images = jax.ShapeDtypeStruct((2, *image_size, 3), jnp.float32)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     shapes = jax.eval_shape(lambda x: model.init(keys, x, train=True), images)
+
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    if parameters > MOST_PARAMETERS:
+        raise UserError(
+            f"the network of this config has {parameters:,} parameters, more than "
+            f"{MOST_PARAMETERS:,}: lower model.width, model.num_parts, model.embedding_dim or the "
+            "number of identities"
+        )
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         *_, name = names = [key.key for key in path]

@@ -10,7 +10,7 @@ import numpy as np
 
 from batnet_jax import checkpoint
 from batnet_jax.errors import UserError
-from batnet_jax.pretrained.convert import Report, fill, flatten, to_torch
+from batnet_jax.pretrained.convert import Report, Source, fill, flatten, to_torch
 from batnet_jax.pretrained.names import BATNET, published_name
 from batnet_jax.pretrained.reading import SAFETENSORS, import_torch
 from batnet_jax.pretrained.sources import check_agrees, open_source
@@ -48,9 +48,7 @@ def run_import(config: ml_collections.ConfigDict, source: Path, output: Path) ->
         raise UserError(f"--source={source} is a folder: name a .pth or .safetensors file")
     opened = open_source(config, source)
     check_agrees(opened, config.model, whole=True)
-    classes = 1
-    if opened.format == BATNET and "classifier_global.1.weight" in opened.tensors:
-        classes = len(opened.tensors["classifier_global.1.weight"][1])
+    classes = _count_classes(opened)
     recipe = make_recipe(config, num_identities=classes, steps_per_epoch=1)
     state = init_state(recipe, tuple(config.data.image_size))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
@@ -65,6 +63,20 @@ def run_import(config: ml_collections.ConfigDict, source: Path, output: Path) ->
         raise UserError(f"cannot write to --output={output} ({error.strerror})") from error
     print(f"{report.summary()}\nwritten: {output / checkpoint.FOLDER / '0'}, {output / REPORT}")
     return report
+
+
+def _count_classes(opened: Source) -> int:
+    """How many identities a source tells apart; 1 for a backbone.
+
+    Raises: UserError if its classifier is none.
+    """
+    name = "classifier_global.1.weight"
+    if opened.format != BATNET or name not in opened.tensors:
+        return 1
+    shape = opened.tensors[name][1].shape
+    if len(shape) != 2 or 0 in shape:  # of no size, a tensor may have any shape
+        raise UserError(f"'{opened.label}' has {name} of shape {shape}: check that it is whole")
+    return shape[0]
 
 
 def initialise(

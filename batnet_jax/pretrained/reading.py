@@ -1,10 +1,13 @@
 """Tensors out of .pth and .safetensors files, without running what they hold."""
 
 import pickle
+import pickletools
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +24,20 @@ HARMLESS = (
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
 )
+# What `torch.save` calls for tensors. PyTorch's own list has more, as bytearray(10**12).
+PLAIN = (
+    *("collections.OrderedDict", "_codecs.encode"),
+    *("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"),
+    *("torch._utils._rebuild_parameter", "torch.Size", "torch.device"),
+)
+STORAGE = re.compile(
+    r"torch\.((cuda\.)?(Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
+    r"|b?float\d+|u?int\d+)"
+)
+LEGACY_PICKLES = 5
+"""In a file of before PyTorch 1.6: magic number, protocol, system, content, keys."""
+DECLARED = 2
+"""Times the bytes of its file that tensors may take; they may share theirs."""
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 DTYPES = {
     "F64": np.float64,
@@ -71,7 +88,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         for name, entry in sorted(entries.items()):  # else of a random order
             values = np.frombuffer(entry["data"], np.dtype(DTYPES[entry["dtype"]]))
             tensors[name] = values.reshape(entry["shape"])
-    except (safetensors.SafetensorError, OSError, ValueError) as error:
+    except (safetensors.SafetensorError, OSError, ValueError, TypeError, OverflowError) as error:
         raise UserError(f"'{path}' is not a readable .safetensors file ({_line(error)})") from error
     except KeyError as error:
         raise UserError(f"'{path}' holds tensors of type {error}: convert them to F32") from error
@@ -100,6 +117,7 @@ def import_torch(why: str) -> Any:
 
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     torch = import_torch("reading .pth")
+    _check_torch(path)
     inert: list[Any] = [(_Inert, name) for name in HARMLESS]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
@@ -119,12 +137,61 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"'{path}' holds no state dict, neither by itself nor under {', '.join(WRAPPERS)}: "
             "save model.state_dict()"
         )
+    declared = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    if declared > DECLARED * path.stat().st_size:  # one number may be seen as a matrix of any size
+        raise UserError(
+            f"'{path}' has tensors of {declared:,} bytes, more than {DECLARED} times its own size: "
+            "save contiguous tensors"
+        )
     try:
         return {name: _to_numpy(torch, tensor) for name, tensor in state.items()}
     except (TypeError, RuntimeError) as error:
         raise UserError(
             f"'{path}' holds a tensor that cannot be read ({_line(error)}): save it as float32"
         ) from error
+
+
+def _check_torch(path: Path) -> None:
+    """Looks through a file for what PyTorch would call and unpack, without doing any of it.
+
+    Raises: UserError if that is more than tensors take.
+    """
+    refused = f"'{path}' is damaged, or holds objects that run code when they are read; refused"
+    advice = "save its state dict alone, or as .safetensors"
+    try:
+        with path.open("rb") as file:
+            if zipfile.is_zipfile(file):
+                with zipfile.ZipFile(file) as archive:
+                    members = archive.infolist()
+                    size = sum(member.file_size for member in members)
+                    packed = any(member.compress_type for member in members)
+                    if packed or size > path.stat().st_size:
+                        raise UserError(f"'{path}' is packed, as torch.save packs none: {advice}")
+                    pickles = [m for m in members if m.filename.endswith(".pkl")]
+                    calls = {name for m in pickles for name in _calls(archive.read(m))}
+            else:
+                file.seek(0)
+                calls = set()
+                for _ in range(LEGACY_PICKLES):
+                    calls |= _calls(file)
+    except UserError:
+        raise
+    except Exception as error:  # whatever a damaged file leads these into
+        raise UserError(f"'{path}' is not a readable PyTorch file ({_line(error)})") from error
+    strange = {n for n in calls if n not in (*PLAIN, *HARMLESS) and not STORAGE.fullmatch(n)}
+    if strange:
+        raise UserError(f"{refused} ({', '.join(sorted(strange)[:3])}): {advice}")
+
+
+def _calls(pickled: bytes | BinaryIO) -> set[str]:
+    """What a pickle names, to call it."""
+    names = set()
+    for opcode, argument, _ in pickletools.genops(pickled):
+        if opcode.name in ("GLOBAL", "INST"):
+            names.add(str(argument).replace(" ", "."))
+        elif opcode.name.startswith(("STACK_GLOBAL", "EXT")):
+            names.add(f"what only {opcode.name} tells")
+    return names
 
 
 def _find_state_dict(torch: Any, content: Any) -> Mapping[str, Any] | None:

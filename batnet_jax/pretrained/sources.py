@@ -158,10 +158,16 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
     saved = config.copy_and_resolve_references()
     with saved.unlocked():
         saved.model = ml_collections.ConfigDict(run["model"])
-    recipe = make_recipe(saved, num_identities=len(run["identities"]), steps_per_epoch=1)
-    # No shape depends on the size of the images, so it is the smallest that T divides.
-    size = (16 * max(1, saved.model.num_parts), 16)
-    state = checkpoint.restore_state(workdir, step, init_state(recipe, size))
+    try:
+        recipe = make_recipe(saved, num_identities=len(run["identities"]), steps_per_epoch=1)
+        # No shape depends on the size of the images, so it is the smallest that T divides.
+        size = (16 * max(1, saved.model.num_parts), 16)
+        fresh = init_state(recipe, size)
+    except UserError:
+        raise
+    except Exception as error:  # whatever settings that no network has come to
+        raise UserError(f"'{workdir}' is of no network of this version's: restore it") from error
+    state = checkpoint.restore_state(workdir, step, fresh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     tensors = {(name := "/".join(path)): (name, leaf) for path, leaf in flatten(variables).items()}
     fields = (*BACKBONE_FIELDS, *ATTENTION_FIELDS, "num_parts")

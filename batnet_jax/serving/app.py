@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from batnet_jax.data.checks import is_cut_off
+from batnet_jax.data.headers import is_cut_off, read_pixels
 from batnet_jax.data.images import ImageFiles
 from batnet_jax.data.loader import decode
 from batnet_jax.errors import UserError
@@ -136,12 +136,9 @@ class _Desk:
             raise HTTPException(404, "there is no such gallery image")
         lost = "the image is no longer where it was embedded from"
         try:
-            content = ImageFiles([paths[number]]).encoded(0)
+            image = read_pixels(ImageFiles([paths[number]]).encoded(0))
         except UserError as error:
             raise HTTPException(404, lost) from error
-        image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise HTTPException(404, lost)
         scale = min(1.0, *(most / size for most, size in zip(THUMBNAIL, image.shape, strict=False)))
         if scale < 1:
             size = [max(1, round(scale * length)) for length in image.shape[1::-1]]

@@ -1,0 +1,153 @@
+"""What hostile files are made with, and what is watched while they are read."""
+
+import contextlib
+import faulthandler
+import os
+import re
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from batnet_jax.errors import LONGEST, UserError
+
+SECONDS = 20
+"""For one case; each takes well below one where nothing else runs."""
+MEGABYTES = 1500
+"""Of memory for the cases of one test; what they hold, whole, takes a few."""
+FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "os.remove")
+FORBIDDEN += ("os.rename", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
+
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+_seen: list[str] | None = None
+_inside = ""
+
+
+def _watch(event, arguments):
+    """What Python itself tells of: files that are written and programs that are run."""
+    if _seen is None:
+        return
+    if event == "open":
+        path, _, flags = arguments
+        writes = flags & (os.O_WRONLY | os.O_RDWR) and flags & os.O_TMPFILE != os.O_TMPFILE
+        named = isinstance(path, str | bytes | os.PathLike)
+        if writes and named and not os.path.abspath(os.fsdecode(path)).startswith(_inside):
+            _seen.append(f"writes {path!r}")
+    elif event in FORBIDDEN:
+        paths = [os.fsdecode(a) for a in arguments if isinstance(a, str | bytes | os.PathLike)]
+        if not paths or not all(os.path.abspath(p).startswith(_inside) for p in paths):
+            _seen.append(f"{event} {arguments!r}")
+
+
+sys.addaudithook(_watch)
+
+
+@contextlib.contextmanager
+def watched(folder=None):
+    """Fails if a program is run, or a file outside `folder` (None = any file) is written."""
+    global _seen, _inside
+    _seen, _inside = [], f"{folder}/" if folder else "\0"
+    start, before = time.monotonic(), tempfile.tempdir
+    tempfile.tempdir = str(folder) if folder else before
+    try:
+        yield
+    finally:
+        seen, _seen, tempfile.tempdir = _seen, None, before
+    assert not seen, seen[:3]
+    assert time.monotonic() - start < SECONDS
+
+
+def survives(read, *arguments, folder=None):
+    """What `read` returns, or the text of its UserError, one line; whatever else it does fails."""
+    with watched(folder):
+        try:
+            return read(*arguments)
+        except UserError as error:
+            message = str(error)
+    assert "\n" not in message
+    assert not CONTROL.search(message), ascii(message)
+    assert len(message) < LONGEST + 100
+    return message
+
+
+def refused(message, read, *arguments, folder=None):
+    """Asserts that `read` raises a UserError with `message`."""
+    found = survives(read, *arguments, folder=folder)
+    assert isinstance(found, str), f"is read: {found!r}"
+    assert message in found, found
+
+
+@pytest.fixture(autouse=True)
+def limits():
+    """Ends the process where a case hangs in C; fails a test that took too much memory."""
+    faulthandler.dump_traceback_later(900, exit=True, file=sys.__stderr__)
+    before = resident("VmRSS")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
+    yield
+    faulthandler.cancel_dump_traceback_later()
+    assert resident("VmHWM") - before < MEGABYTES
+
+
+def resident(name):
+    """Memory of this process in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(name):
+            return int(line.split()[1]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def examples(few, many):
+    """Parametrises a test by how many cases it draws: few by default, many where it is slow."""
+    return pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.slow)])
+
+
+def fuzz(examples, check, *strategies):
+    """Calls `check` with drawn values; the same ones each time, but for the long versions."""
+    quiet = list(HealthCheck)
+    chosen = settings(
+        max_examples=examples,
+        deadline=None,
+        derandomize=examples < 500,
+        database=None,
+        suppress_health_check=quiet,
+        print_blob=True,
+    )
+    chosen(given(*strategies)(check))()
+
+
+NUMBERS = [b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\x80"]
+NUMBERS += [b"\0" * 8, b"\xff" * 8, b"\xff" * 7 + b"\x7f", b"\0\x01\0\0", b"\0\0\x01\0", b"\xff"]
+
+
+@st.composite
+def damaged(draw, wholes):
+    """One of several files, changed in up to four places, as a disk or an attacker does."""
+    content = bytearray(draw(st.sampled_from(wholes)))
+    for _ in range(draw(st.integers(1, 4))):
+        # Half of the places are in the header, where the sizes are.
+        size = min(len(content), draw(st.sampled_from([200, len(content)])))
+        place = draw(st.integers(0, max(size - 1, 0)))
+        length = draw(st.integers(1, 40))
+        match draw(st.sampled_from(["flip", "number", "cut", "drop", "insert", "copy"])):
+            case "flip" if content:
+                content[place] ^= 1 << draw(st.integers(0, 7))
+            case "number":
+                number = draw(st.sampled_from(NUMBERS))
+                content[place : place + len(number)] = number
+            case "cut":
+                del content[place:]
+            case "drop":
+                del content[place : place + length]
+            case "insert":
+                content[place:place] = draw(st.binary(min_size=1, max_size=20))
+            case "copy":
+                other = draw(st.integers(0, max(len(content) - 1, 0)))
+                content[place : place + length] = content[other : other + length]
+    return bytes(content)

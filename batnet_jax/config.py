@@ -181,7 +181,7 @@ def check_types(config: ml_collections.ConfigDict) -> None:
     """
     defaults = dict(_fields(default_config()))
     fields = dict(_fields(config))
-    for field in defaults.keys() ^ fields.keys():  # a section can be replaced as a whole
+    for field in sorted(defaults.keys() ^ fields.keys()):  # a section can be replaced as a whole
         _require(False, f"config.{field} is unknown, or missing: give fields one by one")
     for field, value in fields.items():
         kinds = {float: (float, int)}.get(type(defaults[field]), type(defaults[field]))

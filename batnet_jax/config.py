@@ -194,7 +194,10 @@ def check_types(config: ml_collections.ConfigDict) -> None:
     Raises: UserError naming the field.
     """
     defaults = dict(_fields(default_config()))
-    for field, value in _fields(config):
+    fields = dict(_fields(config))
+    for field in sorted(defaults.keys() ^ fields.keys()):  # a section can be replaced as a whole
+        _require(False, f"config.{field} is unknown, or missing: give fields one by one")
+    for field, value in fields.items():
         kinds = {float: (float, int)}.get(type(defaults[field]), type(defaults[field]))
         if field == "model.position" and isinstance(value, tuple):
             kinds = tuple

@@ -114,6 +114,17 @@ def test_decompression_bombs_are_refused_with_the_numbers(kind):
     refused("pixels, of which at most 100,000,000 are read)", check_image, content, "x")
 
 
+@pytest.mark.parametrize("chunk", [b"IDAT", b"IEND", b"tEXt"])
+def test_a_chunk_of_four_gigabytes(chunk):
+    """OpenCV makes room for it before it looks whether it is there."""
+    content = encode(PHOTO, "PNG") if chunk != b"tEXt" else png(8, 8, bytes(8))
+    if chunk == b"tEXt":
+        content = content[:33] + bytes(4) + b"tEXt" + bytes(4) + content[33:]
+    place = content.index(chunk)
+    content = content[: place - 4] + b"\xff\xff\xff\xf0" + content[place:]
+    refused("cut off, or no image", decode, content, (16, 8))
+
+
 def test_a_jpeg_of_very_many_scans():
     jpeg = WHOLE["progressive"]
     scan = jpeg.rindex(b"\xff\xda")

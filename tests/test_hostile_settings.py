@@ -84,6 +84,7 @@ def test_numbers_that_would_take_all_memory():
     assert settings("--config.seed=5")[0].seed == 5
     for field, value in (("model.width", 10**9), ("model.num_parts", 10**6), ("eval.batch", 10**9)):
         refused(f"config.{field}={value}", settings, f"--config.{field}={value}")
+    refused("config.data.a is unknown, or missing: give", settings, "--config.data={'a': 1}")
     refused("multiples of 16, up to 4096", settings, "--config.data.image_size=(160000, 160000)")
 
 

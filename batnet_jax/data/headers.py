@@ -69,6 +69,8 @@ def _sizes(encoded: bytes) -> list[tuple[int, int]]:
     if encoded.startswith(b"\xff\xd8"):
         return [_jpeg_size(encoded)]
     if encoded.startswith(PNG):
+        if not _has_png_end(encoded):  # OpenCV makes room for a chunk of any length
+            raise ValueError("is cut off")
         return [struct.unpack_from(">II", encoded, 16)]
     if encoded.startswith(b"BM"):
         old = encoded[14:18] == b"\x0c\0\0\0"
@@ -146,9 +148,11 @@ def jpeg_markers(encoded: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _has_png_end(encoded: bytes) -> bool:
+    """Whether going from chunk to chunk, each within the file, the last is met."""
     place = 8
     while place + 12 <= len(encoded):  # length, name, [length], checksum
+        end = place + 12 + int.from_bytes(encoded[place : place + 4], "big")
         if encoded[place + 4 : place + 8] == b"IEND":
-            return True
-        place += 12 + int.from_bytes(encoded[place : place + 4], "big")
+            return end <= len(encoded)
+        place = end
     return False

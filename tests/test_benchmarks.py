@@ -170,6 +170,7 @@ def test_augmentation_in_pytorch():
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_race_runs(tmp_path):
     pytest.importorskip("torch")
     command = [sys.executable, "benchmarks/train_step.py", "--quick", "--profile", str(tmp_path)]

@@ -135,6 +135,7 @@ def test_only_the_lead_writes_and_prints(two):
     assert len(list((workdir / "tensorboard").iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_sigterm_to_one_then_another_killed_then_the_end(folder, two, tmp_path):
     """All end, after one step or soon; what they leave goes on as if nothing had happened."""
     workdir = tmp_path / "run"

@@ -113,6 +113,7 @@ def test_a_second_run_is_the_same(whole, tmp_path):
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.slow
 def test_resumed_on_two_devices(whole, tmp_path):
     """The same but for the order in which floats are added, which a dozen steps magnify."""
     shutil.copytree(whole, tmp_path / "run")

@@ -60,6 +60,7 @@ STRONG = {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0, "num_par
 
 @pytest.mark.parametrize("model", [{}, STRONG], ids=["paper", "strong"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.usefixtures("short_backbone")
 def test_a_step_keeps_the_types(dtype, model):
     """So that a restored state is the same as the one saved, and the second step not compiled."""
     config = default_config()

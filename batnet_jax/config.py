@@ -205,7 +205,8 @@ def check_types(config: ml_collections.ConfigDict) -> None:
         fits = isinstance(value, kinds) and (
             not isinstance(value, tuple) or all(type(item) is inner for item in value)
         )
-        wanted = f"give such as {defaults[field]!r}"
+        example = defaults[field] or ("msmt17",) if field in OF_NAMES else defaults[field]
+        wanted = f"give such as {example!r}"
         _require(fits, f"config.{field}={value!r} is of another type: {wanted}")
 
 

@@ -238,7 +238,7 @@ def test_mistakes_are_one_line_and_change_nothing(finished, tmp_path):
         "import of nothing": ((*base, other, "--mode=import"), 1, "needs --source"),
         "init from nothing": ((*base, other, "--config.init.from=no/such.pth"), 1, "no/such.pth"),
         "a table in training": ((*base, other, "--table=5"), 1, "--mode=tables"),
-        "a number for a name": ((*base, other, "--config.data.train=3"), 1, "data.train=3"),
+        "a number for a name": ((*base, other, "--config.data.train=3"), 1, "('msmt17',)"),
         "no checkpoint": ((*base, other, "--mode=eval"), 1, "no checkpoint"),
         "no such step": (
             (*base, f"--workdir={whole}", "--mode=eval", "--config.eval.step=5"),

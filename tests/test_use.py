@@ -35,7 +35,8 @@ def test_embed_and_search(tmp_path):
     done = run_main(*common, f"--images={bad}")
     assert done.returncode == 2
     assert done.stderr == (
-        f"error: '{bad / 'm.jpg'}' cannot be decoded as an image: replace or remove it\n"
+        f"error: '{bad / 'm.jpg'}' cannot be decoded as an image (cut off, or no image): "
+        "replace or remove it\n"
     )
     assert out.read_bytes() == before
     assert [p.name for p in out.parent.iterdir()] == ["F.npz"]

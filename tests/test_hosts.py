@@ -245,7 +245,7 @@ def test_four_processes_are_one_with_as_many_devices(folder, tmp_path):
 def test_the_lead_killed_the_others_end(folder, two, tmp_path):
     """JAX ends the others, who cannot go on without it; by its message or by ours."""
     workdir = tmp_path / "run"
-    processes = start(small(folder, workdir), processes=3, devices=1)
+    processes = start(small(folder, workdir), processes=4, devices=1)
     wait_for_steps(processes[0], workdir, 8)
     processes[0].kill()
     _, *others = finish(processes, timeout=90)
@@ -265,4 +265,5 @@ def test_one_that_hangs_counts_as_dead_after_the_heartbeat(folder, two, tmp_path
         time.sleep(0.1)
     assert processes[0].returncode in (1, -signal.SIGABRT)
     assert time.monotonic() < begin + 60
+    processes[1].kill()  # it stands still
     finish(processes)

@@ -4,16 +4,21 @@
 
 DIR is what `--config.profile=True` or a benchmark's --profile has written; of several traces below
 it the newest counts. On a GPU the kernels of its streams, copies among them, on a CPU what XLA's
-threads do. The last line is their sum and the time from the first to the last: their ratio is
+threads do. The last line is their sum, how much of it are products (convolutions and matrix products
+with what pads for them, by the names that XLA, cuDNN and cuBLAS give) and the time from the first to the last: their ratio is
 how busy the device was (on a CPU more than 1, as threads work side by side).
 """
 
 import argparse
 import gzip
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
+
+
+PRODUCT = re.compile(r"xmma|cutlass|gemm|nvjet|cudnn|conv|Padding|dot", re.IGNORECASE)
 
 
 def read_events(folder: Path) -> list[dict]:
@@ -62,7 +67,9 @@ def summarise(events: list[dict], top: int) -> list[str]:
         lines.append(f"| {time / 1e3:,.2f} | {time / total:.1%} | {calls[name]} | `{name}` |")
     span = last - first
     lines.append(f"\n{len(spent)} kernels, {sum(calls.values()):,} calls, {total / 1e3:,.1f} ms")
-    lines[-1] += f" in {span / 1e3:,.1f} ms: {total / span:.0%} busy"
+    products = sum(time for name, time in spent.items() if PRODUCT.search(name))
+    lines[-1] += f", {products / total:.0%} products, in {span / 1e3:,.1f} ms: "
+    lines[-1] += f"{total / span:.0%} busy"
     return lines
 
 

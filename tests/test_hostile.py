@@ -253,6 +253,11 @@ def test_damaged_archives(tmp_path, examples):
     fuzz(examples, check, damaged(made))
 
 
+def refused_archive(message, folder):
+    """Market-1501's images are looked for in `m.zip` there."""
+    refused(message, sources, "market1501", folder, "", "m.zip", folder=folder)
+
+
 def test_a_zip_bomb(tmp_path):
     """A megabyte that would be a gigabyte."""
     with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -261,29 +266,13 @@ def test_a_zip_bomb(tmp_path):
         with archive.open("query/0003_c1s1_0.jpg", "w", force_zip64=True) as member:
             for _ in range(400):
                 member.write(bytes(10**6))
-    refused(
-        "400,000,000 bytes, of which at most",
-        sources,
-        "market1501",
-        tmp_path,
-        "",
-        "m.zip",
-        folder=tmp_path,
-    )
+    refused_archive("400,000,000 bytes, of which at most", tmp_path)
 
 
 @pytest.mark.parametrize("name", ["query/" * 10_000 + "x.jpg", "a/" * 30_000 + "query/1_c1_1.jpg"])
 def test_names_in_an_archive_that_are_very_long(tmp_path, name):
     write_zip(tmp_path / "m.zip", {name: JPG})
-    refused(
-        "a name of more than 4,096 characters",
-        sources,
-        "market1501",
-        tmp_path,
-        "",
-        "m.zip",
-        folder=tmp_path,
-    )
+    refused_archive("a name of more than 4,096 characters", tmp_path)
     write_zip(tmp_path / "m.zip", {name[:4090] + str(i): JPG for i in range(50)})
     survives(sources, "market1501", tmp_path, "", "m.zip", folder=tmp_path)
 

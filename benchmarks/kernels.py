@@ -4,9 +4,9 @@
 
 DIR is what `--config.profile=True` or a benchmark's --profile has written; of several traces below
 it the newest counts. On a GPU the kernels of its streams, copies among them, on a CPU what XLA's
-threads do. The last line is their sum, how much of it are products (convolutions and matrix products
-with what pads for them, by the names that XLA, cuDNN and cuBLAS give) and the time from the first to the last: their ratio is
-how busy the device was (on a CPU more than 1, as threads work side by side).
+threads do. The last line has their sum; how much of it are products, of convolutions and matrices,
+by the names that XLA, cuDNN and cuBLAS give; and the time from the first to the last, by which it
+says how busy the device was (on a CPU more than 100 %, as threads work side by side).
 """
 
 import argparse
@@ -16,7 +16,6 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-
 
 PRODUCT = re.compile(r"xmma|cutlass|gemm|nvjet|cudnn|conv|Padding|dot", re.IGNORECASE)
 

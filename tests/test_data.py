@@ -16,9 +16,10 @@ import pytest
 import tensorflow_datasets as tfds
 from trees import JPG, PNG, fails, write_tree, write_zip
 
-from batnet_jax.data import DATASETS, load_dataset, pedestrians_builder
+from batnet_jax.data import DATASETS, load_dataset, pedestrians_builder, prepared
 from batnet_jax.data.files import find_layouts, open_tree
 from batnet_jax.data.pedestrians.draw import SIZES, Size, draw_jpeg, plan
+from batnet_jax.data.prepared import make_builder, open_prepared
 from batnet_jax.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
@@ -479,6 +480,20 @@ def test_two_at_once(tmp_path, market):
         thread.join()
     assert len(results) == 3
     assert contents(results[0]) == contents(results[1]) == contents(results[2])
+
+
+def test_prepared_by_another_process_at_any_moment(tmp_path, market, monkeypatch):
+    """Between the making of the builder and the look at what is prepared; or at the lock."""
+    for moment in ("before the look", "at the lock"):
+        data = tmp_path / moment
+        builder = make_builder(DATASETS["folder"], "", data, market)
+        assert not builder.info.splits
+        other = load_dataset("folder", data_dir=data, manual_dir=market)
+        with monkeypatch.context() as patch:
+            if moment == "at the lock":
+                looks = iter([False, True])
+                patch.setattr(prepared, "is_prepared", lambda _, looks=looks: next(looks))
+            assert contents(open_prepared(builder, "folder")) == contents(other)
 
 
 @pytest.mark.parametrize("damage", ["no index", "cut index", "cut images", "no images", "no info"])

@@ -143,6 +143,8 @@ def open_prepared(builder: ReIDBuilder, name: str) -> Dataset:
         _prepare(builder)
     path = Path(builder.data_dir)
     try:
+        if not builder.info.splits:  # another process prepared it after the builder was made
+            builder.info.read_from_directory(builder.data_dir)
         with open(path / INDEX_NAME, "rb") as file, np.load(file) as index:
             found = [split for split in OPTIONAL if f"{split}/pid" in index]
             splits: dict[str, Any] = {
@@ -213,7 +215,6 @@ def _prepare(builder: ReIDBuilder) -> None:
         ) from error
     with lock:
         if is_prepared(builder):
-            builder.info.read_from_directory(builder.data_dir)
             return
         if final.exists():
             raise UserError(f"'{final}' is not a whole prepared data set: delete it, and run again")

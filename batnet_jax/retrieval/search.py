@@ -14,9 +14,12 @@ from jaxtyping import Array, ArrayLike, Bool, Float32, Int32
 
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.reading import give_back
-from batnet_jax.retrieval.scores import LARGE, block_scores, block_size, pad_block, unit_length
+from batnet_jax.retrieval.scores import LARGE, block_scores, pad_block, unit_length
 
-CHUNK = 2**14  # gallery items at a time
+# Gallery items and queries at a time: 16 MiB of scores. Larger ones are new memory every time, and
+# the system takes as long to clear that as a tenth of the product.
+CHUNK = 2**13
+_BLOCK = 512
 _ALIGNMENT = (
     64  # bytes; the CPU's device works on memory so aligned where it lies, and copies other
 )
@@ -95,11 +98,24 @@ class _Chunk(NamedTuple):
     lengths: Float32[Array, " n"]
 
 
+class _Tile(NamedTuple):
+    """The scores of a block of queries for a chunk, not looked through yet."""
+
+    block: int
+    scores: Float32[Array, "b n"]
+    first: np.int32
+
+
+_tile_scores = jax.jit(block_scores)
+_take_in = jax.jit(take_in)
+
+
 @jax.jit
-def _search_chunk(
-    best: Best, query: Float32[Array, "b d"], chunk: _Chunk, first: Int32[Array, ""]
-) -> Best:
-    return take_in(best, block_scores(query, *chunk), first)
+def _take_in_and_score(
+    best: Best, scores: Array, first: Int32[Array, ""], query: Array, chunk: _Chunk
+) -> tuple[Best, Array]:
+    """Looks through one tile beside the product of the next: alone it would keep one core busy."""
+    return take_in(best, scores, first), block_scores(query, *chunk)
 
 
 @jax.jit
@@ -143,8 +159,7 @@ def top_k(
     gallery = _checkable(gallery_features, metric)
     checks.same_dimension(query, gallery)
     k, chunk = min(k, len(gallery)), min(CHUNK, len(gallery))
-    block = block_size(len(query), chunk) if block is None else block
-    block = checks.positive_int("block", block)
+    block = _even(len(query), _BLOCK) if block is None else checks.positive_int("block", block)
 
     ready = unit_length(query) if metric == "cosine" else query
     blocks = [
@@ -152,16 +167,31 @@ def top_k(
         for start in range(0, len(ready), block)
     ]
     best = [nothing_yet(block, k) for _ in blocks]
+    tile = None
     for first, rows in _read_chunks(gallery, chunk):
         start = int(first)
         items = _put_chunk(rows, start, min(chunk, len(gallery) - start), metric)
         # The host is one chunk ahead of the device; it may go no further.
-        jax.block_until_ready(best)
+        jax.block_until_ready((best, tile and tile.scores))
+        for number, part in enumerate(blocks):
+            if tile is None:
+                scores = _tile_scores(part, *items)
+            else:
+                best[tile.block], scores = _take_in_and_score(
+                    best[tile.block], tile.scores, tile.first, part, items
+                )
+            tile = _Tile(number, scores, first)
         give_back(gallery[max(0, start - chunk) : start])
-        best = [_search_chunk(b, q, items, first) for b, q in zip(best, blocks, strict=True)]
+    if tile is not None:
+        best[tile.block] = _take_in(best[tile.block], tile.scores, tile.first)
     indices = np.concatenate([b.items for b in best])[: len(query)]
     scores = np.concatenate([b.scores for b in best])[: len(query)]
     return indices, scores if metric == "cosine" else _minus_distances(query, scores)
+
+
+def _even(number: int, most: int) -> int:
+    """The size of as few pieces of one size as are of at most `most`."""
+    return -(-number // -(-number // most))
 
 
 def _checkable(given: ArrayLike, metric: str) -> np.ndarray:

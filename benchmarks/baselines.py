@@ -17,6 +17,7 @@ from absl import flags
 from batnet_jax import main, retrieval
 from batnet_jax.collection import Collection, Trial, open_collection
 from batnet_jax.data import Split
+from batnet_jax.errors import UserError
 from batnet_jax.evaluate import extract_features, make_embed, open_store, same_camera
 from batnet_jax.steps import init_state, make_model, make_recipe
 
@@ -86,10 +87,28 @@ def untrained_net(config, data: Collection):
     return make_embed(make_model(config, identities), variables)
 
 
+def last_evaluation(workdir: Path) -> dict:
+    """The result that a run's last evaluation has written.
+
+    Raises: UserError if there is none.
+    """
+    names = [path.stem.removeprefix("step_") for path in workdir.glob("eval/step_*.json")]
+    steps = [int(name) for name in names if name.isdecimal()]
+    if not steps:
+        raise UserError(
+            f"'{workdir}' holds no evaluation: train there first, or name another --workdir"
+        )
+    return json.loads((workdir / "eval" / f"step_{max(steps)}.json").read_text())
+
+
 def run(argv: list[str]) -> None:
     """Prints the table."""
     main.parse(argv)
-    config = flags.FLAGS["config"].value
+    config, workdir = (flags.FLAGS[name].value for name in ("config", "workdir"))
+    trained = {}
+    if workdir:
+        result = last_evaluation(Path(workdir))
+        trained = {f"trained, {result['step']} steps": result}
     data = open_collection(config)
     trial = data.tests[0]
     rows = {
@@ -100,14 +119,7 @@ def run(argv: list[str]) -> None:
         "untrained net": untrained_net(config, data),
     }
     results = {name: evaluate(config, trial, embed) for name, embed in rows.items()}
-    if flags.FLAGS["workdir"].value:
-        files = Path(flags.FLAGS["workdir"].value).glob("eval/step_*.json")
-        steps = [
-            int(name) for path in files if (name := path.stem.removeprefix("step_")).isdecimal()
-        ]
-        last = Path(flags.FLAGS["workdir"].value) / "eval" / f"step_{max(steps)}.json"
-        result = json.loads(last.read_text())
-        results[f"trained, {result['step']} steps"] = result
+    results |= trained
     print(f"\n{trial.name}, AP by {config.eval.ap}\n")
     print("| embedding | mAP | Rank-1 |\n|---|---|---|")
     for name, result in results.items():
@@ -115,4 +127,7 @@ def run(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(sys.argv)
+    try:
+        run(sys.argv)
+    except UserError as error:
+        sys.exit(f"error: {error}")

@@ -262,12 +262,22 @@ def test_benchmarks_run(place, command):
     for left_out in gone:
         command = command.replace(left_out, "")
     _, script, *words = shlex.split(command)
+    if workdir := re.search(r"--workdir=(\S+)", command):
+        write_evaluation(place / workdir[1])
     done = subprocess.run(
         [sys.executable, script, *words, *SMALLER[script.split("/")[1]]],
         cwd=place, env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def write_evaluation(workdir):
+    """What a run there would have left of its last evaluation, unless one has."""
+    if not list(workdir.glob("eval/step_*.json")):
+        (workdir / "eval").mkdir(parents=True)
+        result = {"step": 2, "mAP": 0.5, "cmc": {"1": 0.5}}
+        (workdir / "eval" / "step_2.json").write_text(json.dumps(result))
 
 
 def test_all_benchmarks_in_the_documents_are_run():

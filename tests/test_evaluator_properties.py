@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batnet_jax.retrieval import evaluate, evaluate_stream, metrics, ranks
+from batnet_jax.retrieval import evaluate, evaluate_stream, metrics, ranks, waiting
 from batnet_jax.retrieval.plan import ROWS, fill_pages, list_steps, make_plan
 
 ROOT = Path(__file__).parents[1]
@@ -156,7 +156,7 @@ def test_chunks_that_find_no_room_are_asked_for_again(monkeypatch):
 
     number = len(case["gallery_pids"])
     assert run() == number
-    monkeypatch.setattr(ranks, "_CPU_BYTES", 0)
+    monkeypatch.setattr(waiting, "_CPU_BYTES", 0)
     assert number < run() <= 2 * number
 
 

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Array, Bool, Float32, Int64
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval.reading import ROWS_AT_ONCE, read_rows, view_rows
@@ -16,6 +17,10 @@ DTYPES = ("float32", "bfloat16")
 
 # Squared lengths and inner products below this stay finite in float32 (largest: 3.4e38).
 _LARGEST_SQUARED_NORM = 1e37
+
+
+class NotFiniteFeaturesError(UserError):
+    """Some values are NaN or infinite."""
 
 
 class Labels(NamedTuple):
@@ -54,29 +59,19 @@ def features(name: str, given: Any, metric: str) -> np.ndarray:
     An array of floats of 32 bits or fewer is returned as it is, mapped files too (`read_rows` reads
     it as float32); others as float32.
     """
-    array = np.asanyarray(given)
-    if (
-        not hasattr(given, "dtype") and array.dtype == np.float64
-    ):  # numbers of no declared precision
-        with np.errstate(over="ignore"):
-            array = array.astype(np.float32)
-    if array.ndim != 2:
-        raise UserError(f"{name} has shape {array.shape}: must be [images, dimensions]; reshape it")
-    if 0 in array.shape:
-        raise UserError(f"{name} is empty, of shape {array.shape}: give at least one image")
-    if np.iscomplexobj(array):
-        raise UserError(f"{name} has dtype {array.dtype}: must be real numbers; take the real part")
+    array = _shaped(name, given)
     bad, largest = [], 0.0
     for start in range(0, len(array), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         part = _as_float32(name, array, rows)
-        bad.append(start + np.flatnonzero(~np.isfinite(part).all(axis=1)))
+        if not np.isfinite(np.vdot(part, part)):  # one pass; an overflow is looked into
+            bad.append(start + np.flatnonzero(~np.isfinite(part).all(axis=1)))
         if metric == "euclidean":
             squares = np.einsum("nd,nd->n", part, part, dtype=np.float64)
             largest = max(largest, float(squares.max()))
-    bad = np.concatenate(bad)
+    bad = np.concatenate([*bad, np.empty(0, int)])
     if len(bad):
-        raise UserError(
+        raise NotFiniteFeaturesError(
             f"{name} holds NaN or infinite values in {len(bad)} of {len(array)} rows (the first"
             f" is row {bad[0]}): all must be finite in float32; look for a model that"
             " diverged"
@@ -87,8 +82,34 @@ def features(name: str, given: Any, metric: str) -> np.ndarray:
             f" float32 allow {_LARGEST_SQUARED_NORM**0.5:.3g}; scale the features down, or use"
             " metric='cosine'"
         )
-    small = array.dtype.kind == "f" and array.dtype.itemsize <= 4
-    return array if small else array.astype(np.float32)
+    return array if _is_small(array) else array.astype(np.float32)
+
+
+def gallery_features(given: Any, metric: str) -> np.ndarray:
+    """`features`, without a look at values that `ready.Ready` looks at on the way."""
+    name = "gallery_features"
+    array = _shaped(name, given)
+    return array if metric == "cosine" and _is_small(array) else features(name, array, metric)
+
+
+def _is_small(array: np.ndarray) -> bool:
+    """Floats, none of which float32 rounds."""
+    return array.dtype.kind == "f" and array.dtype.itemsize <= 4
+
+
+def _shaped(name: str, given: Any) -> np.ndarray:
+    """`given` as [n, d] real numbers, not empty; or UserError."""
+    array = np.asanyarray(given)
+    if not hasattr(given, "dtype") and array.dtype == np.float64:  # of no declared precision
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    if array.ndim != 2:
+        raise UserError(f"{name} has shape {array.shape}: must be [images, dimensions]; reshape it")
+    if 0 in array.shape:
+        raise UserError(f"{name} is empty, of shape {array.shape}: give at least one image")
+    if np.iscomplexobj(array):
+        raise UserError(f"{name} has dtype {array.dtype}: must be real numbers; take the real part")
+    return array
 
 
 def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
@@ -108,9 +129,13 @@ def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray
     return part
 
 
-def taken(given: np.ndarray, dimensions: int, metric: str) -> Float32[np.ndarray, "n d"]:
+def taken(
+    given: Any, dimensions: int, metric: str
+) -> Float32[np.ndarray, "n d"] | Float32[Array, "n d"]:
     """Gallery features that were made on the way, checked when they come; not to be written to."""
-    rows = view_rows(features("gallery_features", given, metric), slice(None))
+    there = isinstance(given, jax.Array) and given.ndim == 2 and given.dtype == np.float32
+    stays = there and metric == "cosine"
+    rows = given if stays else view_rows(gallery_features(given, metric), slice(None))
     if rows.shape[1] != dimensions:
         same_dimension(np.empty((0, dimensions)), rows)
     return rows
@@ -130,7 +155,7 @@ def labels(which: str, pids: Any, cameras: Any, length: int) -> Labels:
     )
 
 
-def same_dimension(query: np.ndarray, gallery: np.ndarray) -> None:
+def same_dimension(query: np.ndarray, gallery: np.ndarray | Array) -> None:
     """UserError where query and gallery features differ in length."""
     if query.shape[1] != gallery.shape[1]:
         raise UserError(

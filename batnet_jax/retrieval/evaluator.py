@@ -1,5 +1,6 @@
 """Arrays in, plain dict out: the standard single-query evaluation of person re-identification."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,8 +10,9 @@ from jaxtyping import ArrayLike
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks, metrics
 from batnet_jax.retrieval.checks import Labels
-from batnet_jax.retrieval.ranks import Take, relevant_ranks
-from batnet_jax.retrieval.reading import read_rows, view_rows
+from batnet_jax.retrieval.ranks import relevant_ranks
+from batnet_jax.retrieval.reading import view_rows
+from batnet_jax.retrieval.ready import Take, make_take
 
 # The identity that data sets give to bad detections: neither right nor wrong when found.
 JUNK_PID = -1
@@ -83,13 +85,14 @@ def evaluate(
     """
     checks.choice("metric", metric, checks.METRICS)
     query = checks.features("query_features", query_features, metric)
-    gallery = checks.features("gallery_features", gallery_features, metric)
+    gallery = checks.gallery_features(gallery_features, metric)
     checks.same_dimension(query, gallery)
     checks.ids("gallery_pids", gallery_pids, len(gallery))
-    return evaluate_stream(
+    evaluate_it = functools.partial(
+        evaluate_stream,
         query,
         (query_pids, query_cameras),
-        lambda rows: read_rows(gallery, rows),
+        make_take(gallery),
         (gallery_pids, gallery_cameras),
         junk=junk,
         metric=metric,
@@ -105,6 +108,11 @@ def evaluate(
         chunk=chunk,
         progress=progress,
     )
+    try:
+        return evaluate_it()
+    except checks.NotFiniteFeaturesError:  # found in a chunk: name the rows of the whole
+        checks.features("gallery_features", gallery, metric)
+        raise
 
 
 def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
@@ -132,7 +140,7 @@ def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
     Args:
       query_features: [q, d].
       query: pids [q] and cameras, [q] or None.
-      take: gives the features of the gallery items that it is asked for; see `ranks.Take`. While it
+      take: gives the features of the gallery items that it is asked for; see `ready.Take`. While it
         works, accelerators count those that it gave before.
       gallery: pids [g] and cameras.
     """

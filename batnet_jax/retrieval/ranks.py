@@ -11,15 +11,14 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float, Float32
 
 from batnet_jax.retrieval import count
 from batnet_jax.retrieval.checks import Labels
 from batnet_jax.retrieval.metrics import Ranks
+from batnet_jax.retrieval.on_devices import nothing_known, on_devices, replicate, split
 from batnet_jax.retrieval.plan import (
     PAGE,
     ROWS,
@@ -29,20 +28,15 @@ from batnet_jax.retrieval.plan import (
     list_steps,
     make_plan,
 )
-from batnet_jax.retrieval.scores import write_unit_length
+from batnet_jax.retrieval.ready import Ready, Take, ready_queries
+from batnet_jax.retrieval.waiting import Waiting
 
-# Gives the features of gallery items by their indices, [n, d] float32, as often as asked.
-Take = Callable[[np.ndarray], Float32[np.ndarray, "n d"]]
 Progress = Callable[[int, int], None]
 
-_AXIS = "devices"
 # Queries in a block and gallery items in a chunk: 16 MiB of scores on a CPU.
 _TILES = {"cpu": (512, 8192)}
 _LARGE_TILES = (1024, 32768)
 _KEPT_TILES = 4  # tiles that wait for their blocks' last homes
-# What chunks that wait may take on each device: this on a CPU, else a share of the device's memory.
-_CPU_BYTES = 2**30
-_SHARE = 0.5
 
 
 class _Page(NamedTuple):
@@ -111,11 +105,12 @@ def relevant_ranks(
       progress: called as progress(gallery items seen, g) after each chunk.
     """
     plan = plan_tiles(query, gallery, same_camera=same_camera, block=block, chunk=chunk)
-    wanted = np.unique(np.concatenate([plan.relevant.items, plan.removed.items]))
-    queries, _ = _prepare(query_features, metric, dtype, len(query_features))
-    blocks = list(_lay_out(plan, wanted, queries))
-    del queries
-    load = functools.partial(_load, take, plan, wanted, metric, dtype)
+    wanted = np.zeros(len(gallery.pids), bool)
+    wanted[plan.relevant.items] = wanted[plan.removed.items] = True
+    wanted = np.flatnonzero(wanted)
+    blocks = list(_lay_out(plan, wanted, ready_queries(query_features, metric, dtype)))
+    ready = Ready(plan.length, query_features.shape[1], metric, dtype)
+    load = functools.partial(_load, take, plan, wanted, ready)
     seen = 0
     for number in _visit(plan, blocks, load):
         seen += len(plan.chunks[number])
@@ -152,25 +147,7 @@ def _number(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndar
     return labels[: len(query)], labels[len(query) :]
 
 
-def _prepare(
-    features: np.ndarray, metric: str, dtype: str, length: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """What is multiplied, and what is added to a gallery item's scores, both filled up with 0."""
-    count = len(features)
-    ready = np.zeros((length, features.shape[1]), np.float32)
-    if metric == "cosine":
-        squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
-        write_unit_length(ready[:count], features, squares)
-        return ready.astype(jnp.dtype(dtype), copy=False), None
-    ready[:count] = features
-    rounded = ready.astype(jnp.dtype(dtype), copy=False)
-    exact = rounded[:count].astype(np.float32, copy=False)
-    offset = np.zeros(length, np.float32)
-    offset[:count] = -0.5 * np.einsum("nd,nd->n", exact, exact, dtype=np.float64)
-    return rounded, offset
-
-
-def _lay_out(plan: Plan, wanted: np.ndarray, queries: np.ndarray) -> Iterator[_Block]:
+def _lay_out(plan: Plan, wanted: np.ndarray, queries: Float[np.ndarray, "q d"]) -> Iterator[_Block]:
     """The blocks of this host, on its devices."""
     devices = jax.local_device_count()
     for start in range(0, len(plan.blocks), jax.device_count()):
@@ -183,7 +160,7 @@ def _lay_out(plan: Plan, wanted: np.ndarray, queries: np.ndarray) -> Iterator[_B
             features[device, : len(block)] = queries[block]
             home[device, : len(block)] = plan.home[block]
         yield _Block(
-            _split(features),
+            split(features),
             home,
             _pages(plan.relevant, wanted, own, plan.rows),
             _pages(plan.removed, wanted, own, plan.rows),
@@ -193,48 +170,28 @@ def _lay_out(plan: Plan, wanted: np.ndarray, queries: np.ndarray) -> Iterator[_B
 def _pages(pairs: Pairs, wanted: np.ndarray, blocks: list[np.ndarray], rows: int) -> list[_Page]:
     places = [fill_pages(pairs, block, rows) for block in blocks]
     nothing = np.full((rows, PAGE), -1, np.int32)
+    most = len(list_steps(np.zeros((rows, PAGE)), _rows_at_once(rows)))
     pages = []
     for number in range(max(map(len, places))):
         where = np.stack([p[number] if number < len(p) else nothing for p in places])
         items = np.full(where.shape, -1, np.int32)
         items[where >= 0] = np.searchsorted(wanted, pairs.items[where[where >= 0]])
         lists = [list_steps(page, _rows_at_once(rows)) for page in where]
-        most = len(list_steps(np.zeros((rows, PAGE)), _rows_at_once(rows)))
         work = np.zeros((len(blocks), most, 2), np.int32)
         for device, steps in enumerate(lists):
             work[device, : len(steps)] = steps
-        pages.append(
-            _Page(
-                where,
-                _split(items),
-                _split(np.full(where.shape, np.inf, np.float32)),
-                _split(np.zeros(where.shape, np.int32)),
-                _split(work),
-                _split(np.array([len(steps) for steps in lists], np.int32)),
-            )
-        )
+        counts = np.array([len(steps) for steps in lists], np.int32)
+        items, work, counts = split((items, work, counts))
+        pages.append(_Page(where, items, *nothing_known(where.shape), work, counts))
     return pages
 
 
-def _load(
-    take: Take, plan: Plan, wanted: np.ndarray, metric: str, dtype: str, number: int
-) -> _Chunk:
+def _load(take: Take, plan: Plan, wanted: np.ndarray, ready: Ready, number: int) -> _Chunk:
     rows = plan.chunks[number]
-    features, offset = _prepare(take(rows), metric, dtype, plan.length)
+    features, offset = ready(take(rows))
     columns = np.zeros(1 << len(wanted).bit_length(), np.int32)  # few lengths: few compilations
     columns[: len(wanted)] = np.searchsorted(rows, wanted)
-    return _Chunk(
-        _transpose(_replicate(features)),
-        _replicate(offset),
-        _replicate(columns),
-        _replicate(np.int32(len(rows))),
-    )
-
-
-@jax.jit
-def _transpose(features: Float32[Array, "n d"]) -> Float32[Array, "d n"]:
-    """In this layout XLA's CPU backend multiplies faster, by more than the transposing costs."""
-    return features.T
+    return _Chunk(*replicate((features, offset, columns, np.int32(len(rows)))))
 
 
 def _visit(plan: Plan, blocks: list[_Block], load: Callable[[int], _Chunk]) -> Iterator[int]:
@@ -247,7 +204,7 @@ def _visit(plan: Plan, blocks: list[_Block], load: Callable[[int], _Chunk]) -> I
     kept: dict[int, dict[int, _Tile]] = {}
     pending = [set(range(len(plan.chunks))) for _ in blocks]
     last_home = [int(block.home.max()) for block in blocks]
-    waiting = _Waiting()
+    waiting = Waiting()
     for number in range(len(plan.chunks)):
         chunk = load(number)
         jax.block_until_ready([page.counts for block in blocks for page in block.relevant])
@@ -345,82 +302,21 @@ def _collect(pairs: Pairs, blocks: list[_Block]) -> Ranks:
     return Ranks(ranks[np.lexsort((ranks, query))].astype(np.int64), pairs.offsets)
 
 
-class _Waiting:
-    """Chunks that come again, dealt out over the devices, as many as these can hold."""
-
-    def __init__(self) -> None:
-        self._room = {device: _room(device) for device in jax.local_devices()}
-        self._chunks: dict[int, tuple[Any, _Chunk]] = {}
-
-    def numbers(self) -> list[int]:
-        return sorted(self._chunks)
-
-    def put(self, number: int, chunk: _Chunk) -> None:
-        """Keeps a chunk on the emptiest device, if it has room."""
-        device = max(self._room, key=lambda d: self._room[d])
-        if self._room[device] >= _bytes(chunk):
-            self._room[device] -= _bytes(chunk)
-            self._chunks[number] = device, jax.device_put(chunk, device)
-
-    def get(self, number: int) -> _Chunk:
-        """It, on every device."""
-        return _replicate(self._chunks[number][1])
-
-    def keep_only(self, numbers: set[int]) -> None:
-        """Lets go of all others."""
-        for number in set(self._chunks) - numbers:
-            device, chunk = self._chunks.pop(number)
-            self._room[device] += _bytes(chunk)
-
-
-def _room(device: Any) -> float:
-    """Bytes that waiting chunks may take on a device."""
-    stats = None if device.platform == "cpu" else device.memory_stats()
-    return _SHARE * stats["bytes_limit"] if stats else _CPU_BYTES
-
-
-def _bytes(chunk: _Chunk) -> int:
-    return sum(array.nbytes for array in jax.tree.leaves(chunk))
-
-
-def _sharding(spec: PartitionSpec) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.local_devices()), (_AXIS,)), spec)
-
-
-def _replicate(tree: Any) -> Any:
-    """A copy on every device of this host."""
-    return jax.device_put(tree, _sharding(PartitionSpec()))
-
-
-def _split(array: np.ndarray) -> Array:
-    """[devices, ...]: a row on each device of this host."""
-    return jax.device_put(array, _sharding(PartitionSpec(_AXIS)))
-
-
-@functools.cache
-def _on_devices(function: Callable, in_axes: tuple, donate: tuple = ()) -> Callable:
-    """The function on every device of this host."""
-    return jax.pmap(
-        function, _AXIS, in_axes=in_axes, donate_argnums=donate, devices=jax.local_devices()
-    )
-
-
-# Arguments with a 0 are split over the devices, those with None are the same on all.
 def _tile_scores(*args: Any) -> Array:
-    return _on_devices(count.tile_scores, (0, None, None))(*args)
+    return on_devices(count.tile_scores, (0, None, None))(*args)
 
 
 def _read_limits(*args: Any) -> Array:
-    return _on_devices(count.read_limits, (0, 0, 0, None, 0))(*args)
+    return on_devices(count.read_limits, (0, 0, 0, None, 0))(*args)
 
 
 def _hide_removed(*args: Any) -> Array:
-    return _on_devices(count.hide_removed, (0, 0, None, 0), (0,))(*args)
+    return on_devices(count.hide_removed, (0, 0, None, 0), (0,))(*args)
 
 
 def _count_ahead(scores: Array, *args: Any) -> Array:
     function = _counting(_rows_at_once(scores.shape[1]), _in_windows())
-    return _on_devices(function, (0, 0, 0, 0, None, None, 0, 0, 0), (3,))(scores, *args)
+    return on_devices(function, (0, 0, 0, 0, None, None, 0, 0, 0), (3,))(scores, *args)
 
 
 @functools.cache

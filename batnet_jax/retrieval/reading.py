@@ -14,16 +14,23 @@ def read_rows(features: np.ndarray, rows: np.ndarray | slice) -> Float32[np.ndar
     Pages of a mapped file (`np.load(path, mmap_mode="r")`) are given back, as they count as memory
     of the process.
     """
-    taken = np.array(features[rows], np.float32)
+    taken = features[rows]
+    copied = taken.dtype != np.float32 or not isinstance(rows, slice)
+    taken = np.asarray(taken, np.float32) if copied else np.array(taken)
     give_back(features)
     return taken
 
 
 def view_rows(features: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
     """The same, but no copy of float32 rows that are in memory; not to be written to."""
-    if _mapping(features)[0] is None:
+    if in_memory(features):
         return np.asarray(features[rows], np.float32)
     return read_rows(features, rows)
+
+
+def in_memory(array: np.ndarray) -> bool:
+    """Whether it is no mapped file."""
+    return _mapping(array)[0] is None
 
 
 def give_back(rows: np.ndarray) -> None:

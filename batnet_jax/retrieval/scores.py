@@ -8,14 +8,12 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Float64
+from jaxtyping import Array, Bool, Float32
 
 # Scores a block may hold at once; ranking keeps a handful of arrays of this many 4-byte items.
 _SCORES_IN_MEMORY = 2**24
 _LARGEST_BLOCK = 1024
-# Lengths beyond this or its inverse are divided by in float64.
-_SHORT = 1e-30
-LARGE = 1e30  # squared lengths between this and its inverse are in no danger
+LARGE = 1e30  # squared lengths between this and its inverse are in no danger in float32
 
 
 def block_size(num_query: int, num_gallery: int) -> int:
@@ -29,24 +27,36 @@ def unit_length(features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n 
     The lengths are float64, so that neither very small nor very large features lose theirs.
     """
     squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
-    lengths = np.sqrt(np.where(squares == 0, 1, squares))[:, None]
-    usual = ((lengths > _SHORT) & (lengths < 1 / _SHORT)).ravel()
-    out = features / np.where(usual[:, None], lengths, 1).astype(np.float32)
-    out[~usual] = features[~usual] / lengths[~usual]
-    return out
+    strange = (squares != 0) & ~((squares > 1 / LARGE) & (squares < LARGE))
+    if strange.any():
+        features = near_one(features, strange)
+        squares[strange] = np.square(features[strange], dtype=np.float64).sum(1)
+    lengths = np.sqrt(np.where(squares == 0, 1, squares))
+    return features / lengths.astype(np.float32)[:, None]
 
 
-def write_unit_length(
-    out: Float32[np.ndarray, "n d"],
-    rows: Float32[np.ndarray, "n d"],
-    squares: Float64[np.ndarray, " n"],
-) -> None:
-    """What `unit_length` returns, in one pass where no squared length is far from 1."""
-    if ((squares < LARGE) & ((squares > 1 / LARGE) | (squares == 0))).all():
-        lengths = np.sqrt(np.where(squares == 0, 1, squares))
-        np.divide(rows, lengths.astype(np.float32)[:, None], out=out)
-    else:
-        out[:] = unit_length(rows)
+def row_lengths(
+    rows: Float32[Array, "n d"],
+) -> tuple[Float32[Array, " n"], Bool[Array, " n"]]:
+    """Lengths, or 1 where they are 0; and whether float32 is enough for them: not for NaN.
+
+    Zeros are told by their bits, as devices take the smallest numbers for zeros.
+    """
+    squares = jnp.sum(jnp.square(rows), axis=1)
+    bits = jax.lax.bitcast_convert_type(rows, jnp.int32) & 0x7FFFFFFF  # without the sign
+    nothing = jnp.max(bits, axis=1) == 0
+    sound = nothing | ((squares > 1 / LARGE) & (squares < LARGE))
+    return jnp.sqrt(jnp.where(nothing, 1, squares)), sound
+
+
+def near_one(
+    rows: Float32[np.ndarray, "n d"], which: Bool[np.ndarray, " n"]
+) -> Float32[np.ndarray, "n d"]:
+    """A copy in which some rows are times a power of two, so that they have a length in float32."""
+    rows = rows.copy()
+    _, exponents = np.frexp(np.abs(rows[which]).max(axis=1, keepdims=True))
+    rows[which] = np.ldexp(rows[which], -exponents)
+    return rows
 
 
 def block_scores(

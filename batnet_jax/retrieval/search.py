@@ -10,11 +10,18 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float32, Int32
+from jaxtyping import Array, ArrayLike, Float32, Int32
 
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.reading import give_back
-from batnet_jax.retrieval.scores import LARGE, block_scores, pad_block, unit_length
+from batnet_jax.retrieval.scores import (
+    LARGE,
+    block_scores,
+    near_one,
+    pad_block,
+    row_lengths,
+    unit_length,
+)
 
 # Gallery items and queries at a time: 16 MiB of scores. Larger ones are new memory every time, and
 # the system takes as long to clear that as a tenth of the product.
@@ -106,6 +113,7 @@ class _Tile(NamedTuple):
     first: np.int32
 
 
+_row_lengths = jax.jit(row_lengths)
 _tile_scores = jax.jit(block_scores)
 _take_in = jax.jit(take_in)
 
@@ -116,16 +124,6 @@ def _take_in_and_score(
 ) -> tuple[Best, Array]:
     """Looks through one tile beside the product of the next: alone it would keep one core busy."""
     return take_in(best, scores, first), block_scores(query, *chunk)
-
-
-@jax.jit
-def _row_lengths(
-    rows: Float32[Array, "n d"],
-) -> tuple[Float32[Array, " n"], Bool[Array, " n"]]:
-    """Lengths, or 1 where they are 0; and whether float32 is enough for them."""
-    squares = jnp.sum(jnp.square(rows), axis=1)
-    enough = (squares > 1 / LARGE) & (squares < LARGE)
-    return jnp.sqrt(jnp.where(squares == 0, 1, squares)), enough
 
 
 def top_k(
@@ -235,20 +233,12 @@ def _put_chunk(rows: Float32[np.ndarray, "n d"], first: int, count: int, metric:
         offsets[:count] = -0.5 * squares
         return _Chunk(*jax.device_put((rows, offsets, lengths)))
     on_device, offsets = jax.device_put((rows, offsets))
-    lengths, enough = _row_lengths(on_device)
-    if not enough.all():
+    lengths, sound = _row_lengths(on_device)
+    if not sound.all():
         checks.features(name, rows[:count], metric)
-        on_device = jax.device_put(_near_one(rows, ~np.asarray(enough)))
+        on_device = jax.device_put(near_one(rows, ~np.asarray(sound)))
         lengths, _ = _row_lengths(on_device)
     return _Chunk(on_device, offsets, lengths)
-
-
-def _near_one(rows: Float32[np.ndarray, "n d"], which: np.ndarray) -> Float32[np.ndarray, "n d"]:
-    """A copy in which some rows are times a power of two, so that they have a length in float32."""
-    rows = rows.copy()
-    _, exponents = np.frexp(np.abs(rows[which]).max(axis=1, keepdims=True))
-    rows[which] = np.ldexp(rows[which], -exponents)
-    return rows
 
 
 def _aligned(num_rows: int, dimensions: int) -> Float32[np.ndarray, "n d"]:

@@ -1,0 +1,113 @@
+"""Features made ready for the product: of unit length, or with what is added to their scores.
+
+Queries are few, and made so on the host. The gallery is made so where it is multiplied: there its
+lengths, and whether all is finite, cost next to nothing.
+"""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Float32
+
+from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.reading import in_memory, read_rows
+from batnet_jax.retrieval.scores import near_one, row_lengths, unit_length
+
+# Gives the features of gallery items by their indices, [n, d] float32 on the host or a device, as
+# often as asked.
+Take = Callable[[np.ndarray], Float32[np.ndarray, "n d"] | Float32[Array, "n d"]]
+
+_SHARE = 0.25  # of an accelerator's memory, at most, for the gallery as it was given
+
+
+def make_take(gallery: np.ndarray) -> Take:
+    """What gives rows of a gallery: an accelerator that has room for it gathers them itself."""
+    if gallery.dtype == np.float32 and in_memory(gallery) and gallery.nbytes <= _room():
+        held = jax.device_put(gallery)  # while the host plans
+        return lambda rows: _gather(held, rows.astype(np.int32))
+    return lambda rows: read_rows(gallery, rows)
+
+
+def _room() -> float:
+    """Bytes; on a CPU nothing, as the gallery is in its memory already."""
+    device = jax.local_devices()[0]
+    stats = None if device.platform == "cpu" else device.memory_stats()
+    return _SHARE * stats["bytes_limit"] if stats else 0
+
+
+@jax.jit
+def _gather(gallery: Float32[Array, "g d"], rows: Array) -> Float32[Array, "n d"]:
+    return gallery.at[rows].get(mode="promise_in_bounds")
+
+
+def ready_queries(
+    features: Float32[np.ndarray, "q d"], metric: str, dtype: str
+) -> Float[np.ndarray, "q d"]:
+    """What is multiplied."""
+    ready = unit_length(features) if metric == "cosine" else features
+    return ready.astype(jnp.dtype(dtype), copy=False)
+
+
+class Ready:
+    """Makes chunks of a gallery ready, one after the other; holds memory for one."""
+
+    def __init__(self, length: int, dimensions: int, metric: str, dtype: str):
+        """For chunks that are filled up to `length`."""
+        self._buffer = np.zeros((length, dimensions), np.float32)
+        self._metric = metric
+        self._dtype = dtype
+
+    def __call__(
+        self, rows: Float32[np.ndarray, "n d"] | Float32[Array, "n d"]
+    ) -> tuple[Float[Array, "d length"], Float32[np.ndarray, " length"] | None]:
+        """What is multiplied, on a device, and what is added to each item's scores, if anything.
+
+        Raises: UserError for values that are not finite.
+        """
+        if self._metric == "euclidean":
+            return self._euclidean(np.asarray(rows))
+        filled = self._fill(rows)
+        ready, sound = _unit_columns(filled, dtype=self._dtype)
+        sound = np.asarray(sound)  # waits, so that the buffer is free again
+        if not sound.all():
+            rows = np.asarray(rows)
+            checks.features("gallery_features", rows, self._metric)
+            filled = self._fill(near_one(rows, ~sound[: len(rows)]))
+            ready, _ = _unit_columns(filled, dtype=self._dtype)
+            jax.block_until_ready(ready)
+        return ready, None
+
+    def _fill(
+        self, rows: Float32[np.ndarray, "n d"] | Float32[Array, "n d"]
+    ) -> Float32[np.ndarray, "length d"] | Float32[Array, "length d"]:
+        """The rows, and zeros."""
+        if isinstance(rows, jax.Array):
+            return jnp.pad(rows, ((0, len(self._buffer) - len(rows)), (0, 0)))
+        self._buffer[: len(rows)] = rows
+        self._buffer[len(rows) :] = 0
+        return self._buffer
+
+    def _euclidean(
+        self, rows: Float32[np.ndarray, "n d"]
+    ) -> tuple[Float[Array, "d length"], Float32[np.ndarray, " length"]]:
+        rounded = np.array(self._fill(rows), jnp.dtype(self._dtype))
+        exact = rounded.astype(np.float32, copy=False)
+        offset = -0.5 * np.einsum("nd,nd->n", exact, exact, dtype=np.float64)
+        return _transpose(rounded), offset.astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _unit_columns(
+    rows: Float32[Array, "n d"], dtype: str
+) -> tuple[Float[Array, "d n"], Bool[Array, " n"]]:
+    """Transposed: in this layout XLA's CPU backend multiplies faster, by more than it costs."""
+    lengths, sound = row_lengths(rows)
+    return (rows / lengths[:, None]).astype(dtype).T, sound
+
+
+@jax.jit
+def _transpose(rows: Float[Array, "n d"]) -> Float[Array, "d n"]:
+    return rows.T

@@ -105,10 +105,10 @@ def relevant_ranks(
       progress: called as progress(gallery items seen, g) after each chunk.
     """
     plan = plan_tiles(query, gallery, same_camera=same_camera, block=block, chunk=chunk)
-    wanted = np.zeros(len(gallery.pids), bool)
-    wanted[plan.relevant.items] = wanted[plan.removed.items] = True
-    wanted = np.flatnonzero(wanted)
-    blocks = list(_lay_out(plan, wanted, ready_queries(query_features, metric, dtype)))
+    is_wanted = np.zeros(len(gallery.pids), bool)
+    is_wanted[plan.relevant.items] = is_wanted[plan.removed.items] = True
+    wanted, place = np.flatnonzero(is_wanted), np.cumsum(is_wanted) - 1
+    blocks = list(_lay_out(plan, place, ready_queries(query_features, metric, dtype)))
     ready = Ready(plan.length, query_features.shape[1], metric, dtype)
     load = functools.partial(_load, take, plan, wanted, ready)
     seen = 0
@@ -147,8 +147,8 @@ def _number(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndar
     return labels[: len(query)], labels[len(query) :]
 
 
-def _lay_out(plan: Plan, wanted: np.ndarray, queries: Float[np.ndarray, "q d"]) -> Iterator[_Block]:
-    """The blocks of this host, on its devices."""
+def _lay_out(plan: Plan, place: np.ndarray, queries: Float[np.ndarray, "q d"]) -> Iterator[_Block]:
+    """The blocks of this host, on its devices. `place`: which of the wanted an item is."""
     devices = jax.local_device_count()
     for start in range(0, len(plan.blocks), jax.device_count()):
         first = start + jax.process_index() * devices
@@ -162,12 +162,12 @@ def _lay_out(plan: Plan, wanted: np.ndarray, queries: Float[np.ndarray, "q d"]) 
         yield _Block(
             split(features),
             home,
-            _pages(plan.relevant, wanted, own, plan.rows),
-            _pages(plan.removed, wanted, own, plan.rows),
+            _pages(plan.relevant, place, own, plan.rows),
+            _pages(plan.removed, place, own, plan.rows),
         )
 
 
-def _pages(pairs: Pairs, wanted: np.ndarray, blocks: list[np.ndarray], rows: int) -> list[_Page]:
+def _pages(pairs: Pairs, place: np.ndarray, blocks: list[np.ndarray], rows: int) -> list[_Page]:
     places = [fill_pages(pairs, block, rows) for block in blocks]
     nothing = np.full((rows, PAGE), -1, np.int32)
     most = len(list_steps(np.zeros((rows, PAGE)), _rows_at_once(rows)))
@@ -175,7 +175,7 @@ def _pages(pairs: Pairs, wanted: np.ndarray, blocks: list[np.ndarray], rows: int
     for number in range(max(map(len, places))):
         where = np.stack([p[number] if number < len(p) else nothing for p in places])
         items = np.full(where.shape, -1, np.int32)
-        items[where >= 0] = np.searchsorted(wanted, pairs.items[where[where >= 0]])
+        items[where >= 0] = place[pairs.items[where[where >= 0]]]
         lists = [list_steps(page, _rows_at_once(rows)) for page in where]
         work = np.zeros((len(blocks), most, 2), np.int32)
         for device, steps in enumerate(lists):

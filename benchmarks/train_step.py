@@ -29,7 +29,8 @@ is `model.dtype` of ours and autocast of PyTorch's. The columns:
 * of peak: GFLOP/s by `network_cost.py` over those of one large product of matrices of that type,
   in the same process.
 
-With --apart each contestant runs before the next one starts: where memory is short. --profile
+With --at-once all get ready, and compile, side by side, and only then take turns: where machine
+time is short. With --apart each contestant runs before the next one starts: where memory is short. --profile
 writes a trace of 3 steps of each: for TensorBoard or Perfetto, and of PyTorch's also a table.
 --accumulate is ours alone: its memory and time with the batch in so many parts.
 """
@@ -294,16 +295,17 @@ class Worker:
         self._process.stdout.close()
 
 
-def race(tasks: list[dict], repeats: int, profile: Path | None) -> list[dict]:
+def race(tasks: list[dict], repeats: int, profile: Path | None, at_once: bool) -> list[dict]:
     """Lets contestants take turns; returns the figures of each."""
-    workers = []
+    workers: list[Worker] = []
+    start = time.perf_counter()
     try:
-        for task in tasks:
-            start = time.perf_counter()
-            workers.append(Worker(task))
-            workers[-1].figures |= workers[-1].read() or {}
+        for number, task in enumerate(tasks):
+            while len(workers) < (len(tasks) if at_once else number + 1):
+                workers.append(Worker(tasks[len(workers)]))
+            workers[number].figures |= workers[number].read() or {}
             seconds = time.perf_counter() - start
-            print(f"{task['name']}: {seconds:.0f} s to be ready", file=sys.stderr, flush=True)
+            print(f"{task['name']}: ready after {seconds:.0f} s", file=sys.stderr, flush=True)
         for _ in range(repeats):
             for worker in workers:
                 seconds = worker.ask("take")
@@ -375,6 +377,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=0, help="of a repetition; 1, on a GPU 20")
     parser.add_argument("--profile", type=Path, metavar="DIR")
     parser.add_argument("--apart", action="store_true", help="one contestant after the other")
+    parser.add_argument("--at-once", action="store_true", help="compile side by side")
     parser.add_argument("--quick", action="store_true", help="tiny: does it run at all?")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -428,7 +431,11 @@ def run(argv: list[str]) -> None:
                     f" {tasks[0]['flops'] / 1e9:.1f} GFLOP an image\n"
                 )
                 groups = [[task] for task in tasks] if args.apart else [tasks]
-                results = [r for group in groups for r in race(group, args.repeats, args.profile)]
+                results = [
+                    result
+                    for group in groups
+                    for result in race(group, args.repeats, args.profile, args.at_once)
+                ]
                 print_table(tasks, results)
 
 

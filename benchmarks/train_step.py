@@ -30,9 +30,9 @@ is `model.dtype` of ours and autocast of PyTorch's. The columns:
   in the same process.
 
 With --at-once all get ready, and compile, side by side, and only then take turns: where machine
-time is short. With --apart each contestant runs before the next one starts: where memory is short. --profile
-writes a trace of 3 steps of each: for TensorBoard or Perfetto, and of PyTorch's also a table.
---accumulate is ours alone: its memory and time with the batch in so many parts.
+time is short. With --apart each contestant runs before the next one starts: where memory is short.
+--profile writes a trace of 3 steps of each: for TensorBoard or Perfetto, and of PyTorch's also a
+table. --accumulate is ours alone: its memory and time with the batch in so many parts.
 """
 
 import argparse

@@ -88,7 +88,7 @@ def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="re
     taken, columns = [], {}
     scores = np.full((len(case[0]), len(case[3])), np.nan, np.float32)
     load, tile_scores = ranks_module._load, ranks_module._tile_scores
-    prepared = ready_queries(case[0], metric, "float32")
+    prepared = ready_queries(case[0], metric, "float32", slice(None))
 
     def watched_load(*arguments):
         chunk = load(*arguments)

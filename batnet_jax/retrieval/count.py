@@ -78,6 +78,7 @@ def count_ahead(
     *,
     rows: int,
     windows: bool,
+    bound: int | None = None,
 ) -> Int32[Array, "b page"]:
     """Adds to `counts` how many of the tile's items stand ahead of each relevant one.
 
@@ -96,6 +97,8 @@ def count_ahead(
       steps: how many there are.
       rows: queries of a step.
       windows: compare window by window, for a CPU; else in plain sums, with `rows` all of them.
+      bound: a number of steps, no fewer than `steps`, to take instead: those of `work` after the
+        last find nothing. Known when it compiles, as a GPU asks its host after each step else.
     """
     if windows:
         scores = scores.reshape(len(scores), -1, WINDOW)
@@ -117,7 +120,7 @@ def count_ahead(
         more -= empty * (limit < 0.0)
         return jax.lax.dynamic_update_slice(counts, so_far + more, (row, column))
 
-    return jax.lax.fori_loop(0, steps, step, counts)
+    return jax.lax.fori_loop(0, steps if bound is None else bound, step, counts)
 
 
 def _count_rows(

@@ -58,7 +58,8 @@ def own_items(
 
     Args: [q] and [g] int: identity and camera.
     """
-    by_label = np.argsort(gallery_labels, kind="stable")
+    narrow = np.uint16 if gallery_labels.max() < 2**16 else np.int32  # which is sorted by digits
+    by_label = np.argsort(gallery_labels.astype(narrow), kind="stable")
     in_order = gallery_labels[by_label]
     first = np.searchsorted(in_order, query_labels, "left")
     count = np.searchsorted(in_order, query_labels, "right") - first

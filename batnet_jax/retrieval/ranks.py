@@ -48,6 +48,7 @@ class _Page(NamedTuple):
     counts: Array
     work: Array  # [devices, steps, 2] see `count_ahead`
     steps: Array  # [devices]
+    bound: int | None  # no more than so many; None: each device takes its own `steps`
 
 
 class _Block(NamedTuple):
@@ -108,15 +109,18 @@ def relevant_ranks(
     is_wanted = np.zeros(len(gallery.pids), bool)
     is_wanted[plan.relevant.items] = is_wanted[plan.removed.items] = True
     wanted, place = np.flatnonzero(is_wanted), np.cumsum(is_wanted) - 1
-    blocks = list(_lay_out(plan, place, ready_queries(query_features, metric, dtype)))
+    groups = _group(plan)
+    queries = functools.partial(ready_queries, query_features, metric, dtype)
+    lay_out = functools.partial(_lay_out, plan, place, queries)
     ready = Ready(plan.length, query_features.shape[1], metric, dtype)
     load = functools.partial(_load, take, plan, wanted, ready)
+    blocks: dict[int, _Block] = {}
     seen = 0
-    for number in _visit(plan, blocks, load):
+    for number in _visit(plan, groups, lay_out, load, blocks):
         seen += len(plan.chunks[number])
         if progress is not None:
             progress(seen, len(gallery.pids))
-    return _collect(plan.relevant, blocks)
+    return _collect(plan.relevant, list(blocks.values()))
 
 
 def plan_tiles(
@@ -141,48 +145,75 @@ def plan_tiles(
 
 
 def _number(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Renumbers ids from 0, as int32."""
-    _, labels = np.unique(np.concatenate([query, gallery]), return_inverse=True)
+    """Renumbers ids from 0, as int32; gaps stay where they fit."""
+    both = np.concatenate([query, gallery])
+    low = both.min()
+    if int(both.max()) - int(low) < 2**31:
+        labels = both - low
+    else:
+        labels = np.unique(both, return_inverse=True)[1]
     labels = labels.astype(np.int32)
     return labels[: len(query)], labels[len(query) :]
 
 
-def _lay_out(plan: Plan, place: np.ndarray, queries: Float[np.ndarray, "q d"]) -> Iterator[_Block]:
-    """The blocks of this host, on its devices. `place`: which of the wanted an item is."""
+class _Group(NamedTuple):
+    """As many blocks of queries as this host has devices."""
+
+    blocks: list[np.ndarray]
+    home: np.ndarray  # [devices, b], -1 where there is no query
+
+
+def _group(plan: Plan) -> list[_Group]:
+    """The blocks of this host, dealt out over its devices."""
     devices = jax.local_device_count()
+    groups = []
     for start in range(0, len(plan.blocks), jax.device_count()):
         first = start + jax.process_index() * devices
         own = plan.blocks[first : first + devices]
         own = own + [np.empty(0, np.int64)] * (devices - len(own))
-        features = np.zeros((devices, plan.rows, queries.shape[1]), queries.dtype)
         home = np.full((devices, plan.rows), -1, np.int32)
         for device, block in enumerate(own):
-            features[device, : len(block)] = queries[block]
             home[device, : len(block)] = plan.home[block]
-        yield _Block(
-            split(features),
-            home,
-            _pages(plan.relevant, place, own, plan.rows),
-            _pages(plan.removed, place, own, plan.rows),
-        )
+        groups.append(_Group(own, home))
+    return groups
+
+
+def _lay_out(
+    plan: Plan,
+    place: np.ndarray,
+    queries: Callable[[np.ndarray], Float[np.ndarray, "b d"]],
+    group: _Group,
+) -> _Block:
+    """A group's arrays on the devices. `place`: which of the wanted an item is."""
+    features = [queries(block) for block in group.blocks]
+    missing = [(0, plan.rows - len(part)) for part in features]
+    filled = [np.pad(f, (m, (0, 0))) for f, m in zip(features, missing, strict=True)]
+    return _Block(
+        split(np.stack(filled)),
+        group.home,
+        _pages(plan.relevant, place, group.blocks, plan.rows),
+        _pages(plan.removed, place, group.blocks, plan.rows),
+    )
 
 
 def _pages(pairs: Pairs, place: np.ndarray, blocks: list[np.ndarray], rows: int) -> list[_Page]:
     places = [fill_pages(pairs, block, rows) for block in blocks]
     nothing = np.full((rows, PAGE), -1, np.int32)
-    most = len(list_steps(np.zeros((rows, PAGE)), _rows_at_once(rows)))
+    every = list_steps(np.zeros((rows, PAGE), np.int32), _rows_at_once(rows))
     pages = []
     for number in range(max(map(len, places))):
         where = np.stack([p[number] if number < len(p) else nothing for p in places])
         items = np.full(where.shape, -1, np.int32)
         items[where >= 0] = place[pairs.items[where[where >= 0]]]
         lists = [list_steps(page, _rows_at_once(rows)) for page in where]
-        work = np.zeros((len(blocks), most, 2), np.int32)
+        work = np.tile(every, (len(blocks), 1, 1))
         for device, steps in enumerate(lists):
             work[device, : len(steps)] = steps
+        longest = max(map(len, lists))
+        bound = None if _in_windows() else min(1 << (longest - 1).bit_length(), len(every))
         counts = np.array([len(steps) for steps in lists], np.int32)
         items, work, counts = split((items, work, counts))
-        pages.append(_Page(where, items, *nothing_known(where.shape), work, counts))
+        pages.append(_Page(where, items, *nothing_known(where.shape), work, counts, bound))
     return pages
 
 
@@ -194,22 +225,30 @@ def _load(take: Take, plan: Plan, wanted: np.ndarray, ready: Ready, number: int)
     return _Chunk(*replicate((features, offset, columns, np.int32(len(rows)))))
 
 
-def _visit(plan: Plan, blocks: list[_Block], load: Callable[[int], _Chunk]) -> Iterator[int]:
+def _visit(
+    plan: Plan,
+    groups: list[_Group],
+    lay_out: Callable[[_Group], _Block],
+    load: Callable[[int], _Chunk],
+    blocks: dict[int, _Block],
+) -> Iterator[int]:
     """Every block meets every chunk; yields the number of each chunk when it has been asked for.
 
-    A block meets its homes first. Then it knows what it compares with, and meets the chunks that
-    are here; at the end those that found no place to wait. A block across several homes keeps a few
-    tiles of the first until it has seen the last.
+    A block meets its homes first, and is laid out then, while accelerators count those before. Then
+    it knows what it compares with, and meets the chunks that are here; at the end those that found
+    no place to wait. A block across several homes keeps a few tiles of the first until it has seen
+    the last.
     """
     kept: dict[int, dict[int, _Tile]] = {}
-    pending = [set(range(len(plan.chunks))) for _ in blocks]
-    last_home = [int(block.home.max()) for block in blocks]
+    last_home = [int(group.home.max()) for group in groups]
+    pending = [set(range(len(plan.chunks)) if last >= 0 else ()) for last in last_home]
     waiting = Waiting()
     for number in range(len(plan.chunks)):
         chunk = load(number)
-        jax.block_until_ready([page.counts for block in blocks for page in block.relevant])
-        for k, block in enumerate(blocks):
-            if (block.home == number).any():
+        jax.block_until_ready([page.counts for b in blocks.values() for page in b.relevant])
+        for k, group in enumerate(groups):
+            if (group.home == number).any():
+                block = blocks.get(k) or lay_out(group)
                 blocks[k], tile = _meet_home(block, chunk, number)
                 if last_home[k] == number:
                     pending[k].discard(number)
@@ -219,7 +258,7 @@ def _visit(plan: Plan, blocks: list[_Block], load: Callable[[int], _Chunk]) -> I
                     pending[k].discard(number)
                     kept.setdefault(k, {})[number] = tile
                 del tile
-        ready = [k for k in range(len(blocks)) if last_home[k] <= number]
+        ready = [k for k, last in enumerate(last_home) if last <= number]
         _meet_all(blocks, ready, pending, number, lambda chunk=chunk: chunk)
         for other in waiting.numbers():
             _meet_all(blocks, ready, pending, other, functools.partial(waiting.get, other))
@@ -229,21 +268,21 @@ def _visit(plan: Plan, blocks: list[_Block], load: Callable[[int], _Chunk]) -> I
             waiting.put(number, chunk)
         yield number
     for number in sorted(set().union(*pending)):
-        _meet_all(blocks, range(len(blocks)), pending, number, functools.partial(load, number))
+        _meet_all(blocks, blocks, pending, number, functools.partial(load, number))
 
 
 def _meet_all(
-    blocks: list[_Block],
+    blocks: dict[int, _Block],
     which: Iterable[int],
     pending: list[set[int]],
     number: int,
     get: Callable[[], _Chunk],
 ) -> None:
     """Those of the blocks that have not met this chunk yet meet it."""
-    which = [k for k in which if number in pending[k]]
-    if which:
+    due = [k for k in which if number in pending[k]]
+    if due:
         chunk = get()
-        for k in which:
+        for k in due:
             home = blocks[k].home
             blocks[k] = _meet(blocks[k], chunk, (home > number) | ~(home == number).any())
             pending[k].discard(number)
@@ -281,6 +320,7 @@ def _count(block: _Block, tile: _Tile, active: np.ndarray) -> _Block:
             active,
             page.work,
             page.steps,
+            bound=page.bound,
         )
 
     relevant = [page._replace(counts=counts(page)) for page in block.relevant]
@@ -314,14 +354,14 @@ def _hide_removed(*args: Any) -> Array:
     return on_devices(count.hide_removed, (0, 0, None, 0), (0,))(*args)
 
 
-def _count_ahead(scores: Array, *args: Any) -> Array:
-    function = _counting(_rows_at_once(scores.shape[1]), _in_windows())
+def _count_ahead(scores: Array, *args: Any, bound: int | None) -> Array:
+    function = _counting(_rows_at_once(scores.shape[1]), _in_windows(), bound)
     return on_devices(function, (0, 0, 0, 0, None, None, 0, 0, 0), (3,))(scores, *args)
 
 
 @functools.cache
-def _counting(rows: int, windows: bool) -> Callable:
-    return functools.partial(count.count_ahead, rows=rows, windows=windows)
+def _counting(rows: int, windows: bool, bound: int | None) -> Callable:
+    return functools.partial(count.count_ahead, rows=rows, windows=windows, bound=bound)
 
 
 def _in_windows() -> bool:

@@ -44,10 +44,10 @@ def _gather(gallery: Float32[Array, "g d"], rows: Array) -> Float32[Array, "n d"
 
 
 def ready_queries(
-    features: Float32[np.ndarray, "q d"], metric: str, dtype: str
-) -> Float[np.ndarray, "q d"]:
-    """What is multiplied."""
-    ready = unit_length(features) if metric == "cosine" else features
+    features: Float32[np.ndarray, "q d"], metric: str, dtype: str, which: np.ndarray | slice
+) -> Float[np.ndarray, "n d"]:
+    """What is multiplied, of some queries."""
+    ready = unit_length(features[which]) if metric == "cosine" else features[which]
     return ready.astype(jnp.dtype(dtype), copy=False)
 
 

@@ -73,7 +73,7 @@ class QuadraticForms(torch.autograd.Function):
 class FastAttention(Attention):
     """`Attention` without Bi(x); its weights are in the order of `cyclic_order`."""
 
-    SIZE = 4  # shifts at a time, on a CPU
+    SIZE = 4  # shifts at a time
 
     def __init__(self, channels, reduction, aia):
         super().__init__(channels, reduction, aia)
@@ -81,15 +81,25 @@ class FastAttention(Attention):
         shifts = [(i, (i + s) % c) for s in range((c + 1) // 2) for i in range(c)]
         shifts += [(i, i + c // 2) for i in range(c // 2)] if c % 2 == 0 else []
         self.register_buffer("pairs", torch.tensor(shifts).t(), persistent=False)
+        chosen = functional.one_hot(self.pairs, c).transpose(1, 2).float()
+        self.register_buffer("chosen", chosen, persistent=False)
+
+    @staticmethod
+    def all_at_once(x):
+        """On a GPU all pairs, chosen by products: few kernels, and little for torch.compile."""
+        return x.device.type != "cpu"
 
     def forward(self, x):
         y = self.dimReduceLayer1(x).permute(0, 2, 3, 1)
         b, h, w, c = y.shape
         rows = y.reshape(-1, c)
         conv, norm = self.dimReduceLayer2.conv.conv, self.dimReduceLayer2.conv.bn
-        # On a GPU one product of all pairs: fewer kernels, and one sum in float32.
-        size = self.SIZE if x.device.type == "cpu" else c
-        z = QuadraticForms.apply(rows, conv.weight.flatten(1).to(rows.dtype), size)
+        weight = conv.weight.flatten(1).to(rows.dtype)
+        if self.all_at_once(x):
+            first, second = self.chosen.to(rows.dtype)
+            z = ((rows @ first) * (rows @ second)) @ weight.t()
+        else:
+            z = QuadraticForms.apply(rows, weight, self.SIZE)
         z = z.view(b, h, w, -1).permute(0, 3, 1, 2) + conv.bias[:, None, None].to(z.dtype)
         mask = functional.relu(norm(z))
         if hasattr(self, "dimReduceLayer3"):

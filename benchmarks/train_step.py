@@ -30,17 +30,20 @@ is `model.dtype` of ours and autocast of PyTorch's. The columns:
   in the same process.
 
 With --at-once all get ready, and compile, side by side, and only then take turns: where machine
-time is short. With --apart each contestant runs before the next one starts: where memory is short.
---profile writes a trace of 3 steps of each: for TensorBoard or Perfetto, and of PyTorch's also a
-table. --accumulate is ours alone: its memory and time with the batch in so many parts.
+time is short; --patience ends those that are not ready after so many minutes. With --apart each
+contestant runs before the next one starts: where memory is short. --profile writes a trace of 3
+steps of each: for TensorBoard or Perfetto, and of PyTorch's also a table. --accumulate is ours
+alone: its memory and time with the batch in so many parts.
 """
 
 import argparse
+import contextlib
 import ctypes
 import json
 import os
 import platform
 import re
+import select
 import statistics
 import subprocess
 import sys
@@ -270,8 +273,16 @@ class Worker:
                 env=environment,
             )
 
-    def read(self):
-        """The next answer; None where the process has ended, whose last words are in `error`."""
+    def read(self, patience: float | None = None):
+        """The next answer; None where the process has ended, whose last words are in `error`.
+
+        One that gives none for so many seconds is ended.
+        """
+        if not select.select([self._process.stdout], [], [], patience)[0]:
+            self._process.kill()
+            self._process.wait()
+            self.figures["error"] = "not ready in time"
+            return None
         line = self._process.stdout.readline()
         if line:
             return json.loads(line)
@@ -290,12 +301,19 @@ class Worker:
 
     def close(self) -> None:
         """Ends it."""
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
         self._process.stdout.close()
 
 
-def race(tasks: list[dict], repeats: int, profile: Path | None, at_once: bool) -> list[dict]:
+def race(
+    tasks: list[dict],
+    repeats: int,
+    profile: Path | None,
+    at_once: bool = False,
+    patience: float = 3600,
+) -> list[dict]:
     """Lets contestants take turns; returns the figures of each."""
     workers: list[Worker] = []
     start = time.perf_counter()
@@ -303,7 +321,8 @@ def race(tasks: list[dict], repeats: int, profile: Path | None, at_once: bool) -
         for number, task in enumerate(tasks):
             while len(workers) < (len(tasks) if at_once else number + 1):
                 workers.append(Worker(tasks[len(workers)]))
-            workers[number].figures |= workers[number].read() or {}
+            left = max(0.0, start + patience - time.perf_counter())
+            workers[number].figures |= workers[number].read(left) or {}
             seconds = time.perf_counter() - start
             print(f"{task['name']}: ready after {seconds:.0f} s", file=sys.stderr, flush=True)
         for _ in range(repeats):
@@ -378,6 +397,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--profile", type=Path, metavar="DIR")
     parser.add_argument("--apart", action="store_true", help="one contestant after the other")
     parser.add_argument("--at-once", action="store_true", help="compile side by side")
+    parser.add_argument("--patience", type=float, default=60, help="minutes for all to get ready")
     parser.add_argument("--quick", action="store_true", help="tiny: does it run at all?")
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -434,7 +454,9 @@ def run(argv: list[str]) -> None:
                 results = [
                     result
                     for group in groups
-                    for result in race(group, args.repeats, args.profile, args.at_once)
+                    for result in race(
+                        group, args.repeats, args.profile, args.at_once, 60 * args.patience
+                    )
                 ]
                 print_table(tasks, results)
 

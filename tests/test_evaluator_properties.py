@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batnet_jax.retrieval import evaluate, evaluate_stream, metrics, ranks, waiting
-from batnet_jax.retrieval.plan import ROWS, fill_pages, list_steps, make_plan
+from batnet_jax.retrieval.plan import PAGE, ROWS, fill_pages, list_steps, make_plan
 
 ROOT = Path(__file__).parents[1]
 # Every case has the same number of dimensions, and sizes that are rounded to few shapes.
@@ -213,10 +213,15 @@ def test_a_plan_deals_everything_once(seed, block, chunk):
         if q in valid:
             assert {place[g] for g in own.tolist()} == {plan.home[q]}
     for queries in plan.blocks:
-        pages = fill_pages(plan.relevant, queries, plan.rows)
+        pages = fill_pages(plan.relevant, queries, plan.rows, 2)
+        assert plan.relevant.counts[queries].max() <= 2 * PAGE
         rows = min(ROWS, plan.rows)
+        counts = np.zeros(plan.rows, int)
+        counts[: len(queries)] = plan.relevant.counts[queries]
         listed = {
-            (p, *step) for p, page in enumerate(pages) for step in list_steps(page, rows).tolist()
+            (p, *step)
+            for p in range(len(pages))
+            for step in list_steps(counts - p * PAGE, rows).tolist()
         }
         needed = {(p, r // rows * rows, c // 8 * 8) for p, r, c in np.argwhere(pages >= 0).tolist()}
         assert listed == needed

@@ -13,7 +13,7 @@ from batnet_jax.retrieval import evaluate, metrics, top_k
 from batnet_jax.retrieval import ranks as ranks_module
 from batnet_jax.retrieval.checks import Labels
 from batnet_jax.retrieval.ranks import plan_tiles, relevant_ranks
-from batnet_jax.retrieval.ready import ready_queries
+from batnet_jax.retrieval.ready import make_queries
 from batnet_jax.retrieval.scores import block_scores, block_size
 
 PROTOCOLS = pathlib.Path(__file__).resolve().parents[2] / "shared" / "protocols"
@@ -88,7 +88,7 @@ def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="re
     taken, columns = [], {}
     scores = np.full((len(case[0]), len(case[3])), np.nan, np.float32)
     load, tile_scores = ranks_module._load, ranks_module._tile_scores
-    prepared = ready_queries(case[0], metric, "float32", slice(None))
+    prepared = np.asarray(make_queries(case[0], metric, "float32")(np.arange(len(case[0]))))
 
     def watched_load(*arguments):
         chunk = load(*arguments)

@@ -85,9 +85,8 @@ def features(name: str, given: Any, metric: str) -> np.ndarray:
     return array if _is_small(array) else array.astype(np.float32)
 
 
-def gallery_features(given: Any, metric: str) -> np.ndarray:
-    """`features`, without a look at values that `ready.Ready` looks at on the way."""
-    name = "gallery_features"
+def features_later(name: str, given: Any, metric: str) -> np.ndarray:
+    """`features`, without a look at values that are looked at later."""
     array = _shaped(name, given)
     return array if metric == "cosine" and _is_small(array) else features(name, array, metric)
 
@@ -135,7 +134,11 @@ def taken(
     """Gallery features that were made on the way, checked when they come; not to be written to."""
     there = isinstance(given, jax.Array) and given.ndim == 2 and given.dtype == np.float32
     stays = there and metric == "cosine"
-    rows = given if stays else view_rows(gallery_features(given, metric), slice(None))
+    rows = (
+        given
+        if stays
+        else view_rows(features_later("gallery_features", given, metric), slice(None))
+    )
     if rows.shape[1] != dimensions:
         same_dimension(np.empty((0, dimensions)), rows)
     return rows

@@ -84,8 +84,8 @@ def evaluate(
         integers, unknown names, or where no query has a match.
     """
     checks.choice("metric", metric, checks.METRICS)
-    query = checks.features("query_features", query_features, metric)
-    gallery = checks.gallery_features(gallery_features, metric)
+    query = checks.features_later("query_features", query_features, metric)
+    gallery = checks.features_later("gallery_features", gallery_features, metric)
     checks.same_dimension(query, gallery)
     checks.ids("gallery_pids", gallery_pids, len(gallery))
     evaluate_it = functools.partial(

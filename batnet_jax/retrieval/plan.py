@@ -24,7 +24,7 @@ LANES = 64  # a chunk's length is a multiple of it, and it one of WINDOW
 class Pairs(NamedTuple):
     """The relevant items of every query, one after the other: those of q are at offsets[q : q+1].
 
-    A query's items are in gallery order.
+    A query's items are in gallery order. There are fewer than 2^31.
     """
 
     items: Int64[np.ndarray, " m"]
@@ -131,23 +131,26 @@ def make_plan(
 
 
 def fill_pages(
-    pairs: Pairs, queries: Int64[np.ndarray, " n"], block: int
+    pairs: Pairs, queries: Int64[np.ndarray, " n"], block: int, pages: int
 ) -> Int32[np.ndarray, "pages block page"]:
     """Where in `pairs.items` each query's items are, in arrays of one shape, -1 elsewhere."""
-    counts = pairs.counts[queries]
-    pages = max(1, -(-int(counts.max(initial=0)) // PAGE))
     where = np.full((block, pages * PAGE), -1, np.int32)
-    slot = np.arange(pages * PAGE)
-    where[: len(queries)] = np.where(
-        slot < counts[:, None], pairs.offsets[queries][:, None] + slot, -1
-    )
+    slot = np.arange(pages * PAGE, dtype=np.int32)
+    first = pairs.offsets[queries][:, None].astype(np.int32)
+    where[: len(queries)] = np.where(slot < pairs.counts[queries][:, None], first + slot, -1)
     return where.reshape(block, pages, PAGE).transpose(1, 0, 2)
 
 
-def list_steps(where: Int32[np.ndarray, "block page"], rows: int) -> Int32[np.ndarray, "steps 2"]:
-    """First row and column of the parts of a page, `rows` by `SLOTS`, that hold anything."""
-    parts = (where >= 0).reshape(len(where) // rows, rows, PAGE // SLOTS, SLOTS)
-    return (np.argwhere(parts.any((1, 3))) * [rows, SLOTS]).astype(np.int32)
+def list_steps(counts: Int64[np.ndarray, " block"], rows: int) -> Int32[np.ndarray, "steps 2"]:
+    """First row and column of the parts of a page, `rows` by `SLOTS`, that hold anything.
+
+    Args:
+      counts: how many of its places each query fills, from the first on; all if that or more, none
+        if 0 or less.
+      rows: queries of a part.
+    """
+    most = counts.reshape(-1, rows).max(1)
+    return (np.argwhere(most[:, None] > np.arange(0, PAGE, SLOTS)) * [rows, SLOTS]).astype(np.int32)
 
 
 def _pack(sizes: np.ndarray, gallery: int, chunk: int) -> tuple[int, Int32[np.ndarray, " n"]]:

@@ -13,22 +13,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float32
 
 from batnet_jax.retrieval import count
 from batnet_jax.retrieval.checks import Labels
+from batnet_jax.retrieval.layout import Block, Group, Layout, Page, Steps, collect, deal
 from batnet_jax.retrieval.metrics import Ranks
-from batnet_jax.retrieval.on_devices import nothing_known, on_devices, replicate, split
-from batnet_jax.retrieval.plan import (
-    PAGE,
-    ROWS,
-    Pairs,
-    Plan,
-    fill_pages,
-    list_steps,
-    make_plan,
-)
-from batnet_jax.retrieval.ready import Ready, Take, ready_queries
+from batnet_jax.retrieval.on_devices import on_devices, replicate
+from batnet_jax.retrieval.plan import ROWS, Pairs, Plan, make_plan
+from batnet_jax.retrieval.ready import Ready, Take, make_queries
 from batnet_jax.retrieval.waiting import Waiting
 
 Progress = Callable[[int, int], None]
@@ -37,27 +30,6 @@ Progress = Callable[[int, int], None]
 _TILES = {"cpu": (512, 8192)}
 _LARGE_TILES = (1024, 32768)
 _KEPT_TILES = 4  # tiles that wait for their blocks' last homes
-
-
-class _Page(NamedTuple):
-    """Up to `PAGE` relevant (or removed) items of each query of a block, on each device."""
-
-    where: np.ndarray  # [devices, b, PAGE] in the plan's pairs, -1 where there is none
-    items: Array  # which of the wanted items
-    limits: Array
-    counts: Array
-    work: Array  # [devices, steps, 2] see `count_ahead`
-    steps: Array  # [devices]
-    bound: int | None  # no more than so many; None: each device takes its own `steps`
-
-
-class _Block(NamedTuple):
-    """As many blocks of queries as there are devices."""
-
-    queries: Array  # [devices, b, d]
-    home: np.ndarray  # [devices, b], -1 where there is no query
-    relevant: list[_Page]
-    removed: list[_Page]
 
 
 class _Chunk(NamedTuple):
@@ -105,22 +77,21 @@ def relevant_ranks(
       chunk: gallery items at a time, None chooses.
       progress: called as progress(gallery items seen, g) after each chunk.
     """
+    queries = make_queries(query_features, metric, dtype)  # a device works on it while this plans
     plan = plan_tiles(query, gallery, same_camera=same_camera, block=block, chunk=chunk)
     is_wanted = np.zeros(len(gallery.pids), bool)
     is_wanted[plan.relevant.items] = is_wanted[plan.removed.items] = True
     wanted, place = np.flatnonzero(is_wanted), np.cumsum(is_wanted) - 1
-    groups = _group(plan)
-    queries = functools.partial(ready_queries, query_features, metric, dtype)
-    lay_out = functools.partial(_lay_out, plan, place, queries)
+    lay_out = Layout(plan, place, queries, Steps(_rows_at_once(plan.rows), not _in_windows()))
     ready = Ready(plan.length, query_features.shape[1], metric, dtype)
     load = functools.partial(_load, take, plan, wanted, ready)
-    blocks: dict[int, _Block] = {}
+    blocks: dict[int, Block] = {}
     seen = 0
-    for number in _visit(plan, groups, lay_out, load, blocks):
+    for number in _visit(plan, lay_out, load, blocks):
         seen += len(plan.chunks[number])
         if progress is not None:
             progress(seen, len(gallery.pids))
-    return _collect(plan.relevant, list(blocks.values()))
+    return _sorted(plan.relevant, [page for b in blocks.values() for page in b.relevant])
 
 
 def plan_tiles(
@@ -156,67 +127,6 @@ def _number(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndar
     return labels[: len(query)], labels[len(query) :]
 
 
-class _Group(NamedTuple):
-    """As many blocks of queries as this host has devices."""
-
-    blocks: list[np.ndarray]
-    home: np.ndarray  # [devices, b], -1 where there is no query
-
-
-def _group(plan: Plan) -> list[_Group]:
-    """The blocks of this host, dealt out over its devices."""
-    devices = jax.local_device_count()
-    groups = []
-    for start in range(0, len(plan.blocks), jax.device_count()):
-        first = start + jax.process_index() * devices
-        own = plan.blocks[first : first + devices]
-        own = own + [np.empty(0, np.int64)] * (devices - len(own))
-        home = np.full((devices, plan.rows), -1, np.int32)
-        for device, block in enumerate(own):
-            home[device, : len(block)] = plan.home[block]
-        groups.append(_Group(own, home))
-    return groups
-
-
-def _lay_out(
-    plan: Plan,
-    place: np.ndarray,
-    queries: Callable[[np.ndarray], Float[np.ndarray, "b d"]],
-    group: _Group,
-) -> _Block:
-    """A group's arrays on the devices. `place`: which of the wanted an item is."""
-    features = [queries(block) for block in group.blocks]
-    missing = [(0, plan.rows - len(part)) for part in features]
-    filled = [np.pad(f, (m, (0, 0))) for f, m in zip(features, missing, strict=True)]
-    return _Block(
-        split(np.stack(filled)),
-        group.home,
-        _pages(plan.relevant, place, group.blocks, plan.rows),
-        _pages(plan.removed, place, group.blocks, plan.rows),
-    )
-
-
-def _pages(pairs: Pairs, place: np.ndarray, blocks: list[np.ndarray], rows: int) -> list[_Page]:
-    places = [fill_pages(pairs, block, rows) for block in blocks]
-    nothing = np.full((rows, PAGE), -1, np.int32)
-    every = list_steps(np.zeros((rows, PAGE), np.int32), _rows_at_once(rows))
-    pages = []
-    for number in range(max(map(len, places))):
-        where = np.stack([p[number] if number < len(p) else nothing for p in places])
-        items = np.full(where.shape, -1, np.int32)
-        items[where >= 0] = place[pairs.items[where[where >= 0]]]
-        lists = [list_steps(page, _rows_at_once(rows)) for page in where]
-        work = np.tile(every, (len(blocks), 1, 1))
-        for device, steps in enumerate(lists):
-            work[device, : len(steps)] = steps
-        longest = max(map(len, lists))
-        bound = None if _in_windows() else min(1 << (longest - 1).bit_length(), len(every))
-        counts = np.array([len(steps) for steps in lists], np.int32)
-        items, work, counts = split((items, work, counts))
-        pages.append(_Page(where, items, *nothing_known(where.shape), work, counts, bound))
-    return pages
-
-
 def _load(take: Take, plan: Plan, wanted: np.ndarray, ready: Ready, number: int) -> _Chunk:
     rows = plan.chunks[number]
     features, offset = ready(take(rows))
@@ -227,10 +137,9 @@ def _load(take: Take, plan: Plan, wanted: np.ndarray, ready: Ready, number: int)
 
 def _visit(
     plan: Plan,
-    groups: list[_Group],
-    lay_out: Callable[[_Group], _Block],
+    lay_out: Callable[[Group], Block],
     load: Callable[[int], _Chunk],
-    blocks: dict[int, _Block],
+    blocks: dict[int, Block],
 ) -> Iterator[int]:
     """Every block meets every chunk; yields the number of each chunk when it has been asked for.
 
@@ -240,6 +149,7 @@ def _visit(
     the last.
     """
     kept: dict[int, dict[int, _Tile]] = {}
+    groups = deal(plan)
     last_home = [int(group.home.max()) for group in groups]
     pending = [set(range(len(plan.chunks)) if last >= 0 else ()) for last in last_home]
     waiting = Waiting()
@@ -272,7 +182,7 @@ def _visit(
 
 
 def _meet_all(
-    blocks: dict[int, _Block],
+    blocks: dict[int, Block],
     which: Iterable[int],
     pending: list[set[int]],
     number: int,
@@ -288,7 +198,7 @@ def _meet_all(
             pending[k].discard(number)
 
 
-def _meet_home(block: _Block, chunk: _Chunk, number: int) -> tuple[_Block, _Tile]:
+def _meet_home(block: Block, chunk: _Chunk, number: int) -> tuple[Block, _Tile]:
     """Read the limits of the queries whose home this chunk is; count for those that have theirs."""
     at_home = block.home == number
     scores = _tile_scores(block.queries, chunk.features, chunk.offset)
@@ -296,20 +206,19 @@ def _meet_home(block: _Block, chunk: _Chunk, number: int) -> tuple[_Block, _Tile
         page._replace(limits=_read_limits(scores, page.items, page.limits, chunk.columns, at_home))
         for page in block.relevant
     ]
-    for page in block.removed:
-        if (page.where >= 0).any():
-            scores = _hide_removed(scores, page.items, chunk.columns, at_home)
+    for items in block.removed:
+        scores = _hide_removed(scores, items, chunk.columns, at_home)
     tile = _Tile(scores, chunk.columns, chunk.filled)
     return _count(block._replace(relevant=relevant), tile, block.home <= number), tile
 
 
-def _meet(block: _Block, chunk: _Chunk, active: np.ndarray) -> _Block:
+def _meet(block: Block, chunk: _Chunk, active: np.ndarray) -> Block:
     scores = _tile_scores(block.queries, chunk.features, chunk.offset)
     return _count(block, _Tile(scores, chunk.columns, chunk.filled), active)
 
 
-def _count(block: _Block, tile: _Tile, active: np.ndarray) -> _Block:
-    def counts(page: _Page) -> Array:
+def _count(block: Block, tile: _Tile, active: np.ndarray) -> Block:
+    def counts(page: Page) -> Array:
         return _count_ahead(
             tile.scores,
             page.items,
@@ -329,17 +238,14 @@ def _count(block: _Block, tile: _Tile, active: np.ndarray) -> _Block:
     return block._replace(relevant=relevant)
 
 
-def _collect(pairs: Pairs, blocks: list[_Block]) -> Ranks:
+def _sorted(pairs: Pairs, pages: list[Page]) -> Ranks:
     """The ranks from the counts of all devices and hosts."""
-    ranks = np.zeros(len(pairs.items), np.int32)
-    for block in blocks:
-        for page in block.relevant:
-            filled = page.where >= 0
-            ranks[page.where[filled]] = 1 + np.asarray(page.counts)[filled]
+    ranks = collect(pairs, pages)
     if jax.process_count() > 1:
         ranks = np.asarray(multihost_utils.process_allgather(ranks)).sum(0)
     query = np.repeat(np.arange(len(pairs.counts)), pairs.counts)
-    return Ranks(ranks[np.lexsort((ranks, query))].astype(np.int64), pairs.offsets)
+    both = np.sort(query << 32 | ranks.astype(np.int64))  # numbers: far faster than pairs
+    return Ranks(both & (2**32 - 1), pairs.offsets)
 
 
 def _tile_scores(*args: Any) -> Array:

@@ -1,7 +1,7 @@
 """Features made ready for the product: of unit length, or with what is added to their scores.
 
-Queries are few, and made so on the host. The gallery is made so where it is multiplied: there its
-lengths, and whether all is finite, cost next to nothing.
+All is made so where it is multiplied: there lengths, and whether all of the gallery is finite, cost
+next to nothing.
 """
 
 import functools
@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.reading import in_memory, read_rows
-from batnet_jax.retrieval.scores import near_one, row_lengths, unit_length
+from batnet_jax.retrieval.scores import LARGE, near_one, row_lengths
 
 # Gives the features of gallery items by their indices, [n, d] float32 on the host or a device, as
 # often as asked.
@@ -43,12 +43,21 @@ def _gather(gallery: Float32[Array, "g d"], rows: Array) -> Float32[Array, "n d"
     return gallery.at[rows].get(mode="promise_in_bounds")
 
 
-def ready_queries(
-    features: Float32[np.ndarray, "q d"], metric: str, dtype: str, which: np.ndarray | slice
-) -> Float[np.ndarray, "n d"]:
-    """What is multiplied, of some queries."""
-    ready = unit_length(features[which]) if metric == "cosine" else features[which]
-    return ready.astype(jnp.dtype(dtype), copy=False)
+def make_queries(
+    features: Float32[np.ndarray, "q d"], metric: str, dtype: str
+) -> Callable[[np.ndarray], Float[Array, "... d"]]:
+    """What gives queries by their indices, as they are multiplied.
+
+    A row is brought to unit length by a power of two and a float32 length.
+    """
+    if metric == "cosine":
+        squares = np.einsum("nd,nd->n", features, features)
+        strange = ~((squares > 1 / LARGE) & (squares < LARGE))  # zeros too, which stay
+        features = near_one(features, strange) if strange.any() else features
+        held, _ = _unit_rows(features, dtype=dtype)
+    else:
+        held = jax.device_put(features.astype(jnp.dtype(dtype), copy=False))
+    return lambda rows: _gather(held, rows.astype(np.int32))
 
 
 class Ready:
@@ -100,12 +109,20 @@ class Ready:
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
+def _unit_rows(
+    rows: Float32[Array, "n d"], dtype: str
+) -> tuple[Float[Array, "n d"], Bool[Array, " n"]]:
+    lengths, sound = row_lengths(rows)
+    return (rows / lengths[:, None]).astype(dtype), sound
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
 def _unit_columns(
     rows: Float32[Array, "n d"], dtype: str
 ) -> tuple[Float[Array, "d n"], Bool[Array, " n"]]:
     """Transposed: in this layout XLA's CPU backend multiplies faster, by more than it costs."""
-    lengths, sound = row_lengths(rows)
-    return (rows / lengths[:, None]).astype(dtype).T, sound
+    unit, sound = _unit_rows(rows, dtype)
+    return unit.T, sound
 
 
 @jax.jit

@@ -44,6 +44,7 @@ import os
 import platform
 import re
 import select
+import signal
 import statistics
 import subprocess
 import sys
@@ -271,6 +272,7 @@ class Worker:
                 stderr=errors,
                 text=True,
                 env=environment,
+                start_new_session=True,  # so that what compiles for it can be ended with it
             )
 
     def read(self, patience: float | None = None):
@@ -279,8 +281,7 @@ class Worker:
         One that gives none for so many seconds is ended.
         """
         if not select.select([self._process.stdout], [], [], patience)[0]:
-            self._process.kill()
-            self._process.wait()
+            self._kill()
             self.figures["error"] = "not ready in time"
             return None
         line = self._process.stdout.readline()
@@ -303,8 +304,15 @@ class Worker:
         """Ends it."""
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
-        self._process.wait()
+        try:
+            self._process.wait(30)
+        except subprocess.TimeoutExpired:  # it compiles still
+            self._kill()
         self._process.stdout.close()
+
+    def _kill(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
 
 def race(

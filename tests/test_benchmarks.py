@@ -205,3 +205,15 @@ def test_a_contestant_that_fails_gets_a_line(tmp_path, capsys):
     assert row.startswith("| torch-best | skipped: ")
     assert "0.125.safetensors" in row
     json.dumps(tasks)
+
+
+def test_a_contestant_that_is_not_ready_in_time_is_ended(tmp_path, capsys):
+    pytest.importorskip("torch")
+    import train_step
+
+    args = train_step.parse(["--quick", "--only", "torch-best"])
+    tasks = train_step.make_tasks(args, "float32", 0.125, str(tmp_path))
+    results = train_step.race(tasks, 1, None, at_once=True, patience=0)
+    train_step.print_table(tasks, results)
+    row = capsys.readouterr().out.splitlines()[-1]
+    assert row == "| torch-best | skipped: not ready in time |"

@@ -35,8 +35,9 @@ from batnet_jax.interruption import STATUS, Sigterm, Terminated
 from batnet_jax.pretrained import run_import
 from batnet_jax.reporting import run_report
 from batnet_jax.shipped import config_names, find_config
+from batnet_jax.starting import check_run
 from batnet_jax.tables import TABLES, run_table
-from batnet_jax.train import check_run, train
+from batnet_jax.train import train
 from batnet_jax.version import VERSION
 from batnet_jax.workdir import check_writable
 

@@ -31,7 +31,9 @@ from batnet_jax.evaluate import open_store
 from batnet_jax.finite import Suspects
 from batnet_jax.journal import Journal
 from batnet_jax.models.layers import AXIS
+from batnet_jax.schedule import batch_size, batches, plan_schedule
 from batnet_jax.steps import init_state, make_recipe
+from batnet_jax.window import Window
 
 WINDOWS = flags.DEFINE_integer("windows", 5, "Windows of each kind.", lower_bound=1)
 WINDOW_STEPS = flags.DEFINE_integer("window_steps", 20, "Steps of a window.", lower_bound=1)
@@ -43,7 +45,7 @@ class Loop:
     def __init__(self, config, store, labels: np.ndarray, num_identities: int):
         """Compiles the step and takes two, on a batch that stays on the device."""
         self.config, self.store, self.labels = config, store, labels
-        self.schedule = train.plan_schedule(config, labels)
+        self.schedule = plan_schedule(config, labels)
         self.recipe = make_recipe(
             config,
             num_identities=num_identities,
@@ -51,7 +53,7 @@ class Loop:
             axis_name=AXIS if jax.device_count() > 1 else None,
         )
         self.step = train.pmap_step(self.recipe)
-        rows = next(train.batches(config, labels, 0, self.schedule))
+        rows = next(batches(config, labels, 0, self.schedule))
         batch = {"image": store.batch(rows), "label": labels[rows].astype(np.int32)}
         sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
         self.batch = jax.device_put(jax.tree.map(devices.split, batch), sharding)
@@ -86,9 +88,9 @@ class Loop:
                 self.store,
                 self.labels,
                 journal,
-                train.Window(
+                Window(
                     self.schedule,
-                    train.batch_size(self.config),
+                    batch_size(self.config),
                     Suspects(workdir, [], self.labels),
                 ),
             )

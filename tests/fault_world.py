@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from batnet_jax import checkpoint
+from batnet_jax import checkpoint, starting
 from batnet_jax import train as training
 from batnet_jax.collection import open_collection
 from batnet_jax.config import default_config
@@ -72,7 +72,7 @@ class Runs:
 
     def __init__(self, folder, data, monkeypatch):
         self.folder, self.data, self.monkeypatch = folder, data, monkeypatch
-        monkeypatch.setattr(training, "init_state", fake_state)
+        monkeypatch.setattr(starting, "init_state", fake_state)
         monkeypatch.setattr(training, "train_step", fake_step)
         monkeypatch.setattr(training, "make_embed", fake_embed)
 

@@ -11,7 +11,8 @@ from batnet_jax.config import default_config
 from batnet_jax.data.sampler import epoch_plan
 from batnet_jax.errors import UserError
 from batnet_jax.finite import Suspects
-from batnet_jax.train import Schedule, Window, batches, plan_schedule, shape_of
+from batnet_jax.schedule import Schedule, batches, plan_schedule, shape_of
+from batnet_jax.window import Window
 from batnet_jax.workdir import check_same_run, flatten
 
 LABELS = np.repeat(np.arange(6), 4)  # 6 groups of 4: 3 steps an epoch at 2 x 4

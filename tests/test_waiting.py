@@ -9,7 +9,9 @@ import pytest
 from batnet_jax import train
 from batnet_jax.config import default_config
 from batnet_jax.finite import Suspects
+from batnet_jax.schedule import Schedule, batch_size
 from batnet_jax.steps import TrainState
+from batnet_jax.window import Window
 
 EVERY, STEPS = 4, 10
 LABELS = np.repeat(np.arange(6), 4)
@@ -74,10 +76,10 @@ def test_nothing_asks_for_a_value_but_the_lines_of_figures(tmp_path, monkeypatch
     monkeypatch.setattr(train.devices, "replicate", lambda tree: tree)
     monkeypatch.setattr(jax, "device_get", device_get)
     state: Any = TrainState(np.zeros((), np.int32), np.zeros((), np.int32), None, None, None)
-    schedule, journal = train.Schedule(3, STEPS), Lines()
+    schedule, journal = Schedule(3, STEPS), Lines()
     recipe: Any = None
     images: Any = Store()
-    window = train.Window(schedule, train.batch_size(config), Suspects(tmp_path, [], LABELS))
+    window = Window(schedule, batch_size(config), Suspects(tmp_path, [], LABELS))
     taken = train.run_steps(config, recipe, schedule, state, images, LABELS, journal, window)
     for number, _ in taken:
         shown.append((number, len(fetched)))

@@ -13,8 +13,8 @@ import ml_collections
 from batnet_jax.config import default_config
 from batnet_jax.data import DATASETS
 from batnet_jax.errors import UserError
+from batnet_jax.schedule import Schedule
 from batnet_jax.tables.paper import SETTINGS, TITLES, Table
-from batnet_jax.train import Schedule
 from batnet_jax.workdir import FREE_FIELDS, flatten
 
 # Not settings of the method, or said elsewhere.

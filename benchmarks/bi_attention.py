@@ -1,8 +1,9 @@
 """What Bi-attention costs: temporaries and time of forward and backward, with and without Bi(x).
 
     python benchmarks/bi_attention.py [--batch 64] [--reductions 2 4 8 16 32] [--repeats 3]
+        [--dtype float32]
 
-One block at p2 of the network at width 1 (maps of 16 x 8 x 480), in training, in float32. `ours` is
+One block at p2 of the network at width 1 (maps of 16 x 8 x 480), in training. `ours` is
 `BiAttention`; `rows` concatenates the products of the upper triangle, `bilinear`, and multiplies;
 `outer` is as published: the outer product, of which the triangle is gathered. Temporaries are what
 the compiled program holds beside its arguments and results, by XLA's account. The ways take turns
@@ -44,10 +45,13 @@ class PlainBiAttention(BiAttention):
     def mask(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """As `BiAttention.mask`."""
         channels = x.shape[-1]
-        mapped = self.second_order(ConvBN(channels // self.reduction, name="embed")(x, train=train))
-        local = ConvBN(channels, name="local")(mapped, train=train)
+        shared = {"axis_name": self.axis_name, "dtype": self.dtype}
+        mapped = self.second_order(
+            ConvBN(channels // self.reduction, name="embed", **shared)(x, train=train)
+        )
+        local = ConvBN(channels, name="local", **shared)(mapped, train=train)
         mean = mapped.mean((1, 2), keepdims=True)
-        return nn.sigmoid(local * ConvBN(channels, name="global")(mean, train=train))
+        return nn.sigmoid(local * ConvBN(channels, name="global", **shared)(mean, train=train))
 
 
 WAYS = {
@@ -57,10 +61,10 @@ WAYS = {
 }
 
 
-def compiled(way: str, reduction: int, batch: int):
+def compiled(way: str, reduction: int, batch: int, dtype: str):
     """The way's step, and arguments for it."""
-    block = WAYS[way](reduction=reduction)
-    x = jnp.asarray(np.random.default_rng(0).random((batch, 16, 8, 480), np.float32))
+    block = WAYS[way](reduction=reduction, dtype=jnp.dtype(dtype))
+    x = jnp.asarray(np.random.default_rng(0).random((batch, 16, 8, 480), np.float32), dtype)
     variables = jax.jit(partial(block.init, train=True))(jax.random.key(0), x)
 
     def step(variables, x, dy):
@@ -76,9 +80,9 @@ def compiled(way: str, reduction: int, batch: int):
     return jax.jit(step).lower(*arguments).compile(), arguments
 
 
-def measure(reduction: int, batch: int, repeats: int, ways: list[str]) -> None:
+def measure(reduction: int, batch: int, dtype: str, repeats: int, ways: list[str]) -> None:
     """Print the rows of one r."""
-    steps = {way: compiled(way, reduction, batch) for way in ways}
+    steps = {way: compiled(way, reduction, batch, dtype) for way in ways}
     seconds = {way: [] for way in ways}
     calls = 1 if jax.default_backend() == "cpu" else 10  # a GPU waits for the host else
     for repeat in range(repeats + 1):
@@ -104,6 +108,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--reductions", type=int, nargs="+", default=[2, 4, 8, 16, 32])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     args = parser.parse_args()
     device = jax.devices()[0].device_kind
@@ -111,7 +116,7 @@ def main() -> None:
     print("| r | | temporaries, MiB | ours to this | ms | ours to this |")
     print("|---:|---|---:|---:|---:|---:|")
     for reduction in args.reductions:
-        measure(reduction, args.batch, args.repeats, args.ways)
+        measure(reduction, args.batch, args.dtype, args.repeats, args.ways)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,14 @@ def test_progress_and_block():
     assert verify(**case) == got
 
 
+@pytest.mark.parametrize("far", [2**16, 2**32, -(2**40)])
+def test_names_of_identities_do_not_matter(far):
+    case = random_case(2)
+    renamed = {k: case[k] for k in ("query_pids", "gallery_pids")}
+    renamed = {k: np.where(v == -1, -1, (v * 5 % 6) * far + 7) for k, v in renamed.items()}
+    assert verify(**case | renamed) == verify(**case)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -58,8 +58,9 @@ def own_items(
 
     Args: [q] and [g] int: identity and camera.
     """
-    narrow = np.uint16 if gallery_labels.max() < 2**16 else np.int32  # which is sorted by digits
-    by_label = np.argsort(gallery_labels.astype(narrow), kind="stable")
+    small = gallery_labels.min(initial=0) >= 0 and gallery_labels.max(initial=0) < 2**16
+    keys = gallery_labels.astype(np.uint16) if small else gallery_labels  # sorted by digits
+    by_label = np.argsort(keys, kind="stable")
     in_order = gallery_labels[by_label]
     first = np.searchsorted(in_order, query_labels, "left")
     count = np.searchsorted(in_order, query_labels, "right") - first

@@ -19,6 +19,7 @@ from absl import flags, logging
 from ml_collections import config_flags
 
 from batnet_jax import bucket, checkpoint, embedding, hosts, searching, serving
+from batnet_jax.backend import choose_cpu_libraries
 from batnet_jax.collection import (
     Trial,
     check_held_out,
@@ -240,6 +241,7 @@ def run(argv: list[str]) -> int:
     if "--version" in argv:
         print(f"batnet-jax {VERSION}")
         return 0
+    choose_cpu_libraries()
     resumes = False
     try:
         parse(argv)

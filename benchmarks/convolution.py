@@ -1,9 +1,10 @@
-"""The gradient of a convolution's kernel: XLA's own convolution against a product for each tap.
+"""Convolutions on a CPU, by the two libraries that XLA has for them: YNNPACK's and Eigen's.
 
     python benchmarks/convolution.py [--batch 16] [--repeats 7]
 
-The shapes are those of the network at width 1 and 256 x 128. The two take turns; milliseconds are
-the median, MiB the temporaries of the compiled program.
+The first is the default of jax 0.10 and 0.11; `batnet_jax/backend.py` chooses the second. The
+shapes are those of the network at width 1 and 256 x 128. The two take turns; milliseconds are the
+median, "x" is how many times slower YNNPACK's are.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batnet_jax.models.layers import _convolve_backward, _plain_convolution
+from batnet_jax.backend import LIBRARIES, OPTION
 
 SHAPES = (  # rows and columns of the input, channels, features, kernel, stride
     (256, 128, 3, 64, 7, 2),
@@ -25,12 +26,31 @@ SHAPES = (  # rows and columns of the input, channels, features, kernel, stride
     (16, 8, 24, 64, 5, 1),
     (8, 4, 192, 384, 3, 1),
 )
+WAYS = (f"{LIBRARIES},individual_convolution", LIBRARIES)
 
 
-def compiled(function, *arguments):
-    """The compiled function and the MiB of its temporaries."""
-    program = jax.jit(function).lower(*arguments).compile()
-    return program, program.memory_analysis().temp_size_in_bytes / 2**20
+def compiled(function, way: str, *arguments):
+    """The program for a choice of what YNNPACK takes."""
+    kinds = ",".join(f"LIBRARY_FUSION_TYPE_{kind.upper()}" for kind in way.split(","))
+    return jax.jit(function).lower(*arguments).compile(compiler_options={OPTION: kinds})
+
+
+def pieces(side: int, stride: int) -> tuple:
+    """The convolution, its gradient by the map and that by the kernel."""
+
+    def convolve(x, kernel, dy):
+        layout = ("NHWC", "HWIO", "NHWC")
+        padding = ((side // 2, side // 2),) * 2
+        strides = (stride, stride)
+        return jax.lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
+
+    def by_map(x, kernel, dy):
+        return jax.vjp(lambda x: convolve(x, kernel, dy), x)[1](dy)[0]
+
+    def by_kernel(x, kernel, dy):
+        return jax.vjp(lambda kernel: convolve(x, kernel, dy), kernel)[1](dy)[0]
+
+    return convolve, by_map, by_kernel
 
 
 def main() -> None:
@@ -39,9 +59,11 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
-    print(f"{jax.default_backend()}, {os.cpu_count()} cores, batch {args.batch}\n")
-    print("| map | kernel | convolution, ms | taps, ms | x | MiB | MiB |")
-    print("|---|---|---:|---:|---:|---:|---:|")
+    if jax.default_backend() != "cpu":
+        parser.error("these are the CPU's: set JAX_PLATFORMS=cpu")
+    print(f"{os.cpu_count()} cores, batch {args.batch}; ms by YNNPACK, by Eigen\n")
+    print("| map | kernel | forward | | x | by map | | x | by kernel | | x |")
+    print("|---|---|" + "---:|" * 9)
     rng = np.random.default_rng(0)
     for rows, columns, channels, features, side, stride in SHAPES:
         shapes = (
@@ -49,28 +71,20 @@ def main() -> None:
             (side, side, channels, features),
             (args.batch, rows // stride, columns // stride, features),
         )
-        x, kernel, dy = (jnp.asarray(rng.standard_normal(s, np.float32)) for s in shapes)
-        how = (stride, stride), ((side // 2, side // 2),) * 2
-
-        def by_convolution(x, kernel, dy, how=how):
-            return jax.vjp(lambda kernel: _plain_convolution(x, kernel, *how), kernel)[1](dy)[0]
-
-        def by_taps(x, kernel, dy, how=how):
-            return _convolve_backward(*how, (x, kernel), dy)[1]
-
-        ways = [compiled(f, x, kernel, dy) for f in (by_convolution, by_taps)]
-        seconds = [[], []]
-        for _ in range(args.repeats):
-            for (program, _), found in zip(ways, seconds, strict=True):
-                start = time.perf_counter()
-                program(x, kernel, dy).block_until_ready()
-                found.append(time.perf_counter() - start)
-        own, taps = (1000 * statistics.median(found) for found in seconds)
-        print(
-            f"| {rows} x {columns} | {side} x {side}, {channels} to {features}, / {stride} |"
-            f" {own:.1f} | {taps:.1f} | {taps / own:.2f} | {ways[0][1]:.0f} | {ways[1][1]:.0f} |",
-            flush=True,
-        )
+        arrays = [jnp.asarray(rng.standard_normal(s, np.float32)) for s in shapes]
+        cells = []
+        for piece in pieces(side, stride):
+            programs = [compiled(piece, way, *arrays) for way in WAYS]
+            seconds = [[], []]
+            for _ in range(args.repeats):
+                for program, found in zip(programs, seconds, strict=True):
+                    start = time.perf_counter()
+                    program(*arrays).block_until_ready()
+                    found.append(time.perf_counter() - start)
+            ynn, eigen = (1000 * statistics.median(found) for found in seconds)
+            cells.append(f"{ynn:.1f} | {eigen:.1f} | {ynn / eigen:.2f}")
+        size = f"{rows} x {columns} | {side} x {side}, {channels} to {features}, / {stride}"
+        print(f"| {size} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from batnet_jax import checkpoint, devices, main, train
+from batnet_jax.backend import choose_cpu_libraries
 from batnet_jax.collection import open_collection
 from batnet_jax.evaluate import open_store
 from batnet_jax.finite import Suspects
@@ -154,6 +155,7 @@ def measure(loop: Loop, folder: Path) -> None:
 
 def run(argv: list[str]) -> None:
     """Measures a config's loop."""
+    choose_cpu_libraries()
     main.parse(argv)
     config = flags.FLAGS["config"].value
     config.steps = WINDOW_STEPS.value * (WINDOWS.value + 1)

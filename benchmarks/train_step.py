@@ -17,7 +17,8 @@ losses and gradients together in float64.
 * torch-published-compiled, torch-best-compiled: the same under torch.compile; its first step, which
   compiles, is the compile time. torch-best-graphs (GPU): with CUDA graphs besides.
 
-Each has a process of its own, and they take turns: one repetition is a few steps of each. bfloat16
+Each has a process of its own, and they take turns: one repetition is a few steps of each, as the
+first after a pause may be slower, where the system must first find memory for it. bfloat16
 is `model.dtype` of ours and autocast of PyTorch's. The columns:
 
 * compile: seconds, nothing cached.
@@ -116,10 +117,12 @@ class Ours:
         import jax
 
         from batnet_jax import devices
+        from batnet_jax.backend import choose_cpu_libraries
         from batnet_jax.models.layers import AXIS
         from batnet_jax.steps import init_state
         from batnet_jax.train import pmap_step
 
+        choose_cpu_libraries()
         self.task = task
         # The call below finds what `lower` has compiled, but no earlier run's.
         jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(dir=task["folder"]))
@@ -401,7 +404,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=("ours", *PEERS))
     parser.add_argument("--accumulate", type=int, default=1, help="batch.accumulate of ours")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=0, help="of a repetition; 1, on a GPU 20")
+    parser.add_argument("--steps", type=int, default=0, help="of a repetition; 3, on a GPU 20")
     parser.add_argument("--profile", type=Path, metavar="DIR")
     parser.add_argument("--apart", action="store_true", help="one contestant after the other")
     parser.add_argument("--at-once", action="store_true", help="compile side by side")
@@ -414,7 +417,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     least = (5 // IMAGES + 2) * IMAGES  # five negatives for each anchor
     if args.batch % IMAGES or args.batch < least:
         parser.error(f"--batch {args.batch}: give a multiple of {IMAGES}, {least} or more")
-    args.steps = args.steps or (1 if args.device == "cpu" else 20)
+    args.steps = args.steps or (3 if args.device == "cpu" else 20)
     graphs = [] if args.device == "gpu" else ["torch-best-graphs"]
     args.only = args.only or [name for name in ("ours", *PEERS) if name not in graphs]
     return args

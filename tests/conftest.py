@@ -10,17 +10,22 @@ import pytest
 from browser import browser, page  # noqa: F401 - fixtures
 from launch_world import World
 
+from batnet_jax.backend import choose_cpu_libraries
 from batnet_jax.models import googlenet, resnet
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 
 def pytest_configure(config):
-    """Runs of the main job find what others of this session have compiled; tests here do not."""
+    """Runs of the main job find what others of this session have compiled; tests here do not.
+
+    XLA is told what they tell it.
+    """
     if CACHE not in os.environ:
         os.environ[CACHE] = tempfile.mkdtemp(prefix="batnet-tests-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
     jax.config.update("jax_compilation_cache_dir", None)
+    choose_cpu_libraries()
 
 
 @pytest.fixture

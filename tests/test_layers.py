@@ -9,7 +9,6 @@ import oracles
 import pytest
 from flax import linen as nn
 
-from batnet_jax.models import layers
 from batnet_jax.models.layers import AXIS, BatchNorm, ConvBN, Dropout, ceil_padding, max_pool
 
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
@@ -216,22 +215,3 @@ def test_dropout_is_off_in_evaluation_and_at_rate_zero(rng):
     x = rng.normal(size=(4, 5))
     np.testing.assert_array_equal(Dropout(0.5).apply({}, x, train=False), x)
     np.testing.assert_array_equal(Dropout(0.0).apply({}, x, train=True), x)
-
-
-@pytest.mark.parametrize(
-    ("side", "stride", "channels"), [(3, 1, 9), (5, 1, 8), (7, 2, 3), (3, 2, 2), (1, 2, 4)]
-)
-def test_a_convolution_has_the_gradients_that_xla_gives_it(side, stride, channels, float64):
-    rng = np.random.default_rng(side + stride)
-    x = rng.standard_normal((2, 9, 8, channels))
-    kernel = rng.standard_normal((side, side, channels, 5))
-    how = (stride, stride), ((side // 2, side // 2),) * 2
-    layout = {"dimension_numbers": ("NHWC", "HWIO", "NHWC")}
-    ours, pull = jax.vjp(lambda x, k: layers._convolve(x, k, *how, **layout), x, kernel)
-    plain, expected = jax.vjp(
-        lambda x, k: jax.lax.conv_general_dilated(x, k, *how, **layout), x, kernel
-    )
-    np.testing.assert_array_equal(ours, plain)
-    dy = rng.standard_normal(ours.shape)
-    for got, want in zip(pull(dy), expected(dy), strict=True):
-        np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)  # sums of some 100 products

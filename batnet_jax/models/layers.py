@@ -112,61 +112,14 @@ class BatchNorm(nn.Module):
 
 
 def _convolve(x, kernel, strides, padding, **kwargs):
-    """`lax.conv_general_dilated`, in the forms that XLA's CPU backend runs faster.
+    """`lax.conv_general_dilated`, but a 1x1 convolution is the matrix product that it is.
 
-    A 1x1 convolution is the matrix product that it is. For others see `_convolve_cpu`.
+    (So it is faster on a CPU, and takes no more on a GPU.)
     """
     pointwise = kernel.shape[:2] == (1, 1) and tuple(strides) == (1, 1)
     if pointwise and all(tuple(pad) == (0, 0) for pad in padding):
         return jnp.dot(x, kernel[0, 0], precision=kwargs.get("precision"))
-    if jax.default_backend() == "cpu":
-        return _convolve_cpu(x, kernel, tuple(strides), tuple(map(tuple, padding)))
     return lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
-
-
-def _plain_convolution(x, kernel, strides, padding):
-    layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve_cpu(x, kernel, strides, padding):
-    """A convolution whose kernel's gradient is a matrix product for each tap of the kernel.
-
-    XLA makes a convolution of it whose window is the whole map, 2 to 5 times slower on a CPU
-    (`benchmarks/convolution.py`).
-    """
-    return _plain_convolution(x, kernel, strides, padding)
-
-
-def _convolve_forward(x, kernel, strides, padding):
-    return _plain_convolution(x, kernel, strides, padding), (x, kernel)
-
-
-def _convolve_backward(strides, padding, saved, dy):
-    x, kernel = saved
-    _, transposed = jax.vjp(lambda x: _plain_convolution(x, kernel, strides, padding), x)
-    rows, columns, channels, features = kernel.shape
-    upright = dy.reshape(-1, features).T  # once for all taps
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-    size = [(n - 1) * stride + 1 for n, stride in zip(dy.shape[1:3], strides, strict=True)]
-
-    def view(i, j):
-        end = (len(x), i + size[0], j + size[1], channels)
-        return lax.slice(padded, (0, i, j, 0), end, (1, *strides, 1))
-
-    # Few channels, as the images', make too thin a product: then a row of taps at a time.
-    joined = 1 if channels >= 8 else columns
-    products = []
-    for i in range(rows):
-        for j in range(0, columns, joined):
-            taps = jnp.concatenate([view(i, j + k) for k in range(joined)], axis=-1)
-            products.append(jnp.dot(upright, taps.reshape(-1, joined * channels)).T)
-    d_kernel = jnp.stack(products).reshape(kernel.shape)
-    return *transposed(dy), d_kernel
-
-
-_convolve_cpu.defvjp(_convolve_forward, _convolve_backward)
 
 
 class ConvBN(nn.Module):

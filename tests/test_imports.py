@@ -43,6 +43,7 @@ ORDER = {
     "feature_file": "features and paths on the disk, written by and by, mapped",
     "shipped, version": "the configs that come with the package; its version",
     "bucket": "a workdir that is no folder",
+    "backend": "what XLA is told before it starts",
     "hosts": "several processes: who leads, what all agree on",
     "errors": "the exceptions that are told in a line",
 }

@@ -12,9 +12,11 @@ def choose_cpu_libraries() -> None:
 
     Its convolutions are faster, their gradients several times (`benchmarks/convolution.py`); and
     with YNNPACK's products features behind the Bi-attention were 2.5e-4 off float64's on a CPU with
-    AVX-512, with Eigen's 1e-7 (`test_exporting.py::test_full_width`). To be called before JAX computes; adds to XLA_FLAGS, unless
-    they name the option. Where libtpu is installed, nothing: it reads XLA_FLAGS too, and ends a
-    process for an option that it does not know.
+    AVX-512, with Eigen's 1e-7 (`test_exporting.py::test_full_width`).
+
+    To be called before JAX computes; adds to XLA_FLAGS, unless they name the option. Where libtpu
+    is installed, nothing: it reads XLA_FLAGS too, and ends a process for an option that it does
+    not know.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if OPTION not in flags and importlib.util.find_spec("libtpu") is None:

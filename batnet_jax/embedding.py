@@ -16,6 +16,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax import checkpoint, devices
+from batnet_jax.backend import choose_cpu_libraries
 from batnet_jax.config import from_saved, validate
 from batnet_jax.data.images import ArrayStore, ImageFiles, as_list, list_files
 from batnet_jax.data.loader import ImageStore, prefetch
@@ -129,6 +130,7 @@ def load(path: str | os.PathLike, *, step: int = 0, batch: int = 0) -> Model:
 
     Raises: UserError if there is no checkpoint, or it is damaged.
     """
+    choose_cpu_libraries()  # as main does; in vain where JAX has computed before
     path = Path(path)
     return restore(read_config(path, step), path, step=step, batch=batch)
 

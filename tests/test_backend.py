@@ -17,13 +17,15 @@ MACHINE = importlib.util.find_spec  # as it is without a test's changes
     [
         ("", False, f"--{backend.OPTION}={backend.LIBRARIES}"),
         ("--other", False, f"--other --{backend.OPTION}={backend.LIBRARIES}"),
-        (f"--{backend.OPTION}=reduce", False, f"--{backend.OPTION}=reduce"),
+        (f"--{backend.OPTION}=dot", False, f"--{backend.OPTION}=dot"),
         ("--other", True, "--other"),
     ],
 )
 def test_what_is_added_to_the_flags(monkeypatch, flags, libtpu, expected):
     found = {"libtpu": object() if libtpu else None}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found.get(name) or MACHINE(name))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: found[name] if name in found else MACHINE(name)
+    )
     monkeypatch.setenv("XLA_FLAGS", flags)
     for _ in range(2):  # the second time adds nothing
         backend.choose_cpu_libraries()

@@ -112,10 +112,7 @@ class BatchNorm(nn.Module):
 
 
 def _convolve(x, kernel, strides, padding, **kwargs):
-    """`lax.conv_general_dilated`, but a 1x1 convolution is the matrix product that it is.
-
-    (So it is faster on a CPU, and takes no more on a GPU.)
-    """
+    """`lax.conv_general_dilated`, but a 1x1 convolution is the matrix product that it is."""
     pointwise = kernel.shape[:2] == (1, 1) and tuple(strides) == (1, 1)
     if pointwise and all(tuple(pad) == (0, 0) for pad in padding):
         return jnp.dot(x, kernel[0, 0], precision=kwargs.get("precision"))

@@ -20,6 +20,7 @@ from fast import jit
 from jax import export
 
 from batnet_jax import checkpoint
+from batnet_jax.augment import normalise
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 from batnet_jax.exporting import commands, formats, run_export
@@ -51,6 +52,22 @@ def network(config):
     variables = draw_variables(model, tuple(config.data.image_size), 0)
     noise = lambda x: (x + 0.1 * rng.standard_normal(x.shape)).astype(np.float32)  # noqa: E731
     return model, jax.tree.map(noise, variables)
+
+
+def settled(model, variables, images):
+    """The same with statistics of images, as training leaves them.
+
+    Without them activations at full width grow to millions, of which two meet in the attention's
+    sigmoid: there one that rounds to zero makes a mask 1/2 instead of 1.
+    """
+    rngs = {"dropout": jax.random.key(0)}
+    alone = model.clone(axis_name=None)
+    _, found = jit(partial(alone.apply, train=True, mutable=["batch_stats"]))(
+        variables, normalise(images), rngs=rngs
+    )
+    old, new = variables["batch_stats"], found["batch_stats"]  # new = 0.9 old + 0.1 of the images
+    stats = jax.tree.map(lambda a, b: np.asarray((b - 0.9 * a) / 0.1), old, new)
+    return variables | {"batch_stats": stats}
 
 
 def photos(batch, size=SIZE):
@@ -297,6 +314,7 @@ def test_full_width(tmp_path):
     config = default_config()
     size = tuple(config.data.image_size)
     model, variables = network(config)
+    variables = settled(model, variables, photos(8, size))
     onnx = formats.to_onnx(model, variables, size)
     exported = export.deserialize(bytearray(formats.to_stablehlo(model, variables, size)))
     embed = jax.jit(partial(embed_step, variables, model=model))

@@ -9,6 +9,7 @@ import oracles
 import pytest
 from flax import linen as nn
 
+from batnet_jax.models import layers
 from batnet_jax.models.layers import AXIS, BatchNorm, ConvBN, Dropout, ceil_padding, max_pool
 
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
@@ -25,12 +26,23 @@ def rng():
     return np.random.default_rng(0)
 
 
+@pytest.fixture(params=["cuda", "default"])
+def platform(request, monkeypatch):
+    """Statistics as on an NVIDIA GPU, and as elsewhere."""
+
+    def chosen(*args, **forms):
+        return forms[request.param](*args)
+
+    monkeypatch.setattr(layers.lax, "platform_dependent", chosen)
+
+
 def bn_variables(rng, channels):
     params = {"scale": rng.uniform(0.5, 2, channels), "bias": rng.normal(size=channels)}
     stats = {"mean": rng.normal(size=channels), "var": rng.uniform(0.5, 2, channels)}
     return params, stats
 
 
+@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("shape", [(4, 3, 5, 6), (7, 6)])
 @pytest.mark.parametrize("train", [True, False])
 def test_batch_norm_equals_the_oracle(rng, shape, train):
@@ -72,6 +84,7 @@ def own_batch_norm(x, scale, bias, axis_name=None):
     return module.apply(variables, x, train=True, mutable=["batch_stats"])
 
 
+@pytest.mark.usefixtures("platform")
 def test_batch_norm_gradient(rng):
     x, weights = rng.normal(size=(2, 4, 3, 3, 5)) * 2 + 1
     scale, bias = rng.uniform(0.5, 2, 5), rng.normal(size=5)
@@ -93,6 +106,7 @@ def test_batch_norm_gradient(rng):
     np.testing.assert_allclose(slope, (moved[0] - moved[1]) / (2 * step), rtol=1e-6)
 
 
+@pytest.mark.usefixtures("platform")
 def test_batch_norm_over_devices_is_that_of_the_global_batch(rng):
     x, weights = rng.normal(size=(2, 8, 3, 2, 5)) * 2 + 1
     scale, bias = rng.uniform(0.5, 2, 5), rng.normal(size=5)
@@ -121,6 +135,39 @@ def test_batch_norm_over_devices_is_that_of_the_global_batch(rng):
         close(stats[name], np.tile(whole_stats[name], (4, 1)))
     alone = jax.vmap(partial(device, axis_name=None), axis_name=AXIS)(*split)[-1]
     assert np.abs(alone["mean"] - whole_stats["mean"]).max() > 1e-3
+
+
+@pytest.mark.parametrize(("mean", "error"), [(0, 1e-5), (1e3, 1e-5), (1e5, 1e-4)])
+def test_joint_moments_in_float32_with_a_large_mean(rng, mean, error):
+    # The sum of squares alone, without a value to start from, has no digit left at 1e5.
+    x = (mean + rng.normal(size=(16, 8, 4, 6))).astype(np.float32)
+    exact = x.astype(np.float64)
+    got = layers._joint_moments(jnp.asarray(x))
+    np.testing.assert_allclose(got[0], exact.mean((0, 1, 2)), rtol=2e-7, atol=3e-6)
+    np.testing.assert_allclose(got[1], exact.var((0, 1, 2)), rtol=error)
+    assert np.all(layers._joint_moments(jnp.full((2, 3, 3, 4), mean, jnp.float32))[1] == 0)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_bias_before_batch_norm_has_no_gradient_but_a_place_in_the_mean(rng, kernel):
+    x, weights = rng.normal(size=(4, 6, 5, 3)), rng.normal(size=(4, 6, 5, 2))
+    module = ConvBN(2, kernel, dtype=jnp.float64)
+    shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), x)
+    variables = oracles.random_values(shapes, 1)
+
+    def loss(bias):
+        params = {**variables["params"], "conv": {**variables["params"]["conv"], "bias": bias}}
+        y, updates = module.apply(
+            {**variables, "params": params}, x, train=True, mutable=["batch_stats"]
+        )
+        return (weights * y).sum(), updates["batch_stats"]["bn"]
+
+    bias = variables["params"]["conv"]["bias"]
+    gradient, before = jax.grad(loss, has_aux=True)(bias)
+    assert np.all(np.asarray(gradient) == 0)
+    (moved, after), (still, _) = loss(bias + np.array([1, -2])), loss(bias)
+    close(moved, still)
+    close(after["mean"] - before["mean"], [0.1, -0.2])
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 1), (5, 1), (7, 2), (1, 2)])

@@ -10,6 +10,7 @@ from test_evaluator_properties import FEW, make_case
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import evaluate, evaluate_stream, ready
+from batnet_jax.retrieval.checks import Sound
 
 
 def chunks(dtype="float32", metric="cosine"):
@@ -74,14 +75,25 @@ def test_an_accelerator_with_room_gathers_the_rows_itself(monkeypatch, tmp_path)
     gallery, expected = case["gallery_features"], evaluate(**case, chunk=64)
     monkeypatch.setattr(ready, "_room", lambda: gallery.nbytes)
     rows = np.array([5, 0, 2])
-    got = ready.make_take(gallery)(rows)
-    assert isinstance(got, jax.Array)
-    np.testing.assert_array_equal(got, gallery[rows])
+    got = ready.make_take(gallery, "cosine")(rows)
+    assert isinstance(got, Sound)
+    assert isinstance(got.rows, jax.Array)
+    np.testing.assert_array_equal(got.rows, gallery[rows])
+    for chunk in 64, 8:  # more chunks than may be in the queue
+        assert evaluate(**case, chunk=chunk) == evaluate(**case)
     assert evaluate(**case, chunk=64) == expected
     np.save(tmp_path / "gallery.npy", gallery)
     mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
     for other in mapped, np.concatenate([gallery, gallery]), gallery.astype(np.float16):
-        assert isinstance(ready.make_take(other)(rows), np.ndarray)
+        assert isinstance(ready.make_take(other, "cosine")(rows), np.ndarray)
+    assert isinstance(ready.make_take(gallery, "euclidean")(rows), np.ndarray)
+    strange = gallery * np.where(np.arange(len(gallery)) == 4, np.float32(1e-25), 1)[:, None]
+    got = ready.make_take(strange, "cosine")(rows)
+    np.testing.assert_array_equal(got, strange[rows])  # from the host, which mends what is strange
+    assert evaluate(**case | {"gallery_features": strange}, chunk=64) == expected
+    strange[4, 1] = np.nan
+    with pytest.raises(UserError, match="the first is row 4"):
+        evaluate(**case | {"gallery_features": strange}, chunk=64)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

@@ -15,6 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 from batnet_jax.models.second_order import SecondOrderConv
@@ -36,10 +37,11 @@ def _normalise(x, scale, bias, epsilon, axis_name):
 
 
 def _normalise_forward(x, scale, bias, epsilon, axis_name):
-    axes = tuple(range(x.ndim - 1))
     wide = _widen(x)
-    mean = _pmean(wide.mean(axes), axis_name)
-    var = _pmean(jnp.square(wide - mean).mean(axes), axis_name)
+    mean, var = lax.platform_dependent(wide, cuda=_joint_moments, default=_moments)
+    if axis_name:  # the variance of this device's images, and of the devices' means
+        own, mean = mean, lax.pmean(mean, axis_name)
+        var = lax.pmean(var + jnp.square(own - mean), axis_name)
     inverse = lax.rsqrt(var + epsilon)
     y = (wide - mean) * (inverse * scale) + bias
     return (y, mean, var), (x, scale, mean, inverse)
@@ -49,13 +51,50 @@ def _normalise_backward(epsilon, axis_name, saved, cotangents):
     """The textbook gradient, whose two means are over all devices; mean and var carry none."""
     saved_x, scale, mean, inverse = saved  # in bfloat16 half as much to keep as in float32
     x, dy = _widen(saved_x), cotangents[0]
-    axes = tuple(range(x.ndim - 1))
     count = x.size // x.shape[-1]
-    d_bias = dy.sum(axes)
-    d_scale = (dy * (x - mean)).sum(axes) * inverse
+    d_bias, products = lax.platform_dependent(
+        dy, dy * (x - mean), cuda=_joint_sums, default=lambda *both: tuple(map(_sum, both))
+    )
+    d_scale = products * inverse
     mean_dy, mean_dy_x = _pmean((d_bias / count, d_scale / count), axis_name)
     dx = (inverse * scale) * (dy - mean_dy - (x - mean) * (inverse * mean_dy_x))
     return dx.astype(saved_x.dtype), d_scale.astype(scale.dtype), d_bias.astype(scale.dtype)
+
+
+def _sum(x):
+    """Over all axes but the last."""
+    return x.sum(tuple(range(x.ndim - 1)))
+
+
+def _moments(x):
+    """Mean and variance of [..., c] over all axes but the last, each [c]."""
+    axes = tuple(range(x.ndim - 1))
+    mean = x.mean(axes)
+    return mean, jnp.square(x - mean).mean(axes)
+
+
+def _joint_sums(a, b):
+    """`_sum` of a and of b by one reduction.
+
+    On a GPU, where the maps of most layers are so small that kernels cost by their number, half as
+    many. On a CPU it is not vectorised, and not summed in pairs.
+    """
+    zero = jnp.zeros((), a.dtype)
+    axes = tuple(range(a.ndim - 1))
+    return lax.reduce((a, b), (zero, zero), lambda p, q: (p[0] + q[0], p[1] + q[1]), axes)
+
+
+def _joint_moments(x):
+    """`_moments` by one reading of x, for a GPU: by the sums of x - near and of its square.
+
+    near is the value of one pixel, about as far from the mean as values are: so the difference of
+    the squares loses few bits, however large the mean is.
+    """
+    near = x[(0, *(size // 2 for size in x.shape[1:-1]))]
+    away, count = x - near, x.size // x.shape[-1]
+    sums, squares = _joint_sums(away, jnp.square(away))
+    mean = sums / count
+    return near + mean, jnp.maximum(squares / count - jnp.square(mean), 0)
 
 
 def _widen(x):
@@ -84,8 +123,17 @@ class BatchNorm(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [..., c] to [..., c]; in training updates `batch_stats`."""
+    def __call__(
+        self, x: jax.Array, *, train: bool, offset: jax.Array | None = None
+    ) -> jax.Array:
+        """Maps [..., c] to [..., c]; in training updates `batch_stats`.
+
+        Args:
+          x: [b, ..., c].
+          train: batch statistics, or running statistics.
+          offset: [c], which belongs to x and was not added to it. It changes the running mean
+            alone, as a batch's own mean takes it away again; so its gradient is zero.
+        """
         channels = x.shape[-1]
         scale = self.param("scale", nn.initializers.ones, (channels,))
         if self.use_bias:
@@ -94,9 +142,10 @@ class BatchNorm(nn.Module):
             bias = jnp.zeros_like(scale)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
+        offset = jnp.zeros_like(scale) if offset is None else offset
         if not train:
             inverse = lax.rsqrt(running_var.value + self.epsilon)
-            y = (_widen(x) - running_mean.value) * (inverse * scale) + bias
+            y = (_widen(x) - (running_mean.value - offset)) * (inverse * scale) + bias
             return y.astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
         y, mean, var = _normalise(x, scale, bias, self.epsilon, axis_name)  # type: ignore
@@ -105,18 +154,42 @@ class BatchNorm(nn.Module):
             unbiased = var * (count / max(count - 1, 1))
             keep = 1 - self.momentum
             # A type of their own, as a restored checkpoint's would be, also in float64.
-            for running, new in ((running_mean, mean), (running_var, unbiased)):
+            for running, new in ((running_mean, mean + offset), (running_var, unbiased)):
                 moved = keep * running.value + self.momentum * new
                 running.value = moved.astype(running.value.dtype)
         return y.astype(self.dtype)
 
 
-def _convolve(x, kernel, strides, padding, **kwargs):
-    """`lax.conv_general_dilated`, but a 1x1 convolution is the matrix product that it is."""
-    pointwise = kernel.shape[:2] == (1, 1) and tuple(strides) == (1, 1)
-    if pointwise and all(tuple(pad) == (0, 0) for pad in padding):
-        return jnp.dot(x, kernel[0, 0], precision=kwargs.get("precision"))
-    return lax.conv_general_dilated(x, kernel, strides, padding, **kwargs)
+class Conv(nn.Module):
+    """The parameters of `nn.Conv`; its bias is returned, not added, as what follows can do without.
+
+    A 1x1 convolution at stride 1 is the matrix product that it is.
+
+    Attributes: as those of `nn.Conv`; `kernel` is the side of the square kernel.
+    """
+
+    features: int
+    kernel: int
+    stride: int
+    use_bias: bool
+    kernel_init: Any
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Maps [b, h, w, c] to [b, h / stride, w / stride, features], and the bias if there is."""
+        side = self.kernel
+        shape = (side, side, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        bias = None
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
+        if side == self.stride == 1:
+            return jnp.dot(x, kernel[0, 0]), bias
+        strides, padding = (self.stride,) * 2, [(side // 2, side // 2)] * 2
+        numbers = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers), bias
 
 
 class ConvBN(nn.Module):
@@ -154,18 +227,11 @@ class ConvBN(nn.Module):
             "name": "conv",
         }
         if self.second_order:
-            x = SecondOrderConv(self.features, **shared)(x)
+            x, bias = SecondOrderConv(self.features, **shared)(x)
         else:
-            x = nn.Conv(
-                self.features,
-                (self.kernel, self.kernel),
-                strides=self.stride,
-                padding=self.kernel // 2,
-                conv_general_dilated=_convolve,
-                **shared,
-            )(x)
+            x, bias = Conv(self.features, self.kernel, self.stride, **shared)(x)
         norm = BatchNorm(self.axis_name, self.dtype, epsilon=self.epsilon, name="bn")
-        x = norm(x, train=train)
+        x = norm(x, train=train, offset=bias)
         return nn.relu(x) if self.relu else x
 
 

@@ -144,7 +144,7 @@ def pair_means(x: jax.Array) -> jax.Array:
 
 
 class SecondOrderConv(nn.Module):
-    """nn.Conv(features, (1, 1)) of bilinear(x), given x: the same parameters, the same values.
+    """`layers.Conv` of bilinear(x), given x: the same parameters, the same values.
 
     Attributes: as those of `nn.Conv`.
     """
@@ -155,15 +155,14 @@ class SecondOrderConv(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [..., c] to [..., features]."""
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+        """Maps [..., c] to [..., features], and the bias, not added, if there is one."""
         channels = x.shape[-1]
         shape = (1, 1, channels * (channels + 1) // 2, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         bias = None
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
+        x, kernel = promote_dtype(x, kernel, dtype=self.dtype)
         y = quadratic_forms(x.reshape(-1, channels), kernel[0, 0])
-        y = y.reshape(*x.shape[:-1], self.features)
-        return y if bias is None else y + bias
+        return y.reshape(*x.shape[:-1], self.features), bias

@@ -30,6 +30,12 @@ class Labels(NamedTuple):
     cameras: Int64[np.ndarray, " n"] | None  # None: not known
 
 
+class Sound(NamedTuple):
+    """Rows of features on a device, known to be finite and of lengths that float32 has."""
+
+    rows: Float32[Array, "n d"]
+
+
 class Images(NamedTuple):
     """The n images of a query or gallery set, checked."""
 
@@ -130,8 +136,10 @@ def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray
 
 def taken(
     given: Any, dimensions: int, metric: str
-) -> Float32[np.ndarray, "n d"] | Float32[Array, "n d"]:
+) -> Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | Sound:
     """Gallery features that were made on the way, checked when they come; not to be written to."""
+    if isinstance(given, Sound):
+        return given
     there = isinstance(given, jax.Array) and given.ndim == 2 and given.dtype == np.float32
     stays = there and metric == "cosine"
     rows = (

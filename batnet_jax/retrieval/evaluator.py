@@ -92,7 +92,7 @@ def evaluate(
         evaluate_stream,
         query,
         (query_pids, query_cameras),
-        make_take(gallery),
+        make_take(gallery, metric),
         (gallery_pids, gallery_cameras),
         junk=junk,
         metric=metric,

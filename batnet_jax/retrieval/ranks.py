@@ -20,7 +20,7 @@ from batnet_jax.retrieval.checks import Labels
 from batnet_jax.retrieval.layout import Block, Group, Layout, Page, Steps, collect, deal
 from batnet_jax.retrieval.metrics import Ranks
 from batnet_jax.retrieval.on_devices import on_devices, replicate
-from batnet_jax.retrieval.plan import ROWS, Pairs, Plan, make_plan
+from batnet_jax.retrieval.plan import ROWS, SLOTS, Pairs, Plan, make_plan
 from batnet_jax.retrieval.ready import Ready, Take, make_queries
 from batnet_jax.retrieval.waiting import Waiting
 
@@ -29,7 +29,9 @@ Progress = Callable[[int, int], None]
 # Queries in a block and gallery items in a chunk: 16 MiB of scores on a CPU.
 _TILES = {"cpu": (512, 8192)}
 _LARGE_TILES = (1024, 32768)
+_LARGE_SLOTS = 16  # a tile is read once for so many relevant items; of 32 XLA makes more kernels
 _KEPT_TILES = 4  # tiles that wait for their blocks' last homes
+_AHEAD = 4  # chunks that accelerators have in their queues, at most
 
 
 class _Chunk(NamedTuple):
@@ -82,12 +84,13 @@ def relevant_ranks(
     is_wanted = np.zeros(len(gallery.pids), bool)
     is_wanted[plan.relevant.items] = is_wanted[plan.removed.items] = True
     wanted, place = np.flatnonzero(is_wanted), np.cumsum(is_wanted) - 1
-    lay_out = Layout(plan, place, queries, Steps(_rows_at_once(plan.rows), not _in_windows()))
+    steps = Steps(_rows_at_once(plan.rows), _slots_at_once(), not _in_windows())
+    lay_out = Layout(plan, place, queries, steps)
     ready = Ready(plan.length, query_features.shape[1], metric, dtype)
     load = functools.partial(_load, take, plan, wanted, ready)
     blocks: dict[int, Block] = {}
     seen = 0
-    for number in _visit(plan, lay_out, load, blocks):
+    for number in _visit(plan, lay_out, load, blocks, lambda: ready.held):
         seen += len(plan.chunks[number])
         if progress is not None:
             progress(seen, len(gallery.pids))
@@ -140,13 +143,14 @@ def _visit(
     lay_out: Callable[[Group], Block],
     load: Callable[[int], _Chunk],
     blocks: dict[int, Block],
+    held: Callable[[], bool],
 ) -> Iterator[int]:
     """Every block meets every chunk; yields the number of each chunk when it has been asked for.
 
     A block meets its homes first, and is laid out then, while accelerators count those before. Then
     it knows what it compares with, and meets the chunks that are here; at the end those that found
     no place to wait. A block across several homes keeps a few tiles of the first until it has seen
-    the last.
+    the last. Where the gallery is held on a device, nothing waits for counts: its queue is full.
     """
     kept: dict[int, dict[int, _Tile]] = {}
     groups = deal(plan)
@@ -155,7 +159,8 @@ def _visit(
     waiting = Waiting()
     for number in range(len(plan.chunks)):
         chunk = load(number)
-        jax.block_until_ready([page.counts for b in blocks.values() for page in b.relevant])
+        if not held() or number % _AHEAD == 0:
+            jax.block_until_ready([page.counts for b in blocks.values() for page in b.relevant])
         for k, group in enumerate(groups):
             if (group.home == number).any():
                 block = blocks.get(k) or lay_out(group)
@@ -267,7 +272,9 @@ def _count_ahead(scores: Array, *args: Any, bound: int | None) -> Array:
 
 @functools.cache
 def _counting(rows: int, windows: bool, bound: int | None) -> Callable:
-    return functools.partial(count.count_ahead, rows=rows, windows=windows, bound=bound)
+    return functools.partial(
+        count.count_ahead, rows=rows, slots=_slots_at_once(), windows=windows, bound=bound
+    )
 
 
 def _in_windows() -> bool:
@@ -277,3 +284,7 @@ def _in_windows() -> bool:
 
 def _rows_at_once(block: int) -> int:
     return min(ROWS, block) if _in_windows() else block
+
+
+def _slots_at_once() -> int:
+    return SLOTS if _in_windows() else _LARGE_SLOTS

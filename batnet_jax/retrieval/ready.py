@@ -6,6 +6,7 @@ next to nothing.
 
 import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import jax
 import jax.numpy as jnp
@@ -13,22 +14,48 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
 from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.checks import Sound
 from batnet_jax.retrieval.reading import in_memory, read_rows
 from batnet_jax.retrieval.scores import LARGE, near_one, row_lengths
 
 # Gives the features of gallery items by their indices, [n, d] float32 on the host or a device, as
 # often as asked.
-Take = Callable[[np.ndarray], Float32[np.ndarray, "n d"] | Float32[Array, "n d"]]
+Take = Callable[[np.ndarray], Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | Sound]
 
 _SHARE = 0.25  # of an accelerator's memory, at most, for the gallery as it was given
 
 
-def make_take(gallery: np.ndarray) -> Take:
-    """What gives rows of a gallery: an accelerator that has room for it gathers them itself."""
-    if gallery.dtype == np.float32 and in_memory(gallery) and gallery.nbytes <= _room():
-        held = jax.device_put(gallery)  # while the host plans
-        return lambda rows: _gather(held, rows.astype(np.int32))
-    return lambda rows: read_rows(gallery, rows)
+def make_take(gallery: np.ndarray, metric: str) -> Take:
+    """What gives rows of a gallery: an accelerator that has room for it gathers them itself.
+
+    It takes the gallery while the host plans, and looks at all of it at once.
+    """
+    if metric != "cosine" or gallery.dtype != np.float32 or not in_memory(gallery):
+        return lambda rows: read_rows(gallery, rows)
+    if gallery.nbytes > _room():
+        return lambda rows: read_rows(gallery, rows)
+    pool = ThreadPoolExecutor(1, "upload")
+    upload = pool.submit(_hold, gallery)
+    pool.shutdown(wait=False)
+
+    def take(rows: np.ndarray) -> Float32[np.ndarray, "n d"] | Sound:
+        held = upload.result()
+        if held is None:  # what is strange is found, and named, chunk by chunk
+            return read_rows(gallery, rows)
+        return Sound(_gather(held, rows.astype(np.int32)))
+
+    return take
+
+
+def _hold(gallery: Float32[np.ndarray, "g d"]) -> Float32[Array, "g d"] | None:
+    """The gallery on a device; None where float32 is not enough for all lengths."""
+    held = jax.device_put(gallery)
+    return held if _all_sound(held) else None
+
+
+@jax.jit
+def _all_sound(rows: Float32[Array, "n d"]) -> Bool[Array, ""]:
+    return row_lengths(rows)[1].all()
 
 
 def _room() -> float:
@@ -68,14 +95,18 @@ class Ready:
         self._buffer = np.zeros((length, dimensions), np.float32)
         self._metric = metric
         self._dtype = dtype
+        self.held = False  # whether the last chunk came from a gallery on a device
 
     def __call__(
-        self, rows: Float32[np.ndarray, "n d"] | Float32[Array, "n d"]
+        self, rows: Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | Sound
     ) -> tuple[Float[Array, "d length"], Float32[np.ndarray, " length"] | None]:
         """What is multiplied, on a device, and what is added to each item's scores, if anything.
 
         Raises: UserError for values that are not finite.
         """
+        self.held = isinstance(rows, Sound)
+        if isinstance(rows, Sound):
+            return _unit_columns(self._fill(rows.rows), dtype=self._dtype)[0], None
         if self._metric == "euclidean":
             return self._euclidean(np.asarray(rows))
         filled = self._fill(rows)

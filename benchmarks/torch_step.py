@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional
-from torch_batnet import TorchBATNet
-from torch_fast import FastBATNet
+from torch_batnet import Branches, Stem, TorchBATNet
+from torch_fast import FastAttention, FastBATNet
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MARGIN, NEGATIVES, SMOOTHING = 1.0, 5, 0.1
@@ -22,8 +22,8 @@ MARGIN, NEGATIVES, SMOOTHING = 1.0, 5, 0.1
 
 def normalise(images: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
     """[b, h, w, 3] bytes to [b, 3, h, w], whose memory stays channels last."""
-    mean, std = (torch.tensor(v, dtype=dtype, device=images.device) for v in (MEAN, STD))
-    return ((images.to(dtype) / 255 - mean) / std).permute(0, 3, 1, 2)
+    scaled = (images[..., k].to(dtype).div(255).sub(MEAN[k]).div(STD[k]) for k in range(3))
+    return torch.stack(list(scaled), -1).permute(0, 3, 1, 2)
 
 
 def augment(images: torch.Tensor) -> torch.Tensor:
@@ -108,10 +108,15 @@ class Contestant:
         """Loads the weights; compiles nothing yet.
 
         Args:
-          name: "torch-published" or "torch-best", with "-compiled", "-graphs" (CUDA) or nothing.
+          name: "torch-published" or "torch-best", with nothing or one of
+            "-compiled": torch.compile of all but the optimizer;
+            "-blocks": of each block of the network, of which those alike are compiled once;
+            "-captured": a CUDA graph of the whole step, optimizer included;
+            "-blocks-captured": both.
           task: see `train_step.py`.
         """
-        style, self.how = [*name.split("-")[1:], ""][:2]
+        _, style, *how = name.split("-")
+        self.how = set(how)
         self.task = task
         self.device = torch.device("cuda" if task["device"] == "gpu" else "cpu")
         torch.set_float32_matmul_precision("high")  # TF32, as JAX does; nothing on a CPU
@@ -119,6 +124,12 @@ class Contestant:
         net = {key: task[key] for key in ("identities", "reduction", "parts", "width", "embedding")}
         model = make_net(style, load_file(task["weights"]), **net).to(self.device)
         options = {"fused": True} if style == "best" else {}
+        if "captured" in self.how:
+            options["capturable"] = True
+        for block in model.modules():
+            if "blocks" in self.how and isinstance(block, Branches | Stem | FastAttention):
+                torch._dynamo.config.recompile_limit = 32  # so many unlike ones
+                block.compile(dynamic=False)
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=5e-4, betas=(0.9, 0.999), weight_decay=1e-4, **options
         )
@@ -132,9 +143,8 @@ class Contestant:
             return multi_task_loss(features, scores, labels)
 
         self.loss: Callable = loss
-        if self.how:
-            mode = "reduce-overhead" if self.how == "graphs" else "default"
-            self.loss = torch.compile(loss, mode=mode)
+        if "compiled" in self.how:
+            self.loss = torch.compile(loss)
         self.images = torch.from_numpy(task["images"])
         self.labels = torch.from_numpy(task["labels"])
         if self.device.type == "cuda":
@@ -143,16 +153,43 @@ class Contestant:
     def step(self) -> torch.Tensor:
         """One step; waits for nothing."""
         batch = (t.to(self.device, non_blocking=True) for t in (self.images, self.labels))
+        return self._work(*batch)
+
+    def _work(self, images, labels) -> torch.Tensor:
         self.optimizer.zero_grad(set_to_none=True)
-        loss = self.loss(*batch)
+        loss = self.loss(images, labels)
         loss.backward()
         self.optimizer.step()
-        return loss.detach().clone() if self.how == "graphs" else loss.detach()
+        return loss.detach()
 
     def compile(self) -> dict:
-        """The seconds of the first step, that is, of compiling where anything is compiled."""
-        seconds = self.take(1)
-        return {"compile": seconds} if self.how else {}
+        """The seconds until steps are as fast as they will be, where anything is compiled."""
+        start = time.perf_counter()
+        self.take(1)
+        if "captured" in self.how:
+            self._capture()
+        return {"compile": time.perf_counter() - start} if self.how else {}
+
+    def _capture(self) -> None:
+        """From here on a step replays a CUDA graph: of a batch at one place, as all of it is."""
+        place = [t.to(self.device) for t in (self.images, self.labels)]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                self._work(*place)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            loss = self._work(*place)
+
+        def replay(images, labels):
+            place[0].copy_(images)
+            place[1].copy_(labels)
+            graph.replay()
+            return loss.clone()
+
+        self._work = replay
 
     def take(self, steps: int) -> float:
         """Seconds of so many steps, until their losses are known."""
@@ -180,7 +217,7 @@ class Contestant:
     def apart(self) -> dict:
         """The seconds of augmentation alone, and of one product of square matrices."""
         images = self.images.to(self.device)
-        alone = torch.compile(augment) if self.how else augment
+        alone = torch.compile(augment) if "compiled" in self.how else augment
         side = self.task["side"]
         a = torch.rand(side, side, device=self.device, dtype=getattr(torch, self.task["dtype"]))
         alone(images), a @ a

@@ -15,7 +15,9 @@ losses and gradients together in float64.
 * torch-best: the fastest rewrite in PyTorch that we found, `torch_fast.py`: cyclic shifts, channels
   last, fused Adam.
 * torch-published-compiled, torch-best-compiled: the same under torch.compile; its first step, which
-  compiles, is the compile time. torch-best-graphs (GPU): with CUDA graphs besides.
+  compiles, is the compile time.
+* torch-best-blocks: torch.compile of each block by itself, so that blocks alike are compiled once.
+* torch-best-captured, torch-best-blocks-captured (GPU): the whole step as one CUDA graph.
 
 Each has a process of its own, and they take turns: one repetition is a few steps of each, as the
 first after a pause may be slower, where the system must first find memory for it. bfloat16
@@ -64,7 +66,9 @@ PEERS = (
     "torch-best",
     "torch-published-compiled",
     "torch-best-compiled",
-    "torch-best-graphs",
+    "torch-best-blocks",
+    "torch-best-captured",
+    "torch-best-blocks-captured",
 )
 IDENTITIES, EMBEDDING, PARTS, IMAGES = 751, 512, 4, 4  # Market-1501's; T; K of a batch
 SIDE = {"cpu": 2048, "gpu": 8192}  # of the matrices whose product is the peak
@@ -418,8 +422,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if args.batch % IMAGES or args.batch < least:
         parser.error(f"--batch {args.batch}: give a multiple of {IMAGES}, {least} or more")
     args.steps = args.steps or (3 if args.device == "cpu" else 20)
-    graphs = [] if args.device == "gpu" else ["torch-best-graphs"]
-    args.only = args.only or [name for name in ("ours", *PEERS) if name not in graphs]
+    fit = [name for name in PEERS if args.device == "gpu" or "captured" not in name]
+    args.only = args.only or ["ours", *fit]
     return args
 
 

@@ -7,13 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batnet_jax.retrieval import count, evaluate, evaluate_stream, metrics, ranks, waiting
+from batnet_jax.retrieval import evaluate, evaluate_stream, metrics, ranks, waiting
 from batnet_jax.retrieval.plan import PAGE, ROWS, fill_pages, list_steps, make_plan
 
 ROOT = Path(__file__).parents[1]
@@ -131,14 +130,6 @@ def test_counting_in_plain_sums_is_counting_in_windows(monkeypatch):
             patch.setattr(ranks, "_in_windows", lambda: False)
             assert rank(case, block=16) == expected
             assert rank(case, block=8, chunk=64) == expected
-
-
-def test_one_reduction_counts_as_many_do():
-    """The form for an NVIDIA GPU."""
-    ahead = np.random.default_rng(0).random((32, 7, 130)) < 0.3
-    joint = jax.jit(count._joint_counts)(*ahead)
-    np.testing.assert_array_equal(joint, ahead.sum(2))
-    assert {array.dtype for array in joint} == {np.dtype("int32")}
 
 
 def test_chunks_that_find_no_room_are_asked_for_again(monkeypatch):

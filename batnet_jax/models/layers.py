@@ -1,9 +1,10 @@
 """The layers that every block shares: convolution + BN + ReLU, max-pooling, dropout.
 
-Two of them are our own where Flax has one, for stated reasons:
+Three of them are our own where Flax has one, for stated reasons:
 
 * `BatchNorm` keeps the *unbiased* running variance, as PyTorch (the paper's framework, section 4.4)
   does and Flax does not, and takes its statistics in float32 whatever the activations' type.
+* `Conv` returns its bias, which `BatchNorm` need not add: a batch's own mean takes it away again.
 * `Dropout` draws one mask for the global batch and takes this device's rows of it, so that a run
   does not depend on the number of devices.
 """
@@ -123,9 +124,7 @@ class BatchNorm(nn.Module):
     use_bias: bool = True
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, *, train: bool, offset: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, x: jax.Array, *, train: bool, offset: jax.Array | None = None) -> jax.Array:
         """Maps [..., c] to [..., c]; in training updates `batch_stats`.
 
         Args:
@@ -161,7 +160,7 @@ class BatchNorm(nn.Module):
 
 
 class Conv(nn.Module):
-    """The parameters of `nn.Conv`; its bias is returned, not added, as what follows can do without.
+    """The parameters of `nn.Conv`; its bias is returned, not added.
 
     A 1x1 convolution at stride 1 is the matrix product that it is.
 
@@ -189,7 +188,8 @@ class Conv(nn.Module):
             return jnp.dot(x, kernel[0, 0]), bias
         strides, padding = (self.stride,) * 2, [(side // 2, side // 2)] * 2
         numbers = ("NHWC", "HWIO", "NHWC")
-        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers), bias
+        y = lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=numbers)
+        return y, bias
 
 
 class ConvBN(nn.Module):

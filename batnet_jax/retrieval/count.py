@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from batnet_jax.retrieval.plan import WINDOW
+from batnet_jax.retrieval.plan import SLOTS, WINDOW
 
 # The least positive float32 of full precision. Below it accelerators take numbers for zero.
 _TINY = float(jnp.finfo(jnp.float32).tiny)
@@ -77,13 +77,12 @@ def count_ahead(
     steps: Int32[Array, ""],
     *,
     rows: int,
-    slots: int,
     windows: bool,
     bound: int | None = None,
 ) -> Int32[Array, "b page"]:
     """Adds to `counts` how many of the tile's items stand ahead of each relevant one.
 
-    A step does so for `rows` queries and `slots` relevant items of each; the steps leave out the
+    A step does so for `rows` queries and `SLOTS` relevant items of each; the steps leave out the
     empty parts of a page.
 
     Args:
@@ -97,7 +96,6 @@ def count_ahead(
       work: the first row and column of the page that each step takes.
       steps: how many there are.
       rows: queries of a step.
-      slots: relevant items of each of them.
       windows: compare window by window, for a CPU; else in plain sums, with `rows` all of them.
       bound: a number of steps, no fewer than `steps`, to take instead: those of `work` after the
         last find nothing. Known when it compiles, as a GPU asks its host after each step else.
@@ -111,7 +109,7 @@ def count_ahead(
     def step(number: Int32[Array, ""], counts: Array) -> Array:
         row, column = work[number, 0], work[number, 1]
         limit, left, so_far = (
-            jax.lax.dynamic_slice(array, (row, column), (rows, slots))
+            jax.lax.dynamic_slice(array, (row, column), (rows, SLOTS))
             for array in (limits, before, counts)
         )
         if windows:
@@ -132,27 +130,16 @@ def _count_rows(
 ) -> Int32[Array, "b slots"]:
     """How many scores are greater, or before the item's place as great.
 
-    A sum for each slot, of the same scores: XLA makes one kernel of them, which reads these once;
-    on an NVIDIA GPU, where it would add up the parts of each by a kernel of its own, of one sum.
+    A sum for each slot, of the same scores: XLA makes one kernel of them, which reads these once.
     """
     place, below = jnp.arange(scores.shape[1]), _next_below(limits)
-    ahead = [
-        scores > jnp.where(place < before[:, k, None], below[:, k, None], limits[:, k, None])
+    sums = [
+        (scores > jnp.where(place < before[:, k, None], below[:, k, None], limits[:, k, None])).sum(
+            1, dtype=jnp.int32
+        )
         for k in range(limits.shape[1])
     ]
-    sums = jax.lax.platform_dependent(*ahead, cuda=_joint_counts, default=_counts)
     return jnp.stack(sums, 1)
-
-
-def _counts(*ahead: Bool[Array, "b n"]) -> tuple[Int32[Array, " b"], ...]:
-    return tuple(which.sum(1, dtype=jnp.int32) for which in ahead)
-
-
-def _joint_counts(*ahead: Bool[Array, "b n"]) -> tuple[Int32[Array, " b"], ...]:
-    """`_counts` by one reduction."""
-    numbers = tuple(which.astype(jnp.int32) for which in ahead)
-    zeros = (jnp.int32(0),) * len(ahead)
-    return jax.lax.reduce(numbers, zeros, lambda a, b: jax.tree.map(jnp.add, a, b), (1,))
 
 
 def _count_windows(

@@ -43,7 +43,6 @@ class Steps(NamedTuple):
     """How `count_ahead` goes through a page."""
 
     rows: int  # queries at a time
-    slots: int  # relevant items of each at a time
     bounded: bool  # the number of steps is known when it compiles
 
 
@@ -124,13 +123,13 @@ class Layout:
     ) -> tuple[list[np.ndarray], list[np.ndarray], list[int | None]]:
         """`work`, `steps` and `bound` of each page."""
         rows, step = self._plan.rows, self._steps
-        every = list_steps(np.full(rows, PAGE), step.rows, step.slots)
+        every = list_steps(np.full(rows, PAGE), step.rows)
         counts = np.zeros((len(group.blocks), rows), np.int64)
         for device, block in enumerate(group.blocks):
             counts[device, : len(block)] = self._plan.relevant.counts[block]
         works, numbers, bounds = [], [], []
         for page in range(pages):
-            lists = [list_steps(row - page * PAGE, step.rows, step.slots) for row in counts]
+            lists = [list_steps(row - page * PAGE, step.rows) for row in counts]
             work = np.tile(every, (len(lists), 1, 1))
             for device, steps in enumerate(lists):
                 work[device, : len(steps)] = steps

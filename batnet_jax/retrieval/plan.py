@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 ROWS = 32  # queries for which something is counted at a time; a block of more is a multiple of it
-SLOTS = 8  # relevant items of each that are counted at a time on a CPU
+SLOTS = 8  # relevant items of each that are counted at a time
 PAGE = 128  # relevant items of a query that share an array
 WINDOW = 64  # scores of a tile's row that are compared one after the other
 LANES = 64  # a chunk's length is a multiple of it, and it one of WINDOW
@@ -142,19 +142,16 @@ def fill_pages(
     return where.reshape(block, pages, PAGE).transpose(1, 0, 2)
 
 
-def list_steps(
-    counts: Int64[np.ndarray, " block"], rows: int, slots: int = SLOTS
-) -> Int32[np.ndarray, "steps 2"]:
-    """First row and column of the parts of a page, `rows` by `slots`, that hold anything.
+def list_steps(counts: Int64[np.ndarray, " block"], rows: int) -> Int32[np.ndarray, "steps 2"]:
+    """First row and column of the parts of a page, `rows` by `SLOTS`, that hold anything.
 
     Args:
       counts: how many of its places each query fills, from the first on; all if that or more, none
         if 0 or less.
       rows: queries of a part.
-      slots: of their places in it; a divisor of `PAGE`.
     """
     most = counts.reshape(-1, rows).max(1)
-    return (np.argwhere(most[:, None] > np.arange(0, PAGE, slots)) * [rows, slots]).astype(np.int32)
+    return (np.argwhere(most[:, None] > np.arange(0, PAGE, SLOTS)) * [rows, SLOTS]).astype(np.int32)
 
 
 def _pack(sizes: np.ndarray, gallery: int, chunk: int) -> tuple[int, Int32[np.ndarray, " n"]]:

@@ -20,7 +20,7 @@ from batnet_jax.retrieval.checks import Labels
 from batnet_jax.retrieval.layout import Block, Group, Layout, Page, Steps, collect, deal
 from batnet_jax.retrieval.metrics import Ranks
 from batnet_jax.retrieval.on_devices import on_devices, replicate
-from batnet_jax.retrieval.plan import ROWS, SLOTS, Pairs, Plan, make_plan
+from batnet_jax.retrieval.plan import ROWS, Pairs, Plan, make_plan
 from batnet_jax.retrieval.ready import Ready, Take, make_queries
 from batnet_jax.retrieval.waiting import Waiting
 
@@ -29,7 +29,6 @@ Progress = Callable[[int, int], None]
 # Queries in a block and gallery items in a chunk: 16 MiB of scores on a CPU.
 _TILES = {"cpu": (512, 8192)}
 _LARGE_TILES = (1024, 32768)
-_LARGE_SLOTS = 16  # a tile is read once for so many relevant items; of 32 XLA makes more kernels
 _KEPT_TILES = 4  # tiles that wait for their blocks' last homes
 _AHEAD = 4  # chunks that accelerators have in their queues, at most
 
@@ -84,8 +83,7 @@ def relevant_ranks(
     is_wanted = np.zeros(len(gallery.pids), bool)
     is_wanted[plan.relevant.items] = is_wanted[plan.removed.items] = True
     wanted, place = np.flatnonzero(is_wanted), np.cumsum(is_wanted) - 1
-    steps = Steps(_rows_at_once(plan.rows), _slots_at_once(), not _in_windows())
-    lay_out = Layout(plan, place, queries, steps)
+    lay_out = Layout(plan, place, queries, Steps(_rows_at_once(plan.rows), not _in_windows()))
     ready = Ready(plan.length, query_features.shape[1], metric, dtype)
     load = functools.partial(_load, take, plan, wanted, ready)
     blocks: dict[int, Block] = {}
@@ -150,7 +148,7 @@ def _visit(
     A block meets its homes first, and is laid out then, while accelerators count those before. Then
     it knows what it compares with, and meets the chunks that are here; at the end those that found
     no place to wait. A block across several homes keeps a few tiles of the first until it has seen
-    the last. Where the gallery is held on a device, nothing waits for counts: its queue is full.
+    the last. Where a device holds the gallery, the host does not wait for counts between chunks.
     """
     kept: dict[int, dict[int, _Tile]] = {}
     groups = deal(plan)
@@ -272,9 +270,7 @@ def _count_ahead(scores: Array, *args: Any, bound: int | None) -> Array:
 
 @functools.cache
 def _counting(rows: int, windows: bool, bound: int | None) -> Callable:
-    return functools.partial(
-        count.count_ahead, rows=rows, slots=_slots_at_once(), windows=windows, bound=bound
-    )
+    return functools.partial(count.count_ahead, rows=rows, windows=windows, bound=bound)
 
 
 def _in_windows() -> bool:
@@ -284,7 +280,3 @@ def _in_windows() -> bool:
 
 def _rows_at_once(block: int) -> int:
     return min(ROWS, block) if _in_windows() else block
-
-
-def _slots_at_once() -> int:
-    return SLOTS if _in_windows() else _LARGE_SLOTS

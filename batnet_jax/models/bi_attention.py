@@ -86,7 +86,7 @@ KERNELS: Mapping[str, Callable[..., jax.Array]] = {
 
 @jax.custom_vjp
 def gated(x: jax.Array, gate: jax.Array) -> jax.Array:
-    """X * gate, of [b, h, w, c] and [b, 1, 1, c]; its gradient holds one map less than JAX's own.
+    """The product of [b, h, w, c] and [b, 1, 1, c]; its gradient holds one map less than JAX's own.
 
     That by the gate comes first, and that by x, which waits for it, can then take its operand's
     place in memory.

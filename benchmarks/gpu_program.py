@@ -1,0 +1,191 @@
+"""What XLA makes of a training step for an NVIDIA H100, without one: its kernels, counted by kind.
+
+    pip install -e '.[gpu]'
+    python benchmarks/gpu_program.py [--batch 64] [--width 1] [--reduction 4] [--dtype bfloat16]
+        [--hlo FILE]
+
+The step of `train_step.py`, compiled ahead of time for a described device. A kernel is what runs in
+the compiled program's own lines: a fusion, a call of cuBLAS or cuDNN, a copy; those in a loop count
+as often as it goes round. MB are what kernels read and write, by the shapes of their operands and
+results without workspaces, so more than they touch where they change a part. Which kernels cuBLAS
+and cuDNN choose is not known, nor how long any takes: for these a GPU and `kernels.py` are needed.
+Without measuring, XLA must not choose between Triton and cuBLAS either: all products are cuBLAS's.
+"""
+
+import argparse
+import math
+import os
+import re
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+
+FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
+H100 = """
+gpu_device_info {
+  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
+  shared_memory_per_block: 49152 shared_memory_per_core: 233472
+  shared_memory_per_block_optin: 232448
+  core_count: 132 fpus_per_core: 128 clock_rate_ghz: 1.98
+  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
+  memory_bandwidth: 3352320000000 device_memory_size: 84929347584 l2_cache_size: 52428800
+  registers_per_core_limit: 65536 registers_per_block_limit: 65536
+  cuda_compute_capability { major: 9 }
+}
+platform_name: "CUDA"
+dnn_version_info { major: 9 minor: 10 }
+runtime_version { major: 13 }
+device_description_str: "NVIDIA H100 80GB HBM3"
+"""
+"""XLA's description of a device, in its own words."""
+
+WIDTHS = {"bf16": 2, "f16": 2, "f64": 8, "s64": 8, "u64": 8, "pred": 1, "u8": 1, "s8": 0}  # else 4
+SHAPE = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\]")
+LINE = re.compile(r"(?:ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)")
+KINDS = (  # of a fusion, by what is in it: the first that is
+    ("reduction", r" reduce\("),
+    ("transposition", r" transpose\("),
+    ("concatenation", r" concatenate\("),
+    ("scatter", r" scatter\("),
+    ("update in place", r" dynamic-update-slice\("),
+    ("elementwise", ""),
+)
+
+
+def program(task: dict) -> str:
+    """The compiled step, as text (HLO).
+
+    Args:
+      task: batch, size, width, reduction, dtype, parts and identities, as in `train_step.py`.
+    """
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAGS}"
+    os.environ["JAX_PLATFORMS"] = ""  # all, CUDA's plugin too
+    os.environ["JAX_SKIP_CUDA_CONSTRAINTS_CHECK"] = "1"  # it wants a driver
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental import topologies
+    from jax.sharding import NamedSharding, PartitionSpec
+    from train_step import make_recipe
+
+    from batnet_jax import steps
+
+    try:
+        h100 = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H100)
+    except NotImplementedError:
+        raise SystemExit("error: JAX's CUDA plugin is not there: pip install -e '.[gpu]'") from None
+    here = NamedSharding(topologies.make_mesh(h100, (1,), ("devices",)), PartitionSpec())
+    recipe = make_recipe(task, axis_name=None)
+    size, batch = tuple(task["size"]), task["batch"]
+    shapes = (
+        jax.eval_shape(lambda: jax.tree.map(jnp.asarray, steps.init_state(recipe, size))),
+        {
+            "image": jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8),
+            "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
+        },
+    )
+    placed = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
+    )
+    step = jax.jit(partial(steps.train_step, recipe=recipe), donate_argnums=0)
+    return step.lower(*placed).compile().as_text()
+
+
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """The lines of each computation of a program, and the name of the one where it starts."""
+    lines, entry, current = {}, "", None
+    for line in text.splitlines():
+        head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
+        if head:
+            current = lines[head[2]] = []
+            entry = head[2] if head[1] else entry
+        elif line.startswith("}"):
+            current = None
+        elif current is not None:
+            current.append(line.strip())
+    return lines, entry
+
+
+def count_kernels(text: str) -> dict[tuple[str, str], list[float]]:
+    """(kind, part of the step) to [kernels, bytes]; the parts: forward, backward, rest."""
+    lines, entry = computations(text)
+    counts: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0])
+
+    def walk(name: str, times: int) -> None:
+        shapes = {}
+        for line in lines[name]:
+            match = LINE.match(line)
+            if not match:
+                continue
+            result, shape, code, rest = match.groups()
+            shapes[result] = shape
+            if code == "while":
+                trips = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
+                walk(called(rest, "body"), times * int(trips[1] if trips else 1))
+            elif code == "call":
+                walk(called(rest, "to_apply"), times)
+            elif code in ("fusion", "custom-call", "copy"):
+                kind = code if code == "copy" else "product, convolution"
+                if code == "fusion":
+                    inside = " ".join(lines[called(rest, "calls")])
+                    kind = next(kind for kind, sign in KINDS if re.search(sign, inside))
+                operands = re.findall(r"%([\w.\-]+)", rest.split(")")[0])
+                moved = sum(map(size_of, [shape, *(shapes.get(o, "") for o in operands)]))
+                total = counts[kind, part_of(rest)]
+                total[0] += times
+                total[1] += times * moved
+
+    walk(entry, 1)
+    return counts
+
+
+def called(rest: str, attribute: str) -> str:
+    """The computation that an instruction names."""
+    match = re.search(attribute + r"=%?([\w.\-]+)", rest)
+    assert match, rest
+    return match[1]
+
+
+def size_of(shape: str) -> int:
+    """Bytes of a shape or a tuple of them, but for workspaces."""
+    return sum(
+        WIDTHS.get(kind, 4) * math.prod(int(side) for side in sides.split(",") if side)
+        for kind, sides in SHAPE.findall(shape)
+    )
+
+
+def part_of(rest: str) -> str:
+    """Of the step, by the name that JAX has given an instruction."""
+    name = re.search(r'op_name="([^"]*)"', rest)
+    if not name or "jvp(" not in name[1]:
+        return "rest"
+    return "backward" if "transpose(" in name[1] else "forward"
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--width", type=float, default=1.0)
+    parser.add_argument("--reduction", type=int, default=4)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    parser.add_argument("--size", type=int, nargs=2, default=[256, 128])
+    parser.add_argument("--hlo", type=Path, metavar="FILE", help="write the program here")
+    args = parser.parse_args()
+    text = program({**vars(args), "parts": 4, "accumulate": 1, "identities": 751})
+    if args.hlo:
+        args.hlo.write_text(text)
+        print(f"the program is in {args.hlo}")
+    counts = count_kernels(text)
+    parts = ("forward", "backward", "rest")
+    print("| kernels | " + " | ".join(parts) + " | all | MB |\n|---" + "|---:" * 5 + "|")
+    kinds = sorted({kind for kind, _ in counts}, key=lambda k: -sum(counts[k, p][0] for p in parts))
+    for kind in [*kinds, "all"]:
+        chosen = kinds if kind == "all" else [kind]
+        numbers = [sum(counts[k, part][0] for k in chosen) for part in parts]
+        moved = sum(counts[k, part][1] for k in chosen for part in parts) / 1e6
+        cells = " | ".join(f"{number:,.0f}" for number in [*numbers, sum(numbers), moved])
+        print(f"| {kind} | {cells} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -229,7 +229,7 @@ def test_the_main_job_runs_its_commands(place, page, command):
         target.unlink(missing_ok=True)
     command = command.replace("=IMAGE", "=me.jpg")
     if "--config.init.from" in command:
-        command += " --workdir=runs/begun"
+        command += " --workdir=runs/begun_" + re.search(r"configs/(\w+)\.py", command)[1]
     if "--config.model" in command and "--workdir" not in command and "import" not in command:
         command += " --workdir=runs/other"
     run(place, command.replace("$t", "5"), until="http://" if "--mode=serve" in command else None)

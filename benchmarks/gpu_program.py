@@ -52,8 +52,8 @@ KINDS = (  # of a fusion, by what is in it: the first that is
 )
 
 
-def program(task: dict) -> str:
-    """The compiled step, as text (HLO).
+def program(task: dict) -> tuple[str, int]:
+    """The compiled step, as text (HLO), and of how many arrays its state is.
 
     Args:
       task: batch, size, width, reduction, dtype, parts and identities, as in `train_step.py`.
@@ -87,7 +87,7 @@ def program(task: dict) -> str:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
     )
     step = jax.jit(partial(steps.train_step, recipe=recipe), donate_argnums=0)
-    return step.lower(*placed).compile().as_text()
+    return step.lower(*placed).compile().as_text(), len(jax.tree.leaves(placed[0]))
 
 
 def computations(text: str) -> tuple[dict[str, list[str]], str]:
@@ -171,10 +171,11 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=[256, 128])
     parser.add_argument("--hlo", type=Path, metavar="FILE", help="write the program here")
     args = parser.parse_args()
-    text = program({**vars(args), "parts": 4, "accumulate": 1, "identities": 751})
+    text, arrays = program({**vars(args), "parts": 4, "accumulate": 1, "identities": 751})
     if args.hlo:
         args.hlo.write_text(text)
         print(f"the program is in {args.hlo}")
+    print(f"{arrays:,} arrays of the state go in and out\n")
     counts = count_kernels(text)
     parts = ("forward", "backward", "rest")
     print("| kernels | " + " | ".join(parts) + " | all | MB |\n|---" + "|---:" * 5 + "|")

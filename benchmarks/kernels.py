@@ -6,7 +6,8 @@ DIR is what `--config.profile=True` or a benchmark's --profile has written; of s
 it the newest counts. On a GPU the kernels of its streams, copies among them, on a CPU what XLA's
 threads do. The last line has their sum; how much of it are products, of convolutions and matrices,
 by the names that XLA, cuDNN and cuBLAS give; and the time from the first to the last, by which it
-says how busy the device was (on a CPU more than 100 %, as threads work side by side).
+says how busy the device was (on a CPU more than 100 %, as threads work side by side); and how many
+different CUDA graphs it launched.
 """
 
 import argparse
@@ -49,6 +50,11 @@ def is_name(event: dict, kind: str) -> bool:
     return event.get("ph") == "M" and event.get("name") == f"{kind}_name"
 
 
+def is_graph(event: dict) -> bool:
+    """Whether an event is a kernel of one of XLA's command buffers."""
+    return str(event.get("args", {}).get("hlo_op", "")).startswith("command_buffer")
+
+
 def summarise(events: list[dict], top: int) -> list[str]:
     """The lines of the table."""
     spent, calls = defaultdict(float), defaultdict(int)
@@ -65,10 +71,13 @@ def summarise(events: list[dict], top: int) -> list[str]:
     for name, time in sorted(spent.items(), key=lambda item: -item[1])[:top]:
         lines.append(f"| {time / 1e3:,.2f} | {time / total:.1%} | {calls[name]} | `{name}` |")
     span = last - first
+    graphs = {e["args"]["hlo_op"] for e in events if is_graph(e)}
     lines.append(f"\n{len(spent)} kernels, {sum(calls.values()):,} calls, {total / 1e3:,.1f} ms")
     products = sum(time for name, time in spent.items() if PRODUCT.search(name))
     lines[-1] += f", {products / total:.0%} products, in {span / 1e3:,.1f} ms: "
     lines[-1] += f"{total / span:.0%} busy"
+    if graphs:
+        lines[-1] += f", {len(graphs)} CUDA graphs"
     return lines
 
 

@@ -22,6 +22,7 @@ MARGIN, NEGATIVES, SMOOTHING = 1.0, 5, 0.1
 
 def normalise(images: torch.Tensor, dtype=torch.float32) -> torch.Tensor:
     """[b, h, w, 3] bytes to [b, 3, h, w], whose memory stays channels last."""
+    # No tensor is made of MEAN: a CUDA graph can't hold the copy from the host.
     scaled = (images[..., k].to(dtype).div(255).sub(MEAN[k]).div(STD[k]) for k in range(3))
     return torch.stack(list(scaled), -1).permute(0, 3, 1, 2)
 

@@ -369,7 +369,11 @@ train() {
   fi
   pause "$POLL" # hosts whose neighbour is being preempted fail before gcloud knows why
   if is_gone; then return "$PREEMPTED"; fi
+  if on_workers all "$LOOK" >"$SCRATCH/states"; then # and what they end with may say more
+    state=$(verdict "$(cat "$SCRATCH/states")")
+  fi
   show_log || true
+  if ((state == MISTAKE || state == PREEMPTED)); then return "$state"; fi
   say "main ended with status $state"
   return "$FAILURE"
 }

@@ -18,6 +18,7 @@ from batnet_jax import accumulation, augment, losses, optimizer
 from batnet_jax.models import BATNet
 from batnet_jax.models.initial import draw_variables
 from batnet_jax.models.layers import AXIS
+from batnet_jax.packing import pack_like, unpack
 
 
 @struct.dataclass
@@ -148,7 +149,7 @@ def train_step(
     """One step of section 4.3 on the global batch.
 
     Args:
-      state: the same on all devices.
+      state: the same on all devices; packed or not, and so is what comes back, see `packing`.
       batch: this device's share: `image` [b, h, w, 3] bytes and `label` [b] int32.
       recipe: see `Recipe`.
     Returns: the new state and the scalars `loss`, `loss_ce`, `loss_triplet` and `lr`, the same on
@@ -193,11 +194,13 @@ def train_step(
     (loss, parts, batch_stats), grads = accumulation.value_and_gradients(
         forward,
         loss_fn,
-        state.params,
-        state.batch_stats,
+        unpack(state.params),
+        unpack(state.batch_stats),
         {"image": batch["image"], "position": positions},
         recipe.accumulate,
     )
+    grads = pack_like(grads, state.params)
+    batch_stats = pack_like(batch_stats, state.batch_stats)
     if axis_name:  # without synchronised BN the devices' statistics differ: keep their mean
         grads, loss, parts, batch_stats = lax.pmean((grads, loss, parts, batch_stats), axis_name)
     updates, opt_state = recipe.transform.update(grads, state.opt_state, state.params)

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from batnet_jax.finite import Suspects, first_bad
+from batnet_jax.packing import unpack_state
 from batnet_jax.schedule import Schedule
 from batnet_jax.steps import TrainState
 
@@ -94,10 +95,10 @@ class Window:
         Args:
           step: the last of the window.
           state: after it, on the device.
-        Returns: the state on the host.
+        Returns: the state on the host, not packed.
         Raises: NotFiniteError naming the first step that went wrong.
         """
-        fetched = jax.device_get(state)
+        fetched = unpack_state(jax.device_get(state))
         if name := first_bad(fetched):
             self.check(step)
             raise self._suspects.state(step, name, self._last_row)

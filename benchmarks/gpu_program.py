@@ -68,6 +68,7 @@ def program(task: dict) -> tuple[str, int]:
     from train_step import make_recipe
 
     from batnet_jax import steps
+    from batnet_jax.packing import pack_state
 
     try:
         h100 = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H100)
@@ -77,7 +78,7 @@ def program(task: dict) -> tuple[str, int]:
     recipe = make_recipe(task, axis_name=None)
     size, batch = tuple(task["size"]), task["batch"]
     shapes = (
-        jax.eval_shape(lambda: jax.tree.map(jnp.asarray, steps.init_state(recipe, size))),
+        pack_state(steps.init_state(recipe, size), kernels=True),
         {
             "image": jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8),
             "label": jax.ShapeDtypeStruct((batch,), jnp.int32),

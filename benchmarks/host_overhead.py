@@ -32,6 +32,7 @@ from batnet_jax.evaluate import open_store
 from batnet_jax.finite import Suspects
 from batnet_jax.journal import Journal
 from batnet_jax.models.layers import AXIS
+from batnet_jax.packing import pack_state, unpack_state
 from batnet_jax.schedule import batch_size, batches, plan_schedule
 from batnet_jax.steps import init_state, make_recipe
 from batnet_jax.window import Window
@@ -58,7 +59,7 @@ class Loop:
         batch = {"image": store.batch(rows), "label": labels[rows].astype(np.int32)}
         sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
         self.batch = jax.device_put(jax.tree.map(devices.split, batch), sharding)
-        self.state = devices.replicate(self.fresh())
+        self.state = devices.replicate(pack_state(self.fresh()))
         self.alone(2)
 
     def fresh(self):
@@ -108,10 +109,10 @@ class Loop:
 def save_seconds(state, workdir: Path) -> tuple[float, float]:
     """Seconds that saving a checkpoint holds the loop up, and until it is on the disk."""
     manager = checkpoint.open_manager(workdir)
-    checkpoint.save(manager, 1, state, {})  # what is done once
+    checkpoint.save(manager, 1, unpack_state(jax.device_get(state)), {})  # what is done once
     manager.wait_until_finished()
     start = time.perf_counter()
-    checkpoint.save(manager, 2, state, {})
+    checkpoint.save(manager, 2, unpack_state(jax.device_get(state)), {})
     held = time.perf_counter() - start
     manager.wait_until_finished()
     done = time.perf_counter() - start

@@ -123,6 +123,7 @@ class Ours:
         from batnet_jax import devices
         from batnet_jax.backend import choose_cpu_libraries
         from batnet_jax.models.layers import AXIS
+        from batnet_jax.packing import pack_state
         from batnet_jax.steps import init_state
         from batnet_jax.train import pmap_step
 
@@ -133,7 +134,8 @@ class Ours:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         recipe = make_recipe(task, axis_name=AXIS if jax.device_count() > 1 else None)
         self.function = pmap_step(recipe)
-        self.state = devices.replicate(init_state(recipe, tuple(task["size"])))
+        state = pack_state(init_state(recipe, tuple(task["size"])))
+        self.state = devices.replicate(state)
         self.batch = {"image": task["images"], "label": task["labels"].astype(np.int32)}
 
     def _split(self) -> dict:

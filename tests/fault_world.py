@@ -15,6 +15,7 @@ from batnet_jax import checkpoint, starting
 from batnet_jax import train as training
 from batnet_jax.collection import open_collection
 from batnet_jax.config import default_config
+from batnet_jax.packing import pack_state, unpack_state
 from batnet_jax.steps import TrainState
 
 STEPS = 8
@@ -44,14 +45,16 @@ def fake_state(recipe, image_size):
 def fake_step(state, batch, *, recipe):
     """Depends on the state, the images and the labels."""
     del recipe
+    state = unpack_state(state)
     pixels = batch["image"].astype(jnp.float32).mean() / 255
     loss = pixels + jnp.mean(batch["label"]) + jnp.abs(state.params["w"]).mean()
     momentum = 0.9 * state.opt_state["momentum"] + loss
     parts = {"loss": loss, "loss_ce": loss / 2, "loss_triplet": loss / 2, "lr": jnp.float32(0.1)}
-    return TrainState(
+    after = TrainState(
         state.step + 1, state.seed, {"w": state.params["w"] * 0.9 + momentum}, {},
         {"momentum": momentum},
-    ), parts  # fmt: skip
+    )  # fmt: skip
+    return pack_state(after), parts
 
 
 def fake_embed(model, variables):

@@ -39,11 +39,11 @@ def test_a_run_without_faults(runs):
 
 def lose_loss(state, parts):
     bad = {name: value * jnp.nan for name, value in parts.items()}
-    return state.replace(params={"w": state.params["w"] * jnp.nan}), bad
+    return state.replace(params=jax.tree.map(lambda w: w * jnp.nan, state.params)), bad
 
 
 def lose_state(state, parts):
-    return state.replace(opt_state={"momentum": state.opt_state["momentum"] * jnp.inf}), parts
+    return state.replace(opt_state=jax.tree.map(lambda m: m * jnp.inf, state.opt_state)), parts
 
 
 @pytest.mark.parametrize(

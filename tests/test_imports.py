@@ -30,6 +30,7 @@ ORDER = {
     "schedule, window": "a run in steps and batches; the figures of some of its steps",
     "steps": "one step, a plain function of models, losses and optimizer",
     "accumulation": "a batch in parts, losses of the whole; around `models`, for `steps`",
+    "packing": "many arrays as one, for what a step is called with; a leaf",
     "devices": "how arrays lie under pmap; takes the axis's name from `models`",
     "models": "the networks alone, for use in other programs too",
     "losses, optimizer, augment": "pure functions of arrays",

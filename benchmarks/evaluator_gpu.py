@@ -10,14 +10,18 @@ every n-th query and gallery item. In one process, in turns, the best of the rep
 * with upload: the same from NumPy arrays, chunk by chunk;
 * counting: the evaluator's device work by its trace, product included: what it adds to the product;
 * features to metrics: the whole call, from NumPy arrays to a dictionary: checks, unit length,
-  the plan, upload, ranks, metrics.
+  the plan, upload, ranks, metrics; with features rounded to bfloat16; and with XLA's sums in place
+  of the counting kernel.
+* upload: of the gallery alone, as one array, and in pieces, as the evaluator does it.
 """
 
 import argparse
 import platform
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +29,8 @@ import numpy as np
 from evaluator import DIMENSIONS, draw_labels, read_list
 from kernels import device_events, read_events, summarise
 
-from batnet_jax.retrieval import evaluate
+from batnet_jax.retrieval import evaluate, ranks
+from batnet_jax.retrieval.ready import upload
 
 BLOCK, CHUNK = 1024, 32768
 
@@ -81,9 +86,15 @@ def main() -> None:
     blocks, chunks = pieces(query, BLOCK), pieces(gallery, CHUNK)
     here = [jax.device_put(block) for block in blocks], [jax.device_put(c) for c in chunks]
 
-    def whole(**options) -> float:
+    def whole(way: str = "", **options) -> float:
+        with patch.object(ranks, "_way", (lambda: way) if way else ranks._way):
+            start = time.perf_counter()
+            evaluate(query, q_pids, q_cameras, gallery, pids, cameras, **options)
+            return time.perf_counter() - start
+
+    def put(how: Callable) -> float:
         start = time.perf_counter()
-        evaluate(query, q_pids, q_cameras, gallery, pids, cameras, **options)
+        how(gallery).block_until_ready()
         return time.perf_counter() - start
 
     ways = {
@@ -91,6 +102,9 @@ def main() -> None:
         "product with upload": lambda: multiply([jnp.asarray(b) for b in blocks], chunks),
         "features to metrics": whole,
         "features to metrics, bfloat16": lambda: whole(dtype="bfloat16"),
+        "features to metrics, by XLA's sums": lambda: whole("sums"),
+        "upload at once": lambda: put(jax.device_put),
+        "upload in pieces": lambda: put(upload),
     }
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.repeats + 1):
@@ -114,8 +128,8 @@ def main() -> None:
     for name, seconds in best.items():
         first = f"{times[name][0]:.1f}" if name in times else ""
         ratio = seconds / best["product"]
-        rate = flops / seconds / 1e12
-        print(f"| {name} | {1e3 * seconds:,.1f} | {ratio:.2f} | {rate:,.1f} | {first} |")
+        rate = "" if "upload " in name else f"{flops / seconds / 1e12:,.1f}"
+        print(f"| {name} | {1e3 * seconds:,.1f} | {ratio:.2f} | {rate} | {first} |")
     print("\n" + "\n".join(summarise(events, 12)))
 
 

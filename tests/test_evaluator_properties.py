@@ -121,13 +121,14 @@ def test_blocks_and_chunks_do_not_matter(seed, block, chunk):
     assert rank(case, block=block, chunk=chunk) == rank(case)
 
 
-def test_counting_in_plain_sums_is_counting_in_windows(monkeypatch):
-    """Both ways, where most scores are equal to some other."""
+@pytest.mark.parametrize("way", ["kernel", "sums"])
+def test_other_ways_to_count_are_counting_in_windows(way, monkeypatch):
+    """Where most scores are equal to some other."""
     for seed in range(6):
         _, case = make_case(seed, ties=True)
         expected = rank(case, block=16)
         with monkeypatch.context() as patch:
-            patch.setattr(ranks, "_in_windows", lambda: False)
+            patch.setattr(ranks, "_way", lambda: way)
             assert rank(case, block=16) == expected
             assert rank(case, block=8, chunk=64) == expected
 

@@ -94,6 +94,19 @@ def test_an_accelerator_with_room_gathers_the_rows_itself(monkeypatch, tmp_path)
         evaluate(**case | {"gallery_features": strange}, chunk=64)
 
 
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_an_array_goes_to_an_accelerator_in_pieces(rows, monkeypatch):
+    array = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32)
+    sizes = []
+    put = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda part: sizes.append(len(part)) or put(part))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(ready, "_PIECE", 64)
+    np.testing.assert_array_equal(ready.upload(array), array)
+    assert len(sizes) == {1: 1, 5: 2, 64: 16}[rows]
+    assert sum(sizes) == rows
+
+
 def test_more_chunks_than_may_be_in_the_queue(monkeypatch):
     _, case = make_case(3, ties=True)
     case = {name: np.concatenate([values] * 20) for name, values in case.items()}

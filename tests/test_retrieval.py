@@ -117,9 +117,9 @@ def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="re
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("size", [(33, 150, 9), (90, 700, 40), (200, 1000, 12)], ids=str)
-@pytest.mark.parametrize("windows", [True, False], ids=["as on a CPU", "as on a GPU"])
-def test_ranks_are_a_stable_sort_of_the_own_scores(monkeypatch, metric, size, windows):
-    monkeypatch.setattr(ranks_module, "_in_windows", lambda: windows)
+@pytest.mark.parametrize("way", ["windows", "kernel", "sums"])
+def test_ranks_are_a_stable_sort_of_the_own_scores(monkeypatch, metric, size, way):
+    monkeypatch.setattr(ranks_module, "_way", lambda: way)
     num_query, num_gallery, identities = size
     rng = np.random.default_rng(num_query)
     case = (

@@ -98,7 +98,8 @@ def count_ahead(
       rows: queries of a step.
       windows: compare window by window, for a CPU; else in plain sums, with `rows` all of them.
       bound: a number of steps, no fewer than `steps`, to take instead: those of `work` after the
-        last find nothing. Known when it compiles, as a GPU asks its host after each step else.
+        last find nothing. Known when it compiles, as an accelerator may ask its host after each
+        step else.
     """
     if windows:
         scores = scores.reshape(len(scores), -1, WINDOW)
@@ -132,7 +133,7 @@ def _count_rows(
 
     A sum for each slot, of the same scores: XLA makes one kernel of them, which reads these once.
     """
-    place, below = jnp.arange(scores.shape[1]), _next_below(limits)
+    place, below = jnp.arange(scores.shape[1]), next_below(limits)
     sums = [
         (scores > jnp.where(place < before[:, k, None], below[:, k, None], limits[:, k, None])).sum(
             1, dtype=jnp.int32
@@ -156,7 +157,7 @@ def _count_windows(
     """
     _, count, width = windows.shape
     ends = width * (1 + jnp.arange(count))[:, None]
-    limit = jnp.where(before[:, None] >= ends, _next_below(limits)[:, None], limits[:, None])
+    limit = jnp.where(before[:, None] >= ends, next_below(limits)[:, None], limits[:, None])
     ahead = jnp.zeros(limit.shape, jnp.int32)
     for k in range(width):
         first = row, *map(jnp.int32, (0, k))  # of one type under jax_enable_x64 too
@@ -182,7 +183,7 @@ def _count_ties(
     return ((scores == limits[..., None]) & ahead).sum(2, dtype=jnp.int32)
 
 
-def _next_below(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
+def next_below(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
     """The next float32 below; below zero, and what is as good as zero, it is -`_TINY`."""
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
     below = jax.lax.bitcast_convert_type(jnp.where(x > 0, bits - 1, bits + 1), jnp.float32)

@@ -18,8 +18,8 @@ class Page(NamedTuple):
     items: Array  # which of the wanted items
     limits: Array
     counts: Array
-    work: Array  # [devices, steps, 2] see `count_ahead`
-    steps: Array  # [devices]
+    work: Array | None  # [devices, steps, 2] see `count.count_ahead`; None for the kernel
+    steps: Array | None  # [devices]
     bound: int | None  # no more than so many; None: each device takes its own `steps`
 
 
@@ -69,7 +69,7 @@ class Layout:
         plan: Plan,
         place: np.ndarray,
         queries: Callable[[np.ndarray], Float[Array, "n d"]],
-        steps: Steps,
+        steps: Steps | None,
     ):
         """Prepares.
 
@@ -77,7 +77,7 @@ class Layout:
           plan: see `plan`.
           place: [g] which of the wanted items a gallery item is.
           queries: gives the features of queries by their indices.
-          steps: see there.
+          steps: see there; None where nothing is counted in steps.
         """
         self._plan = plan
         self._queries = queries
@@ -120,9 +120,12 @@ class Layout:
 
     def _work(
         self, pages: int, group: Group
-    ) -> tuple[list[np.ndarray], list[np.ndarray], list[int | None]]:
+    ) -> tuple[list[np.ndarray | None], list[np.ndarray | None], list[int | None]]:
         """`work`, `steps` and `bound` of each page."""
         rows, step = self._plan.rows, self._steps
+        if step is None:
+            nothing = [None] * pages
+            return nothing, nothing, nothing
         every = list_steps(np.full(rows, PAGE), step.rows)
         counts = np.zeros((len(group.blocks), rows), np.int64)
         for device, block in enumerate(group.blocks):
@@ -144,7 +147,10 @@ class Layout:
 def collect(pairs: Pairs, pages: Iterable[Page]) -> Int32[np.ndarray, " m"]:
     """The ranks of the relevant items of this host's queries, 0 for those of other hosts."""
     pages = list(pages)
-    ranks = np.zeros(len(pairs.items) + 1, np.int32)
-    for page, counts in zip(pages, jax.device_get([page.counts for page in pages]), strict=True):
-        ranks[page.where] = 1 + counts  # what is nowhere goes to the last
-    return ranks[:-1]
+    for page in pages:
+        page.counts.copy_to_host_async()  # those that are counted, while others are
+    ranks = np.zeros(len(pairs.items), np.int32)
+    for page in pages:
+        here = page.where >= 0
+        ranks[page.where[here]] = 1 + np.asarray(page.counts)[here]
+    return ranks

@@ -83,7 +83,7 @@ def relevant_ranks(
     is_wanted = np.zeros(len(gallery.pids), bool)
     is_wanted[plan.relevant.items] = is_wanted[plan.removed.items] = True
     wanted, place = np.flatnonzero(is_wanted), np.cumsum(is_wanted) - 1
-    lay_out = Layout(plan, place, queries, Steps(_rows_at_once(plan.rows), not _in_windows()))
+    lay_out = Layout(plan, place, queries, _steps(plan.rows))
     ready = Ready(plan.length, query_features.shape[1], metric, dtype)
     load = functools.partial(_load, take, plan, wanted, ready)
     blocks: dict[int, Block] = {}
@@ -230,8 +230,8 @@ def _count(block: Block, tile: _Tile, active: np.ndarray) -> Block:
             tile.columns,
             tile.filled,
             active,
-            page.work,
-            page.steps,
+            work=page.work,
+            steps=page.steps,
             bound=page.bound,
         )
 
@@ -263,9 +263,16 @@ def _hide_removed(*args: Any) -> Array:
     return on_devices(count.hide_removed, (0, 0, None, 0), (0,))(*args)
 
 
-def _count_ahead(scores: Array, *args: Any, bound: int | None) -> Array:
-    function = _counting(_rows_at_once(scores.shape[1]), _in_windows(), bound)
-    return on_devices(function, (0, 0, 0, 0, None, None, 0, 0, 0), (3,))(scores, *args)
+def _count_ahead(scores: Array, *args: Any, work: Any, steps: Any, bound: int | None) -> Array:
+    if _way() == "kernel":
+        from batnet_jax.retrieval import count_kernel
+
+        return on_devices(count_kernel.count_ahead, (0, 0, 0, 0, None, None, 0), (3,))(
+            scores, *args
+        )
+    function = _counting(_rows_at_once(scores.shape[1]), _way() == "windows", bound)
+    axes = (0, 0, 0, 0, None, None, 0, 0, 0)
+    return on_devices(function, axes, (3,))(scores, *args, work, steps)
 
 
 @functools.cache
@@ -273,10 +280,21 @@ def _counting(rows: int, windows: bool, bound: int | None) -> Callable:
     return functools.partial(count.count_ahead, rows=rows, windows=windows, bound=bound)
 
 
-def _in_windows() -> bool:
-    """A CPU's cache wants a few queries at a time; a GPU or TPU all that there are."""
-    return jax.default_backend() == "cpu"
+def _way() -> str:
+    """How to count.
+
+    A CPU's cache wants a few queries at a time, in windows; a GPU has a kernel; a TPU takes plain
+    sums of all queries.
+    """
+    return {"cpu": "windows", "gpu": "kernel"}.get(jax.default_backend(), "sums")
+
+
+def _steps(block: int) -> Steps | None:
+    """None: a kernel needs no list of them."""
+    if _way() == "kernel":
+        return None
+    return Steps(_rows_at_once(block), bounded=_way() == "sums")
 
 
 def _rows_at_once(block: int) -> int:
-    return min(ROWS, block) if _in_windows() else block
+    return min(ROWS, block) if _way() == "windows" else block

@@ -15,6 +15,8 @@ INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.t
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
+# Large pages, a tenth faster on a CPU: docs/performance.md.
+demo: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 demo: $(VENV)/.test  ## train and evaluate on the embedded data set
 	$(RUN) -m batnet_jax.main --config=configs/demo.py $(ARGS)
 

@@ -37,8 +37,10 @@ def pack(tree: Any, *, kernels: bool) -> Packed:
     """Arrays on the host to arrays on the host, or traced ones to traced ones.
 
     Args:
-      tree: arrays of one type.
+      tree: arrays, of one type as far as they are joined.
       kernels: all are joined, else vectors only.
+
+    Raises: TypeError for several types.
     """
     return _join(tree, [kernels or leaf.ndim == 1 for leaf in jax.tree.leaves(tree)])
 
@@ -56,6 +58,11 @@ def _join(tree: Any, which: list[bool]) -> Packed:
     joined = [leaf.ravel() for leaf, one in zip(leaves, which, strict=True) if one]
     others = [leaf for leaf, one in zip(leaves, which, strict=True) if not one]
     shapes = tuple(leaf.shape if one else None for leaf, one in zip(leaves, which, strict=True))
+    types = {leaf.dtype for leaf in joined}
+    if len(types) > 1:
+        raise TypeError(
+            f"arrays of {len(types)} types do not go into one: {sorted(map(str, types))}"
+        )
     together = numpy.concatenate(joined) if joined else numpy.zeros(0, np.float32)
     return Packed(together, others, structure, shapes)
 

@@ -23,6 +23,7 @@ from batnet_jax import devices, losses
 from batnet_jax.config import default_config
 from batnet_jax.models import BATNet, googlenet
 from batnet_jax.models.layers import AXIS
+from batnet_jax.packing import pack_state, unpack_state
 from batnet_jax.steps import init_state, make_recipe, train_step
 
 DEVICES = 8
@@ -59,10 +60,12 @@ def take_step(axis_name, *, sync_batch_norm=True):
     step = functools.partial(train_step, recipe=recipe)
     if axis_name:
         step = jax.pmap(step, axis_name, in_axes=(None, 0), out_axes=(None, None))
-        state, batch = devices.replicate(state), jax.tree.map(devices.split, batch)
+        state = devices.replicate(pack_state(state))  # as `train.run_steps` has it
+        batch = jax.tree.map(devices.split, batch)
     else:
         step = jax.jit(step)
     state, metrics = step(state, batch)
+    state = unpack_state(jax.device_get(state))
     return {"metrics": metrics, "gradients": state.opt_state, "stats": state.batch_stats}
 
 

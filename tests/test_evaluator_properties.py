@@ -133,6 +133,23 @@ def test_other_ways_to_count_are_counting_in_windows(way, monkeypatch):
             assert rank(case, block=8, chunk=64) == expected
 
 
+@pytest.mark.parametrize("sizes", [(100, 6000, 2300), (5, 292, 700, 503)], ids=str)
+def test_an_identity_may_be_larger_than_an_even_share(sizes):
+    rng = np.random.default_rng(0)
+    gallery = sum(sizes)
+    case = {
+        "query_features": rng.integers(-3, 4, (6, 8)).astype(np.float32),
+        "query_pids": np.arange(6) % 2,
+        "query_cameras": np.ones(6, int),
+        "gallery_features": rng.integers(-3, 4, (gallery, 8)).astype(np.float32),
+        "gallery_pids": rng.permutation(np.repeat(np.arange(len(sizes)), sizes)),
+        "gallery_cameras": np.zeros(gallery, int),
+    }
+    whole = rank(case, chunk=gallery)
+    assert rank(case) == whole
+    assert rank(case, chunk=256) == whole
+
+
 def test_chunks_that_find_no_room_are_asked_for_again(monkeypatch):
     _, case = make_case(3, ties=True)
     case = {k: np.concatenate([v] * 20) for k, v in case.items()}

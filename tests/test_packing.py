@@ -43,6 +43,12 @@ def test_gradients_are_packed_as_the_parameters_are(kernels):
     assert pack_like(gradients, TREE) is gradients
 
 
+def test_arrays_of_several_types_do_not_become_one():
+    tree = {"count": np.zeros(3, np.int32), "scale": np.ones(2, np.float32)}
+    with pytest.raises(TypeError, match=r"float32.*int32"):
+        pack(tree, kernels=False)
+
+
 def test_a_tree_without_vectors_and_one_of_nothing():
     for tree in ({"kernel": np.ones((2, 3))}, {}):
         assert_equal(unpack(pack(tree, kernels=False)), tree)

@@ -50,7 +50,7 @@ def count_ahead(
         interpret=jax.default_backend() != "gpu",  # for tests
         name="count_ahead",
     )(scores, limits, columns[items], numbers, filled[None])
-    return counts + jnp.where(jnp.arange(page) < numbers[:, None], ahead.sum(0), 0)
+    return counts + jnp.where(jnp.arange(page) < numbers[:, None], ahead.sum(0, dtype=jnp.int32), 0)
 
 
 def _kernel(scores_ref, limits_ref, before_ref, number_ref, filled_ref, ahead_ref) -> None:

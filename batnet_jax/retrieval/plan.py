@@ -158,7 +158,7 @@ def _pack(sizes: np.ndarray, gallery: int, chunk: int) -> tuple[int, Int32[np.nd
     """The length of the chunks, and which each identity goes to: as few and as even as may be."""
     usual = max(min(chunk, gallery), int(sizes.max(initial=1)))
     parts = -(-gallery // usual)
-    length = -(-gallery // parts)
+    length = max(-(-gallery // parts), int(sizes.max(initial=1)))
     while True:
         length = _round_up(length, LANES)
         home_of = _first_fit(sizes, length)

@@ -7,6 +7,7 @@ full. `plan` says what meets what, `count` what a tile yields.
 """
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -283,10 +284,21 @@ def _counting(rows: int, windows: bool, bound: int | None) -> Callable:
 def _way() -> str:
     """How to count.
 
-    A CPU's cache wants a few queries at a time, in windows; a GPU has a kernel; a TPU takes plain
-    sums of all queries.
+    A CPU's cache wants a few queries at a time, in windows; a GPU has a kernel, if XLA compiles it
+    for it; others take plain sums of all queries.
     """
-    return {"cpu": "windows", "gpu": "kernel"}.get(jax.default_backend(), "sums")
+    if jax.default_backend() == "cpu":
+        return "windows"
+    return "kernel" if _has_kernels(jax.local_devices()[0]) else "sums"
+
+
+def _has_kernels(device: Any) -> bool:
+    """Whether Pallas has kernels for it: of NVIDIA's from compute capability 8.0 (Ampere) on."""
+    capability = str(getattr(device, "compute_capability", ""))
+    if device.platform != "gpu" or not capability:
+        return False
+    number = re.fullmatch(r"(\d+)\.\d+", capability)
+    return not number or int(number[1]) >= 8  # AMD's have names
 
 
 def _steps(block: int) -> Steps | None:

@@ -22,7 +22,9 @@ from batnet_jax.retrieval.scores import near_one, row_lengths
 # often as asked.
 Take = Callable[[np.ndarray], Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | Sound]
 
-_SHARE = 0.25  # of an accelerator's memory, at most, for the gallery as it was given
+_SHARE = (
+    0.25  # of an accelerator's memory, at most, for the gallery as it was given; twice at first
+)
 _PIECES, _PIECE = 16, 2**20  # an array goes to an accelerator in so many, of so many bytes or more
 
 

@@ -1,6 +1,6 @@
 """Queries and what they look for, laid out on the devices in arrays of few shapes."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import jax
@@ -120,7 +120,7 @@ class Layout:
 
     def _work(
         self, pages: int, group: Group
-    ) -> tuple[list[np.ndarray | None], list[np.ndarray | None], list[int | None]]:
+    ) -> tuple[Sequence[np.ndarray | None], Sequence[np.ndarray | None], Sequence[int | None]]:
         """`work`, `steps` and `bound` of each page."""
         rows, step = self._plan.rows, self._steps
         if step is None:

@@ -40,14 +40,11 @@ alone: its memory and time with the batch in so many parts.
 """
 
 import argparse
-import contextlib
 import ctypes
 import json
 import os
 import platform
 import re
-import select
-import signal
 import statistics
 import subprocess
 import sys
@@ -59,6 +56,7 @@ from pathlib import Path
 
 import numpy as np
 from network_cost import training_flops
+from race import race, search_path
 
 MIB = 2**20
 PEERS = (
@@ -258,105 +256,6 @@ def work(task: dict) -> None:
         print(json.dumps(answer), file=channel, flush=True)
 
 
-class Worker:
-    """A contestant's process, as seen from outside."""
-
-    def __init__(self, task: dict):
-        """Starts it; `wait` returns when it is ready."""
-        self.name = task["name"]
-        self.figures: dict = {"seconds": []}
-        self._errors = Path(task["folder"]) / f"{task['name']}.txt"
-        environment = os.environ | {
-            "PYTHONPATH": search_path(),
-            "JAX_PLATFORMS": {"cpu": "cpu", "gpu": "cuda"}[task["device"]],
-            "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-            "TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1",
-            "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0],
-        }
-        with self._errors.open("w") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, __file__, "--child", json.dumps(task)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-                start_new_session=True,  # so that what compiles for it can be ended with it
-            )
-
-    def read(self, patience: float | None = None):
-        """The next answer; None where the process has ended, whose last words are in `error`.
-
-        One that gives none for so many seconds is ended.
-        """
-        if not select.select([self._process.stdout], [], [], patience)[0]:
-            self._kill()
-            self.figures["error"] = "not ready in time"
-            return None
-        line = self._process.stdout.readline()
-        if line:
-            return json.loads(line)
-        self._process.wait()
-        lines = [line.strip() for line in self._errors.read_text().splitlines() if line.strip()]
-        self.figures["error"] = (lines or [f"exit {self._process.returncode}"])[-1][:200]
-        return None
-
-    def ask(self, request):
-        """Sends a request; returns its answer."""
-        if "error" in self.figures:
-            return None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
-        return self.read()
-
-    def close(self) -> None:
-        """Ends it."""
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(30)
-        except subprocess.TimeoutExpired:  # it compiles still
-            self._kill()
-        self._process.stdout.close()
-
-    def _kill(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
-
-
-def race(
-    tasks: list[dict],
-    repeats: int,
-    profile: Path | None,
-    at_once: bool = False,
-    patience: float = 3600,
-) -> list[dict]:
-    """Lets contestants take turns; returns the figures of each."""
-    workers: list[Worker] = []
-    start = time.perf_counter()
-    try:
-        for number, task in enumerate(tasks):
-            while len(workers) < (len(tasks) if at_once else number + 1):
-                workers.append(Worker(tasks[len(workers)]))
-            left = max(0.0, start + patience - time.perf_counter())
-            workers[number].figures |= workers[number].read(left) or {}
-            seconds = time.perf_counter() - start
-            print(f"{task['name']}: ready after {seconds:.0f} s", file=sys.stderr, flush=True)
-        for _ in range(repeats):
-            for worker in workers:
-                seconds = worker.ask("take")
-                worker.figures["seconds"] += [seconds] if seconds else []
-        for worker, task in zip(workers, tasks, strict=True):
-            if profile:
-                kind = f"{task['name']}-{task['dtype']}-{task['width']:g}"
-                worker.ask({"profile": str(profile / kind)})
-            worker.figures |= worker.ask("end") or {}
-    finally:
-        for worker in workers:
-            worker.close()
-    return [worker.figures for worker in workers]
-
-
 def print_table(tasks: list[dict], results: list[dict]) -> None:
     """A row a contestant; "x" is how many times slower than ours, by the medians."""
     ours = next((r for t, r in zip(tasks, results, strict=True) if t["name"] == "ours"), {})
@@ -444,6 +343,7 @@ def make_tasks(args: argparse.Namespace, dtype: str, width: float, folder: str) 
         "side": 256 if args.quick else SIDE[args.device],
         "flops": training_flops(size=tuple(args.size), **net),
         "folder": folder,
+        "script": __file__,
         "weights": str(Path(folder) / f"{width:g}.safetensors"),
     }
     return [{**task, "name": name} for name in args.only]
@@ -476,11 +376,6 @@ def run(argv: list[str]) -> None:
                     )
                 ]
                 print_table(tasks, results)
-
-
-def search_path() -> str:
-    """Where children find the package, and what else this process finds."""
-    return os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
 
 
 def prepare(task: dict) -> None:

@@ -262,3 +262,22 @@ def test_dropout_is_off_in_evaluation_and_at_rate_zero(rng):
     x = rng.normal(size=(4, 5))
     np.testing.assert_array_equal(Dropout(0.5).apply({}, x, train=False), x)
     np.testing.assert_array_equal(Dropout(0.0).apply({}, x, train=True), x)
+
+
+@pytest.mark.parametrize("kept", ["float64", "bfloat16"])
+def test_the_gradient_of_a_1x1_convolution(rng, kept):
+    """Every element by itself, in float64; in bfloat16 the types stay, and the values about."""
+    x, matrix, dy = (rng.normal(size=shape) for shape in ((2, 3, 4, 5), (5, 6), (2, 3, 4, 6)))
+    given = jnp.asarray(x, kept), jnp.asarray(matrix, kept)
+    y, back = jax.vjp(layers.product, *given)
+    by_x, by_matrix = back(jnp.asarray(dy, kept))
+    assert {y.dtype, by_x.dtype, by_matrix.dtype} == {jnp.dtype(kept)}
+    want_y, want_x, want_matrix = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(matrix.shape)
+    for place in np.ndindex(2, 3, 4):
+        for c, d in np.ndindex(5, 6):
+            want_y[place][d] += x[place][c] * matrix[c, d]
+            want_x[place][c] += dy[place][d] * matrix[c, d]
+            want_matrix[c, d] += x[place][c] * dy[place][d]
+    tolerance = 1e-10 if kept == "float64" else 0.2
+    for got, want in (y, want_y), (by_x, want_x), (by_matrix, want_matrix):
+        np.testing.assert_allclose(np.asarray(got, float), want, rtol=0, atol=tolerance)

@@ -67,11 +67,15 @@ class PartStreams(nn.Module):
         Returns: [b, h / 2, w / 2, T * 1024 * width]; of resnet50 T * 2048 * width.
         """
         matrix = part_sampling_matrix(self.num_parts, x.shape[1], self.sampling)
-        regions = jnp.einsum("tij,bjwc->tbiwc", matrix.astype(x.dtype), x)
+        batch, height, w, c = x.shape
+        rows = x.reshape(batch, height, w * c)
         block = BACKBONES[self.backbone]
         shared = {"width": self.width, "axis_name": self.axis_name, "dtype": self.dtype}
         streams = []
         for t in range(self.num_parts):
-            part = block(3, name=f"stream{t}_blk3", **shared)(regions[t], train=train)
+            # A product for each image: nothing has to be turned round, here or in the gradient.
+            sample = jnp.broadcast_to(matrix[t].astype(x.dtype), (batch, height, height))
+            region = jnp.einsum("bij,bjk->bik", sample, rows).reshape(x.shape)
+            part = block(3, name=f"stream{t}_blk3", **shared)(region, train=train)
             streams.append(block(4, name=f"stream{t}_blk4", **shared)(part, train=train))
         return jnp.concatenate(streams, axis=-1)

@@ -85,8 +85,8 @@ def unpack(tree: Any) -> Any:
 def pack_state(state: Any, *, kernels: bool | None = None) -> Any:
     """A state, each dict of arrays in it packed: parameters, statistics, Adam's moments.
 
-    By default kernels too on a GPU, where Adam's update of one is two or three of its own; but
-    elsewhere vectors only: joining and taking apart all costs a CPU more than it saves.
+    By default kernels too on a GPU, where Adam's update of one takes two or three launches;
+    elsewhere vectors only, as what is joined is copied twice a step.
     """
     if kernels is None:
         kernels = jax.default_backend() == "gpu"

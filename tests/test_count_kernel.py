@@ -68,7 +68,7 @@ def test_is_a_kernel_where_there_is_a_gpu(monkeypatch):
         ("gpu", "7.5", "sums"),  # of a T4: Pallas's kernels want 8.0
         ("gpu", "8.0", "kernel"),
         ("gpu", "12.0", "kernel"),
-        ("gpu", "gfx942", "kernel"),
+        ("gpu", "gfx942", "sums"),
         ("gpu", "", "sums"),
     ],
 )

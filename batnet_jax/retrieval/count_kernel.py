@@ -3,7 +3,7 @@
 A program takes some columns of one row of the tile, and keeps them in its registers while it goes
 through the row's relevant items. So it counts for those that there are; XLA's sums go through eight
 items at a time, for as many as any row of the block has, and read and compare all scores anew for
-each eight: three to four times as long on an H100 (`benchmarks/evaluator_gpu.py`).
+each eight. `benchmarks/evaluator_gpu.py` times both.
 """
 
 import jax

@@ -293,12 +293,10 @@ def _way() -> str:
 
 
 def _has_kernels(device: Any) -> bool:
-    """Whether Pallas has kernels for it: of NVIDIA's from compute capability 8.0 (Ampere) on."""
-    capability = str(getattr(device, "compute_capability", ""))
-    if device.platform != "gpu" or not capability:
-        return False
+    """Whether Pallas has kernels for it: NVIDIA's from compute capability 8.0 (Ampere) on."""
+    capability = str(getattr(device, "compute_capability", ""))  # AMD's have names
     number = re.fullmatch(r"(\d+)\.\d+", capability)
-    return not number or int(number[1]) >= 8  # AMD's have names
+    return device.platform == "gpu" and number is not None and int(number[1]) >= 8
 
 
 def _steps(block: int) -> Steps | None:

@@ -22,9 +22,8 @@ from batnet_jax.retrieval.scores import near_one, row_lengths
 # often as asked.
 Take = Callable[[np.ndarray], Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | Sound]
 
-_SHARE = (
-    0.25  # of an accelerator's memory, at most, for the gallery as it was given; twice at first
-)
+# Of an accelerator's memory, at most, for the gallery as it was given; twice that when it comes.
+_SHARE = 0.25
 _PIECES, _PIECE = 16, 2**20  # an array goes to an accelerator in so many, of so many bytes or more
 
 
@@ -59,8 +58,7 @@ def _hold(gallery: Float32[np.ndarray, "g d"]) -> Float32[Array, "g d"] | None:
 def upload(array: np.ndarray) -> Array:
     """The array on a device, or on its way there.
 
-    An accelerator's threads copy pieces side by side: three times as fast
-    (`benchmarks/evaluator_gpu.py`).
+    To an accelerator pieces are copied side by side; `benchmarks/evaluator_gpu.py` times both ways.
     """
     count = min(_PIECES, array.nbytes // _PIECE)
     if jax.default_backend() == "cpu" or count < 2:

@@ -308,17 +308,18 @@ status=0
 BATNET_DISTRIBUTED=1 .venv/bin/python -m batnet_jax.main $main || status=\$?
 echo \$status >~/batnet_run/status") >log 2>&1 </dev/null &
 for _ in \$(seq 50); do
-  if [ -e status ] || ! flock -n lock true; then exit 0; fi
+  if [ -s status ] || ! flock -n lock true; then exit 0; fi
   sleep 0.1
 done
 TEXT
 }
 
-# The lock goes with its process, so that a host that was started anew does not look busy.
+# The lock goes with its process, so that a host that was started anew does not look busy. A status
+# that is still empty is being written.
 # shellcheck disable=SC2016  # for the shell there
 readonly LOOK='cd ~/batnet_run 2>/dev/null || { echo run:none; exit 0; }
-if [ ! -e status ] && flock -n lock true; then sleep 1; test -e status || { echo run:lost; exit 0; }; fi
-echo "run:$(cat status 2>/dev/null || echo running)"'
+if [ ! -s status ] && flock -n lock true; then sleep 1; test -s status || { echo run:lost; exit 0; }; fi
+echo "run:$(grep . status 2>/dev/null || echo running)"'
 
 # The exit status of all hosts' runs together, or a word: of what ended, the worst counts.
 verdict() {

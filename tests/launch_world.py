@@ -86,6 +86,10 @@ def create(kind):
     if outcome in messages:
         fail(1, messages[outcome])
     for home in world.glob("home*"):
+        lock = home / "batnet_run/lock"
+        if lock.exists():  # what ran there must not write into the new home of that name
+            with open(lock) as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
         shutil.rmtree(home)
     for number in range(int((world / "hosts").read_text())):
         (world / f"home{number}").mkdir()

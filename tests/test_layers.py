@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 from batnet_jax.models import layers
-from batnet_jax.models.layers import AXIS, BatchNorm, ConvBN, Dropout, ceil_padding, max_pool
+from batnet_jax.models.layers import AXIS, BatchNorm, ConvBN, Dropout
 
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
 
@@ -194,46 +194,6 @@ def test_pointwise_convolution_is_a_matrix_product(rng):
     params = variables["params"]["conv"]
     convolved = nn.Conv(5, (1, 1), dtype=jnp.float64).apply({"params": params}, x)
     close(apply(x), np.maximum(convolved, 0) / np.sqrt(1 + 1e-5))
-
-
-@pytest.mark.parametrize("size", [(8, 6), (7, 5), (3, 4), (5, 8), (6, 7)], ids=str)
-@pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (2, "ceil")])
-def test_max_pool_equals_the_oracle(rng, size, stride, padding):
-    x = np.maximum(rng.normal(size=(2, *size, 3)), 0)
-    if padding == "ceil":
-        pads = [ceil_padding(s) for s in size]
-        expected = oracles.max_pool(x, stride=stride, padding=0, ceil=True)
-    else:
-        pads = [(padding, padding)] * 2
-        expected = oracles.max_pool(x, stride=stride, padding=padding)
-    got = max_pool(jnp.asarray(x), stride=stride, padding=pads)
-    np.testing.assert_array_equal(got, expected)
-
-
-def test_ceil_mode_by_hand():
-    # 5 rows: windows 0-2, 2-4. 6 rows: also 4-5, cut at the border.
-    assert ceil_padding(5) == (0, 0)
-    assert ceil_padding(6) == (0, 1)
-    x = jnp.arange(6.0).reshape(1, 6, 1, 1) * jnp.ones((1, 1, 3, 1))
-    pooled = max_pool(x, stride=2, padding=(ceil_padding(6), ceil_padding(3)))
-    np.testing.assert_array_equal(pooled[0, :, 0, 0], [2, 4, 5])
-
-
-def test_max_pool_gradient_goes_to_the_maximum(rng):
-    x = rng.permutation(2 * 7 * 6 * 2).reshape(2, 7, 6, 2) + 1.0  # no ties
-    shape = (2, 4, 3, 2)
-    weights = rng.normal(size=shape)
-    pool = partial(max_pool, stride=2, padding=[(1, 1), (1, 1)])
-    got = jax.grad(lambda x: (weights * pool(x)).sum())(jnp.asarray(x))
-    expected = np.zeros_like(x)
-    for index in np.ndindex(*shape):
-        b, i, j, c = index
-        rows = slice(max(0, 2 * i - 1), 2 * i + 2)
-        columns = slice(max(0, 2 * j - 1), 2 * j + 2)
-        window = x[b, rows, columns, c]
-        where = np.argwhere(x[b, :, :, c] == window.max())[0]
-        expected[b, where[0], where[1], c] += weights[index]
-    close(got, expected)
 
 
 def dropped(x, key, **kwargs):

@@ -17,7 +17,8 @@ from flax import linen as nn
 from jax import lax
 
 from batnet_jax.models import BATNet
-from batnet_jax.models.layers import BatchNorm, ConvBN, MaxPool
+from batnet_jax.models.layers import BatchNorm, ConvBN
+from batnet_jax.models.pooling import MaxPool
 from batnet_jax.models.second_order import shift_table
 from batnet_jax.steps import embed_step
 

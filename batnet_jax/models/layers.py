@@ -1,4 +1,4 @@
-"""The layers that every block shares: convolution + BN + ReLU, max-pooling, dropout.
+"""The layers that every block shares: convolution + BN + ReLU, dropout.
 
 Three of them are our own where Flax has one, for stated reasons:
 
@@ -9,8 +9,7 @@ Three of them are our own where Flax has one, for stated reasons:
   does not depend on the number of devices.
 """
 
-from collections.abc import Sequence
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import jax
@@ -257,55 +256,6 @@ class ConvBN(nn.Module):
         norm = BatchNorm(self.axis_name, self.dtype, epsilon=self.epsilon, name="bn")
         x = norm(x, train=train, offset=bias)
         return nn.relu(x) if self.relu else x
-
-
-def max_pool(
-    x: jax.Array, *, stride: int, padding: Sequence[tuple[int, int]], window: int = 3
-) -> jax.Array:
-    """Max-pooling of a map that is nowhere negative, so that zero padding is exact.
-
-    Rows, then columns, each the maximum of `window` shifted views: its gradient is a few selects,
-    where that of `reduce_window` is a select-and-scatter, which is slow on a CPU. On a tie the
-    first has the gradient, as in PyTorch, but rows go before columns; behind a ReLU ties are zeros,
-    whose gradient goes no further.
-
-    Args:
-      x: [b, h, w, c], >= 0.
-      stride: 1 or 2.
-      padding: rows' and columns' (before, after).
-      window: its side, 2 or 3.
-    Returns: [b, h', w', c], h' = (h + before + after - window) // stride + 1.
-    """
-    for axis, pad in zip((1, 2), padding, strict=True):
-        widths = [(0, 0)] * x.ndim
-        widths[axis] = pad
-        x = jnp.pad(x, widths)
-        size = (x.shape[axis] - window) // stride + 1
-        views = [
-            lax.slice_in_dim(x, k, k + (size - 1) * stride + 1, stride, axis) for k in range(window)
-        ]
-        x = reduce(lambda a, b: jnp.where(a >= b, a, b), views)
-    return x
-
-
-class MaxPool(nn.Module):
-    """`max_pool` as a module: an export has other words for it, and finds it by its type.
-
-    Attributes: as the arguments of `max_pool`.
-    """
-
-    stride: int
-    padding: Sequence[tuple[int, int]]
-    window: int = 3
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [b, h, w, c], >= 0, to [b, h', w', c]."""
-        return max_pool(x, stride=self.stride, padding=self.padding, window=self.window)
-
-
-def ceil_padding(size: int, window: int = 3) -> tuple[int, int]:
-    """Padding by which pooling at stride 2 covers every row: PyTorch's `ceil_mode`, unpadded."""
-    return 0, (size - window) % 2
 
 
 class Dropout(nn.Module):

@@ -26,9 +26,9 @@ def rng():
     return np.random.default_rng(0)
 
 
-@pytest.fixture(params=["cuda", "default"])
+@pytest.fixture(params=["cuda", "cpu", "default"])
 def platform(request, monkeypatch):
-    """Statistics as on an NVIDIA GPU, and as elsewhere."""
+    """Statistics as on an NVIDIA GPU, on a CPU, and elsewhere."""
 
     def chosen(*args, **forms):
         return forms[request.param](*args)
@@ -137,15 +137,45 @@ def test_batch_norm_over_devices_is_that_of_the_global_batch(rng):
     assert np.abs(alone["mean"] - whole_stats["mean"]).max() > 1e-3
 
 
-@pytest.mark.parametrize(("mean", "error"), [(0, 1e-5), (1e3, 1e-5), (1e5, 1e-4)])
-def test_joint_moments_in_float32_with_a_large_mean(rng, mean, error):
-    # The sum of squares alone, without a value to start from, has no digit left at 1e5.
+JOINT, QUICK = layers._joint_moments, layers._quick_moments
+
+
+@pytest.mark.parametrize(
+    ("moments", "mean", "error"),
+    [
+        *((JOINT, 0, 1e-5), (JOINT, 1e3, 1e-5), (JOINT, 1e5, 1e-4)),
+        *((QUICK, 0, 1e-6), (QUICK, 3.5, 3e-5), (QUICK, 5, 1e-6), (QUICK, 1e3, 1e-6)),
+        (QUICK, 1e4, 1e-4),  # of the mean's own rounding
+    ],
+)
+def test_moments_in_float32_with_a_large_mean(rng, moments, mean, error):
+    # The sums of x and of its square alone have no digit of the variance left at 1e5.
     x = (mean + rng.normal(size=(16, 8, 4, 6))).astype(np.float32)
     exact = x.astype(np.float64)
-    got = layers._joint_moments(jnp.asarray(x))
-    np.testing.assert_allclose(got[0], exact.mean((0, 1, 2)), rtol=2e-7, atol=3e-6)
+    got = moments(jnp.asarray(x))
+    np.testing.assert_allclose(got[0], exact.mean((0, 1, 2)), rtol=1e-6, atol=3e-6)
     np.testing.assert_allclose(got[1], exact.var((0, 1, 2)), rtol=error)
-    assert np.all(layers._joint_moments(jnp.full((2, 3, 3, 4), mean, jnp.float32))[1] == 0)
+    assert np.all(moments(jnp.full((2, 3, 3, 4), mean, jnp.float32))[1] == 0)
+
+
+def test_one_far_channel_is_enough_for_the_longer_way(rng):
+    x = rng.normal(size=(16, 8, 4, 6)).astype(np.float32)
+    x[..., 2] += 1e3
+    got = layers._quick_moments(jnp.asarray(x))[1]
+    np.testing.assert_allclose(got, x.astype(np.float64).var((0, 1, 2)), rtol=1e-6)
+
+
+@pytest.mark.parametrize("mean", [0, 3.5, 5, 1e3])
+def test_quick_products_in_float32_with_a_large_mean(rng, mean):
+    x = (mean + rng.normal(size=(16, 8, 4, 6))).astype(np.float32)
+    dy = rng.normal(size=x.shape).astype(np.float32)
+    exact = x.astype(np.float64)
+    near, inverse = exact.mean((0, 1, 2)).astype(np.float32), 1 / exact.std((0, 1, 2))
+    arguments = map(partial(jnp.asarray, dtype=jnp.float32), (dy, x, near, inverse))
+    got = layers._quick_products(*arguments)
+    np.testing.assert_allclose(got[0], dy.sum((0, 1, 2), np.float64), atol=1e-4)
+    # Sums of 512 values of about 1: some 20.
+    np.testing.assert_allclose(got[1], (dy * (exact - near)).sum((0, 1, 2)), atol=2e-4)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])

@@ -21,6 +21,7 @@ from jax import lax
 from batnet_jax.models.second_order import SecondOrderConv
 
 AXIS = "devices"  # the name of pmap's axis, here and in steps.py
+FAR = 16  # times the variance: up to this the mean's square may be a part of what is summed
 
 
 def _axis_size(axis_name: str | None) -> int:
@@ -38,7 +39,9 @@ def _normalise(x, scale, bias, epsilon, axis_name):
 
 def _normalise_forward(x, scale, bias, epsilon, axis_name):
     wide = _widen(x)
-    mean, var = lax.platform_dependent(wide, cuda=_joint_moments, default=_moments)
+    mean, var = lax.platform_dependent(
+        wide, cuda=_joint_moments, cpu=_quick_moments, default=_moments
+    )
     if axis_name:  # the variance of this device's images, and of the devices' means
         own, mean = mean, lax.pmean(mean, axis_name)
         var = lax.pmean(var + jnp.square(own - mean), axis_name)
@@ -53,7 +56,7 @@ def _normalise_backward(epsilon, axis_name, saved, cotangents):
     x, dy = _widen(saved_x), cotangents[0]
     count = x.size // x.shape[-1]
     d_bias, products = lax.platform_dependent(
-        dy, dy * (x - mean), cuda=_joint_sums, default=lambda *both: tuple(map(_sum, both))
+        *(dy, x, mean, inverse), cuda=_joint_products, cpu=_quick_products, default=_products
     )
     d_scale = products * inverse
     mean_dy, mean_dy_x = _pmean((d_bias / count, d_scale / count), axis_name)
@@ -73,6 +76,39 @@ def _moments(x):
     return mean, jnp.square(x - mean).mean(axes)
 
 
+def _products(dy, x, mean, _):
+    """The sums of dy and of dy (x - mean), each [c]."""
+    return _sum(dy), _sum(dy * (x - mean))
+
+
+def _quick_moments(x):
+    """`_moments` by the sums of x and of its square, for a CPU.
+
+    There XLA writes down what it sums, but for squares and products, and x - mean is as large as x.
+    Where a mean is so far from zero that the difference of the squares would lose bits, it is.
+    """
+    axes = tuple(range(x.ndim - 1))
+    mean, squares = x.mean(axes), jnp.square(x).mean(axes)
+    var = squares - jnp.square(mean)
+    return mean, lax.cond(
+        jnp.any(squares > FAR * var),
+        lambda x, mean, var: jnp.square(x - mean).mean(axes),
+        lambda x, mean, var: var,
+        *(x, mean, var),
+    )
+
+
+def _quick_products(dy, x, mean, inverse):
+    """`_products` by the sum of dy x, as `_quick_moments`."""
+    d_bias = _sum(dy)
+    return d_bias, lax.cond(
+        jnp.any(jnp.square(mean * inverse) > FAR),
+        lambda dy, x, mean, d_bias: _sum(dy * (x - mean)),
+        lambda dy, x, mean, d_bias: _sum(dy * x) - mean * d_bias,
+        *(dy, x, mean, d_bias),
+    )
+
+
 def _joint_sums(a, b):
     """`_sum` of a and of b by one reduction.
 
@@ -82,6 +118,10 @@ def _joint_sums(a, b):
     zero = jnp.zeros((), a.dtype)
     axes = tuple(range(a.ndim - 1))
     return lax.reduce((a, b), (zero, zero), lambda p, q: (p[0] + q[0], p[1] + q[1]), axes)
+
+
+def _joint_products(dy, x, mean, _):
+    return _joint_sums(dy, dy * (x - mean))
 
 
 def _joint_moments(x):

@@ -51,7 +51,7 @@ def _fold(call: Callable, args: tuple, kwargs: dict, context: nn.module.Intercep
 
 
 def _pool(module: MaxPool, x: jax.Array) -> jax.Array:
-    """One operation, where `max_pool`, for its gradient, has a slice for each place."""
+    """One operation, where `max_pool`, for its gradient, has a view for each place."""
     x = jnp.pad(x, [(0, 0), *map(tuple, module.padding), (0, 0)])  # zeros: x is not negative
     side, strides = (module.window,) * 2, (module.stride,) * 2
     return nn.max_pool(x, window_shape=side, strides=strides, padding="VALID")

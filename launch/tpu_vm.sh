@@ -315,10 +315,14 @@ TEXT
 }
 
 # The lock goes with its process, so that a host that was started anew does not look busy. A status
-# that is still empty is being written.
+# that is still empty is being written, and a lock that is free may be about to be taken.
 # shellcheck disable=SC2016  # for the shell there
 readonly LOOK='cd ~/batnet_run 2>/dev/null || { echo run:none; exit 0; }
-if [ ! -s status ] && flock -n lock true; then sleep 1; test -s status || { echo run:lost; exit 0; }; fi
+for pause in 1 0; do
+  if [ -s status ] || ! flock -n lock true; then break; fi
+  if [ $pause = 0 ]; then echo run:lost; exit 0; fi
+  sleep $pause
+done
 echo "run:$(grep . status 2>/dev/null || echo running)"'
 
 # The exit status of all hosts' runs together, or a word: of what ended, the worst counts.

@@ -69,6 +69,15 @@ def workers():
     homes = sorted(world.glob("home*"))
     return homes if number == "all" else [homes[int(number)]]
 
+def await_lock(path):
+    with open(path) as file:
+        for _ in range(200):
+            try:
+                return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.05)
+    fail(1, f"{path} is held by what ran on the machine before")
+
 def create(kind):
     outcome = planned("create", "ok")
     if outcome == "slow":
@@ -88,8 +97,7 @@ def create(kind):
     for home in world.glob("home*"):
         lock = home / "batnet_run/lock"
         if lock.exists():  # what ran there must not write into the new home of that name
-            with open(lock) as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            await_lock(lock)
         shutil.rmtree(home)
     for number in range(int((world / "hosts").read_text())):
         (world / f"home{number}").mkdir()
@@ -164,6 +172,11 @@ elif planned("install", "ok") == "fail":
 MAIN = """
 print("the log of main")
 outcome = planned("main", "0")
+if outcome.startswith("meet"):  # all hosts' end together
+    outcome = outcome[4:]
+    (world / f"met{os.getpid()}").touch()
+    while len(list(world.glob("met*"))) < int((world / "hosts").read_text()):
+        time.sleep(0.02)
 if outcome == "sleep":
     pid = world / f"pid{os.getpid()}"
     signal.signal(signal.SIGTERM, lambda *_: (pid.unlink(missing_ok=True), sys.exit(143)))

@@ -299,8 +299,8 @@ def test_of_several_hosts_the_worst_counts(make_world, statuses, expected):
     world = make_world(hosts=2)
     world.run(TPU, "create", *MACHINE)
     world.run(TPU, "setup", *HERE)
-    world.plan("main", *statuses)
-    patient = {"BATNET_POLL": "2"}  # the other host may end a little later
+    world.plan("main", *[f"meet{status}" for status in statuses])
+    patient = {"BATNET_POLL": "2"}  # one may write its status a little later
     assert world.run(TPU, "train", *HERE, *ARGUMENTS, env=patient)[0] == expected
 
 
@@ -414,6 +414,24 @@ def test_train_that_is_stopped_leaves_the_run_alone(world):
     assert world.run(TPU, "status", *HERE)[1].endswith("run:0\n")
     world.run(TPU, "delete", *HERE)
     assert world.run(TPU, "status", *HERE)[1] == "machine: NONE\nqueued resource: NONE\n"
+
+
+def test_a_run_that_takes_its_lock_during_a_look_is_not_lost(world):
+    world.run(TPU, "create", *MACHINE)
+    lock = world.folder / "home0/batnet_run/lock"
+    lock.parent.mkdir()
+    lock.touch()
+    world.program("hostbin/sleep", TAKE_LOCK)  # what a look does after it found the lock free
+    assert world.run(TPU, "status", *HERE)[1].endswith("run:running\n")
+
+
+# For the time of another process that has inherited it.
+TAKE_LOCK = """
+lock = open("lock")
+fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+subprocess.Popen(["/bin/sleep", "3"], pass_fds=[lock.fileno()], **quiet)
+"""
 
 
 def test_a_host_that_was_started_anew_counts_as_preempted(world):

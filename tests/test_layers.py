@@ -158,6 +158,19 @@ def test_moments_in_float32_with_a_large_mean(rng, moments, mean, error):
     assert np.all(moments(jnp.full((2, 3, 3, 4), mean, jnp.float32))[1] == 0)
 
 
+def test_near_channels_take_the_quick_way(rng):
+    x = (3.5 + rng.normal(size=(16, 8, 4, 6))).astype(np.float32)
+    dy = rng.normal(size=x.shape).astype(np.float32)
+    axes, (x, dy) = (0, 1, 2), map(jnp.asarray, (x, dy))
+    mean, var = layers._quick_moments(x)
+    np.testing.assert_array_equal(var, jnp.square(x).mean(axes) - jnp.square(mean))
+    assert np.any(var != layers._moments(x)[1])
+    d_bias, products = layers._quick_products(dy, x, mean, 1 / jnp.sqrt(var))
+    quick = jax.jit(lambda dy, x: (dy * x).sum(axes) - mean * d_bias)(dy, x)
+    np.testing.assert_allclose(products, quick, rtol=1e-6)
+    assert np.any(np.abs(layers._products(dy, x, mean, None)[1] / quick - 1) > 2e-6)
+
+
 def test_one_far_channel_is_enough_for_the_longer_way(rng):
     x = rng.normal(size=(16, 8, 4, 6)).astype(np.float32)
     x[..., 2] += 1e3

@@ -21,7 +21,7 @@ from jax import lax
 from batnet_jax.models.second_order import SecondOrderConv
 
 AXIS = "devices"  # the name of pmap's axis, here and in steps.py
-FAR = 16  # times the variance: up to this the mean's square may be a part of what is summed
+FAR = 16  # variances: by a larger square of a mean, a difference of squares loses over four bits
 
 
 def _axis_size(axis_name: str | None) -> int:
@@ -85,13 +85,13 @@ def _quick_moments(x):
     """`_moments` by the sums of x and of its square, for a CPU.
 
     There XLA writes down what it sums, but for squares and products, and x - mean is as large as x.
-    Where a mean is so far from zero that the difference of the squares would lose bits, it is.
+    Where one channel's mean is too far from zero, x - mean is summed after all.
     """
     axes = tuple(range(x.ndim - 1))
     mean, squares = x.mean(axes), jnp.square(x).mean(axes)
     var = squares - jnp.square(mean)
     return mean, lax.cond(
-        jnp.any(squares > FAR * var),
+        jnp.any(~(jnp.square(mean) <= FAR * var)),
         lambda x, mean, var: jnp.square(x - mean).mean(axes),
         lambda x, mean, var: var,
         *(x, mean, var),
@@ -99,10 +99,10 @@ def _quick_moments(x):
 
 
 def _quick_products(dy, x, mean, inverse):
-    """`_products` by the sum of dy x, as `_quick_moments`."""
+    """`_products` by the sums of dy and dy x, for a CPU and where no mean is far, as above."""
     d_bias = _sum(dy)
     return d_bias, lax.cond(
-        jnp.any(jnp.square(mean * inverse) > FAR),
+        jnp.any(~(jnp.square(mean * inverse) <= FAR)),
         lambda dy, x, mean, d_bias: _sum(dy * (x - mean)),
         lambda dy, x, mean, d_bias: _sum(dy * x) - mean * d_bias,
         *(dy, x, mean, d_bias),

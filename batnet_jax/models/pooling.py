@@ -3,8 +3,8 @@
 Each place of the window is a shifted view of the map; the gradient of XLA's `reduce_window` is a
 select-and-scatter, which is slow on a CPU. There the gradient finds each window's winner again and
 gives it the output's gradient, in loops that XLA compiles by themselves: merged into what stands
-around them they would be worked out again for each reader. Elsewhere rows go before columns, and
-the gradient is JAX's.
+around them they would be worked out again for each reader. Elsewhere the maximum is taken along the
+rows, then along the columns, and the gradient is JAX's.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,9 @@ _apart = partial(set_xla_metadata, inlineable="false")
 def max_pool(x: jax.Array, *, stride: int, padding: Padding, window: int = 3) -> jax.Array:
     """Max-pooling of a map that is nowhere negative.
 
-    On a tie the first has the gradient, as in PyTorch, but columns go before rows; behind a ReLU
-    ties are zeros, whose gradient goes no further.
+    Of equal values the one in the first column has the gradient, there the one in the first row; in
+    PyTorch rows go first. Behind a ReLU ties are zeros, whose gradient goes no further; in bfloat16
+    there are others.
 
     Args:
       x: [b, h, w, c], >= 0.

@@ -9,6 +9,7 @@ import jax
 import pytest
 from browser import browser, page  # noqa: F401 - fixtures
 from launch_world import World
+from trees import market  # noqa: F401 - a fixture
 
 from batnet_jax.backend import choose_cpu_libraries
 from batnet_jax.models import googlenet, resnet

@@ -2,9 +2,8 @@
 
 import numpy as np
 import pytest
-from test_data import MARKET, MSMT17
 from test_folder import FLAT
-from trees import jpg, write_tree
+from trees import MARKET, MSMT17, jpg, write_tree
 
 from batnet_jax.collection import (
     Collection,

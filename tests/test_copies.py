@@ -5,8 +5,7 @@ The outcomes are in the table of test_images.py.
 
 import numpy as np
 import pytest
-from test_data import MSMT17
-from trees import PNG, fails, jpg, market_with, write_tree
+from trees import MSMT17, PNG, fails, jpg, market_with, write_tree
 
 from batnet_jax.data import load_dataset
 from batnet_jax.data.checks import Copies, Count, count, differences

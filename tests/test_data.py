@@ -1,11 +1,6 @@
-import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import tarfile
 import threading
 import zipfile
 from pathlib import Path
@@ -14,65 +9,15 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from trees import JPG, PNG, fails, write_tree, write_zip
+from trees import JPG, MARKET, MSMT17, PNG, contents, fails, parts, write_tar, write_tree, write_zip
 
-from batnet_jax.data import DATASETS, load_dataset, pedestrians_builder, prepared
+from batnet_jax.data import DATASETS, load_dataset, pedestrians_builder
 from batnet_jax.data.files import find_layouts, open_tree
 from batnet_jax.data.pedestrians.draw import SIZES, Size, draw_jpeg, plan
-from batnet_jax.data.prepared import make_builder, open_prepared
 from batnet_jax.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 OMNIGLOT = REPOSITORY.parent / "shared" / "real" / "omniglot_small1_market.zip"
-
-MARKET = {
-    "bounding_box_train/0007_c1s1_000001_00.jpg": JPG,
-    "bounding_box_train/0007_c2s1_000002_00.jpg": JPG + b"trailing bytes stay",
-    "bounding_box_train/0002_c6s4_000003_01.jpg": JPG,
-    "bounding_box_train/Thumbs.db": b"\0",
-    "query/0001_c1s1_000001_00.jpg": JPG,
-    "query/0003_c10s1_000001_00.JPG": JPG,
-    "bounding_box_test/-1_c1s1_000001_00.jpg": JPG,
-    "bounding_box_test/0000_c2s1_000001_00.jpg": JPG,
-    "bounding_box_test/0001_c3s1_000001_00.jpeg": JPG,
-    "bounding_box_test/0003_c4s1_000001_00.png": PNG,
-}
-MSMT17 = {
-    "list_train.txt": b"0001/0001_000_03_0113morning_1_0.jpg 1\n0000/0000_000_15_x_0_0.jpg 0\n",
-    "list_val.txt": b"0000/0000_001_02_x_0_0.jpg 0\n\n",
-    "list_query.txt": b"0000/0000_000_01_x_0_0.jpg 0\n",
-    "list_gallery.txt": b"0000/0000_001_04_x_0_0.jpg 0\n0001/0001_000_05_x_0_0.jpg 1\n",
-    "train/0001/0001_000_03_0113morning_1_0.jpg": JPG,
-    "train/0000/0000_000_15_x_0_0.jpg": JPG,
-    "train/0000/0000_001_02_x_0_0.jpg": JPG,
-    "test/0000/0000_000_01_x_0_0.jpg": JPG,
-    "test/0000/0000_001_04_x_0_0.jpg": JPG,
-    "test/0001/0001_000_05_x_0_0.jpg": JPG,
-}
-
-
-def write_tar(path, source):
-    with tarfile.open(path, "w") as archive:
-        archive.add(source, arcname=".")
-    return path
-
-
-def parts(dataset):
-    return dataset.train, dataset.query, dataset.gallery
-
-
-def contents(dataset):
-    """Everything in a data set, for comparing."""
-    return [
-        (s.filenames, s.pids.tolist(), s.cameras.tolist(), [s.encoded(i) for i in range(len(s))])
-        for s in parts(dataset)
-    ]
-
-
-@pytest.fixture
-def market(tmp_path):
-    return write_tree(tmp_path / "manual", MARKET)
-
 
 # --- what is read ---------------------------------------------------------------------------------
 
@@ -385,141 +330,3 @@ def test_data_dir_that_cannot_be_written(tmp_path, market):
     (tmp_path / "data").write_bytes(b"")
     with pytest.raises(UserError, match=r"cannot write to .*: name another .*--config\.data\.dir"):
         load_dataset("folder", data_dir=tmp_path / "data", manual_dir=market)
-
-
-# --- prepared data --------------------------------------------------------------------------------
-
-
-def test_prepared_once_then_reused_without_the_originals(tmp_path, market, capfd):
-    first = contents(load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market))
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert str(tmp_path / "data" / "market1501" / "1.0.0") in err
-    shutil.rmtree(market)
-    second = load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market)
-    assert contents(second) == first
-    assert capfd.readouterr() == ("", "")
-    assert {p.name for p in (tmp_path / "data").iterdir()} == {"market1501"}
-
-
-@pytest.mark.parametrize("change", ["add", "remove", "rename", "replace", "touch archive"])
-def test_changed_folder_is_built_anew(tmp_path, market, change):
-    before = load_dataset("folder", data_dir=tmp_path / "data", manual_dir=market)
-    query = market / "query"
-    if change == "add":
-        (query / "0009_c1.jpg").write_bytes(JPG)
-    elif change == "remove":
-        (query / "0001_c1s1_000001_00.jpg").unlink()
-    elif change == "rename":
-        (query / "0001_c1s1_000001_00.jpg").rename(query / "0002_c1s1_000001_00.jpg")
-    elif change == "replace":  # by one of the same size
-        path = query / "0001_c1s1_000001_00.jpg"
-        image = bytearray(JPG)
-        image[13] ^= 1  # the density unit
-        path.write_bytes(image)
-        os.utime(path, ns=(1, path.stat().st_mtime_ns + 10_000_000))
-    else:
-        archive = write_zip(tmp_path / "m.zip", MARKET)
-        before = load_dataset("folder", data_dir=tmp_path / "data", manual_dir=archive)
-        write_zip(archive, {k: v for k, v in MARKET.items() if "0003_c10" not in k})
-        market = archive
-    after = load_dataset("folder", data_dir=tmp_path / "data", manual_dir=market)
-    assert contents(after) != contents(before)
-    fresh = load_dataset("folder", data_dir=tmp_path / "fresh", manual_dir=market)
-    assert contents(after) == contents(fresh)
-
-
-def test_other_files_in_the_folder_do_not_matter(tmp_path, market, capfd):
-    load_dataset("folder", data_dir=tmp_path / "data", manual_dir=market)
-    (market / "query" / "Thumbs.db").write_bytes(b"new")
-    capfd.readouterr()
-    load_dataset("folder", data_dir=tmp_path / "data", manual_dir=market)
-    assert capfd.readouterr().err == ""
-
-
-CHILD = """
-import sys, time
-from batnet_jax.data import builder, load_dataset
-seen, check = [], builder.check_image
-def check_and_hang(encoded, name):
-    check(encoded, name)
-    seen.append(name)
-    if len(seen) == 6:  # within the last split
-        print("in the middle", flush=True)
-        time.sleep(600)
-builder.check_image = check_and_hang
-load_dataset("folder", data_dir=sys.argv[1], manual_dir=sys.argv[2])
-"""
-
-
-def test_killed_while_preparing(tmp_path, market):
-    data = tmp_path / "data"
-    command = [sys.executable, "-c", CHILD, str(data), str(market)]
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"in the middle\n"
-        child.send_signal(signal.SIGKILL)
-    assert len(list(data.rglob("*array_record*"))) >= 2  # something was left
-    dataset = load_dataset("folder", data_dir=data, manual_dir=market)
-    assert [len(s) for s in parts(dataset)] == [3, 2, 3]
-    assert list(data.rglob("incomplete*")) == []
-
-
-def test_two_at_once(tmp_path, market):
-    """The second waits for the first and takes its result."""
-    results = []
-
-    def load():
-        results.append(load_dataset("folder", data_dir=tmp_path / "data", manual_dir=market))
-
-    threads = [threading.Thread(target=load) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 3
-    assert contents(results[0]) == contents(results[1]) == contents(results[2])
-
-
-def test_prepared_by_another_process_at_any_moment(tmp_path, market, monkeypatch):
-    """Between the making of the builder and the look at what is prepared; or at the lock."""
-    for moment in ("before the look", "at the lock"):
-        data = tmp_path / moment
-        builder = make_builder(DATASETS["folder"], "", data, market)
-        assert not builder.info.splits
-        other = load_dataset("folder", data_dir=data, manual_dir=market)
-        with monkeypatch.context() as patch:
-            if moment == "at the lock":
-                looks = iter([False, True])
-                patch.setattr(prepared, "is_prepared", lambda _, looks=looks: next(looks))
-            assert contents(open_prepared(builder, "folder")) == contents(other)
-
-
-@pytest.mark.parametrize("damage", ["no index", "cut index", "cut images", "no images", "no info"])
-def test_damaged_prepared_data(tmp_path, market, damage):
-    load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market)
-    folder = tmp_path / "data" / "market1501" / "1.0.0"
-    index, images = folder / "index.npz", next(folder.glob("*gallery.array_record*"))
-    if damage == "no index":
-        index.unlink()
-    elif damage == "cut index":
-        index.write_bytes(index.read_bytes()[:-100])
-    elif damage == "cut images":
-        images.write_bytes(images.read_bytes()[: images.stat().st_size // 2])
-    elif damage == "no images":
-        images.unlink()
-    else:
-        (folder / "dataset_info.json").unlink()
-    with pytest.raises(UserError, match=f"'{folder}' is .*: delete it, and run again"):
-        load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market)
-
-
-def test_no_network_and_no_home(tmp_path, market, monkeypatch):
-    def refuse(*_args, **_keywords):
-        raise AssertionError("the network was asked for")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-    monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    monkeypatch.setenv("HOME", "/nonexistent")
-    load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market)

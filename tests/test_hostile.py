@@ -18,9 +18,8 @@ from hostile_world import damaged, examples, fuzz, refused, survives
 from hostile_world import limits as limits
 from hypothesis import strategies as st
 from PIL import Image
-from test_data import MSMT17
 from test_images import PHOTO, WHOLE, encode, png
-from trees import JPG, market_with, write_tree, write_zip
+from trees import JPG, MSMT17, market_with, write_tree, write_zip
 
 from batnet_jax.data import DATASETS, headers
 from batnet_jax.data.checks import check_image

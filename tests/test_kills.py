@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_data import contents
-from trees import jpg, market_with, write_tree
+from trees import contents, jpg, market_with, write_tree
 
 from batnet_jax.data import load_dataset
 

@@ -4,8 +4,7 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-from test_data import MARKET, MSMT17
-from trees import JPG, fails, jpg, write_tree, write_zip
+from trees import JPG, MARKET, MSMT17, fails, jpg, write_tree, write_zip
 
 from batnet_jax.data import builder, load_dataset
 from batnet_jax.errors import UserError

@@ -11,8 +11,7 @@ import zipfile
 
 import pytest
 from test_copies import FOLDERS, LAYOUTS
-from test_data import MSMT17
-from trees import JPG, fails, jpg, market_with, write_tree, write_zip
+from trees import JPG, MSMT17, fails, jpg, market_with, write_tree, write_zip
 
 from batnet_jax.data import load_dataset
 

@@ -1,5 +1,6 @@
 """Tiny data sets on the disk, for the tests of whatever reads them."""
 
+import tarfile
 import zipfile
 
 import cv2
@@ -11,6 +12,30 @@ from batnet_jax.errors import UserError
 
 JPG = cv2.imencode(".jpg", np.full((8, 4, 3), 77, np.uint8))[1].tobytes()
 PNG = cv2.imencode(".png", np.full((8, 4, 3), 77, np.uint8))[1].tobytes()
+MARKET = {
+    "bounding_box_train/0007_c1s1_000001_00.jpg": JPG,
+    "bounding_box_train/0007_c2s1_000002_00.jpg": JPG + b"trailing bytes stay",
+    "bounding_box_train/0002_c6s4_000003_01.jpg": JPG,
+    "bounding_box_train/Thumbs.db": b"\0",
+    "query/0001_c1s1_000001_00.jpg": JPG,
+    "query/0003_c10s1_000001_00.JPG": JPG,
+    "bounding_box_test/-1_c1s1_000001_00.jpg": JPG,
+    "bounding_box_test/0000_c2s1_000001_00.jpg": JPG,
+    "bounding_box_test/0001_c3s1_000001_00.jpeg": JPG,
+    "bounding_box_test/0003_c4s1_000001_00.png": PNG,
+}
+MSMT17 = {
+    "list_train.txt": b"0001/0001_000_03_0113morning_1_0.jpg 1\n0000/0000_000_15_x_0_0.jpg 0\n",
+    "list_val.txt": b"0000/0000_001_02_x_0_0.jpg 0\n\n",
+    "list_query.txt": b"0000/0000_000_01_x_0_0.jpg 0\n",
+    "list_gallery.txt": b"0000/0000_001_04_x_0_0.jpg 0\n0001/0001_000_05_x_0_0.jpg 1\n",
+    "train/0001/0001_000_03_0113morning_1_0.jpg": JPG,
+    "train/0000/0000_000_15_x_0_0.jpg": JPG,
+    "train/0000/0000_001_02_x_0_0.jpg": JPG,
+    "test/0000/0000_000_01_x_0_0.jpg": JPG,
+    "test/0000/0000_001_04_x_0_0.jpg": JPG,
+    "test/0001/0001_000_05_x_0_0.jpg": JPG,
+}
 
 
 def jpg(number):
@@ -50,3 +75,26 @@ def fails(message, name, tmp_path, **keywords):
     assert "\n" not in str(info.value)
     written = [p for p in (tmp_path / "data").rglob("*") if p.is_file() and p.name != ".lock"]
     assert [p for p in written if p.name != "metadata.json"] == []  # TFDS's note of the config
+
+
+def write_tar(path, source):
+    with tarfile.open(path, "w") as archive:
+        archive.add(source, arcname=".")
+    return path
+
+
+def parts(dataset):
+    return dataset.train, dataset.query, dataset.gallery
+
+
+def contents(dataset):
+    """Everything in a data set, for comparing."""
+    return [
+        (s.filenames, s.pids.tolist(), s.cameras.tolist(), [s.encoded(i) for i in range(len(s))])
+        for s in parts(dataset)
+    ]
+
+
+@pytest.fixture
+def market(tmp_path):
+    return write_tree(tmp_path / "manual", MARKET)

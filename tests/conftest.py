@@ -6,6 +6,7 @@ import shutil
 import tempfile
 
 import jax
+import numpy as np
 import pytest
 from browser import browser, page  # noqa: F401 - fixtures
 from launch_world import World
@@ -34,6 +35,11 @@ def float64():
     """JAX computes in float64."""
     with jax.enable_x64(True):
         yield
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
 
 
 @pytest.fixture

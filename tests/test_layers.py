@@ -14,16 +14,7 @@ from batnet_jax.models.layers import AXIS, BatchNorm, ConvBN, Dropout
 
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
 
-
-@pytest.fixture(autouse=True)
-def _float64():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 @pytest.fixture(params=["cuda", "cpu", "default"])

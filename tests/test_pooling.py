@@ -11,6 +11,8 @@ import pytest
 from batnet_jax.models import pooling
 from batnet_jax.models.pooling import ceil_padding, max_pool
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 SAME, NONE = ((1, 1), (1, 1)), ((0, 0), (0, 0))
 FORMS = [  # stride, padding, window
     (1, SAME, 3),
@@ -22,17 +24,6 @@ FORMS = [  # stride, padding, window
     (2, NONE, 2),
     (2, ((1, 0), (0, 1)), 2),
 ]
-
-
-@pytest.fixture(autouse=True)
-def _float64():
-    with jax.enable_x64(True):
-        yield
-
-
-@pytest.fixture
-def rng():
-    return np.random.default_rng(0)
 
 
 @pytest.fixture(params=["cpu", "default"])

@@ -146,6 +146,7 @@ def _spread(number, gradient, size, form):
     row, column = (lax.broadcasted_iota(jnp.uint8, full, axis) for axis in (2, 4))
     zero = lax.full(full, 0, gradient.dtype)
     total = zero
+    # An i of `window` or more would be in a number of the next column; such a j is in none.
     for right in range(reach + 1):
         for down in range(reach + 1):
             i, j = row + jnp.uint8(stride * down), column + jnp.uint8(stride * right)

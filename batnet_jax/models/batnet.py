@@ -54,7 +54,7 @@ class Head(nn.Module):
       dropout: rate of both dropouts (published code: 0.1).
       batch_norm_axis: pmap's axis for BN, None for each device alone.
       axis_name: pmap's axis for dropout.
-      dtype: of the computation up to the feature, which is at least float32.
+      dtype: of the computation, but at least float32.
     """
 
     num_identities: int
@@ -68,18 +68,18 @@ class Head(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Maps [b, h, w, c] to the feature [b, embedding_dim] and scores [b, num_identities]."""
-        shared = {"axis_name": self.batch_norm_axis, "dtype": self.dtype}
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        shared = {"axis_name": self.batch_norm_axis, "dtype": dtype}
         x = BatchNorm(name="map_bn", **shared)(x, train=train)
-        x = nn.relu(x) if self.relu else x
-        x = x.astype(jnp.promote_types(self.dtype, jnp.float32)).mean((1, 2))
+        x = (nn.relu(x) if self.relu else x).mean((1, 2))
         x = Dropout(self.dropout, self.axis_name)(x, train=train)
         dense = partial(
             nn.Dense,
             kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-            dtype=x.dtype,
+            dtype=dtype,
         )
         x = dense(self.embedding_dim, name="embedding")(x)
-        x = BatchNorm(name="bn", axis_name=self.batch_norm_axis, dtype=x.dtype)(x, train=train)
+        x = BatchNorm(name="bn", **shared)(x, train=train)
         feature = nn.relu(x)
         x = Dropout(self.dropout, self.axis_name)(feature, train=train)
         scores = dense(self.num_identities, name="classifier")(x)
@@ -121,7 +121,8 @@ class BATNet(nn.Module):
       backbone: a key of `backbones.BACKBONES`.
       sync_batch_norm: take BN's statistics over all devices.
       axis_name: pmap's axis, None outside pmap.
-      dtype: of the computation; parameters and statistics are float32.
+      dtype: of the computation up to Blk4, whose convolutions have it too and hand on at least
+        float32; parameters, statistics and heads are float32.
     """
 
     num_identities: int

@@ -120,12 +120,13 @@ class Inception(nn.Module):
       widths: channels of its branches at width 1.
       width: multiplier of them.
       backbone: a key of `BACKBONES`; its widths are not read.
-      axis_name, dtype: see `ConvBN`.
+      wide, axis_name, dtype: see `ConvBN`.
     """
 
     widths: InceptionWidths
     width: float = 1.0
     backbone: str = "published"
+    wide: bool = False
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -140,6 +141,7 @@ class Inception(nn.Module):
                 kernel,
                 use_bias=variant.bias,
                 epsilon=variant.epsilon,
+                wide=self.wide,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 name=name,
@@ -189,6 +191,8 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """Blk2, Blk3 or Blk4: its inceptions, then (but for Blk4) a max-pooling by 2.
 
+    Blk4's layers hand on at least float32; else training is less sure (docs/performance.md).
+
     Attributes:
       number: 2, 3 or 4.
       width, backbone, axis_name, dtype: see `Inception`.
@@ -209,6 +213,7 @@ class Block(nn.Module):
                 variant.widths[name],
                 self.width,
                 self.backbone,
+                wide=self.number == 4,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 name=f"inception_{name}",

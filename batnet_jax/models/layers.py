@@ -266,6 +266,7 @@ class ConvBN(nn.Module):
       second_order: convolve Bi(x) instead of x; with kernel 1 and stride 1 only.
       epsilon: see `BatchNorm`.
       relu: whether there is one; not before a residual sum.
+      wide: hand on at least float32, whatever the convolution computes in.
       axis_name: see `BatchNorm`.
       dtype: of the computation; parameters are float32.
     """
@@ -277,6 +278,7 @@ class ConvBN(nn.Module):
     second_order: bool = False
     epsilon: float = 1e-5
     relu: bool = True
+    wide: bool = False
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -293,7 +295,8 @@ class ConvBN(nn.Module):
             x, bias = SecondOrderConv(self.features, **shared)(x)
         else:
             x, bias = Conv(self.features, self.kernel, self.stride, **shared)(x)
-        norm = BatchNorm(self.axis_name, self.dtype, epsilon=self.epsilon, name="bn")
+        dtype = jnp.promote_types(self.dtype, jnp.float32) if self.wide else self.dtype
+        norm = BatchNorm(self.axis_name, dtype, epsilon=self.epsilon, name="bn")
         x = norm(x, train=train, offset=bias)
         return nn.relu(x) if self.relu else x
 

@@ -28,7 +28,7 @@ class BNNeckHead(nn.Module):
       dropout: rate before the classifier (Luo et al.: 0).
       batch_norm_axis: pmap's axis for BN, None for each device alone.
       axis_name: pmap's axis for dropout.
-      dtype: of the map; from its mean on the computation is at least float32.
+      dtype: of the computation, but at least float32.
     """
 
     num_identities: int

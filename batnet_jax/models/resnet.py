@@ -31,13 +31,14 @@ class Bottleneck(nn.Module):
       outer: channels of the result.
       stride: of the 3x3 convolution.
       project: the shortcut is a 1x1 convolution; else it is the input itself.
-      axis_name, dtype: see `ConvBN`.
+      wide, axis_name, dtype: see `ConvBN`.
     """
 
     inner: int
     outer: int
     stride: int = 1
     project: bool = False
+    wide: bool = False
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -52,6 +53,7 @@ class Bottleneck(nn.Module):
                 stride,
                 use_bias=False,
                 relu=relu,
+                wide=self.wide,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 name=name,
@@ -68,6 +70,8 @@ class Bottleneck(nn.Module):
 
 class Stage(nn.Module):
     """One of the four stages; the first with the 7x7 convolution and the pooling before it.
+
+    The last one's layers hand on at least float32, as `googlenet.Block` says.
 
     Attributes:
       number: 1 to 4: from the images or the position before it to p1, ..., p4.
@@ -100,6 +104,7 @@ class Stage(nn.Module):
                 scaled(EXPANSION * inner, self.width),
                 STRIDES[self.number] if i == 0 else 1,
                 project=i == 0,
+                wide=self.number == 4,
                 name=f"unit{i}",
                 **shared,
             )(x, train=train)

@@ -26,7 +26,6 @@ from batnet_jax.collection import (
     open_collection,
     open_tests,
 )
-from batnet_jax.config import validate
 from batnet_jax.data import Split
 from batnet_jax.errors import RunFailure, UserError
 from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
@@ -39,6 +38,7 @@ from batnet_jax.shipped import config_names, find_config
 from batnet_jax.starting import check_run
 from batnet_jax.tables import TABLES, run_table
 from batnet_jax.train import train
+from batnet_jax.validation import validate
 from batnet_jax.version import VERSION
 from batnet_jax.workdir import check_writable
 

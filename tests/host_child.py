@@ -12,13 +12,13 @@ sys.modules["torch"] = None  # type: ignore  # tensorboardX imports it where it 
 
 def run_main():
     """main on a cut backbone: its depth adds nothing but compile time. With float64 to choose."""
-    from batnet_jax import config
+    from batnet_jax import validation
     from batnet_jax.main import main
     from batnet_jax.models import googlenet, resnet
 
     googlenet.BLOCK_INCEPTIONS.update({2: ("3a",), 3: ("4a",), 4: ()})
     resnet.UNITS.update({1: 1, 2: 1, 3: 1, 4: 1})
-    config.DTYPES = (*config.DTYPES, "float64")
+    validation.DTYPES = (*validation.DTYPES, "float64")
     main()
 
 

@@ -22,11 +22,12 @@ from flax import linen as nn
 
 import batnet_jax
 from batnet_jax import accumulation, augment, devices, losses, steps
-from batnet_jax.config import default_config, validate
+from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 from batnet_jax.models import BATNet, googlenet
 from batnet_jax.models.layers import AXIS, Dropout
 from batnet_jax.schedule import check_batch
+from batnet_jax.validation import validate
 
 LABELS = np.repeat(np.arange(4), 4).astype(np.int32)
 KEEP_GRADIENT = optax.GradientTransformation(

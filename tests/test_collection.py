@@ -12,8 +12,9 @@ from batnet_jax.collection import (
     open_collection,
     open_tests,
 )
-from batnet_jax.config import default_config, validate
+from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
+from batnet_jax.validation import validate
 
 GT_BOX = {"gt_bbox/0001_c1s2_000009_00.jpg": jpg(2)}
 CROWD = {"distractors_500k/0_c3s1.jpg": jpg(3)}

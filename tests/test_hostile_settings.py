@@ -18,11 +18,12 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from batnet_jax import checkpoint, main
-from batnet_jax.config import default_config, from_saved, validate
+from batnet_jax.config import default_config
 from batnet_jax.embedding import load
 from batnet_jax.models.initial import draw_variables
 from batnet_jax.selection import read
 from batnet_jax.steps import make_model
+from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir import check_workdir, flatten
 
 pytestmark = [

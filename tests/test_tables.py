@@ -11,13 +11,14 @@ import pytest
 from test_main import ROOT, SMALL, run_main
 
 from batnet_jax.collection import Collection, Identity, TrainingSet
-from batnet_jax.config import default_config, validate
+from batnet_jax.config import default_config
 from batnet_jax.errors import NotFiniteError, UserError
 from batnet_jax.models.initial import draw_variables
 from batnet_jax.pretrained import export_torch
 from batnet_jax.schedule import Schedule
 from batnet_jax.steps import make_model
 from batnet_jax.tables import TABLES, runs, text
+from batnet_jax.validation import validate
 from batnet_jax.workdir import open_workdir
 
 PAPER = ROOT.parent / "shared" / "paper" / "bat-net-iccv2019.txt"

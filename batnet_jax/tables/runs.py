@@ -12,7 +12,6 @@ import ml_collections
 
 from batnet_jax import checkpoint
 from batnet_jax.collection import Collection, open_collection
-from batnet_jax.config import validate
 from batnet_jax.errors import NotFiniteError, UserError
 from batnet_jax.pretrained.sources import check_agrees, open_source
 from batnet_jax.schedule import plan_schedule
@@ -20,6 +19,7 @@ from batnet_jax.starting import check_run
 from batnet_jax.tables.paper import TABLES, Row, Table
 from batnet_jax.tables.text import Setting, describe, write_table
 from batnet_jax.train import train
+from batnet_jax.validation import validate
 from batnet_jax.workdir import CONFIG
 
 FOLDER = "tables"

@@ -20,10 +20,11 @@ from batnet_jax.backend import choose_cpu_libraries
 from batnet_jax.data.images import ArrayStore, ImageFiles, as_list, list_files
 from batnet_jax.data.loader import ImageStore, prefetch
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import make_embed, restore_network
+from batnet_jax.evaluate import make_embed
 from batnet_jax.feature_file import write_features
 from batnet_jax.journal import progress_bar
 from batnet_jax.models import feature_sizes
+from batnet_jax.restoring import restore_network
 from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir import CONFIG
 

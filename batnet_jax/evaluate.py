@@ -12,19 +12,17 @@ import jax
 import ml_collections
 import numpy as np
 
-from batnet_jax import checkpoint, devices, hosts, retrieval, selection
+from batnet_jax import devices, hosts, retrieval, selection
 from batnet_jax.bucket import write_whole
 from batnet_jax.collection import Trial
 from batnet_jax.data import Split
 from batnet_jax.data.loader import ImageStore, prefetch
-from batnet_jax.errors import UserError
 from batnet_jax.interruption import Terminated, is_agreed
 from batnet_jax.journal import progress_bar
-from batnet_jax.models import BATNet
 from batnet_jax.models.layers import AXIS
 from batnet_jax.protocols import describe, further_figures
 from batnet_jax.report.ranked_list import Person, RankedList, draw_ranked_lists
-from batnet_jax.steps import TrainState, embed_step, init_state, make_model, make_recipe
+from batnet_jax.steps import embed_step
 
 Embed = Callable[[np.ndarray], np.ndarray]
 
@@ -319,51 +317,3 @@ def format_table(result: dict[str, Any]) -> str:
     names = "".join(f"{name:>9}" for name in columns)
     values = "".join(f"{100 * value:>8.1f}%" for value in columns.values())
     return "\n".join([head, names, values, *describe(result, list(columns))])
-
-
-def restore_model(
-    config: ml_collections.ConfigDict, workdir: Path, step: int
-) -> tuple[Any, dict[str, Any]]:
-    """The network of a checkpoint and its variables.
-
-    Raises: UserError if the checkpoint is of another architecture than the config's.
-    """
-
-    def read() -> tuple[int, dict[str, Any]]:
-        _, state = restore_network(config, workdir, step)
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return len(checkpoint.restore_run(workdir, step)["identities"]), variables
-
-    num_identities, variables = hosts.by_lead(read)
-    return make_model(config, num_identities), variables
-
-
-def restore_network(
-    config: ml_collections.ConfigDict, workdir: Path, step: int
-) -> tuple[Any, TrainState]:
-    """The network of a checkpoint and its state, with NumPy arrays.
-
-    Raises: UserError if the checkpoint is of another architecture than the config's.
-    """
-    run = checkpoint.restore_run(workdir, step)
-    check_architecture(config, run, workdir)
-    recipe = make_recipe(config, num_identities=len(run["identities"]), steps_per_epoch=1)
-    like: TrainState = init_state(recipe, tuple(config.data.image_size))
-    return recipe.model, checkpoint.restore_state(workdir, step, like)
-
-
-def check_architecture(
-    config: ml_collections.ConfigDict, run: dict[str, Any], workdir: Path
-) -> None:
-    """Refuses a config that describes another network than the checkpoint's.
-
-    Raises: UserError naming the first field that differs.
-    """
-    for field, value in config.model.items():
-        # A checkpoint older than the field is of the network that the field's default describes.
-        saved = run["model"].get(field, getattr(BATNet, field, None))
-        if saved != value:
-            raise UserError(
-                f"'{workdir}' holds a network with model.{field}={saved!r}, and the config says "
-                f"{value!r}: pass --config.model.{field}={saved}, or another --workdir"
-            )

@@ -28,12 +28,13 @@ from batnet_jax.collection import (
 )
 from batnet_jax.data import Split
 from batnet_jax.errors import RunFailure, UserError
-from batnet_jax.evaluate import evaluate_trials, make_embed, restore_model
+from batnet_jax.evaluate import evaluate_trials, make_embed
 from batnet_jax.exporting import run_export
 from batnet_jax.failures import EVALUATION_MEMORY, told
 from batnet_jax.interruption import STATUS, Sigterm, Terminated
 from batnet_jax.pretrained import run_import
 from batnet_jax.reporting import run_report
+from batnet_jax.restoring import restore_model
 from batnet_jax.shipped import config_names, find_config
 from batnet_jax.starting import check_run
 from batnet_jax.tables import TABLES, run_table

@@ -22,7 +22,6 @@ from batnet_jax.evaluate import (
     make_embed,
     open_store,
     ranked,
-    restore_model,
     result_of,
 )
 from batnet_jax.exhibits import (
@@ -41,6 +40,7 @@ from batnet_jax.report.page import Section
 from batnet_jax.report.ranked_list import Person
 from batnet_jax.report.settings import settings_section
 from batnet_jax.report.thumbnails import Thumbnails
+from batnet_jax.restoring import restore_model
 from batnet_jax.workdir import flatten
 
 FOLDER = "report"

@@ -10,8 +10,8 @@ from clu import parameter_overview
 from batnet_jax import checkpoint, environment, hosts
 from batnet_jax.collection import Identity
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import check_architecture
 from batnet_jax.pretrained import initialise
+from batnet_jax.restoring import check_architecture
 from batnet_jax.schedule import Schedule, check_batch, check_steps_left
 from batnet_jax.steps import Recipe, TrainState, init_state
 from batnet_jax.workdir import check_workdir, open_workdir

@@ -15,8 +15,9 @@ import batnet_jax
 from batnet_jax import checkpoint, devices, embedding
 from batnet_jax.collection import open_tests
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import extract_features, make_embed, open_store, restore_model
+from batnet_jax.evaluate import extract_features, make_embed, open_store
 from batnet_jax.models import googlenet
+from batnet_jax.restoring import restore_model
 
 
 @pytest.fixture(scope="module")

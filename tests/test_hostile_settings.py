@@ -198,7 +198,7 @@ def rewrite(workdir, **changes):
 @examples(100, 1_000)
 def test_facts_of_any_kind(saved, tmp_path, monkeypatch, examples):
     """With a right checksum, as who made the file can compute it; without the network's values."""
-    monkeypatch.setattr("batnet_jax.evaluate.init_state", fake_state)
+    monkeypatch.setattr("batnet_jax.restoring.init_state", fake_state)
     monkeypatch.setattr("batnet_jax.embedding.make_embed", lambda *_: None)
     shutil.copytree(saved[0], tmp_path / "run")
 

@@ -22,6 +22,7 @@ ORDER = {
     "exporting": "a checkpoint as a file that runs without this package, and its card",
     "exhibits": "what of a ranked test the report shows",
     "evaluate": "embeds, ranks, writes; `eval` mode needs no `train`",
+    "restoring": "the network of a checkpoint, where the config describes it",
     "protocols": "figures on request, as re-ranked ones",
     "pretrained": "weights of others in and out, by name; `init.from`",
     "workdir": "what a run's folder says of it; refuses another run's",

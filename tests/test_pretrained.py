@@ -20,7 +20,6 @@ from safetensors.numpy import load_file, save_file
 from batnet_jax import checkpoint, pretrained
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import restore_model
 from batnet_jax.models import BATNet
 from batnet_jax.models.bi_attention import bilinear
 from batnet_jax.models.googlenet import BACKBONES, Block, Stem
@@ -36,6 +35,7 @@ from batnet_jax.pretrained.names import (
 )
 from batnet_jax.pretrained.reading import read_tensors
 from batnet_jax.pretrained.sources import check_agrees, open_source
+from batnet_jax.restoring import restore_model
 from batnet_jax.steps import make_model
 
 SIZE = (64, 32)

@@ -15,7 +15,6 @@ import batnet_jax
 from batnet_jax import checkpoint, pretrained
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import check_architecture
 from batnet_jax.models import BATNet, feature_sizes, resnet
 from batnet_jax.models.initial import draw_variables
 from batnet_jax.models.neck import BNNeckHead
@@ -23,6 +22,7 @@ from batnet_jax.models.resnet import Stage
 from batnet_jax.pretrained.convert import flatten, to_torch, torch_shape
 from batnet_jax.pretrained.names import canonical, resnet_name
 from batnet_jax.pretrained.sources import check_agrees, open_source
+from batnet_jax.restoring import check_architecture
 from batnet_jax.steps import init_state, make_model, make_recipe
 
 SIZE = (64, 32)

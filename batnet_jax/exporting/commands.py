@@ -9,12 +9,12 @@ import ml_collections
 
 from batnet_jax import checkpoint, pretrained
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import restore_model
 from batnet_jax.exporting.card import Facts, model_card, read_results
 from batnet_jax.exporting.formats import FORMATS, check_installed
 from batnet_jax.models import feature_sizes
 from batnet_jax.pretrained.commands import EXPORTS
 from batnet_jax.pretrained.reading import SAFETENSORS, import_torch
+from batnet_jax.restoring import restore_model
 
 
 def run_export(config: ml_collections.ConfigDict, workdir: Path, output: Path) -> None:

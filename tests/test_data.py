@@ -12,7 +12,8 @@ import tensorflow_datasets as tfds
 from trees import JPG, MARKET, MSMT17, PNG, contents, fails, parts, write_tar, write_tree, write_zip
 
 from batnet_jax.data import DATASETS, load_dataset, pedestrians_builder
-from batnet_jax.data.files import find_layouts, open_tree
+from batnet_jax.data.files import open_tree
+from batnet_jax.data.layouts import find_layouts
 from batnet_jax.data.pedestrians.draw import SIZES, Size, draw_jpeg, plan
 from batnet_jax.errors import UserError
 

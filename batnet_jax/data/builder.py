@@ -22,7 +22,8 @@ from batnet_jax.data.checks import (
     differences,
     format_counts,
 )
-from batnet_jax.data.files import FileTree, choose_layout, find_layouts
+from batnet_jax.data.files import FileTree
+from batnet_jax.data.layouts import choose_layout, find_layouts
 from batnet_jax.errors import UserError
 
 INDEX_NAME = "index.npz"

@@ -29,7 +29,8 @@ import tensorflow_datasets as tfds
 from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
 from batnet_jax.data.checks import Count
 from batnet_jax.data.cuhk03_mat import NAME, MatImages, Release, read_protocol
-from batnet_jax.data.files import FileTree, choose_layout, find_layouts, open_tree
+from batnet_jax.data.files import FileTree, open_tree
+from batnet_jax.data.layouts import choose_layout, find_layouts
 from batnet_jax.data.market import MARKERS, market_sources, source_of
 from batnet_jax.errors import UserError
 

@@ -24,7 +24,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from batnet_jax.data.builder import UNKNOWN_CAMERA, Photo, ReIDBuilder, SplitSource
-from batnet_jax.data.files import IMAGE_SUFFIXES, FileTree, entries, open_tree
+from batnet_jax.data.files import IMAGE_SUFFIXES, FileTree, open_tree
+from batnet_jax.data.layouts import entries
 from batnet_jax.data.market import FOLDERS, JUNK, MARKERS, source_of
 from batnet_jax.data.splits import query_and_gallery
 from batnet_jax.errors import UserError

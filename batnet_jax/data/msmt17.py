@@ -14,7 +14,8 @@ import tensorflow_datasets as tfds
 
 from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
 from batnet_jax.data.checks import Count
-from batnet_jax.data.files import FileTree, find_layouts
+from batnet_jax.data.files import FileTree
+from batnet_jax.data.layouts import find_layouts
 from batnet_jax.data.market import source_of
 from batnet_jax.errors import UserError
 

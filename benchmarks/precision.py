@@ -5,7 +5,8 @@
 
 Runs the main job for each seed and type, --jobs side by side, in workdirs below --dir, where a run
 that was ended goes on and a finished one is not repeated. Prints mAP and Rank-1 of each, the means,
-and the spread over the seeds (the sample's standard deviation).
+the spread over the seeds (the sample's standard deviation), and the difference of the means beside
+its standard error.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 TYPES = ("float32", "bfloat16")
 
@@ -50,14 +52,35 @@ def main() -> None:
             for dtype, seed in runs
         ]
         found = {run: job.result() for run, job in zip(runs, waiting, strict=True)}
-    print("| | " + " | ".join(f"seed {seed}" for seed in range(args.seeds)) + " | mean | spread |")
-    print("|---" + "|---:" * (args.seeds + 2) + "|")
-    for figure, dtype in itertools.product(("mAP", "Rank-1"), TYPES):
-        results = [found[dtype, seed] for seed in range(args.seeds)]
-        values = [r["mAP"] if figure == "mAP" else r["cmc"]["1"] for r in results]
-        spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        cells = [*values, statistics.mean(values), spread]
-        print(f"| {figure}, {dtype} | " + " | ".join(f"{value:.4f}" for value in cells) + " |")
+    print_table(found, range(args.seeds))
+
+
+def print_table(found: dict[tuple[str, int], dict[str, Any]], seeds: range) -> None:
+    """A row a seed, then the mean, the spread, and how far the means lie apart."""
+    columns = list(itertools.product(("mAP", "Rank-1"), TYPES))
+    values = {
+        (figure, dtype): [
+            result["mAP"] if figure == "mAP" else result["cmc"]["1"]
+            for result in (found[dtype, seed] for seed in seeds)
+        ]
+        for figure, dtype in columns
+    }
+    print("| seed | " + " | ".join(f"{figure}, {dtype}" for figure, dtype in columns) + " |")
+    print("|---" + "|---:" * len(columns) + "|")
+    rows = {str(seed): [values[c][i] for c in columns] for i, seed in enumerate(seeds)}
+    rows["mean"] = [statistics.mean(values[c]) for c in columns]
+    if len(seeds) > 1:
+        rows["spread"] = [statistics.stdev(values[c]) for c in columns]
+    for name, row in rows.items():
+        print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in row) + " |")
+    if len(seeds) > 1:
+        for figure in ("mAP", "Rank-1"):
+            wide, narrow = (values[figure, dtype] for dtype in TYPES)
+            apart = statistics.mean(narrow) - statistics.mean(wide)
+            error = ((statistics.variance(wide) + statistics.variance(narrow)) / len(seeds)) ** 0.5
+            print(
+                f"{figure}: bfloat16 - float32 = {apart:+.3f}, of a standard error of {error:.3f}"
+            )
 
 
 if __name__ == "__main__":

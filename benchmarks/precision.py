@@ -78,9 +78,7 @@ def print_table(found: dict[tuple[str, int], dict[str, Any]], seeds: range) -> N
             wide, narrow = (values[figure, dtype] for dtype in TYPES)
             apart = statistics.mean(narrow) - statistics.mean(wide)
             error = ((statistics.variance(wide) + statistics.variance(narrow)) / len(seeds)) ** 0.5
-            print(
-                f"{figure}: bfloat16 - float32 = {apart:+.3f}, of a standard error of {error:.3f}"
-            )
+            print(f"{figure}: bfloat16 - float32 = {apart:+.3f}, standard error {error:.3f}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ def default_config() -> ml_collections.ConfigDict:
     c.data = data = ml_collections.ConfigDict()
     data.dataset = "market1501"  # one of batnet_jax.data.DATASETS (ours)
     data.variant = (
-        ""  # of the data set: cuhk03 labeled|detected, msmt17 v1|v2, ...; "" = its first (ours)
+        ""  # cuhk03 labeled|detected, msmt17 v1|v2, ...; "" = the first, or what is there (ours)
     )
     data.train = ()  # several data sets, as in "'market1501','msmt17:v2'"; () = dataset (ours)
     data.manual_dir = "data/manual"  # where the user has put the archive or its folder (ours)

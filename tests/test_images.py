@@ -34,7 +34,9 @@
 | two members of one name | the last one is read, as after unpacking |
 | encrypted .zip, damaged .zip | error naming the member |
 | .tar with links | error saying how to pack it |
-| .tar.gz and its like, also one named .tar; archive within an archive | error: unpack it |
+| .tar.gz and its like | error: unpack it |
+| one of these named .tar | error: it cannot be read |
+| archive within an archive | error: the data set is not found |
 | a missing folder or list | error naming it |
 | sizes other than the published ones | warning with both numbers |
 | killed while preparing | the next run starts anew |

@@ -20,6 +20,7 @@ from batnet_jax.data.file_part import check_bytes, file_part, open_part, read_wh
 from batnet_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGES = ".jpg, .png, .bmp, .webp or .tif"  # the usual ones, for messages
 MOST_UNPACKED = 8_000_000_000
 """Bytes of a file that is taken out of a .zip, beside it on the disk; cuhk-03.mat has 2e9."""
 LONGEST_NAME = 4096

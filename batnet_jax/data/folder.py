@@ -6,7 +6,8 @@
 * One sub-folder an identity and nothing else: a quarter of the identities is kept for the test.
 
 An image's identity is the sub-folder that it lies in, else the number that its name begins with;
-its camera is the number after `_c` in its name. Cameras may be missing, but then from all names.
+its camera is the number after a `c` that its name begins with or that stands behind a `_`. Cameras
+may be missing, but then from all names.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from batnet_jax.data.builder import UNKNOWN_CAMERA, Photo, ReIDBuilder, SplitSource
-from batnet_jax.data.files import IMAGE_SUFFIXES, FileTree, open_tree
+from batnet_jax.data.files import IMAGE_SUFFIXES, IMAGES, FileTree, open_tree
 from batnet_jax.data.layouts import entries
 from batnet_jax.data.market import FOLDERS, JUNK, MARKERS, source_of
 from batnet_jax.data.splits import query_and_gallery
@@ -124,7 +125,7 @@ class Folder(ReIDBuilder):
             if not part.images():
                 raise UserError(
                     f"'{part.location}' is missing or holds no images: Market's layout is "
-                    f"{', '.join(MARKERS)}, each with .jpg, .png, .bmp or .webp files; or give one "
+                    f"{', '.join(MARKERS)}, each with {IMAGES} files; or give one "
                     "sub-folder for each identity"
                 )
         return parts

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
 from batnet_jax.data.checks import Count
-from batnet_jax.data.files import FileTree
+from batnet_jax.data.files import IMAGES, FileTree
 from batnet_jax.errors import UserError
 
 FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
@@ -127,7 +127,7 @@ def _source(tree: FileTree, pattern: re.Pattern[str]) -> SplitSource:
     if not photos:
         raise UserError(
             f"'{tree.location}' is missing or holds no images: Market's layout is "
-            f"{', '.join(MARKERS)}, each with .jpg, .png, .bmp or .webp files"
+            f"{', '.join(MARKERS)}, each with {IMAGES} files"
         )
     return source_of(photos, tree, junk=len(found) - len(photos))
 

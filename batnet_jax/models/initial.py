@@ -19,7 +19,7 @@ from batnet_jax.models.batnet import LIMITS, BATNet
 # Variance times fan-in: He et al. 2015 where a ReLU follows, LeCun's for the dense layers.
 KERNEL_GAIN = {4: 2.0, 2: 1.0}
 MOST_PARAMETERS = 300_000_000
-"""Of a network, 30 times the paper's; with Adam's moments they take 12 bytes each."""
+"""Of a network, 8 times the paper's; with Adam's moments they take 12 bytes each."""
 CONSTANTS = {"bias": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0}
 
 
@@ -50,7 +50,7 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
         raise UserError(
             f"the network of this config has {parameters:,} parameters, more than "
             f"{MOST_PARAMETERS:,}: lower model.width, model.num_parts, model.embedding_dim or the "
-            "number of identities"
+            "number of identities, or raise model.reduction"
         )
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -73,7 +73,7 @@ def default_config() -> ml_collections.ConfigDict:
     model.dropout = 0.1  # rate in the heads (published code)
     model.width = 1.0  # multiplier of the backbone's channels; 1 = the paper's (ours)
     model.sync_batch_norm = True  # batch statistics over all devices (ours)
-    model.dtype = "float32"  # float32 | bfloat16, of activations up to Blk4's convolutions (ours)
+    model.dtype = "float32"  # float32 | bfloat16, of activations; Blk4 hands on float32 (ours)
 
     c.loss = loss = ml_collections.ConfigDict()
     loss.margin = 1.0  # of the triplet loss, Euclidean distance (published code)

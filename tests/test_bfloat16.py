@@ -64,3 +64,30 @@ def test_from_blk4_on_bfloat16_hands_on_float32(backbone):
             before.add(leaf.dtype)
     bfloat16, float32 = np.dtype(jnp.bfloat16), np.dtype(np.float32)
     assert (convolutions, before, after) == ({bfloat16}, {bfloat16}, {float32})
+
+
+@pytest.mark.parametrize(
+    ("backbone", "position", "neck"),
+    [("published", "p2", "none"), ("published", "p3,p4", "none"), ("resnet50", "p4", "bnneck")],
+)
+def test_gradients_and_features_are_float32(backbone, position, neck):
+    options = {"backbone": backbone, "position": position, "neck": neck, "reduction": 16}
+    model = BATNet(5, **options, num_parts=1, width=1 / 8, dtype=jnp.bfloat16)
+    images = jax.ShapeDtypeStruct((2, 64, 32, 3), jnp.float32)
+
+    def loss(params, batch_stats, images):
+        outputs, updates = model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            rngs={"dropout": jax.random.key(0)},
+            mutable=["batch_stats"],
+        )
+        figures = {kind: outputs[kind] for kind in ("features", "scores")}
+        return sum(leaf.sum() for leaf in jax.tree.leaves(figures)), (figures, updates)
+
+    variables = shapes_of(model, images.shape)
+    made = jax.eval_shape(
+        jax.grad(loss, has_aux=True), variables["params"], variables["batch_stats"], images
+    )
+    assert {leaf.dtype for leaf in jax.tree.leaves(made)} == {np.dtype(np.float32)}

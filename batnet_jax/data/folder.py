@@ -202,8 +202,8 @@ def _check_cameras(parts: Mapping[str, FileTree], images: Mapping[str, list[_Ima
     number = sum(map(len, images.values()))
     if 0 < len(without) < number:
         raise UserError(
-            f"'{without[0]}' names no camera (_c and a number), nor do {len(without) - 1} "
-            f"others of {number} images: name a camera for all of them or for none"
+            f"'{without[0]}' names no camera (c and a number, in front or after a _), nor do "
+            f"{len(without) - 1} others of {number} images: name one for all of them or for none"
         )
 
 

@@ -121,8 +121,8 @@ class BATNet(nn.Module):
       backbone: a key of `backbones.BACKBONES`.
       sync_batch_norm: take BN's statistics over all devices.
       axis_name: pmap's axis, None outside pmap.
-      dtype: of the computation up to Blk4, whose convolutions have it too and hand on at least
-        float32; parameters, statistics and heads are float32.
+      dtype: of the computation, but Blk4's layers hand on at least float32, and the heads are in
+        it; parameters and statistics are float32.
     """
 
     num_identities: int

@@ -191,7 +191,7 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """Blk2, Blk3 or Blk4: its inceptions, then (but for Blk4) a max-pooling by 2.
 
-    Blk4's layers hand on at least float32; else training is less sure (docs/performance.md).
+    Blk4's layers hand on at least float32: a precaution, see docs/performance.md, "bfloat16".
 
     Attributes:
       number: 2, 3 or 4.

@@ -65,7 +65,7 @@ def program(task: dict) -> tuple[str, int]:
     import jax.numpy as jnp
     from jax.experimental import topologies
     from jax.sharding import NamedSharding, PartitionSpec
-    from train_step import make_recipe
+    from jax_step import make_recipe
 
     from batnet_jax import steps
     from batnet_jax.packing import pack_state

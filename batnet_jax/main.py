@@ -35,7 +35,7 @@ from batnet_jax.interruption import STATUS, Sigterm, Terminated
 from batnet_jax.pretrained import run_import
 from batnet_jax.reporting import run_report
 from batnet_jax.restoring import restore_model
-from batnet_jax.shipped import config_names, find_config
+from batnet_jax.shipped import config_names, name_configs
 from batnet_jax.starting import check_run
 from batnet_jax.tables import TABLES, run_table
 from batnet_jax.train import train
@@ -336,20 +336,6 @@ def hush_orbax() -> None:
             show(what)
 
     sys.unraisablehook = shown
-
-
-def name_configs(argv: list[str]) -> list[str]:
-    """`--config=demo` and `--config demo` with the path of the config that the package has."""
-    named, before = [], ""
-    for argument in argv:
-        flag, equals, value = argument.partition("=")
-        if before in ("-config", "--config"):
-            argument = find_config(argument)
-        elif equals and flag in ("-config", "--config"):
-            argument = f"{flag}={find_config(value)}"
-        named.append(argument)
-        before = argument
-    return named
 
 
 def quote_keyword(argument: str) -> str:

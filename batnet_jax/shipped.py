@@ -26,3 +26,17 @@ def find_config(name: str) -> str:
     shipped = config_folder() / f"{Path(name).stem}.py"
     asked = name in (shipped.stem, f"configs/{shipped.name}")
     return str(shipped) if asked and not Path(name).is_file() and shipped.is_file() else name
+
+
+def name_configs(argv: list[str]) -> list[str]:
+    """`--config=demo` and `--config demo` with the path of the config that the package has."""
+    named, before = [], ""
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        if before in ("-config", "--config"):
+            argument = find_config(argument)
+        elif equals and flag in ("-config", "--config"):
+            argument = f"{flag}={find_config(value)}"
+        named.append(argument)
+        before = argument
+    return named

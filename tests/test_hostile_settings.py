@@ -17,7 +17,7 @@ from hostile_world import limits as limits
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from batnet_jax import checkpoint, main
+from batnet_jax import checkpoint, main, shipped
 from batnet_jax.config import default_config
 from batnet_jax.embedding import load
 from batnet_jax.models.initial import draw_variables
@@ -46,7 +46,7 @@ def settings(*arguments):
         delattr(flags.FLAGS, name)
     for name in flags.FLAGS:
         flags.FLAGS[name].unparse()
-    sys.argv = main.name_configs(
+    sys.argv = shipped.name_configs(
         [main.quote_keyword(x) for x in ("main", "--config=configs/demo.py", *arguments)]
     )
     main.parse(sys.argv)

@@ -6,8 +6,8 @@ import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
+import training_oracle
 
 from batnet_jax import augment
 
@@ -142,7 +142,7 @@ def test_erased_sizes_follow_the_law(shape):
     erased = over_keys(augment.random_erasing, image, probability=1.0)
     h, w, _, _ = rectangles(erased, image)
     rng = np.random.default_rng(0)
-    expected = np.array([oracles.erasing_size(rng, *shape[:2]) for _ in range(MANY)]).T
+    expected = np.array([training_oracle.erasing_size(rng, *shape[:2]) for _ in range(MANY)]).T
     for got, law in ((h, expected[0]), (w, expected[1]), (h * w, expected[0] * expected[1])):
         # Kolmogorov-Smirnov: 1.95 sqrt(2 / n) is the 0.1 % level; 2.5 leaves room.
         at = np.union1d(got, law)

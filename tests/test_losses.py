@@ -8,8 +8,8 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
+import training_oracle
 
 from batnet_jax.losses import cross_entropy, multi_task_loss, pairwise_distances, triplet_loss
 from batnet_jax.models.layers import AXIS
@@ -53,7 +53,7 @@ def test_triplet_loss_equals_the_oracle(margin, num_negatives):
     values = []
     for seed in range(5):
         features, pids = batch(seed)
-        expected = oracles.triplet_loss(features, pids, margin, num_negatives)
+        expected = training_oracle.triplet_loss(features, pids, margin, num_negatives)
         close(loss(features, pids), expected)
         values.append(expected)
     assert min(values) > 0
@@ -76,7 +76,7 @@ def test_triplet_loss_in_float32_at_the_features_real_size():
     features = np.maximum(rng.normal(size=(24, 512)), 0).astype(np.float32)
     pids = np.arange(24) % 6
     got = triplet_loss(features, pids, margin=1.0, num_negatives=5)
-    expected = oracles.triplet_loss(features.astype(np.float64), pids, 1.0, 5)
+    expected = training_oracle.triplet_loss(features.astype(np.float64), pids, 1.0, 5)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
 
 
@@ -91,7 +91,7 @@ def test_triplet_gradient_against_differences():
         moved = [features.copy(), features.copy()]
         moved[0][index] += step
         moved[1][index] -= step
-        high, low = (oracles.triplet_loss(f, pids, 1.0, 3) for f in moved)
+        high, low = (training_oracle.triplet_loss(f, pids, 1.0, 3) for f in moved)
         expected[index] = (high - low) / (2 * step)
     # Differences: 1e-16 / step of rounding, step^2 of curvature.
     np.testing.assert_allclose(gradient, expected, atol=1e-8)
@@ -161,7 +161,7 @@ def test_cross_entropy_equals_the_oracle(smoothing):
     rng = np.random.default_rng(0)
     scores, labels = 20 * rng.normal(size=(6, 9)), rng.integers(0, 9, 6)
     got = cross_entropy(scores, labels, smoothing=smoothing)
-    close(got, oracles.cross_entropy(scores, labels, smoothing))
+    close(got, training_oracle.cross_entropy(scores, labels, smoothing))
 
 
 @pytest.mark.usefixtures("float64")
@@ -174,8 +174,9 @@ def test_multi_task_loss_is_the_average_over_the_streams(streams):
         "scores": {s: rng.normal(size=(12, 4)) for s in streams},
     }
     loss, parts = multi_task_loss(outputs, labels, margin=0.7, num_negatives=3, label_smoothing=0.1)
-    triplets = [oracles.triplet_loss(outputs["features"][s], labels, 0.7, 3) for s in streams]
-    entropies = [oracles.cross_entropy(outputs["scores"][s], labels, 0.1) for s in streams]
+    features, scores = outputs["features"], outputs["scores"]
+    triplets = [training_oracle.triplet_loss(features[s], labels, 0.7, 3) for s in streams]
+    entropies = [training_oracle.cross_entropy(scores[s], labels, 0.1) for s in streams]
     assert set(parts) == {"loss_ce", "loss_triplet"}
     close(parts["loss_triplet"], np.mean(triplets))
     close(parts["loss_ce"], np.mean(entropies))

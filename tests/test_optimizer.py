@@ -3,8 +3,8 @@ import math
 import jax
 import numpy as np
 import optax
-import oracles
 import pytest
+import training_oracle
 
 from batnet_jax.config import default_config
 from batnet_jax.optimizer import adam_l2, cosine_schedule, learning_rate_schedule, warm_up
@@ -39,10 +39,10 @@ def test_adam_equals_the_oracle(weight_decay):
     for i in (0, 1):  # every parameter decays, a BN's scale too
         own = [step[i] for step in gradients]
         options = {"weight_decay": weight_decay, **BETAS}
-        expected = oracles.adam(values[i], own, rates, **options)
+        expected = training_oracle.adam(values[i], own, rates, **options)
         # The learning rate may be float32 (6e-8 of an update, 1e-2 of the values); else rounding.
         np.testing.assert_allclose(got[i], expected, rtol=0, atol=1e-8)
-        adamw = oracles.adam(values[i], own, rates, decoupled=True, **options)
+        adamw = training_oracle.adam(values[i], own, rates, decoupled=True, **options)
         decoupled.append(np.abs(adamw - got[i]).max())
     if weight_decay == 0.5:
         assert min(decoupled) > 1e-3  # it is not AdamW

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import oracles
 import pytest
+import training_oracle
 from fast import jit
 
 from batnet_jax import augment
@@ -133,7 +134,7 @@ def compare_case(attention, position, reduction, num_parts, sampling, *, width, 
             if mode == "train":
                 close(results["stats"], new_stats, 1e-9)
     if "gradients" in results:
-        loss, gradients, _ = oracles.loss_and_gradients(
+        loss, gradients, _ = training_oracle.loss_and_gradients(
             params, stats, images, LABELS, loss=ORACLE_LOSS, net=net
         )
         close(results["loss"], loss, 1e-9)
@@ -289,7 +290,7 @@ def test_twenty_steps_of_training(dtype, monkeypatch):
         losses, state = train(recipe, jax.tree.map(jnp.dtype(dtype).type, variables))
 
     mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
-    expected, params, stats = oracles.train(
+    expected, params, stats = training_oracle.train(
         variables["params"],
         variables["batch_stats"],
         [((images / 255 - mean) / std, labels) for images, labels in draw_batches()],

@@ -7,6 +7,7 @@ import numpy as np
 import oracles
 import pytest
 import tape
+import training_oracle
 
 
 def normal(*shape):
@@ -126,7 +127,7 @@ def test_gradient_of_the_losses():
 
     def loss(*arrays):
         one, two, three, four = arrays
-        return oracles.multi_task_loss(
+        return training_oracle.multi_task_loss(
             {"one": one, "two": two},
             {"one": three, "two": four},
             labels,

@@ -1,4 +1,4 @@
-"""ResNet-50, the BNNeck, and what is built on them; the backbone against PyTorch in float64."""
+"""ResNet-50 and what is built on it; the backbone against PyTorch in float64."""
 
 import json
 from functools import partial
@@ -6,49 +6,18 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 from fast import jit
-from test_main import CUT, MAIN, ROOT, lines, run_main
+from pretrained_world import write
+from resnet_world import BARE, SIZE, STRONG, WIDTH, close, draw, make_config, shapes_of
+from test_main import CUT, MAIN, lines, run_main
 
 import batnet_jax
-from batnet_jax import checkpoint, pretrained
-from batnet_jax.config import default_config
-from batnet_jax.errors import UserError
+from batnet_jax import pretrained
 from batnet_jax.models import BATNet, feature_sizes, resnet
-from batnet_jax.models.initial import draw_variables
-from batnet_jax.models.neck import BNNeckHead
 from batnet_jax.models.resnet import Stage
 from batnet_jax.pretrained.convert import flatten, to_torch, torch_shape
 from batnet_jax.pretrained.names import canonical, resnet_name
-from batnet_jax.pretrained.sources import check_agrees, open_source
-from batnet_jax.restoring import check_architecture
-from batnet_jax.steps import init_state, make_model, make_recipe
-
-SIZE = (64, 32)
-STRONG = {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0, "dropout": 0.0}
-BARE = {**STRONG, "attention": "none", "num_parts": 0}
-WIDTH = 1 / 16
-# Float64, where only the order of sums differs, through 53 layers and their backward pass.
-close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
-
-
-def make_config(**model):
-    config = default_config()
-    config.data.image_size = SIZE
-    config.model.update({**BARE, "width": WIDTH, **model})
-    return config
-
-
-def draw(config, seed=0):
-    return draw_variables(make_model(config, 5, axis_name=None), SIZE, seed)
-
-
-def shapes_of(model, size=(256, 128)):
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
-    images = jax.ShapeDtypeStruct((2, *size, 3), jnp.float32)
-    return jax.eval_shape(partial(model.init, train=True), keys, images)
-
 
 # Counts and shapes, for which nothing is computed.
 
@@ -251,177 +220,6 @@ def from_state(state, path):
     name = resnet_name(names)
     tensor = state[name] if name else np.zeros(1)
     return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
-
-
-# Import.
-
-
-@pytest.fixture(scope="module")
-def state():
-    """A narrow network under torchvision's names, made of ours; no PyTorch needed."""
-    named = {
-        resnet_name(path): to_torch(path, v) for path, v in flatten(draw(make_config())).items()
-    }
-    named.pop(None)
-    return named | {"fc.weight": np.zeros((7, 128), np.float32), "fc.bias": np.zeros(7, np.float32)}
-
-
-def write(path, tensors):
-    from safetensors.numpy import save_file
-
-    save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, path)
-    return path
-
-
-def test_parts_start_as_copies_and_import_makes_a_checkpoint(state, tmp_path):
-    source = write(tmp_path / "resnet50.safetensors", state)
-    config = make_config(num_parts=2, attention="aia")
-    report = pretrained.run_import(config, source, tmp_path / "run")
-    assert "2 ImageNet classifier" in report.summary()
-    model = batnet_jax.load(tmp_path / "run")
-    assert model.dim == (1 + 2) * 128
-    recipe = make_recipe(config, num_identities=1, steps_per_epoch=1)
-    params = checkpoint.restore_state(tmp_path / "run", 0, init_state(recipe, SIZE)).params
-    streams = params["part_streams"]
-    for stream, blocks in streams.items():
-        jax.tree.map(np.testing.assert_array_equal, blocks, params[stream.split("_")[1]])
-    assert set(streams) == {f"stream{t}_blk{n}" for t in (0, 1) for n in (3, 4)}
-    kernel = params["blk1"]["unit0"]["conv2"]["conv"]["kernel"]
-    np.testing.assert_array_equal(to_torch(("", "", ""), kernel), state["layer1.0.conv2.weight"])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.pop("layer2.0.downsample.1.bias"), r"1 missing \(layer2.0.downsample.1.bias"),
-        (  # ResNet-101's third stage goes on
-            lambda s: s.update({"layer3.6.conv1.weight": np.zeros((16, 64, 1, 1), np.float32)}),
-            r"1 of unknown names \(layer3.6.conv1.weight\)",
-        ),
-        (  # ResNet-18 and -34 have no third convolution
-            lambda s: [s.pop(name) for name in list(s) if "conv3" in name],
-            "none of BAT-net, published backbone, torchvision googlenet, torchvision resnet50",
-        ),
-    ],
-    ids=["missing", "deeper", "no bottlenecks"],
-)
-def test_other_networks_are_refused(state, tmp_path, change, message):
-    tensors = dict(state)
-    change(tensors)
-    source = write(tmp_path / "other.safetensors", tensors)
-    with pytest.raises(UserError, match=message):
-        pretrained.initialise(make_config(), draw(make_config()), source)
-
-
-@pytest.mark.parametrize(
-    ("model", "flags"),
-    [
-        ({"backbone": "published"}, "pass --config.model.backbone=resnet50"),
-        ({"width": 0.5}, "pass --config.model.width=0.0625"),
-    ],
-    ids=str,
-)
-def test_the_flags_to_pass_are_named(state, tmp_path, model, flags):
-    config = make_config(**model)
-    source = open_source(config, write(tmp_path / "resnet50.safetensors", state))
-    with pytest.raises(UserError, match=flags):
-        check_agrees(source, config.model, whole=False)
-
-
-@pytest.mark.parametrize("model", [{}, {"backbone": "published"}], ids=["resnet", "neck"])
-def test_what_the_published_code_has_not_is_not_exported(tmp_path, model):
-    config = make_config(**model)
-    with pytest.raises(UserError, match=r"config.model.(backbone|neck)='\w+' has no published na"):
-        pretrained.run_export(config, draw(config), tmp_path / "w.safetensors")
-    assert not (tmp_path / "w.safetensors").exists()
-
-
-def test_a_checkpoint_older_than_the_neck_has_none():
-    config = default_config()
-    saved = {name: value for name, value in config.model.to_dict().items() if name != "neck"}
-    check_architecture(config, {"model": saved}, ROOT)
-    config.model.neck = "bnneck"
-    with pytest.raises(UserError, match=r"model.neck='none', and the config says 'bnneck'"):
-        check_architecture(config, {"model": saved}, ROOT)
-
-
-# The BNNeck.
-
-
-def plain_head(x, params, stats, train):
-    """Before the neck, behind it, and the scores, in the plainest form."""
-    before = x.mean((1, 2))
-    if "embedding" in params:
-        before = before @ params["embedding"]["kernel"]
-    mean, var = (before.mean(0), before.var(0)) if train else stats["neck"].values()
-    behind = (before - mean) / jnp.sqrt(var + 1e-5) * params["neck"]["scale"]
-    return before, behind, behind @ params["classifier"]["kernel"]
-
-
-@pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("embedding_dim", [0, 6])
-def test_the_triplet_loss_sees_one_side_of_the_neck_and_the_test_the_other(embedding_dim):
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((5, 4, 3, 8))
-    head = BNNeckHead(3, embedding_dim, dtype=jnp.float64)
-    shapes = jax.eval_shape(partial(head.init, train=True), jax.random.key(0), x)
-    variables = oracles.random_values(shapes, 1)
-    params, stats = variables["params"], variables["batch_stats"]
-    names = {"neck": {"scale"}, "classifier": {"kernel"}}  # neither has a shift
-    names |= {"embedding": {"kernel"}} if embedding_dim else {}
-    assert {name: set(layer) for name, layer in params.items()} == names
-
-    (feature, scores), new = head.apply(variables, x, train=True, mutable=["batch_stats"])
-    before, _, expected = plain_head(x, params, stats, train=True)
-    close(feature, before)
-    close(scores, expected)
-    close(new["batch_stats"]["neck"]["mean"], 0.9 * stats["neck"]["mean"] + 0.1 * before.mean(0))
-    feature, scores = head.apply(variables, x, train=False)
-    _, behind, expected = plain_head(x, params, stats, train=False)
-    close(feature, behind)
-    close(scores, expected)
-
-    weights = rng.standard_normal(scores.shape), rng.standard_normal(feature.shape)
-
-    def loss(params, run):
-        feature, scores = run(params)
-        return (scores * weights[0]).sum() + (feature * weights[1]).sum()
-
-    def ours(params):
-        own = {**variables, "params": params}
-        return head.apply(own, x, train=True, mutable=["batch_stats"])[0]
-
-    def plain(params):
-        before, _, scores = plain_head(x, params, stats, train=True)
-        return before, scores
-
-    got, expected = (jax.grad(partial(loss, run=run))(params) for run in (ours, plain))
-    jax.tree.map(close, got, expected)
-
-
-def test_the_bnnecks_dropout_is_before_the_classifier_and_in_training_only():
-    x = np.random.default_rng(0).standard_normal((4, 2, 1, 64)).astype(np.float32)
-    head = BNNeckHead(3, dropout=0.5)
-    variables = head.init(jax.random.key(0), x, train=False)
-
-    def scores(key, train):
-        rngs = {"dropout": jax.random.key(key)}
-        run = head.apply(variables, x, train=train, rngs=rngs, mutable=["batch_stats"])
-        return np.asarray(run[0][0]), np.asarray(run[0][1])
-
-    np.testing.assert_array_equal(scores(1, True)[0], scores(2, True)[0])
-    assert (scores(1, True)[1] != scores(2, True)[1]).any()
-    np.testing.assert_array_equal(scores(1, False)[1], scores(2, False)[1])
-
-
-@pytest.mark.usefixtures("short_backbone")
-def test_the_neck_stands_behind_the_papers_backbone_too():
-    model = BATNet(5, neck="bnneck", embedding_dim=0, num_parts=2, width=WIDTH, attention="none")
-    variables = shapes_of(model, (64, 32))
-    outputs = jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((2, 64, 32, 3), "f4"))
-    sizes = feature_sizes(variables["params"])
-    assert sizes["part"] == 2 * sizes["appearance"] > 2
-    assert {name: f.shape[1] for name, f in outputs["features"].items()} == sizes
 
 
 # From end to end.

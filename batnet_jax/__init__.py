@@ -7,7 +7,7 @@ features = model.embed("photos/")  # [n, d] float32
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from batnet_jax.embedding import Model, load
+    from batnet_jax.inference.model import Model, load
 
 __all__ = ["Model", "load"]
 
@@ -16,6 +16,6 @@ def __getattr__(name: str) -> Any:
     """Imports JAX and the network only for those who ask for them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from batnet_jax import embedding
+    from batnet_jax.inference import model
 
-    return getattr(embedding, name)
+    return getattr(model, name)

@@ -9,7 +9,7 @@ An installed package has the same as `batnet`, and its configs by name: batnet -
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,71 +18,27 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from batnet_jax import bucket, checkpoint, embedding, hosts, searching, serving
-from batnet_jax.backend import choose_cpu_libraries
-from batnet_jax.collection import (
-    Trial,
-    check_held_out,
-    open_collection,
-    open_tests,
-)
-from batnet_jax.data import Split
 from batnet_jax.errors import RunFailure, UserError
-from batnet_jax.evaluate import evaluate_trials, make_embed
-from batnet_jax.exporting import run_export
-from batnet_jax.failures import EVALUATION_MEMORY, told
-from batnet_jax.interruption import STATUS, Sigterm, Terminated
-from batnet_jax.pretrained import run_import
-from batnet_jax.reporting import run_report
-from batnet_jax.restoring import restore_model
-from batnet_jax.shipped import config_names, name_configs
-from batnet_jax.starting import check_run
-from batnet_jax.tables import TABLES, run_table
-from batnet_jax.train import train
+from batnet_jax.inference import model as inference_model
+from batnet_jax.modes.config_files import config_names, name_configs
+from batnet_jax.modes.embed import run_embed
+from batnet_jax.modes.eval import run_eval
+from batnet_jax.modes.export import run_export
+from batnet_jax.modes.import_weights import run_import
+from batnet_jax.modes.report import run_report
+from batnet_jax.modes.search import run_search
+from batnet_jax.modes.serve import run_serve
+from batnet_jax.modes.tables import TABLES, run_table
+from batnet_jax.modes.train import run_train
+from batnet_jax.runtime import processes
+from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
+from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.validation import validate
 from batnet_jax.version import VERSION
-from batnet_jax.workdir import check_writable
+from batnet_jax.workdir import gcs
 
 USER_ERROR = 2
 RUN_FAILURE = 1
-
-
-def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Prepares the data if needed, trains or resumes, evaluates."""
-    check_run(config, workdir)
-    collection = hosts.lead_first(lambda: open_collection(config))
-    check_same_images([*collection.val, *collection.tests], collection.train.images)
-    train(config, collection, workdir)
-
-
-def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Restores a checkpoint (config.eval.step; 0 = latest, -1 = best) and evaluates it."""
-
-    def choose() -> int:
-        step = checkpoint.choose_step(workdir, config.eval.step)
-        check_writable(workdir)
-        return step
-
-    step = hosts.by_lead(choose)
-    model, variables = restore_model(config, workdir, step)
-    trials = hosts.lead_first(lambda: open_tests(config))
-    check_same_images(trials)
-    if config.data.val_identities:
-        run = hosts.by_lead(lambda: checkpoint.restore_run(workdir, step))
-        check_held_out(trials, run["identities"], workdir)
-    with told(workdir, lower=EVALUATION_MEMORY):
-        embed = make_embed(model, variables)
-        evaluate_trials(config, trials, embed, step=step, workdir=workdir)
-
-
-def check_same_images(trials: Sequence[Trial], *more: Split) -> None:
-    """Refuses processes that have different images or labels.
-
-    Raises: UserError in all processes.
-    """
-    splits = [split for t in trials for split in (t.query, t.gallery, t.more_query) if split]
-    prints = [split.content_fingerprint() for split in (*splits, *more)]
-    hosts.check_same("images", " ".join(prints))
 
 
 def import_weights(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -106,13 +62,13 @@ def _wanted(flag: flags.FlagHolder[str | None]) -> Path:
 
 def embed_images(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Writes the features of --images=DIR|LIST to --output=F.npz; needs no --config."""
-    embedding.run_embed(config, workdir, _wanted(_IMAGES), _wanted(_OUTPUT), skip=_SKIP.value)
+    run_embed(config, workdir, _wanted(_IMAGES), _wanted(_OUTPUT), skip=_SKIP.value)
 
 
 def search(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json, --faiss=F.index."""
     query, output, index = (Path(f.value) if f.value else None for f in (_QUERY, _OUTPUT, _FAISS))
-    searching.run_search(
+    run_search(
         config,
         workdir,
         gallery=_wanted(_GALLERY),
@@ -125,9 +81,7 @@ def search(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def serve(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """A page to drop an image on: ranks --gallery=F.npz|DIR; --port=8000, --host=127.0.0.1."""
-    serving.run_serve(
-        config, workdir, gallery=_wanted(_GALLERY), host=_HOST.value, port=_PORT.value
-    )
+    run_serve(config, workdir, gallery=_wanted(_GALLERY), host=_HOST.value, port=_PORT.value)
 
 
 def run_tables(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -250,7 +204,7 @@ def run(argv: list[str]) -> int:
         config, workdir = settings()
         if _CONFIG.value is not None or Path(config.data.dir).is_dir():  # else another machine's
             use_compilation_cache(Path(config.data.dir) / "xla_cache")
-        hosts.join()
+        processes.join()
         check_together(config)
         with Sigterm().listen():
             MODES[_MODE.value](config, workdir)
@@ -267,8 +221,8 @@ def run(argv: list[str]) -> int:
         print(f"interrupted; the same command {AFTERWARDS[resumes]}", file=sys.stderr)
         return 130
     except Exception as error:
-        if hosts.is_lost(error):
-            print(f"error: {hosts.describe_loss(error)}", file=sys.stderr)
+        if processes.is_lost(error):
+            print(f"error: {processes.describe_loss(error)}", file=sys.stderr)
         else:
             traceback.print_exc()
         return 1
@@ -281,11 +235,11 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
     Raises: UserError for a value that cannot work, or if the checkpoint does not say.
     """
     if _CONFIG.value is None:
-        workdir = bucket.path_of(_WORKDIR.value or "")
-        return embedding.read_config(workdir), workdir
+        workdir = gcs.path_of(_WORKDIR.value or "")
+        return inference_model.read_config(workdir), workdir
     validate(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    return _CONFIG.value, bucket.path_of(_WORKDIR.value or f"runs/{name}")
+    return _CONFIG.value, gcs.path_of(_WORKDIR.value or f"runs/{name}")
 
 
 def check_together(config: ml_collections.ConfigDict) -> None:
@@ -295,17 +249,17 @@ def check_together(config: ml_collections.ConfigDict) -> None:
 
     Raises: UserError in all processes.
     """
-    if (_WORKDIR.value or "").startswith(bucket.SCHEME) and _MODE.value not in SHARED_MODES:
+    if (_WORKDIR.value or "").startswith(gcs.SCHEME) and _MODE.value not in SHARED_MODES:
         raise UserError(
             f"--mode={_MODE.value} works on a folder: copy '{_WORKDIR.value}' to one, and name that"
         )
-    if not hosts.alone() and _MODE.value not in SHARED_MODES:
+    if not processes.alone() and _MODE.value not in SHARED_MODES:
         raise UserError(
             f"--mode={_MODE.value} runs in one process, not in {jax.process_count()}: start one,"
             f" or {' or '.join(f'--mode={mode}' for mode in SHARED_MODES)}"
         )
     settings = f"{_MODE.value} {_WORKDIR.value} {config.to_json()}"
-    hosts.check_same("arguments", settings)
+    processes.check_same("arguments", settings)
 
 
 def use_compilation_cache(folder: Path) -> None:
@@ -321,7 +275,7 @@ def main() -> None:
     # config_flags reads it there
     sys.argv = name_configs([quote_keyword(argument) for argument in sys.argv])
     status = run(sys.argv)
-    hosts.leave(status)
+    processes.leave(status)
     sys.exit(status)
 
 

@@ -18,8 +18,8 @@ from batnet_jax.models import (
     PART_SAMPLINGS,
     parse_positions,
 )
-from batnet_jax.optimizer import SCHEDULES
 from batnet_jax.retrieval import POOLINGS
+from batnet_jax.step.optimizer import SCHEDULES
 
 DTYPES = ("float32", "bfloat16")
 MOST = {

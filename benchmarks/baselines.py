@@ -15,11 +15,13 @@ import numpy as np
 from absl import flags
 
 from batnet_jax import main, retrieval
-from batnet_jax.collection import Collection, Trial, open_collection
 from batnet_jax.data import Split
+from batnet_jax.data.run_data import RetrievalTest, RunData, open_run_data
 from batnet_jax.errors import UserError
-from batnet_jax.evaluate import extract_features, make_embed, open_store, same_camera
-from batnet_jax.steps import init_state, make_model, make_recipe
+from batnet_jax.evaluation.embed import extract_features, make_embed
+from batnet_jax.evaluation.evaluate import open_store, same_camera
+from batnet_jax.models.build import make_model
+from batnet_jax.step.train_step import init_state, make_recipe
 
 
 def random_embedding(images: np.ndarray) -> np.ndarray:
@@ -58,7 +60,7 @@ def raw_pixels(images: np.ndarray) -> np.ndarray:
     return flat - flat.mean(1, keepdims=True)
 
 
-def evaluate(config, trial: Trial, embed) -> dict:
+def evaluate(config, trial: RetrievalTest, embed) -> dict:
     """Evaluates an embedding on a query and a gallery."""
 
     def features(split: Split, name: str) -> np.ndarray:
@@ -78,7 +80,7 @@ def evaluate(config, trial: Trial, embed) -> dict:
     )
 
 
-def untrained_net(config, data: Collection):
+def untrained_net(config, data: RunData):
     """The config's network with its initial values, as an embedding."""
     identities = len(data.train.identities)
     recipe = make_recipe(config, num_identities=identities, steps_per_epoch=1, axis_name=None)
@@ -109,7 +111,7 @@ def run(argv: list[str]) -> None:
     if workdir:
         result = last_evaluation(Path(workdir))
         trained = {f"trained, {result['step']} steps": result}
-    data = open_collection(config)
+    data = open_run_data(config)
     trial = data.tests[0]
     rows = {
         "random embedding": random_embedding,

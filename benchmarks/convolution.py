@@ -2,7 +2,7 @@
 
     python benchmarks/convolution.py [--batch 16] [--repeats 7]
 
-The first is the default of jax 0.10 and 0.11; `batnet_jax/backend.py` chooses the second. The
+The first is the default of jax 0.10 and 0.11; `batnet_jax/runtime/xla_flags.py` chooses the second. The
 shapes are those of the network at width 1 and 256 x 128. The two take turns; milliseconds are the
 median, "x" is how many times slower YNNPACK's are.
 """
@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batnet_jax.backend import LIBRARIES, OPTION
+from batnet_jax.runtime.xla_flags import LIBRARIES, OPTION
 
 SHAPES = (  # rows and columns of the input, channels, features, kernel, stride
     (256, 128, 3, 64, 7, 2),

@@ -29,8 +29,9 @@ import numpy as np
 from evaluator import DIMENSIONS, draw_labels, read_list
 from kernels import device_events, read_events, summarise
 
-from batnet_jax.retrieval import evaluate, ranks
-from batnet_jax.retrieval.ready import upload
+from batnet_jax.retrieval import evaluate
+from batnet_jax.retrieval.streaming import ranks
+from batnet_jax.retrieval.streaming.prepare_features import upload
 
 BLOCK, CHUNK = 1024, 32768
 

@@ -25,9 +25,10 @@ import onnxruntime
 from jax import export
 
 from batnet_jax.config import default_config
-from batnet_jax.exporting import to_onnx, to_stablehlo
-from batnet_jax.models.initial import draw_variables
-from batnet_jax.steps import embed_step, make_model
+from batnet_jax.evaluation.embed import embed_step
+from batnet_jax.export import to_onnx, to_stablehlo
+from batnet_jax.models.build import make_model
+from batnet_jax.models.init_variables import draw_variables
 
 Way = Callable[[np.ndarray], np.ndarray]
 BATCHES = (1, 64)

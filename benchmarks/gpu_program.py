@@ -67,8 +67,8 @@ def program(task: dict) -> tuple[str, int]:
     from jax.sharding import NamedSharding, PartitionSpec
     from jax_step import make_recipe
 
-    from batnet_jax import steps
-    from batnet_jax.packing import pack_state
+    from batnet_jax.step import train_step
+    from batnet_jax.step.packing import pack_state
 
     try:
         h100 = topologies.get_topology_desc(platform="cuda", topology="1x1x1", target_config=H100)
@@ -78,7 +78,7 @@ def program(task: dict) -> tuple[str, int]:
     recipe = make_recipe(task, axis_name=None)
     size, batch = tuple(task["size"]), task["batch"]
     shapes = (
-        pack_state(steps.init_state(recipe, size), kernels=True),
+        pack_state(train_step.init_state(recipe, size), kernels=True),
         {
             "image": jax.ShapeDtypeStruct((batch, *size, 3), jnp.uint8),
             "label": jax.ShapeDtypeStruct((batch,), jnp.int32),
@@ -87,7 +87,7 @@ def program(task: dict) -> tuple[str, int]:
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes
     )
-    step = jax.jit(partial(steps.train_step, recipe=recipe), donate_argnums=0)
+    step = jax.jit(partial(train_step.train_step, recipe=recipe), donate_argnums=0)
     return step.lower(*placed).compile().as_text(), len(jax.tree.leaves(placed[0]))
 
 

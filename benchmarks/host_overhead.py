@@ -25,17 +25,20 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from batnet_jax import checkpoint, devices, main, train
-from batnet_jax.backend import choose_cpu_libraries
-from batnet_jax.collection import open_collection
-from batnet_jax.evaluate import open_store
-from batnet_jax.finite import Suspects
-from batnet_jax.journal import Journal
-from batnet_jax.models.layers import AXIS
-from batnet_jax.packing import pack_state, unpack_state
-from batnet_jax.schedule import batch_size, batches, plan_schedule
-from batnet_jax.steps import init_state, make_recipe
-from batnet_jax.window import Window
+from batnet_jax import main
+from batnet_jax.data.run_data import open_run_data
+from batnet_jax.evaluation.evaluate import open_store
+from batnet_jax.runtime import devices
+from batnet_jax.runtime.devices import AXIS
+from batnet_jax.runtime.xla_flags import choose_cpu_libraries
+from batnet_jax.step.packing import pack_state, unpack_state
+from batnet_jax.step.train_step import init_state, make_recipe
+from batnet_jax.training import loop
+from batnet_jax.training.non_finite import NonFiniteReport
+from batnet_jax.training.run_length import batch_size, batches, plan_schedule
+from batnet_jax.training.window import Window
+from batnet_jax.workdir import checkpoints
+from batnet_jax.workdir.metrics_log import MetricsLog
 
 WINDOWS = flags.DEFINE_integer("windows", 5, "Windows of each kind.", lower_bound=1)
 WINDOW_STEPS = flags.DEFINE_integer("window_steps", 20, "Steps of a window.", lower_bound=1)
@@ -54,7 +57,7 @@ class Loop:
             steps_per_epoch=self.schedule.steps_per_epoch,
             axis_name=AXIS if jax.device_count() > 1 else None,
         )
-        self.step = train.pmap_step(self.recipe)
+        self.step = loop.pmap_step(self.recipe)
         rows = next(batches(config, labels, 0, self.schedule))
         batch = {"image": store.batch(rows), "label": labels[rows].astype(np.int32)}
         sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
@@ -77,12 +80,12 @@ class Loop:
     def windows(self, step: Callable, workdir: Path) -> Iterator[tuple[float, float]]:
         """Runs the loop with this step; yields seconds and data wait, a share, of each window."""
         workdir.mkdir()
-        journal, seconds = Journal(workdir, 0), []
+        journal, seconds = MetricsLog(workdir, 0), []
         write = journal.write
         journal.write = lambda figures: (write(figures), seconds.append(figures["data_wait"]))
-        original, train.pmap_step = train.pmap_step, lambda _: step
+        original, loop.pmap_step = loop.pmap_step, lambda _: step
         try:
-            taken = train.run_steps(
+            taken = loop.run_steps(
                 self.config,
                 self.recipe,
                 self.schedule,
@@ -93,7 +96,7 @@ class Loop:
                 Window(
                     self.schedule,
                     batch_size(self.config),
-                    Suspects(workdir, [], self.labels),
+                    NonFiniteReport(workdir, [], self.labels),
                 ),
             )
             start = time.perf_counter()
@@ -102,17 +105,17 @@ class Loop:
                     yield time.perf_counter() - start, seconds[-1]
                     start = time.perf_counter()
         finally:
-            train.pmap_step = original
+            loop.pmap_step = original
             journal.close()
 
 
 def save_seconds(state, workdir: Path) -> tuple[float, float]:
     """Seconds that saving a checkpoint holds the loop up, and until it is on the disk."""
-    manager = checkpoint.open_manager(workdir)
-    checkpoint.save(manager, 1, unpack_state(jax.device_get(state)), {})  # what is done once
+    manager = checkpoints.open_manager(workdir)
+    checkpoints.save(manager, 1, unpack_state(jax.device_get(state)), {})  # what is done once
     manager.wait_until_finished()
     start = time.perf_counter()
-    checkpoint.save(manager, 2, unpack_state(jax.device_get(state)), {})
+    checkpoints.save(manager, 2, unpack_state(jax.device_get(state)), {})
     held = time.perf_counter() - start
     manager.wait_until_finished()
     done = time.perf_counter() - start
@@ -162,7 +165,7 @@ def run(argv: list[str]) -> None:
     config.steps = WINDOW_STEPS.value * (WINDOWS.value + 1)
     config.log.every_steps = WINDOW_STEPS.value
     main.use_compilation_cache(Path(config.data.dir) / "xla_cache")
-    images, labels, identities = open_collection(config).train
+    images, labels, identities = open_run_data(config).train
     with tempfile.TemporaryDirectory() as folder, open_store(config, images) as store:
         for start in range(0, len(labels), 256):  # decoded, as after the first epoch
             store.batch(np.arange(start, min(start + 256, len(labels))))

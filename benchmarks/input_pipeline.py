@@ -126,7 +126,7 @@ def torch_epoch(way: str, tree: Path, workers: int) -> Epoch:
 def our_epoch(way: str, tree: Path, workers: int) -> Epoch:
     """The store of `train/`."""
     from batnet_jax.data import load_dataset
-    from batnet_jax.data.loader import ImageStore, prefetch
+    from batnet_jax.data.loading.loader import ImageStore, prefetch
 
     data = tree.parent / "data"
     split = load_dataset(f"folder:{tree}", data_dir=data).train

@@ -1,4 +1,4 @@
-"""Our training step, as `batnet_jax.train` takes it; `train_step.py` lets it race."""
+"""Our training step, as `batnet_jax.training.loop` takes it; `train_step.py` lets it race."""
 
 import tempfile
 import time
@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from batnet_jax import augment, devices, steps
-from batnet_jax.backend import choose_cpu_libraries
 from batnet_jax.config import default_config
-from batnet_jax.models.layers import AXIS
-from batnet_jax.packing import pack_state
-from batnet_jax.pretrained import export_torch
-from batnet_jax.steps import init_state
-from batnet_jax.train import pmap_step
+from batnet_jax.runtime import devices
+from batnet_jax.runtime.devices import AXIS
+from batnet_jax.runtime.xla_flags import choose_cpu_libraries
+from batnet_jax.step import augment, train_step
+from batnet_jax.step.packing import pack_state
+from batnet_jax.step.train_step import init_state
+from batnet_jax.training.loop import pmap_step
+from batnet_jax.export.published import export_torch
 
 
 def make_config(task: dict):
@@ -39,7 +40,7 @@ def make_config(task: dict):
 
 def make_recipe(task: dict, **options):
     """The recipe of a contestant's step."""
-    return steps.make_recipe(
+    return train_step.make_recipe(
         make_config(task), num_identities=task["identities"], steps_per_epoch=1000, **options
     )
 
@@ -55,7 +56,7 @@ class Contestant:
     """Our way to take steps."""
 
     def __init__(self, name: str, task: dict):
-        """Puts state and batch where `train.py` does; compiles nothing yet."""
+        """Puts state and batch where `training/loop.py` does; compiles nothing yet."""
         choose_cpu_libraries()
         self.task = task
         # The call below finds what `lower` has compiled, but no earlier run's.
@@ -83,7 +84,7 @@ class Contestant:
         """Seconds of so many steps, until their losses are known."""
         start = time.perf_counter()
         losses = []
-        for _ in range(steps):
+        for _ in range(train_step):
             self.state, metrics = self.function(self.state, self._split())
             losses.append(metrics["loss"])
         if not np.isfinite(jax.device_get(losses)).all():

@@ -100,7 +100,7 @@ def torchreid_distances(
 
 def our_distances(query: np.ndarray, gallery: np.ndarray) -> tuple:
     """Final distances of ours, and seconds and bytes."""
-    from batnet_jax.retrieval.rerank import KReciprocal, reranked_rows
+    from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
 
     list(reranked_rows(query[:8], gallery[:64], KReciprocal()))  # JAX starts
     final = np.empty((len(query), len(gallery)), np.float32)
@@ -115,7 +115,7 @@ def our_distances(query: np.ndarray, gallery: np.ndarray) -> tuple:
 
 def our_blocks(query: np.ndarray, gallery: np.ndarray) -> tuple:
     """The same, but the blocks are dropped, as where only ranks are wanted."""
-    from batnet_jax.retrieval.rerank import KReciprocal, reranked_rows
+    from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
 
     def say(done: int, steps: int) -> None:
         if done % 20 == 0 or done == steps:

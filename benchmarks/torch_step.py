@@ -1,4 +1,4 @@
-"""A training step of BAT-net in PyTorch, as `batnet_jax.steps` takes it.
+"""A training step of BAT-net in PyTorch, as `batnet_jax.step.train_step` takes it.
 
 The same losses, augmentation, dropout, batch normalisation and optimizer, of the same weights and
 batch; `train_step.py` lets it race.

@@ -8,12 +8,12 @@ import tempfile
 import jax
 import numpy as np
 import pytest
-from browser import browser, page  # noqa: F401 - fixtures
-from launch_world import World
-from trees import market  # noqa: F401 - a fixture
+from support.chromium import browser, page  # noqa: F401 - fixtures
+from support.fake_gcloud import World
+from support.tiny_datasets import market  # noqa: F401 - a fixture
 
-from batnet_jax.backend import choose_cpu_libraries
 from batnet_jax.models import googlenet, resnet
+from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 

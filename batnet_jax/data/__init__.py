@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 from batnet_jax.data.builder import ReIDBuilder
-from batnet_jax.data.cuhk03 import Cuhk03
-from batnet_jax.data.folder import Folder
-from batnet_jax.data.market import DukemtmcReid, Market1501
-from batnet_jax.data.msmt17 import Msmt17
-from batnet_jax.data.pedestrians_builder import Pedestrians
 from batnet_jax.data.prepared import Dataset, Split, make_builder, open_prepared
+from batnet_jax.data.sources.cuhk03 import Cuhk03
+from batnet_jax.data.sources.folder import Folder
+from batnet_jax.data.sources.market import DukemtmcReid, Market1501
+from batnet_jax.data.sources.msmt17 import Msmt17
+from batnet_jax.data.sources.pedestrians import Pedestrians
 from batnet_jax.errors import UserError
 
 __all__ = ["BUILDERS", "DATASETS", "Dataset", "Split", "check_name", "load_dataset", "title_of"]

@@ -14,16 +14,9 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.splits import SplitDict
 from tqdm import tqdm
 
-from batnet_jax.data.checks import (
-    Copies,
-    Count,
-    check_image,
-    count,
-    differences,
-    format_counts,
-)
-from batnet_jax.data.files import FileTree
-from batnet_jax.data.layouts import choose_layout, find_layouts
+from batnet_jax.data.checks import Copies, Count, check_image, count, differences, format_counts
+from batnet_jax.data.files.find_dataset import choose_layout, find_layouts
+from batnet_jax.data.files.tree import FileTree
 from batnet_jax.errors import UserError
 
 INDEX_NAME = "index.npz"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batnet_jax.data.headers import is_cut_off, read_pixels
+from batnet_jax.data.files.image_headers import is_cut_off, read_pixels
 from batnet_jax.errors import UserError
 
 LABELLED = ("train", "query", "gallery")

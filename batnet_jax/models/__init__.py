@@ -10,7 +10,7 @@ from batnet_jax.models.batnet import (
     parse_positions,
 )
 from batnet_jax.models.bi_attention import KERNELS, BiAttention
-from batnet_jax.models.neck import NECKS
+from batnet_jax.models.heads import NECKS
 from batnet_jax.models.part_streams import PART_SAMPLINGS
 
 __all__ = [

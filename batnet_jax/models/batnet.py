@@ -11,8 +11,7 @@ from flax import linen as nn
 from batnet_jax.errors import UserError
 from batnet_jax.models.backbones import BACKBONES
 from batnet_jax.models.bi_attention import BiAttention
-from batnet_jax.models.layers import BatchNorm, Dropout
-from batnet_jax.models.neck import BNNeckHead
+from batnet_jax.models.heads import BNNeckHead, Head
 from batnet_jax.models.part_streams import PartStreams
 
 ATTENTIONS = ("aia", "plain", "none")
@@ -40,50 +39,6 @@ def parse_positions(position: str | Sequence[str]) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise UserError(f"config.model.position={position!r} has {name} twice: {allowed}")
     return tuple(name for name in POSITIONS if name in names)
-
-
-class Head(nn.Module):
-    """Map to feature to identity scores (section 4.4; details from the published code).
-
-    BN, for the appearance ReLU, GAP, dropout, fc, BN, ReLU: the feature f. Dropout, fc: the scores.
-
-    Attributes:
-      num_identities: of the training set.
-      embedding_dim: of f (section 4.4: 512).
-      relu: whether a ReLU stands before GAP (published code: appearance yes, part no).
-      dropout: rate of both dropouts (published code: 0.1).
-      batch_norm_axis: pmap's axis for BN, None for each device alone.
-      axis_name: pmap's axis for dropout.
-      dtype: of the computation, but at least float32.
-    """
-
-    num_identities: int
-    embedding_dim: int = 512
-    relu: bool = True
-    dropout: float = 0.1
-    batch_norm_axis: str | None = None
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps [b, h, w, c] to the feature [b, embedding_dim] and scores [b, num_identities]."""
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        shared = {"axis_name": self.batch_norm_axis, "dtype": dtype}
-        x = BatchNorm(name="map_bn", **shared)(x, train=train)
-        x = (nn.relu(x) if self.relu else x).mean((1, 2))
-        x = Dropout(self.dropout, self.axis_name)(x, train=train)
-        dense = partial(
-            nn.Dense,
-            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-            dtype=dtype,
-        )
-        x = dense(self.embedding_dim, name="embedding")(x)
-        x = BatchNorm(name="bn", **shared)(x, train=train)
-        feature = nn.relu(x)
-        x = Dropout(self.dropout, self.axis_name)(feature, train=train)
-        scores = dense(self.num_identities, name="classifier")(x)
-        return feature, scores
 
 
 def feature_sizes(params: Mapping[str, Any]) -> dict[str, int]:

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from batnet_jax.augment import MEAN, STD
 from batnet_jax.models.layers import ConvBN
 from batnet_jax.models.pooling import MaxPool, ceil_padding
+from batnet_jax.models.preprocess import MEAN, STD
 
 
 class InceptionWidths(NamedTuple):

@@ -20,7 +20,6 @@ from jax import lax
 
 from batnet_jax.models.second_order import SecondOrderConv
 
-AXIS = "devices"  # the name of pmap's axis, here and in steps.py
 FAR = 16  # variances: by a larger square of a mean, a difference of squares loses over four bits
 
 

@@ -9,9 +9,9 @@ from batnet_jax.retrieval.camera_pairs import camera_pairs
 from batnet_jax.retrieval.evaluator import JUNK_PID, evaluate, evaluate_stream
 from batnet_jax.retrieval.expansion import expand_queries
 from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
-from batnet_jax.retrieval.places import Place, first_places, first_right
-from batnet_jax.retrieval.rerank import KReciprocal, reranked_rows
-from batnet_jax.retrieval.reranked import evaluate_reranked
+from batnet_jax.retrieval.ranked_lists import Place, first_places, first_right
+from batnet_jax.retrieval.reranking.evaluate import evaluate_reranked
+from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
 from batnet_jax.retrieval.search import top_k
 from batnet_jax.retrieval.single_shot import single_shot_cmc
 from batnet_jax.retrieval.verification import verify

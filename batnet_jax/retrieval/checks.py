@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float32, Int64
 
 from batnet_jax.errors import UserError
-from batnet_jax.retrieval.reading import ROWS_AT_ONCE, read_rows, view_rows
+from batnet_jax.retrieval.mapped_rows import ROWS_AT_ONCE, read_rows, view_rows
 
 METRICS = ("cosine", "euclidean")
 AP_CONVENTIONS = ("precision", "trapezoid")
@@ -30,7 +30,7 @@ class Labels(NamedTuple):
     cameras: Int64[np.ndarray, " n"] | None  # None: not known
 
 
-class Sound(NamedTuple):
+class CheckedRows(NamedTuple):
     """Rows of features on a device, known to be finite and of lengths that float32 has."""
 
     rows: Float32[Array, "n d"]
@@ -136,9 +136,9 @@ def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray
 
 def taken(
     given: Any, dimensions: int, metric: str
-) -> Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | Sound:
+) -> Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows:
     """Gallery features that were made on the way, checked when they come; not to be written to."""
-    if isinstance(given, Sound):
+    if isinstance(given, CheckedRows):
         return given
     there = isinstance(given, jax.Array) and given.ndim == 2 and given.dtype == np.float32
     stays = there and metric == "cosine"

@@ -10,9 +10,9 @@ from jaxtyping import ArrayLike
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks, metrics
 from batnet_jax.retrieval.checks import Labels
-from batnet_jax.retrieval.ranks import relevant_ranks
-from batnet_jax.retrieval.reading import view_rows
-from batnet_jax.retrieval.ready import Take, make_take
+from batnet_jax.retrieval.mapped_rows import view_rows
+from batnet_jax.retrieval.streaming.prepare_features import FeatureSource, make_take
+from batnet_jax.retrieval.streaming.ranks import relevant_ranks
 
 # The identity that data sets give to bad detections: neither right nor wrong when found.
 JUNK_PID = -1
@@ -118,7 +118,7 @@ def evaluate(
 def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
     query_features: ArrayLike,
     query: tuple[ArrayLike, ArrayLike | None],
-    take: Take,
+    take: FeatureSource,
     gallery: tuple[ArrayLike, ArrayLike | None],
     *,
     junk: ArrayLike | None = None,

@@ -5,7 +5,7 @@ from jaxtyping import ArrayLike, Float32
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.reading import read_rows
+from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.retrieval.search import top_k
 

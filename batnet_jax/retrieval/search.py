@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Float32, Int32
 
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.reading import give_back
+from batnet_jax.retrieval.mapped_rows import give_back
 from batnet_jax.retrieval.scores import (
     LARGE,
     block_scores,

@@ -12,9 +12,9 @@ from jaxtyping import ArrayLike, Int64
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.evaluator import JUNK_PID
-from batnet_jax.retrieval.plan import own_items
-from batnet_jax.retrieval.reading import read_rows
+from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import block_size, iterate_scores
+from batnet_jax.retrieval.streaming.tiling import own_items
 
 BINS = 2**16
 _COARSE = 128  # bins of the histograms that are returned

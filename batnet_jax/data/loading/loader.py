@@ -1,0 +1,284 @@
+"""From encoded images to uint8 batches on the host: decode, resize, keep, prefetch."""
+
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from batnet_jax.data.files.image_headers import read_pixels
+from batnet_jax.data.loading.cache import open_cache
+from batnet_jax.errors import RunFailure, UserError
+
+PATIENCE = 5.0
+"""Seconds after which a consumer looks whether the loading thread still lives."""
+
+_FAULTS_AT_ONCE = 1024
+
+
+class EncodedImages(Protocol):
+    """What an `ImageStore` reads: `batnet_jax.data.Split`, or anything alike."""
+
+    @property
+    def filenames(self) -> list[str]:
+        """The images' names, for messages."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def encoded(self, i: int, /) -> bytes:
+        """The bytes of image i's file; called from several threads."""
+        ...
+
+
+def decode(
+    encoded: bytes,
+    image_size: tuple[int, int],
+    name: str = "image",
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """Decodes an image file and resizes it bilinearly.
+
+    Args:
+      encoded: the bytes of a file, one of `headers.FORMATS`.
+      image_size: (height, width) in pixels.
+      name: of the file, for the message.
+      out: where to put the result, contiguous; None = a new array.
+
+    Returns: [height, width, 3] uint8, RGB; turned upright if the file says how; grey is repeated,
+      transparency dropped.
+
+    Raises: UserError if the bytes are not an image, or one of too many pixels.
+    """
+    try:
+        image = read_pixels(encoded)
+    except UserError as error:
+        raise UserError(
+            f"'{name}' cannot be decoded as an image ({error}): replace or remove it"
+        ) from error
+    height, width = image_size
+    # All in place: memory that is new costs as much time as resizing does.
+    cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+    if out is None:
+        out = np.empty((height, width, 3), np.uint8)
+    fit(image, out)
+    return out
+
+
+def fit(image: np.ndarray, out: np.ndarray) -> None:
+    """Resizes an image bilinearly to the size of `out`; both [height, width, 3] uint8."""
+    if image.shape == out.shape:
+        np.copyto(out, image)
+    else:
+        size = (out.shape[1], out.shape[0])
+        cv2.resize(image, size, dst=out, interpolation=cv2.INTER_LINEAR)
+
+
+class ImageStore:
+    """Random access to the decoded images of a split.
+
+    If all of them fit into `cache_gb`, each is decoded once and kept in memory; else if they fit
+    into `disk_cache_gb`, each is decoded once for all runs and kept on disk; else each is decoded
+    whenever it is asked for. Any number of threads may ask at once.
+    """
+
+    def __init__(
+        self,
+        split: EncodedImages,
+        *,
+        image_size: tuple[int, int],
+        cache_gb: float = 4.0,
+        workers: int = 2,
+        disk_cache: Path | None = None,
+        disk_cache_gb: float = 0.0,
+    ):
+        """Decodes nothing yet; one line on stderr if the disk fails the cache.
+
+        Args:
+          split: the n encoded images.
+          image_size: (height, width) in pixels.
+          cache_gb: limit of the cache in memory in 10^9 bytes; 0 = none.
+          workers: decoding threads.
+          disk_cache: folder for a cache on disk, of this split alone; None = none.
+          disk_cache_gb: limit of the cache on disk in 10^9 bytes; 0 = none.
+        """
+        self._split = split
+        self._image_size = (int(image_size[0]), int(image_size[1]))
+        self._cache = open_cache(
+            len(split),
+            self._image_size,
+            cache_gb=cache_gb,
+            disk_cache=disk_cache,
+            disk_cache_gb=disk_cache_gb,
+        )
+        self._workers = workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """The images at `indices` ([b] int), as [b, height, width, 3] uint8, RGB.
+
+        Raises: UserError if one does not decode, RunFailure if one cannot be read, naming it.
+        """
+        indices = np.asarray(indices)
+        images = np.empty((len(indices), *self._image_size, 3), np.uint8)
+        _, first, which = np.unique(indices, return_index=True, return_inverse=True)
+        order, rows = indices.tolist(), iter(first.tolist())
+
+        def load() -> None:
+            # One iterator for all threads: whichever is free takes the next image.
+            for row in rows:
+                self._load(order[row], images[row])
+
+        threads = min(self._workers, len(first))
+        for future in [self._pool.submit(load) for _ in range(threads)]:
+            future.result()
+        if len(first) < len(order):
+            images[:] = images[first[which]]
+        return images
+
+    def faults(self) -> Iterator[UserError | None]:
+        """For each image what is wrong with it, None if it can be read; decodes all of them."""
+
+        def fault(i: int) -> UserError | None:
+            try:
+                self._load(i, np.empty((*self._image_size, 3), np.uint8))
+            except UserError as error:
+                return error
+            return None
+
+        for start in range(0, len(self), _FAULTS_AT_ONCE):  # `map` would take all at once
+            yield from self._pool.map(fault, range(start, min(start + _FAULTS_AT_ONCE, len(self))))
+
+    def close(self) -> None:
+        """Ends the decoding threads; the store is of no use afterwards."""
+        self._pool.shutdown(cancel_futures=True)
+        self._cache.close()
+
+    def __enter__(self) -> "ImageStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _load(self, i: int, out: np.ndarray) -> None:
+        """Puts image i into `out`; two threads may decode one image at once."""
+        if self._cache.read(i, out):
+            return
+        name = self._split.filenames[i]
+        try:
+            decode(self._split.encoded(i), self._image_size, name, out)
+        except (UserError, MemoryError):
+            raise
+        except Exception as error:  # whatever the reading library raises for a file that is gone
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise RunFailure(
+                f"'{name}' cannot be read ({reason}): were the prepared files in config.data.dir "
+                "changed or removed? Restore them; the last checkpoint is kept"
+            ) from error
+        self._cache.write(i, out)
+
+
+class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):
+    """Iterates over (indices [b], images [b, h, w, 3] uint8), loading ahead in a thread.
+
+    An exception while loading surfaces at the batch that it concerns. Leaving early: `close()`, a
+    `with` block, or simply dropping the object.
+    """
+
+    wait_seconds: float
+    """How long the consumer has waited for data so far."""
+
+    def __init__(self, store: ImageStore, plan: Iterable[np.ndarray], depth: int = 2):
+        """Starts loading.
+
+        Args:
+          store: the images.
+          plan: [b] int index rows, one a batch; consumed in the thread.
+          depth: batches kept ready.
+        """
+        self.wait_seconds = 0.0
+        self._queue: queue.Queue = queue.Queue(max(depth, 1))
+        self._stop = threading.Event()
+        # The thread must not hold `self`, or dropping it would not end the thread.
+        arguments = (store, plan, self._queue, self._stop)
+        self._thread = threading.Thread(target=_load, args=arguments, daemon=True, name="prefetch")
+        self._release = weakref.finalize(self, _release, self._queue, self._stop)
+        self._thread.start()
+
+    def __iter__(self) -> "Prefetcher":
+        return self
+
+    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+        if self._stop.is_set():
+            raise StopIteration
+        start = time.perf_counter()
+        item = self._get()
+        self.wait_seconds += time.perf_counter() - start
+        if isinstance(item, tuple):
+            return item
+        self.close()
+        raise item
+
+    def _get(self) -> Any:
+        """The next item, from a thread that might have died without a word."""
+        while True:
+            alive = self._thread.is_alive()
+            try:
+                return self._queue.get(timeout=PATIENCE)
+            except queue.Empty:
+                if not alive:
+                    raise RunFailure(
+                        "the loading thread has died: the same command resumes from the last "
+                        "checkpoint"
+                    ) from None
+
+    def close(self) -> None:
+        """Stops loading and waits for the thread to end; more batches will not come."""
+        self._release()
+        self._thread.join()
+
+    def __enter__(self) -> "Prefetcher":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def prefetch(store: ImageStore, plan: Iterable[np.ndarray], depth: int = 2) -> Prefetcher:
+    """Loads the batches of `plan` ahead of their use, `depth` of them; see `Prefetcher`."""
+    return Prefetcher(store, plan, depth)
+
+
+def _load(
+    store: ImageStore, plan: Iterable[np.ndarray], out: queue.Queue, stop: threading.Event
+) -> None:
+    """Puts (indices, images) for each row of the plan, then the exception that ends it."""
+    try:
+        for indices in plan:
+            item = (indices, store.batch(indices))
+            if stop.is_set():
+                return
+            out.put(item)
+            del item
+        out.put(StopIteration())
+    except BaseException as error:
+        out.put(error)
+
+
+def _release(out: queue.Queue, stop: threading.Event) -> None:
+    """Makes `_load` end: after `stop` it puts at most one more item, and there is room for it."""
+    stop.set()
+    while True:
+        try:
+            out.get_nowait()
+        except queue.Empty:
+            return

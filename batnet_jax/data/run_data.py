@@ -1,0 +1,220 @@
+"""What a run trains on and what it is tested on, as the config says."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from batnet_jax.data import Dataset, Split, load_dataset, title_of
+from batnet_jax.data.prepared import concatenate
+from batnet_jax.data.splits import hold_out, query_and_gallery
+from batnet_jax.errors import UserError
+
+
+class Identity(NamedTuple):
+    """Somebody whom the network learns to tell from others; the label is the place in a list."""
+
+    dataset: str
+    pid: int
+    """As in the data set; another data set may use it for somebody else."""
+    name: str = ""
+    """Where the user gave one."""
+
+
+class TrainingSet(NamedTuple):
+    """n images and whom they show."""
+
+    images: Split
+    labels: np.ndarray
+    """[n] int, places in `identities`."""
+    identities: list[Identity]
+
+
+class RetrievalTest(NamedTuple):
+    """A retrieval test."""
+
+    name: str
+    """Of the data set."""
+    split: str
+    """`test`, or `val`: held out of the training data."""
+    query: Split
+    gallery: Split
+    more_query: Split | None = None
+    """Further images of the queries' identities and cameras, for queries of several images."""
+
+
+class RunData(NamedTuple):
+    """The data of a run."""
+
+    train: TrainingSet
+    val: list[RetrievalTest]
+    """One for each training data set, if anything is held out, else none."""
+    tests: list[RetrievalTest]
+
+
+def open_run_data(config: ml_collections.ConfigDict) -> RunData:
+    """Opens all data sets of a run, preparing them if need be.
+
+    Raises: UserError if one of them is missing or wrong, or lacks what the config asks for.
+    """
+    trained, tested = _names(config)
+    opened = _open_all(config, [*trained, *tested])
+    datasets = [opened[name] for name in dict.fromkeys(trained)]
+    places = [dataset.path.resolve() for dataset in datasets]
+    if len(set(places)) < len(places):
+        raise UserError(
+            f"config.data.train={tuple(trained)} names a data set twice under two names: give one"
+        )
+    parts, val = [], []
+    for dataset in datasets:
+        train, held_out = _hold_out(config, dataset)
+        parts.append(train)
+        if held_out is not None:
+            val.append(_divide(dataset, held_out))
+    tests = [_test(config, opened[name]) for name in dict.fromkeys(tested)]
+    return RunData(join(datasets, parts), val, tests)
+
+
+def open_tests(config: ml_collections.ConfigDict) -> list[RetrievalTest]:
+    """The tests alone, for `eval` mode: the validation's first, if there is one.
+
+    Raises: as `open_run_data`.
+    """
+    if config.data.val_identities or config.data.own_val:
+        collection = open_run_data(config)
+        return [*collection.val, *collection.tests]
+    _, tested = _names(config)
+    opened = _open_all(config, tested)
+    return [_test(config, opened[name]) for name in dict.fromkeys(tested)]
+
+
+def check_held_out(
+    trials: Sequence[RetrievalTest], identities: Sequence[Sequence], workdir: Path
+) -> None:
+    """Refuses to validate on identities that a checkpoint was trained on.
+
+    Args:
+      trials: those of `val` are looked at.
+      identities: of the checkpoint, [data set, pid, name] each.
+      workdir: for the message.
+
+    Raises: UserError if there are any.
+    """
+    learnt = {(dataset, pid) for dataset, pid, *_ in identities}
+    for trial in trials:
+        held_out = {(trial.name, pid) for pid in trial.gallery.pids.tolist()}
+        if trial.split == "val" and held_out & learnt:
+            raise UserError(
+                f"'{workdir}' was trained on {len(held_out & learnt)} of the {len(held_out)} "
+                "identities that config.data.val_identities holds out: pass the value it was "
+                "trained with, or 0"
+            )
+
+
+def _names(config: ml_collections.ConfigDict) -> tuple[Sequence[str], Sequence[str]]:
+    """The data sets to train on and those to test on, as the config names them."""
+    trained = config.data.train or (config.data.dataset,)
+    return trained, config.eval.datasets or trained
+
+
+def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Dataset]:
+    """Opens each data set once, under a title that is the same in every mode."""
+    data = config.data
+    trained, tested = _names(config)
+    titles: dict[str, str] = {}
+    for name in dict.fromkeys([*trained, *tested]):
+        title, number = title_of(name), 1
+        while title in titles.values():  # two folders of one name
+            number += 1
+            title = f"{title_of(name)}-{number}"
+        titles[name] = title
+    opened = {}
+    for name in dict.fromkeys(names):
+        variant = data.variant if name == data.dataset else ""
+        dataset = load_dataset(name, variant=variant, data_dir=data.dir, manual_dir=data.manual_dir)
+        opened[name] = replace(dataset, name=titles[name])
+    return opened
+
+
+def _test(config: ml_collections.ConfigDict, dataset: Dataset) -> RetrievalTest:
+    gallery, more = dataset.gallery, None
+    if config.eval.distractors:
+        crowd = _optional(dataset, "distractors", "eval.distractors", "its folder of distractors")
+        gallery = concatenate([gallery, crowd])
+    if config.eval.multi_query != "none":
+        more = _optional(dataset, "multi_query", "eval.multi_query", "gt_bbox/")
+    return RetrievalTest(dataset.name, "test", dataset.query, gallery, more)
+
+
+def _optional(dataset: Dataset, split: str, field: str, folder: str) -> Split:
+    """A split that only some data sets have.
+
+    Raises: UserError if this one has not.
+    """
+    found = getattr(dataset, split)
+    if found is None:
+        raise UserError(
+            f"config.{field} is on, but {dataset.name} was prepared without it: put {folder} "
+            f"beside query/ (market1501 alone has it), delete '{dataset.path}', and run again"
+        )
+    return found
+
+
+def _hold_out(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Split, Split | None]:
+    """The images to train on, and those to select on, if any."""
+    train = dataset.train
+    if config.data.own_val:
+        if dataset.val is None:
+            raise UserError(
+                f"config.data.own_val is on, but {dataset.name} has no val split of its own: "
+                "use --config.data.val_identities=0.1"
+            )
+        held_out = np.isin(train.filenames, dataset.val.filenames)
+        return train.take(~held_out), dataset.val
+    if config.data.val_identities:
+        held_out = hold_out(train.pids, config.data.val_identities)
+        return train.take(~held_out), train.take(held_out)
+    return train, None
+
+
+def _divide(dataset: Dataset, held_out: Split) -> RetrievalTest:
+    query, gallery = query_and_gallery(held_out.pids, held_out.cameras)
+    if not len(query):
+        raise UserError(
+            f"the {len(set(held_out.pids))} identities held out of {dataset.name} have no two "
+            "images (from two cameras, where cameras are known): raise "
+            "config.data.val_identities, or set it to 0"
+        )
+    return RetrievalTest(dataset.name, "val", held_out.take(query), held_out.take(gallery))
+
+
+def join(datasets: Sequence[Dataset], splits: Sequence[Split]) -> TrainingSet:
+    """One training set of several: the same pid in two data sets is two identities.
+
+    Args:
+      datasets: give the names.
+      splits: the images to train on, one of each data set.
+    """
+    labels, identities = [], []
+    for dataset, split in zip(datasets, splits, strict=True):
+        pids, places = np.unique(split.pids, return_inverse=True)
+        labels.append(places + len(identities))
+        names = list(dataset.identity_names)
+        identities += [Identity(dataset.name, p, names[p] if names else "") for p in pids.tolist()]
+    return TrainingSet(concatenate(splits), np.concatenate(labels), identities)
+
+
+def fingerprints(data: RunData) -> dict[str, str]:
+    """What changes whenever images or labels of a run's data do, wherever they are prepared.
+
+    Returns: under `train`, and under `<data set> <val or test>` for each trial.
+    """
+    found = {"train": data.train.images.content_fingerprint()}
+    for trial in (*data.val, *data.tests):
+        halves = (trial.query, trial.gallery)
+        own = " ".join(split.content_fingerprint() for split in halves)
+        found[f"{trial.name} {trial.split}"] = own
+    return found

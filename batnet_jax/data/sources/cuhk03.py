@@ -1,0 +1,211 @@
+"""CUHK03 (Li et al., CVPR 2014), in the new protocol (Zhong et al., CVPR 2017) and the classic one.
+
+The boxes are `labeled`, drawn by hand, or `detected`. Three forms are read; if a place has several,
+the first of them:
+
+1. the release CUHK03-NP: `labeled/` and `detected/`, each in Market's layout with names like
+   Market's, `0001_c1_12.png`; or one of these folders itself as manual_dir;
+2. the authors' release: `cuhk-03.mat`, at the top or in `cuhk03_release/`;
+3. its images as others unpack them: `images_labeled/`, `images_detected/`.
+
+The lists of the new protocol are part of the first; for the others they are in
+`cuhk03_new_protocol_config_labeled.mat` and `..._detected.mat`, see `Cuhk03.find_lists`. All forms
+give the same images and labels; only the names differ, and with these the order.
+
+The classic protocol has 20 splits, which are in `cuhk-03.mat`: 100 people for the test, the rest to
+train on. Query and gallery are both all of the test people's images, and what is of the query's
+camera does not count. (Published figures draw one gallery image an identity; evaluation here takes
+all.)
+
+The camera is the view, 1 or 2, of a pair of cameras; people of different pairs are different.
+"""
+
+import posixpath
+from collections.abc import Mapping
+from pathlib import Path
+
+import tensorflow_datasets as tfds
+
+from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
+from batnet_jax.data.checks import Count
+from batnet_jax.data.files.find_dataset import choose_layout, find_layouts
+from batnet_jax.data.files.tree import FileTree, open_tree
+from batnet_jax.data.sources.cuhk03_mat import NAME, MatImages, Release, read_protocol
+from batnet_jax.data.sources.market import MARKERS, market_sources, source_of
+from batnet_jax.errors import UserError
+
+BOXES = {"labeled": "boxes drawn by hand", "detected": "boxes of a pedestrian detector"}
+CLASSIC_SPLITS = 20
+RELEASE = "cuhk-03.mat"
+RELEASE_FOLDERS = ("", "cuhk03_release")
+LISTS = "cuhk03_new_protocol_config_{}.mat"
+NP, MAT, UNPACKED = "CUHK03-NP", RELEASE, "unpacked images of cuhk-03.mat"
+
+
+class Cuhk03(ReIDBuilder):
+    """CUHK03: 767 people to train on, query 1,400 images of 700 people.
+
+    Labeled: 7,368 training and 5,328 gallery images; detected: 7,365 and 5,332. In the classic
+    protocol 1,367 people to train on and 100 to test on.
+    """
+
+    BUILDER_CONFIGS = [  # noqa: RUF012 - as TFDS wants it
+        *(tfds.core.BuilderConfig(name=name, description=text) for name, text in BOXES.items()),
+        *(
+            tfds.core.BuilderConfig(name=f"{name}-classic-{number}", description=text)
+            for name, text in BOXES.items()
+            for number in range(1, CLASSIC_SPLITS + 1)
+        ),
+    ]
+    TITLE = "CUHK03"
+    WANTED = f"cuhk03-np/ with labeled/ and detected/, or cuhk03_release/{RELEASE}"
+    WORD = "cuhk"
+
+    @classmethod
+    def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
+        """See the base class; the message does not list all 42."""
+        if variant and variant not in [config.name for config in cls.BUILDER_CONFIGS]:
+            classic = [f"{boxes}-classic-1..{CLASSIC_SPLITS}" for boxes in BOXES]
+            raise UserError(
+                f"config.data.variant={variant!r} is no variant of {cls.name}: choose one of "
+                f"{', '.join([*BOXES, *classic])}"
+            )
+        return super().choose_config(variant, manual_dir)
+
+    def sources(self) -> dict[str, SplitSource]:
+        """See the base class."""
+        boxes, _, number = self.variant.partition("-classic-")
+        forms = (MAT,) if number else (NP, MAT, UNPACKED)
+        form, tree = self._find_form(boxes, forms)
+        if form == NP:
+            return market_sources(tree)
+        if number:
+            release = Release(tree, RELEASE)
+            images = MatImages(release, boxes)
+            splits = _classic_splits(images, release.test_set(int(number)), int(number))
+        else:
+            splits = read_protocol(*self.find_lists(tree, boxes))
+            images = (
+                MatImages(Release(tree, RELEASE), boxes)
+                if form == MAT
+                else tree.below(f"images_{boxes}")
+            )
+            _check_present(splits, images)
+        return {split: source_of(photos, images) for split, photos in splits.items()}
+
+    def published(self) -> Mapping[str, Count]:
+        """The counts of the new protocol's lists; nobody tells those of the classic splits."""
+        train, gallery = {"labeled": (7_368, 5_328), "detected": (7_365, 5_332)}.get(
+            self.variant, (0, 0)
+        )
+        if not train:
+            return {}
+        return {
+            "train": Count(train, 767, 2),
+            "query": Count(1_400, 700, 2),
+            "gallery": Count(gallery, 700, 2),
+        }
+
+    def find_lists(self, tree: FileTree, boxes: str) -> tuple[FileTree, str]:
+        """Where the new protocol's lists are: a tree and a name in it.
+
+        Looks below the images' place, nearest first; then everywhere that data sets are looked for;
+        then in the folder above manual_dir.
+
+        Raises: UserError if they are nowhere, or in several places equally good.
+        """
+        name = LISTS.format(boxes)
+        below = [path for path in tree.names if posixpath.basename(path) == name]
+        if below:
+            return tree, min(below, key=lambda path: (path.count("/"), path))
+        above = Path(self.manual_path).absolute().parent
+        try:
+            trees = find_layouts(self.manual_path, (name,))
+        except UserError:  # about an archive that may be none of ours
+            trees = []
+        if not trees and (above / name).is_file():
+            trees = [open_tree(above)]
+        if not trees:
+            raise UserError(
+                f"'{name}' is missing, which lists the splits of the images in '{tree.location}': "
+                "put it beside these (it is in github.com/zhunzhong07/person-re-ranking)"
+            )
+        return choose_layout(trees, self.WORD), name
+
+    def _find_form(self, boxes: str, forms: tuple[str, ...]) -> tuple[str, FileTree]:
+        """The first of `forms` that is there, and the tree that has it at its top."""
+        manual = Path(self.manual_path)
+        itself = boxes[:5] in manual.name.lower()  # labeled, cuhk-label, cuhk03-np-detected, ...
+        if NP in forms and itself and any((manual / folder).is_dir() for folder in MARKERS):
+            return NP, open_tree(manual)
+        markers = (
+            *(f"{name}/{folder}" for name in BOXES for folder in MARKERS),
+            *(posixpath.join(folder, RELEASE) for folder in RELEASE_FOLDERS),
+            *(f"images_{name}" for name in BOXES),
+        )
+        found = [_forms(tree, boxes) for tree in find_layouts(manual, markers)]
+        for form in forms:
+            # In an archive, one release is found by two of the markers.
+            trees = {parts[form].location: parts[form] for parts in found if form in parts}
+            if trees:
+                return form, choose_layout(list(trees.values()), self.WORD)
+        return "", self.find(manual, markers, self._other_form)  # raises: each tree has a problem
+
+    def _other_form(self, tree: FileTree) -> str:
+        """What a tree has that the variant cannot use."""
+        held = [f"{form}, {boxes}," for boxes in BOXES for form in _forms(tree, boxes)]
+        wanted, _, number = self.variant.partition("-classic-")
+        if number:
+            wanted = f"{RELEASE}, where the classic splits are"
+        return f"'{tree.location}' has {held[0] if held else 'no images'} and not {wanted}"
+
+
+def _forms(tree: FileTree, boxes: str) -> dict[str, FileTree]:
+    """The forms of which a tree holds images with these boxes, and the places of each."""
+    forms = {}
+    if any(tree.below(f"{boxes}/{folder}").images() for folder in MARKERS):
+        forms[NP] = tree.below(boxes)
+    for folder in RELEASE_FOLDERS:
+        place = tree.below(folder) if folder else tree
+        if RELEASE in place.names:
+            forms[MAT] = place
+    if tree.below(f"images_{boxes}").images():
+        forms[UNPACKED] = tree
+    return forms
+
+
+def _check_present(splits: Mapping[str, list[Photo]], images: FileTree) -> None:
+    present = set(images.names)
+    for photos in splits.values():
+        for photo in photos:
+            if photo.filename not in present:
+                raise UserError(
+                    f"'{images.location}/{photo.filename}' is missing or empty, though the lists "
+                    "of the new protocol name it: restore it"
+                )
+
+
+def _classic_splits(
+    images: MatImages, tested: set[tuple[int, int]], number: int
+) -> dict[str, list[Photo]]:
+    """The splits where these (pair, person) are for the test; people are numbered through."""
+    for pair, person in tested:
+        if not 0 <= pair < len(images.people) or not 0 <= person < images.people[pair]:
+            raise UserError(
+                f"'{images.location}': test set {number} names person {person + 1} of camera pair "
+                f"{pair + 1}, who is not there: restore the file"
+            )
+    splits: dict[str, list[Photo]] = {"train": [], "query": []}
+    for name in images.names:
+        match = NAME.fullmatch(name)
+        assert match is not None  # so `MatImages` names them
+        pair, person = int(match[1]) - 1, int(match[2]) - 1
+        pid = sum(images.people[:pair]) + person + 1
+        split = "query" if (pair, person) in tested else "train"
+        splits[split].append(Photo(name, pid, int(match[3])))
+    if not all(splits.values()):
+        raise UserError(
+            f"'{images.location}': test set {number} leaves no images to train on, or to test: "
+            "restore the file"
+        )
+    return {**splits, "gallery": splits["query"]}

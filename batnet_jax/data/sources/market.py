@@ -1,0 +1,157 @@
+"""Market-1501 (Zheng et al., ICCV 2015) and the data sets that share its layout.
+
+The folders `bounding_box_train`, `query` and `bounding_box_test` hold images whose names begin with
+pid and camera: `0001_c1s1_001051_00.jpg`, `0001_c2_f0046182.jpg`. In Market-1501 the pid -1 marks
+junk (a detector's bad boxes), which is dropped: as negatives it would distort the ranking. The
+pid 0 marks distractors, which stay in the gallery.
+
+Two parts of Market-1501 are optional, and become splits if they are there: `gt_bbox`, further boxes
+of the query identities, drawn by hand, for queries of several images (split `multi_query`); and the
+500,000 distractors of its second archive (split `distractors`).
+"""
+
+import posixpath
+import re
+from collections.abc import Mapping
+
+from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
+from batnet_jax.data.checks import Count
+from batnet_jax.data.files.tree import IMAGES, FileTree
+from batnet_jax.errors import UserError
+
+FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test"}
+MARKERS = tuple(FOLDERS.values())
+MULTI_QUERY = "gt_bbox"
+DISTRACTORS = ("distractors_500k", "distractors", "images")
+"""Names that the second archive's folder has with its users; Torchreid's is the last."""
+JUNK = -1
+NAME = re.compile(r"(-1|\d{1,9})_c(\d{1,9})")
+STYLES = {
+    "Market-1501": re.compile(r"(-1|\d+)_c\d+s\d"),
+    "DukeMTMC-reID": re.compile(r"\d+_c\d+_f\d"),
+    "CUHK03-NP": re.compile(r"\d+_c\d+_\d+\.png$"),
+}
+"""How the public data sets of this layout go on after the camera, which tells them apart."""
+
+
+class Market1501(ReIDBuilder):
+    """Market-1501: 12,936 images of 751 people; query 3,368 of 750; gallery 15,913."""
+
+    TITLE = "Market-1501"
+    WANTED = "Market-1501-v15.09.15/"
+    WORD = "market"
+    DISTRACTOR = 0
+
+    def sources(self) -> dict[str, SplitSource]:
+        """See the base class."""
+        tree = self.find(self.manual_path, MARKERS, self.of_another)
+        sources = market_sources(tree)
+        boxes = tree.below(MULTI_QUERY)
+        if boxes.images():
+            shown = {(photo.pid, photo.camera) for photo in sources["query"].photos}
+            photos = [parse_name(name, boxes.location) for name in boxes.images()]
+            photos = [photo for photo in photos if (photo.pid, photo.camera) in shown]
+            if photos:
+                sources["multi_query"] = source_of(photos, boxes)
+        for folder in DISTRACTORS:
+            crowd = tree.below(folder)
+            if crowd.images():
+                photos = [_distractor(name) for name in crowd.images()]
+                sources["distractors"] = source_of(photos, crowd)
+                break
+        return sources
+
+    def published(self) -> Mapping[str, Count]:
+        """The counts of the data set's own page, and of its lists."""
+        return {
+            "train": Count(12_936, 751, 6),
+            "query": Count(3_368, 750, 6),
+            "gallery": Count(15_913, 750, 6, distractors=2_798, junk=3_819),
+        }
+
+    @classmethod
+    def of_another(cls, tree: FileTree) -> str:
+        """Says that a tree's names are those of another public data set, "" if not."""
+        return of_another(tree, cls.TITLE)
+
+
+class DukemtmcReid(ReIDBuilder):
+    """DukeMTMC-reID: 16,522 images of 702 people; query 2,228 of 702; gallery 17,661 of 1,110.
+
+    Its authors have withdrawn it: this reads a copy that the user holds, and fetches nothing.
+    """
+
+    TITLE = "DukeMTMC-reID"
+    WANTED = "DukeMTMC-reID/"
+    WORD = "duke"
+
+    def sources(self) -> dict[str, SplitSource]:
+        """See the base class."""
+        return market_sources(
+            self.find(self.manual_path, MARKERS, lambda tree: of_another(tree, self.TITLE))
+        )
+
+    def published(self) -> Mapping[str, Count]:
+        """The counts of Zheng et al. (ICCV 2017), who cut the data set out of DukeMTMC."""
+        return {
+            "train": Count(16_522, 702, 8),
+            "query": Count(2_228, 702, 8),
+            "gallery": Count(17_661, 1_110, 8),
+        }
+
+
+def of_another(tree: FileTree, title: str) -> str:
+    """Says that a tree's names are in the style of another than `title`, "" if they are not."""
+    names = [name for folder in ("query", *MARKERS) for name in tree.below(folder).images()[:20]]
+    for other, style in STYLES.items():
+        if names and other != title and all(style.match(posixpath.basename(n)) for n in names):
+            return f"'{tree.location}' is {other}"
+    return ""
+
+
+def market_sources(tree: FileTree, pattern: re.Pattern[str] = NAME) -> dict[str, SplitSource]:
+    """The three splits of a tree in Market's layout.
+
+    Args:
+      tree: with the three `FOLDERS` at its top.
+      pattern: what the images' names begin with; its groups are pid and camera.
+
+    Raises: UserError if a folder lacks images, or an image's name does not fit.
+    """
+    return {split: _source(tree.below(folder), pattern) for split, folder in FOLDERS.items()}
+
+
+def _source(tree: FileTree, pattern: re.Pattern[str]) -> SplitSource:
+    found = [parse_name(name, tree.location, pattern) for name in tree.images()]
+    photos = [photo for photo in found if photo.pid != JUNK]
+    if not photos:
+        raise UserError(
+            f"'{tree.location}' is missing or holds no images: Market's layout is "
+            f"{', '.join(MARKERS)}, each with {IMAGES} files"
+        )
+    return source_of(photos, tree, junk=len(found) - len(photos))
+
+
+def source_of(photos: list[Photo], tree: FileTree, *, junk: int = 0) -> SplitSource:
+    """A split of photos that lie in one tree under their names."""
+    return SplitSource(photos, map(tree.read, [photo.filename for photo in photos]), junk)
+
+
+def parse_name(name: str, location: str, pattern: re.Pattern[str] = NAME) -> Photo:
+    """Reads the labels from a file's name; folders in it do not count.
+
+    Raises: UserError if it does not begin with `pattern`.
+    """
+    match = pattern.match(posixpath.basename(name))
+    if match is None:
+        raise UserError(
+            f"'{location}/{name}' does not begin with PID_cCAMERA, as 0001_c1s1_001051_00.jpg does:"
+            " rename or remove it"
+        )
+    return Photo(name, int(match[1]), int(match[2]))
+
+
+def _distractor(name: str) -> Photo:
+    """Whatever pid its name has, it is nobody's; the camera matters to no query then."""
+    match = NAME.match(posixpath.basename(name))
+    return Photo(name, 0, int(match[2]) if match else 0)

@@ -1,0 +1,88 @@
+"""Figures on request, beside the standard ones: what the fields of `eval` add to a result."""
+
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from batnet_jax import retrieval
+from batnet_jax.data.run_data import RetrievalTest
+from batnet_jax.runtime.progress import counting_bar
+
+
+def further_figures(
+    config: ml_collections.ConfigDict,
+    trial: RetrievalTest,
+    query: np.ndarray,
+    gallery: np.ndarray,
+    same_camera: str,
+) -> dict[str, Any]:
+    """The figures that the config asks for, by their names in `eval/step_<N>.json`.
+
+    Args:
+      config: `eval.expand`, `eval.expand_alpha`, `eval.rerank`, `eval.single_shot`,
+        `eval.verification`, `eval.ap` and `seed` are read.
+      trial: what the features are of.
+      query: features [q, d].
+      gallery: features [g, d].
+      same_camera: "remove" or "keep".
+    Returns: `expanded` and `reranked` as of `retrieval.evaluate`, `single_shot` as of
+      `retrieval.single_shot_cmc`, `verification` as of `retrieval.verify`.
+    """
+    who = trial.query.pids, trial.query.cameras
+    whom = trial.gallery.pids, trial.gallery.cameras
+    case = (query, *who, gallery, *whom)
+    figures: dict[str, Any] = {}
+    if config.eval.expand:
+        real = gallery[trial.gallery.pids != retrieval.JUNK_PID]
+        expanded = retrieval.expand_queries(
+            query, real, k=config.eval.expand, alpha=config.eval.expand_alpha
+        )
+        figures["expanded"] = retrieval.evaluate(
+            expanded, *who, gallery, *whom, ap=config.eval.ap, same_camera=same_camera
+        )
+    if config.eval.rerank:
+        with counting_bar("re-rank", "step") as progress:
+            figures["reranked"] = retrieval.evaluate_reranked(
+                *case, ap=config.eval.ap, progress=progress, same_camera=same_camera
+            )
+    if config.eval.single_shot:
+        with counting_bar("single shot", "query") as progress:
+            figures["single_shot"] = retrieval.single_shot_cmc(
+                *case,
+                trials=config.eval.single_shot,
+                seed=config.seed,
+                progress=progress,
+                same_camera=same_camera,
+            )
+    if config.eval.verification:
+        with counting_bar("all pairs", "query") as progress:
+            figures["verification"] = retrieval.verify(
+                *case, progress=progress, same_camera=same_camera
+            )
+    return figures
+
+
+def describe(result: dict[str, Any], columns: list[str]) -> list[str]:
+    """The lines that they add to the table.
+
+    Args:
+      result: of an evaluation.
+      columns: of its table: mAP, mINP, Rank-k.
+    """
+    lines = []
+    for name in ("expanded", "reranked", "single_shot"):
+        if name in result:
+            own = {"mAP": result[name].get("mAP"), "mINP": result[name].get("mINP")}
+            own |= {f"Rank-{rank}": value for rank, value in result[name]["cmc"].items()}
+            cells = (own.get(column) for column in columns)
+            line = "".join(f"{'':>9}" if c is None else f"{100 * c:>8.1f}%" for c in cells)
+            lines.append(f"{line}  {name.replace('_', ' ')}")
+    if "verification" in result:
+        for point in result["verification"]["operating_points"]:
+            lines.append(
+                f"one person if the cosine is at least {point['threshold']:.3f}: true of"
+                f" {100 * point['true_accept_rate']:.1f}% of one person's pairs, of"
+                f" {100 * point['false_accept_rate']:.3g}% of two people's"
+            )
+    return lines

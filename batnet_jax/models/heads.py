@@ -1,0 +1,104 @@
+"""The BNNeck, the head of the strong baselines, in place of the published one."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from batnet_jax.models.layers import BatchNorm, Dropout
+
+NECKS = ("none", "bnneck")
+
+
+class BNNeckHead(nn.Module):
+    """Map to feature to identity scores, with BN between what the two losses see.
+
+    GAP, and a fully connected layer if `embedding_dim`: the feature before the neck, of which the
+    triplet loss takes distances. BN without shift: the feature behind it, which is embedded.
+    Dropout, fc without bias: the scores.
+
+    Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", CVPR
+    Workshops 2019, "BNNeck".
+
+    Attributes:
+      num_identities: of the training set.
+      embedding_dim: of the feature; 0 = the channels of the map (Luo et al.).
+      dropout: rate before the classifier (Luo et al.: 0).
+      batch_norm_axis: pmap's axis for BN, None for each device alone.
+      axis_name: pmap's axis for dropout.
+      dtype: of the computation, but at least float32.
+    """
+
+    num_identities: int
+    embedding_dim: int = 0
+    dropout: float = 0.0
+    batch_norm_axis: str | None = None
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Maps [b, h, w, c] to the feature [b, embedding_dim or c] and scores [b, num_identities].
+
+        The feature is the one before the neck in training, and the one behind it otherwise.
+        """
+        dense = partial(
+            nn.Dense,
+            use_bias=False,
+            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+        )
+        before = x.astype(jnp.promote_types(self.dtype, jnp.float32)).mean((1, 2))
+        dtype = before.dtype
+        if self.embedding_dim:
+            before = dense(self.embedding_dim, dtype=dtype, name="embedding")(before)
+        neck = BatchNorm(self.batch_norm_axis, dtype, use_bias=False, name="neck")
+        behind = neck(before, train=train)
+        x = Dropout(self.dropout, self.axis_name)(behind, train=train)
+        scores = dense(self.num_identities, dtype=dtype, name="classifier")(x)
+        return before if train else behind, scores
+
+
+class Head(nn.Module):
+    """Map to feature to identity scores (section 4.4; details from the published code).
+
+    BN, for the appearance ReLU, GAP, dropout, fc, BN, ReLU: the feature f. Dropout, fc: the scores.
+
+    Attributes:
+      num_identities: of the training set.
+      embedding_dim: of f (section 4.4: 512).
+      relu: whether a ReLU stands before GAP (published code: appearance yes, part no).
+      dropout: rate of both dropouts (published code: 0.1).
+      batch_norm_axis: pmap's axis for BN, None for each device alone.
+      axis_name: pmap's axis for dropout.
+      dtype: of the computation, but at least float32.
+    """
+
+    num_identities: int
+    embedding_dim: int = 512
+    relu: bool = True
+    dropout: float = 0.1
+    batch_norm_axis: str | None = None
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Maps [b, h, w, c] to the feature [b, embedding_dim] and scores [b, num_identities]."""
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        shared = {"axis_name": self.batch_norm_axis, "dtype": dtype}
+        x = BatchNorm(name="map_bn", **shared)(x, train=train)
+        x = (nn.relu(x) if self.relu else x).mean((1, 2))
+        x = Dropout(self.dropout, self.axis_name)(x, train=train)
+        dense = partial(
+            nn.Dense,
+            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+            dtype=dtype,
+        )
+        x = dense(self.embedding_dim, name="embedding")(x)
+        x = BatchNorm(name="bn", **shared)(x, train=train)
+        feature = nn.relu(x)
+        x = Dropout(self.dropout, self.axis_name)(feature, train=train)
+        scores = dense(self.num_identities, name="classifier")(x)
+        return feature, scores

@@ -1,0 +1,73 @@
+"""TODO."""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import ml_collections
+import numpy as np
+
+from batnet_jax.data.loading.images import ImageFiles, list_files
+from batnet_jax.data.loading.loader import ImageStore
+from batnet_jax.errors import UserError
+from batnet_jax.inference.feature_file import write_features
+from batnet_jax.inference.model import PATIENCE, Model, restore
+from batnet_jax.runtime.progress import progress_bar
+
+
+def run_embed(
+    config: ml_collections.ConfigDict, workdir: Path, images: Path, output: Path, *, skip: bool
+) -> None:
+    """Writes the features of images to a file.
+
+    Args:
+      config: as `restore` takes it.
+      workdir: a workdir or a checkpoint.
+      images: see `list_files`.
+      output: the .npz to write.
+      skip: leave out images that cannot be read, naming them on stderr; each is decoded twice then.
+
+    Raises: UserError if there is no such model, no image, or one that cannot be read.
+    """
+    if output.suffix.lower() != ".npz":
+        raise UserError(f"--output={output} does not end in .npz: features are written as .npz")
+    paths = list_files(images)
+    model = restore(config, workdir, step=config.eval.step)
+    if skip:
+        paths = readable(paths, model)
+    print(f"{model}: {len(paths)} images of '{images}' go to '{output}'")
+    start = time.perf_counter()
+    with progress_bar(len(paths), description="embed", delay=PATIENCE) as bar:
+
+        def parts() -> Iterator[np.ndarray]:
+            for part in model.embed_parts(paths):
+                yield part
+                bar.update(len(part))
+
+        write_features(output, parts(), shape=(len(paths), model.dim), paths=paths)
+    rate = len(paths) / (time.perf_counter() - start)
+    print(f"written: {output}, features [{len(paths)}, {model.dim}], {rate:.1f} images/s")
+
+
+def readable(paths: list[str], model: Model) -> list[str]:
+    """Those images that can be read; the others are named on stderr.
+
+    Raises: UserError if none is left.
+    """
+    files, kept = ImageFiles(paths), []
+    workers = max(model.config.data.workers, os.cpu_count() or 1)
+    with (
+        ImageStore(files, image_size=model.image_size, cache_gb=0.0, workers=workers) as store,
+        progress_bar(len(paths), description="look", delay=PATIENCE) as bar,
+    ):
+        for i, fault in enumerate(store.faults()):
+            if fault is None:
+                kept.append(paths[i])
+            else:
+                print(f"left out: {fault}", file=sys.stderr)
+            bar.update()
+    if not kept:
+        raise UserError(f"none of the {len(paths)} images can be read: give others")
+    return kept

@@ -1,0 +1,35 @@
+"""TODO."""
+
+from pathlib import Path
+
+import ml_collections
+
+from batnet_jax.data.run_data import check_held_out, open_tests
+from batnet_jax.evaluation.embed import make_embed
+from batnet_jax.evaluation.evaluate import run_tests
+from batnet_jax.inference.restore import restore_model
+from batnet_jax.modes.train import check_same_images
+from batnet_jax.runtime import processes
+from batnet_jax.runtime.resource_errors import EVALUATION_MEMORY, as_run_failure
+from batnet_jax.workdir import checkpoints
+from batnet_jax.workdir.run_folder import check_writable
+
+
+def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Restores a checkpoint (config.eval.step; 0 = latest, -1 = best) and evaluates it."""
+
+    def choose() -> int:
+        step = checkpoints.choose_step(workdir, config.eval.step)
+        check_writable(workdir)
+        return step
+
+    step = processes.by_lead(choose)
+    model, variables = restore_model(config, workdir, step)
+    trials = processes.lead_first(lambda: open_tests(config))
+    check_same_images(trials)
+    if config.data.val_identities:
+        run = processes.by_lead(lambda: checkpoints.restore_run(workdir, step))
+        check_held_out(trials, run["identities"], workdir)
+    with as_run_failure(workdir, lower=EVALUATION_MEMORY):
+        embed = make_embed(model, variables)
+        run_tests(config, trials, embed, step=step, workdir=workdir)

@@ -1,0 +1,97 @@
+"""The mode `export`: checks what is asked for, writes the file and its card."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import jax
+import ml_collections
+
+from batnet_jax.errors import UserError
+from batnet_jax.export.formats import FORMATS, check_installed
+from batnet_jax.export.model_card import Facts, model_card, read_results
+from batnet_jax.export.published import EXPORTS, export_published
+from batnet_jax.inference.restore import restore_model
+from batnet_jax.models import feature_sizes
+from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
+from batnet_jax.workdir import checkpoints
+
+
+def run_export(config: ml_collections.ConfigDict, workdir: Path, output: Path) -> None:
+    """Writes a checkpoint as a file that runs or loads elsewhere, and `<output>.md`, its card.
+
+    Args:
+      config: `model` and `data.image_size` describe the network, `eval.step` picks the checkpoint.
+      workdir: of the run; the figures in its `eval/` go into the card.
+      output: ends in one of `FORMATS` or of `pretrained`'s `EXPORTS`.
+
+    Raises: UserError if it cannot be written, or the checkpoint is missing or another network's;
+      what was at `output` is as before then.
+    """
+    check_output(output)
+    step = checkpoints.choose_step(workdir, config.eval.step)
+    run = checkpoints.restore_run(workdir, step)
+    results = read_results(workdir, step)
+    model, variables = restore_model(config, workdir, step)
+    height, width = size = tuple(config.data.image_size)
+    trained = tuple(run["config"]["data"]["image_size"]) if "config" in run else size
+    if trained != size:
+        print(f"note: for images of {height} x {width}, and trained on {trained[0]} x {trained[1]}")
+    if output.suffix in FORMATS:
+        write_whole(output, FORMATS[output.suffix](model, variables, size))
+    else:
+        export_published(config, variables, output)
+    written = output.read_bytes()
+    facts = Facts(
+        step=step,
+        run=run,
+        results=results,
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
+        image_size=size,
+        sha256=hashlib.sha256(written).hexdigest(),
+        size=len(written),
+        features=feature_sizes(variables["params"]),
+    )
+    card = card_path(output)
+    write_whole(card, model_card(output.name, facts).encode())
+    print(f"written: {output}, {len(written):,} bytes, and its card, {card}")
+
+
+def card_path(output: Path) -> Path:
+    """Where the card of a file stands: beside it."""
+    return output.with_name(f"{output.name}.md")
+
+
+def check_output(output: Path) -> None:
+    """Refuses what could not be written at the end, before anything is restored.
+
+    Raises: UserError for another suffix, a missing package, or a place that cannot be written to.
+    """
+    suffixes = (*FORMATS, *EXPORTS)
+    if not output.name.endswith(suffixes):
+        raise UserError(f"--output={output} does not end in one of {', '.join(suffixes)}: choose")
+    if output.suffix in FORMATS:
+        check_installed(output.suffix)
+    elif output.suffix != SAFETENSORS:
+        import_torch("writing .pth")
+    for path in (output, card_path(output)):
+        if path.is_dir():
+            raise UserError(f"'{path}' is a folder: name another --output")
+    existing = next(p for p in output.absolute().parents if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UserError(f"cannot write to '{existing}': name another --output than {output}")
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file at once and whole, or leaves what was there.
+
+    Raises: UserError if it cannot be written.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write --output={path} ({error.strerror})") from error

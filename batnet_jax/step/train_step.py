@@ -1,0 +1,211 @@
+"""The training step and the embedding step: plain functions that `training/loop.py` and `evaluation/evaluate.py` pmap.
+
+A step is a pure function of the state and the batch; its randomness is a function of
+(seed, step, position in the global batch), so it does not depend on the number of devices.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+from flax import struct
+from jax import lax
+
+from batnet_jax.models import BATNet
+from batnet_jax.models.build import make_model
+from batnet_jax.models.init_variables import draw_variables
+from batnet_jax.runtime.devices import AXIS
+from batnet_jax.step import accumulation, augment, losses, optimizer
+from batnet_jax.step.packing import pack_like, unpack
+
+
+@struct.dataclass
+class TrainState:
+    """All that a step changes, and the seed that it draws from.
+
+    Attributes:
+      step: int32 scalar, steps taken.
+      seed: int32 scalar, of augmentation and dropout; here, so that runs with other seeds find
+        their compiled step in the cache.
+      params: the parameters.
+      batch_stats: BN's running statistics.
+      opt_state: the optimizer's.
+    """
+
+    step: jax.Array
+    seed: jax.Array
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+
+
+class Recipe(NamedTuple):
+    """What a step is made of, fixed for a run.
+
+    Attributes:
+      model: the network, with `axis_name` where the step runs under pmap.
+      transform: the optimizer.
+      schedule: step to learning rate.
+      seed: of the initial values, augmentation and dropout.
+      erasing_start: the step from which random erasing is on.
+      loss, augment: the config's sections.
+      accumulate: parts that the network runs on one after the other; see `accumulation`.
+      axis_name: pmap's axis; None outside pmap, and on a single device, where collectives would
+        only cost compile time.
+    """
+
+    model: BATNet
+    transform: optax.GradientTransformation
+    schedule: optax.Schedule
+    seed: int
+    erasing_start: int
+    loss: ml_collections.ConfigDict
+    augment: ml_collections.ConfigDict
+    accumulate: int
+    axis_name: str | None
+
+
+def make_recipe(
+    config: ml_collections.ConfigDict,
+    *,
+    num_identities: int,
+    steps_per_epoch: int,
+    axis_name: str | None = AXIS,
+) -> Recipe:
+    """Reads all that the training step needs from the config."""
+    schedule = make_schedule(config, steps_per_epoch)
+    transform = optimizer.adam_l2(
+        schedule, beta1=config.beta1, beta2=config.beta2, weight_decay=config.weight_decay
+    )
+    return Recipe(
+        model=make_model(config, num_identities, axis_name=axis_name),
+        transform=transform,
+        schedule=schedule,
+        seed=config.seed,
+        erasing_start=config.augment.erasing_start_epoch * steps_per_epoch,
+        loss=config.loss,
+        augment=config.augment,
+        accumulate=config.batch.accumulate,
+        axis_name=axis_name,
+    )
+
+
+def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Schedule:
+    """Step to learning rate, as the config says."""
+    warmup_steps = config.warmup_epochs * steps_per_epoch
+    if config.schedule == "cosine":
+        schedule = optimizer.cosine_schedule(
+            config.learning_rate,
+            warmup_steps=warmup_steps,
+            steps=config.num_epochs * steps_per_epoch,
+        )
+    else:
+        schedule = optimizer.learning_rate_schedule(
+            config.learning_rate,
+            decay_epochs=config.decay_epochs,
+            decay_factor=config.decay_factor,
+            steps_per_epoch=steps_per_epoch,
+        )
+    return optimizer.warm_up(schedule, steps=warmup_steps, factor=config.warmup_factor)
+
+
+def init_state(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:
+    """A fresh state on the host, a function of the recipe's seed and network alone."""
+    variables = draw_variables(recipe.model, image_size, recipe.seed)
+    params = variables["params"]
+    zeros = jax.tree.map(
+        lambda leaf: np.zeros(leaf.shape, leaf.dtype),
+        jax.eval_shape(recipe.transform.init, params),
+    )
+    return TrainState(
+        step=np.zeros((), np.int32),  # type: ignore[arg-type]
+        seed=np.asarray(recipe.seed, np.int32),  # type: ignore[arg-type]
+        params=params,
+        batch_stats=variables["batch_stats"],
+        opt_state=zeros,
+    )
+
+
+def _global_positions(rows: int, axis_name: str | None) -> jax.Array:
+    """The positions of this device's images in the global batch, [rows] int32."""
+    first = lax.axis_index(axis_name) * rows if axis_name else 0
+    return first + jnp.arange(rows)
+
+
+def train_step(
+    state: TrainState, batch: dict[str, jax.Array], *, recipe: Recipe
+) -> tuple[TrainState, dict[str, jax.Array]]:
+    """One step of section 4.3 on the global batch.
+
+    Args:
+      state: the same on all devices; packed or not, and so is what comes back, see `packing`.
+      batch: this device's share: `image` [b, h, w, 3] bytes and `label` [b] int32.
+      recipe: see `Recipe`.
+    Returns: the new state and the scalars `loss`, `loss_ce`, `loss_triplet` and `lr`, the same on
+      all devices.
+    """
+    axis_name = recipe.axis_name
+    key = jax.random.fold_in(jax.random.key(state.seed), state.step)
+    augment_key, dropout_key = jax.random.split(key)
+    positions = _global_positions(batch["image"].shape[0], axis_name)
+    erase = (state.step >= recipe.erasing_start) * recipe.augment.erasing_probability
+
+    def forward(params, batch_stats, rows):
+        keys = jax.vmap(lambda position: jax.random.fold_in(augment_key, position))(
+            rows["position"]
+        )
+        images = augment.augment(
+            keys,
+            rows["image"],
+            enlarge_probability=recipe.augment.enlarge_probability,
+            erasing_probability=erase,
+        )
+        outputs, updates = recipe.model.apply(
+            {"params": params, "batch_stats": batch_stats},
+            images,
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=["batch_stats"],
+        )
+        compared = {kind: outputs[kind] for kind in ("features", "scores")}
+        return compared, updates["batch_stats"]
+
+    def loss_fn(outputs):
+        return losses.multi_task_loss(
+            outputs,
+            batch["label"],
+            margin=recipe.loss.margin,
+            num_negatives=recipe.loss.num_negatives,
+            label_smoothing=recipe.loss.label_smoothing,
+            axis_name=axis_name,
+        )
+
+    (loss, parts, batch_stats), grads = accumulation.value_and_gradients(
+        forward,
+        loss_fn,
+        unpack(state.params),
+        unpack(state.batch_stats),
+        {"image": batch["image"], "position": positions},
+        recipe.accumulate,
+    )
+    grads = pack_like(grads, state.params)
+    batch_stats = pack_like(batch_stats, state.batch_stats)
+    if axis_name:  # without synchronised BN the devices' statistics differ: keep their mean
+        grads, loss, parts, batch_stats = lax.pmean((grads, loss, parts, batch_stats), axis_name)
+    updates, opt_state = recipe.transform.update(grads, state.opt_state, state.params)
+    metrics = {
+        "loss": loss,
+        **parts,
+        "lr": jnp.asarray(recipe.schedule(state.step), jnp.float32),
+    }
+    new_state = TrainState(
+        step=state.step + 1,
+        seed=state.seed,
+        params=optax.apply_updates(state.params, updates),
+        batch_stats=batch_stats,
+        opt_state=opt_state,
+    )
+    return new_state, metrics

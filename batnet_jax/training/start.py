@@ -1,0 +1,128 @@
+"""What a run starts from: a fresh state, the weights of others, or its latest checkpoint."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from clu import parameter_overview
+
+from batnet_jax.data.run_data import Identity
+from batnet_jax.errors import UserError
+from batnet_jax.runtime import processes
+from batnet_jax.step.train_step import Recipe, TrainState, init_state
+from batnet_jax.training.run_length import Schedule, check_batch, check_steps_left
+from batnet_jax.weights import initialise
+from batnet_jax.workdir import checkpoints, environment
+from batnet_jax.workdir.run_folder import (
+    check_architecture,
+    check_data,
+    check_workdir,
+    open_workdir,
+)
+
+INIT = "init.txt"
+
+
+def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """What can be refused before the data set is prepared; writes nothing.
+
+    Raises: UserError if the devices cannot share the batch, the workdir cannot be written to or
+      holds a run with other settings, or the weights to start from are not there.
+    """
+    check_batch(config)
+
+    def check_files() -> None:
+        check_workdir(config, workdir)
+        source = config.init["from"]
+        if source and checkpoints.latest_step(workdir) is None and not Path(source).exists():
+            raise UserError(f"config.init.from={source!r} does not exist: name a file or a workdir")
+
+    processes.by_lead(check_files)
+
+
+def open_run(
+    config: ml_collections.ConfigDict,
+    recipe: Recipe,
+    schedule: Schedule,
+    workdir: Path,
+    run: dict[str, Any],
+) -> TrainState:
+    """The state to go on from; the workdir then says what run it holds.
+
+    Args:
+      config: of the run.
+      recipe: gives the fresh state.
+      schedule: see `plan_schedule`.
+      workdir: of the run.
+      run: the facts that checkpoints are saved with.
+
+    Raises: UserError if the workdir holds a run with more steps, or another's checkpoints.
+    """
+    state, report = init_state(recipe, tuple(config.data.image_size)), ""
+    if checkpoints.latest_step(workdir) is None:
+        state, report = start_from(config, state, run)
+    else:
+        state = resume(config, workdir, state, run)
+        check_steps_left(schedule, int(state.step), workdir)
+    open_workdir(config, workdir, [Identity(*who) for who in run["identities"]])
+    environment.record(workdir, seed=config.seed, step=int(state.step))
+    if report:
+        (workdir / INIT).write_text(report)
+    overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+    return state
+
+
+def start_from(
+    config: ml_collections.ConfigDict, fresh: TrainState, run: dict[str, Any]
+) -> tuple[TrainState, str]:
+    """The fresh state with the weights of `config.init.from`, if it names any.
+
+    Returns: the state, and a line for each tensor that says where it is from; "" without a source.
+    Raises: UserError if the source cannot be read, or is of another network.
+    """
+    source = config.init["from"]
+    if not source:
+        return fresh, ""
+    variables = {"params": fresh.params, "batch_stats": fresh.batch_stats}
+    filled, report = initialise(config, variables, Path(source), identities=run["identities"])
+    print(f"{report.summary()}; see {INIT}")
+    return fresh.replace(**filled), report.text()  # type: ignore[attr-defined]
+
+
+def resume(
+    config: ml_collections.ConfigDict, workdir: Path, fresh: TrainState, run: dict[str, Any]
+) -> TrainState:
+    """The latest checkpoint's state.
+
+    Args:
+      config: of the run.
+      workdir: of the run; holds a checkpoint.
+      fresh: a state of the same structure.
+      run: the facts that checkpoints are saved with.
+
+    Raises: UserError if the checkpoint cannot be read, is of another architecture, or was trained
+      on other identities.
+    """
+    while True:
+        step = checkpoints.choose_step(workdir, 0)
+        try:
+            saved = checkpoints.restore_run(workdir, step)
+            check_architecture(config, saved, workdir)
+            state = checkpoints.restore_state(workdir, step, fresh)
+            break
+        except checkpoints.DamagedError as error:
+            if len(checkpoints.steps_of(workdir)) == 1:
+                raise
+            moved = checkpoints.set_aside(workdir, step)
+            print(f"warning: {error}; it is now '{moved}', the one before is used", file=sys.stderr)
+    check_data(saved.get("data", {}), run["data"], workdir)
+    if saved["identities"] != run["identities"]:
+        raise UserError(
+            f"'{workdir}' was trained on {len(saved['identities'])} identities that are not the "
+            f"{len(run['identities'])} of the training data now: restore the data, or name another "
+            "--workdir"
+        )
+    print(f"resuming '{workdir}' after step {step}")
+    return state

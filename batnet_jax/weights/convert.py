@@ -1,0 +1,289 @@
+"""From a source's tensors to our variables and back, and the report of what became of each."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from batnet_jax.errors import UserError
+from batnet_jax.weights.names import (
+    BACKBONE,
+    BATNET,
+    NAMES,
+    RESNET,
+    TORCHVISION,
+    Path,
+    bilinear_order,
+    is_backbone,
+    is_bilinear,
+    stream_twin,
+)
+
+WORKDIR = "batnet_jax workdir"  # a checkpoint of this package as a source
+REMADE = "made for the new identities"
+SHOWN = 3  # names of each kind in an error's one line
+
+_COUNT = (re.compile(r".*\.num_batches_tracked"), "PyTorch's count of batches")
+# What a source may hold that no network of ours has.
+UNUSED = {
+    BATNET: (
+        _COUNT,
+        (re.compile(r"features\.part_predictor\d*\..*"), "unused part predictor"),
+        (re.compile(r"features\.bilinearlayer2_global\..*"), "unused by the published code"),
+    ),
+    BACKBONE: (
+        _COUNT,
+        (re.compile(r"(?!features\.|conv\d*\.|inception).*"), "not of the backbone"),
+    ),
+    TORCHVISION: (
+        _COUNT,
+        (re.compile(r"aux[12]\..*"), "auxiliary classifier"),
+        (re.compile(r"fc\..*"), "ImageNet classifier"),
+    ),
+    RESNET: (
+        _COUNT,
+        (re.compile(r"fc\..*"), "ImageNet classifier"),
+    ),
+    WORKDIR: (),
+}
+_PARTS = re.compile(r"(features\.(inception[23]_local|norm1_2)|fc_local|classifier_local)\..*")
+_ATTENTION = re.compile(r"features\.bilinearatt_global\..*")
+
+
+class Source(NamedTuple):
+    """What weights are taken from.
+
+    Attributes:
+      label: its path, for messages.
+      format: one of `names.FORMATS`, or `WORKDIR`.
+      tensors: canonical name to the source's own name and the tensor.
+      model: those fields of `config.model` that its tensors tell.
+      identities: the classifiers' classes, as in a checkpoint's `run`; None where unknown.
+    """
+
+    label: str
+    format: str
+    tensors: Mapping[str, tuple[str, np.ndarray]]
+    model: Mapping[str, Any]
+    identities: list[list] | None = None
+
+    def name(self, path: Path) -> str | None:
+        """The canonical name of a variable of ours; None for what the format cannot hold."""
+        if self.format == WORKDIR:
+            return "/".join(path)
+        return NAMES[self.format](path)
+
+    def shape(self, path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that the tensor of a variable of ours has here."""
+        return shape if self.format == WORKDIR else torch_shape(shape)
+
+    def convert(self, path: Path, tensor: np.ndarray) -> tuple[np.ndarray, list[str]]:
+        """A tensor as our variable, float32, and what was done to it."""
+        done = [] if tensor.dtype == np.float32 else [f"{tensor.dtype} to float32"]
+        tensor = tensor.astype(np.float32)
+        if self.format == WORKDIR:
+            return tensor, done
+        done += {4: ["oihw to hwio"], 2: ["transposed"]}.get(tensor.ndim, [])
+        done += ["Bi() permuted"] if is_bilinear(path) else []
+        return from_torch(path, tensor), done
+
+
+@dataclass
+class Report:
+    """What became of every tensor: of the source's and of ours.
+
+    Attributes:
+      label, format: the source's.
+      loaded: (our path, the source's name, what was done to it or "as it is").
+      skipped: (the source's name, why).
+      initial: (our path, why it stays at its initial value).
+    """
+
+    label: str
+    format: str
+    loaded: list[tuple[str, str, str]] = field(default_factory=list)
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    initial: list[tuple[str, str]] = field(default_factory=list)
+
+    def text(self) -> str:
+        """A line a tensor, and the summary above them."""
+        return "\n".join(
+            [
+                f"# {self.summary()}",
+                *(f"loaded {ours} <- {theirs} ({done})" for ours, theirs, done in self.loaded),
+                *(f"skipped {name} ({why})" for name, why in self.skipped),
+                *(f"initial {name} ({why})" for name, why in self.initial),
+                "",
+            ]
+        )
+
+    def summary(self) -> str:
+        """One line: how many were loaded, skipped and left, by reason."""
+
+        def reasons(rows: list[tuple[str, str]]) -> str:
+            counts = Counter(why for _, why in rows).items()
+            return f" ({', '.join(f'{n} {why}' for why, n in counts)})" if rows else ""
+
+        return (
+            f"'{self.label}', {self.format}: {len(self.loaded)} tensors loaded, "
+            f"{len(self.skipped)} skipped{reasons(self.skipped)}, "
+            f"{len(self.initial)} left at their initial values{reasons(self.initial)}"
+        )
+
+
+def flatten(variables: dict[str, Any]) -> dict[Path, np.ndarray]:
+    """Variables by path, as NumPy arrays."""
+    leaves: dict[Path, Any] = flatten_dict(variables)  # type: ignore[assignment]
+    return {path: np.asarray(leaf) for path, leaf in leaves.items()}
+
+
+def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """PyTorch's shape of a variable: [h, w, i, o] is [o, i, h, w], [i, o] is [o, i]."""
+    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+
+
+def from_torch(path: Path, tensor: np.ndarray) -> np.ndarray:
+    """A PyTorch tensor as our variable: its axes, and Bi()'s channels, in our order."""
+    if tensor.ndim == 4:
+        tensor = tensor.transpose(2, 3, 1, 0)
+    elif tensor.ndim == 2:
+        tensor = tensor.T
+    if is_bilinear(path):
+        tensor = tensor[:, :, bilinear_order(_embedded(tensor.shape[2])), :]
+    return np.ascontiguousarray(tensor)
+
+
+def to_torch(path: Path, value: np.ndarray) -> np.ndarray:
+    """The inverse of `from_torch`."""
+    if is_bilinear(path):
+        value = value[:, :, np.argsort(bilinear_order(_embedded(value.shape[2]))), :]
+    if value.ndim == 4:
+        value = value.transpose(3, 2, 0, 1)
+    elif value.ndim == 2:
+        value = value.T
+    return np.ascontiguousarray(value)
+
+
+def _embedded(pairs: int) -> int:
+    """c, of which there are `pairs` = c (c + 1) / 2."""
+    return (math.isqrt(8 * pairs + 1) - 1) // 2
+
+
+def fill(
+    variables: dict[str, Any], source: Source, *, keep_classifiers: bool
+) -> tuple[dict[str, Any], Report]:
+    """Our variables with the source's values, all or nothing.
+
+    The backbone has to be there whole. A part that the source has not at all (Bi-attention, a
+    head) stays at its initial value, and the part streams are copied from the backbone; one that
+    it has must be there whole. So nothing is left out unsaid.
+
+    Args:
+      variables: `params` and `batch_stats` at their initial values.
+      source: its `model` agrees with the network's.
+      keep_classifiers: take the classifiers; else they are for other identities and stay.
+    Returns: new variables of the same structure, NumPy float32, and the report.
+
+    Raises: UserError if a tensor is missing, of another shape, not finite, or unknown.
+    """
+    flat = flatten(variables)
+    groups = {path[1] for path in flat}
+    present = {path[1] for path in flat if source.name(path) in source.tensors}
+    report = Report(source.label, source.format)
+    filled, used, missing, unfit = {}, set(), [], []
+    for path, value in flat.items():
+        ours = "/".join(path)
+        filled[path] = value
+        if why := _stays(path, present, keep_classifiers):
+            report.initial.append((ours, why))
+            continue
+        twin = None if path[1] in present else stream_twin(path)
+        name = source.name(twin or path) or ours
+        if name not in source.tensors:
+            missing.append(name)
+            continue
+        used.add(name)
+        original, tensor = source.tensors[name]
+        if problem := _problem(tensor, source.shape(path, value.shape)):
+            unfit.append(f"{original} {problem}")
+            continue
+        filled[path], done = source.convert(path, tensor)
+        done = [f"copied from {twin[1]}", *done] if twin else done
+        report.loaded.append((ours, original, ", ".join(done) or "as it is"))
+    remade = {source.name(p) for p in flat if _stays(p, present, keep_classifiers) == REMADE}
+    unknown = []
+    for name, (original, _) in source.tensors.items():
+        if name in used:
+            continue
+        why = REMADE if name in remade else _why_unused(source, name, groups, present)
+        if why:
+            report.skipped.append((original, why))
+        else:
+            unknown.append(original)
+    _refuse(source, missing=missing, unfit=unfit, unknown=unknown)
+    return unflatten_dict(filled), report
+
+
+def _stays(path: Path, present: set[str], keep_classifiers: bool) -> str:
+    """Why a variable keeps its initial value; "" if it is to be loaded."""
+    if path[-2] == "classifier" and not keep_classifiers:
+        return REMADE
+    if path[1] == "part_head" and "part_streams" not in present:
+        return "the source has no part_streams"  # some published checkpoints have an idle head
+    if path[1] in present or is_backbone(path) or stream_twin(path):
+        return ""
+    return f"the source has no {path[1]}"
+
+
+def _problem(tensor: np.ndarray, shape: tuple[int, ...]) -> str:
+    """Why a tensor cannot be taken for a variable; "" if it can."""
+    if tensor.shape != shape:
+        return f"is {tensor.shape}, not {shape}"
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        return f"is of type {tensor.dtype}"
+    if not np.isfinite(tensor.astype(np.float32)).all():
+        return "has values that are not finite"
+    return ""
+
+
+def _why_unused(source: Source, name: str, groups: set[str], present: set[str]) -> str:
+    """Why the network has no use for a tensor; "" if there is no known reason.
+
+    Args:
+      source: that the tensor is of.
+      name: the tensor's canonical name.
+      groups: the parts that the network has: blk1, ..., part_head.
+      present: those of them of which the source has something.
+    """
+    if source.format == WORKDIR:
+        group = name.split("/")[1]
+        return "" if group in groups else f"the network has no {group}"
+    rules = UNUSED[source.format]
+    if "part_streams" not in groups:
+        rules += ((_PARTS, "the network has no part streams"),)
+    elif "part_streams" not in present:
+        rules += ((_PARTS, "the source has no part streams"),)
+    if "bi_attention" not in groups:
+        rules += ((_ATTENTION, "the network has no Bi-attention"),)
+    return next((why for pattern, why in rules if pattern.fullmatch(name)), "")
+
+
+def _refuse(source: Source, **problems: list[str]) -> None:
+    """Raises: UserError, naming a few of each kind, if there is any problem."""
+    words = {"missing": "missing", "unfit": "unfit", "unknown": "of unknown names"}
+    parts = [
+        f"{len(names)} {words[kind]} ({'; '.join(names[:SHOWN])}{'; ...' * (len(names) > SHOWN)})"
+        for kind, names in problems.items()
+        if names
+    ]
+    if parts:
+        raise UserError(
+            f"'{source.label}', {source.format}: tensors {', '.join(parts)}; nothing was loaded: "
+            "check that the file is whole and that config.model describes it"
+        )

@@ -1,0 +1,176 @@
+"""Opening what weights are taken from, and comparing it with the config."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from batnet_jax.errors import UserError
+from batnet_jax.models import BATNet, parse_positions
+from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
+from batnet_jax.step.train_step import init_state, make_recipe
+from batnet_jax.weights.convert import WORKDIR, Source, flatten
+from batnet_jax.weights.names import (
+    BACKBONE,
+    BATNET,
+    FORMATS,
+    RESNET,
+    TORCHVISION,
+    canonical,
+    guess_format,
+)
+from batnet_jax.weights.read_tensors import read_tensors
+from batnet_jax.workdir import checkpoints
+
+# The fields on which the weights depend. Those of a part matter only where both sides have it.
+BACKBONE_FIELDS = ("backbone", "width", "neck", "embedding_dim")
+ATTENTION_FIELDS = (
+    *("attention", "position", "reduction"),
+    *("kernel", "rff_factor", "rff_bandwidth"),
+)
+# The backbones that a file's tensors may be of, the first where the config has none of them, and
+# the convolution that tells its width.
+KINDS = {
+    BATNET: (("published",), "features.conv.conv1.0.weight"),
+    BACKBONE: (("published",), "features.conv.conv1.0.weight"),
+    TORCHVISION: (("torchvision", "torchvision_raw"), "conv1.conv.weight"),
+    RESNET: (("resnet50",), "conv1.weight"),
+}
+
+
+def open_source(config: ml_collections.ConfigDict, path: Path) -> Source:
+    """A PyTorch or .safetensors file, or a workdir of this package (its latest checkpoint).
+
+    Raises: UserError if it cannot be read or is none of these.
+    """
+    return _open_workdir(config, path) if path.is_dir() else _open_file(config, path)
+
+
+def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
+    tensors = {}
+    for name, tensor in read_tensors(path).items():
+        key = canonical(name)
+        if key in tensors:
+            raise UserError(f"'{path}' holds '{key}' twice, as '{tensors[key][0]}' and '{name}'")
+        tensors[key] = (name, tensor)
+    form = guess_format(set(tensors))
+    if form is None:
+        few = ", ".join(sorted(tensors)[:3])
+        raise UserError(
+            f"'{path}' is none of {', '.join(FORMATS)}: its {len(tensors)} tensors are {few}, ..."
+        )
+    shapes = {name: tensor.shape for name, (_, tensor) in tensors.items()}
+    try:
+        model = describe(form, shapes, config.model)
+    except (IndexError, ValueError, ZeroDivisionError) as error:
+        raise UserError(
+            f"'{path}' has tensors of impossible shapes: check that it is whole"
+        ) from error
+    return Source(str(path), form, tensors, model)
+
+
+def describe(
+    form: str, shapes: Mapping[str, tuple[int, ...]], model: ml_collections.ConfigDict
+) -> dict[str, Any]:
+    """The fields of `config.model` that the tensors of a file tell.
+
+    Where several values of a field give the same shapes, it is the config's, if that is one.
+
+    Args:
+      form: one of `names.FORMATS`.
+      shapes: of the tensors, by canonical name.
+      model: the config's section.
+    """
+    backbones, stem = KINDS[form]
+    own = model.get("backbone", "published")
+    found = {"backbone": own if own in backbones else backbones[0]}
+    if stem in shapes:
+        channels = shapes[stem][0]
+        same = scaled(STEM_WIDTHS[0], model.width) == channels
+        found["width"] = model.width if same else channels / STEM_WIDTHS[0]
+    return found | (_describe_batnet(shapes, model) if form == BATNET else {})
+
+
+def _describe_batnet(
+    shapes: Mapping[str, tuple[int, ...]], model: ml_collections.ConfigDict
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"neck": "none"}
+    if "fc_global.1.weight" in shapes:
+        found["embedding_dim"] = shapes["fc_global.1.weight"][0]
+    streams = {
+        name.split(".")[2] for name in shapes if name.startswith("features.inception2_local")
+    }
+    found["num_parts"] = len(streams)
+    if streams:
+        found["part_sampling"] = "published"
+    attention = "features.bilinearatt_global.dimReduceLayer{}.conv.conv.weight"
+    if attention.format(1) not in shapes:
+        return found | {"attention": "none"}
+    embedded, channels = shapes[attention.format(1)][:2]
+    same = max(1, channels // model.reduction) == embedded
+    return found | {
+        "attention": "aia" if attention.format(3) in shapes else "plain",
+        "position": "p2",
+        "kernel": "bilinear",
+        "reduction": model.reduction if same else channels // embedded,
+    }
+
+
+def check_agrees(source: Source, model: ml_collections.ConfigDict, *, whole: bool) -> None:
+    """Refuses a source whose network is not the config's, before its tensors are looked at.
+
+    Args:
+      source: of any format.
+      model: the config's section.
+      whole: every field must agree. Else a source may have no attention or no parts where the
+        config has, or the other way round, and the weights may serve another part sampling.
+
+    Raises: UserError that names the fields, both values and the flags to pass.
+    """
+    found = dict(source.model)
+    if model.kernel != "rff":
+        found = {k: v for k, v in found.items() if not k.startswith("rff_")}
+    if not whole:
+        found.pop("part_sampling", None)
+        if "none" in (found.get("attention"), model.attention):
+            found = {k: v for k, v in found.items() if k not in ATTENTION_FIELDS}
+        if 0 in (found.get("num_parts"), model.num_parts):
+            found.pop("num_parts", None)
+    wrong = {k: v for k, v in found.items() if k in model and not _equal(k, v, model[k])}
+    if wrong:
+        has = ", ".join(f"model.{name}={value}" for name, value in wrong.items())
+        own = ", ".join(str(model[name]) for name in wrong)
+        flags = " ".join(f"--config.model.{name}={value}" for name, value in wrong.items())
+        raise UserError(
+            f"'{source.label}', {source.format}, has {has}, and the config says {own}: pass {flags}"
+        )
+
+
+def _equal(name: str, one: Any, other: Any) -> bool:
+    """Whether two values of a field mean the same."""
+    return parse_positions(one) == parse_positions(other) if name == "position" else one == other
+
+
+def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
+    step = checkpoints.choose_step(workdir, 0)
+    run = checkpoints.restore_run(workdir, step)
+    saved = config.copy_and_resolve_references()
+    with saved.unlocked():
+        saved.model = ml_collections.ConfigDict(run["model"])
+    try:
+        recipe = make_recipe(saved, num_identities=len(run["identities"]), steps_per_epoch=1)
+        # No shape depends on the size of the images, so it is the smallest that T divides.
+        size = (16 * max(1, saved.model.num_parts), 16)
+        fresh = init_state(recipe, size)
+    except UserError:
+        raise
+    except Exception as error:  # whatever settings that no network has come to
+        raise UserError(f"'{workdir}' is of no network of this version's: restore it") from error
+    state = checkpoints.restore_state(workdir, step, fresh)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    tensors = {(name := "/".join(path)): (name, leaf) for path, leaf in flatten(variables).items()}
+    fields = (*BACKBONE_FIELDS, *ATTENTION_FIELDS, "num_parts")
+    # A field that is younger than the run has its default there.
+    model = {name: run["model"].get(name, getattr(BATNet, name)) for name in fields}
+    return Source(str(workdir), WORKDIR, tensors, model, [list(i) for i in run["identities"]])

@@ -1,0 +1,96 @@
+"""With what a run was made: a line of `environment.jsonl` for each start."""
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from batnet_jax.workdir.gcs import is_bucket
+
+ENVIRONMENT = "environment.jsonl"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def record(workdir: Path, *, seed: int, step: int) -> None:
+    """Adds a line for this start.
+
+    Args:
+      workdir: of the run; exists.
+      seed: the config's.
+      step: steps taken before.
+    """
+    path, line = workdir / ENVIRONMENT, json.dumps(describe() | {"seed": seed, "step": step}) + "\n"
+    if is_bucket(workdir):  # an object cannot be appended to
+        path.write_text((path.read_text() if path.exists() else "") + line)
+        return
+    with path.open("a") as file:
+        file.write(line)
+
+
+def describe() -> dict[str, Any]:
+    """Code, versions, machine and devices of the process, as JSON."""
+    devices = jax.devices()
+    kinds = [device.device_kind for device in devices]
+    return {
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "git": git_state(ROOT),
+        "python": platform.python_version(),
+        "packages": versions(),
+        "host": platform.node(),
+        "system": platform.platform(),
+        "cpus": os.cpu_count(),
+        "platform": devices[0].platform,
+        "devices": {kind: kinds.count(kind) for kind in sorted(set(kinds))},
+        "processes": jax.process_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def versions() -> dict[str, str]:
+    """The installed version of this package and of all that it requires."""
+    try:
+        required = importlib.metadata.requires("batnet-jax") or []
+    except importlib.metadata.PackageNotFoundError:  # run from a folder, not installed
+        required = []
+    names = {"batnet-jax", "jax", "jaxlib", "flax", "optax", "numpy"}
+    names |= {_name(line) for line in required if "extra ==" not in line}
+    found = {}
+    for name in sorted(names):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _name(requirement: str) -> str:
+    """The package's name in a requirement such as "jax<0.12,>=0.10"."""
+    end = next((i for i, c in enumerate(requirement) if not (c.isalnum() or c in "-_.")), None)
+    return requirement[:end]
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """Commit and whether files differ from it; None where the folder is no checkout of git's."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        if Path(_git(folder, "rev-parse", "--show-toplevel")).resolve() != folder:
+            return None  # a checkout of something else around an installed package
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return {"commit": commit, "changed": [line[3:] for line in changed.splitlines()]}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    # Without optional locks git writes nothing, for others may use the checkout.
+    command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+    return done.stdout.rstrip("\n")

@@ -1,0 +1,87 @@
+"""What a run leaves for people to follow: metrics.jsonl, TensorBoard events, the progress bar."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from batnet_jax.workdir.gcs import Mirror
+from batnet_jax.workdir.tensorboard import Events
+
+METRICS = "metrics.jsonl"
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of a run's `metrics.jsonl`, without one that a kill has cut off; none if none."""
+    path = workdir / METRICS
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
+
+class MetricsLog:
+    """The figures of a run, continued after `step` if the workdir holds a run's."""
+
+    def __init__(self, workdir: Path, step: int):
+        """Opens the files.
+
+        Args:
+          workdir: of the run; exists.
+          step: steps taken so far; figures of later ones, from a run that was killed, are dropped.
+        """
+        self._mirror = Mirror(workdir, (METRICS,))
+        path = self._mirror.folder / METRICS
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= step]
+        if kept != lines:
+            partial = path.with_name(f"{METRICS}.partial")
+            partial.write_text("".join(kept))
+            partial.replace(path)
+        self._file = path.open("a")
+        self._events = Events(self._mirror.folder / "tensorboard", step)
+
+    def write(self, figures: dict[str, Any]) -> None:
+        """Adds a line; `figures` has `step` and numbers."""
+        self._file.write(json.dumps(figures) + "\n")
+        self._file.flush()
+        for name, value in figures.items():
+            if name != "step":
+                self._events.scalar(f"train/{name}", value, figures["step"])
+
+    def write_evaluation(self, result: dict[str, Any]) -> None:
+        """Adds the main figures of an evaluation to the events."""
+        place = f"{result['split']}/{result['dataset']}"
+        for name, value in (("mAP", result["mAP"]), ("rank1", result["cmc"]["1"])):
+            self._events.scalar(f"{place}/{name}", value, result["step"])
+
+    def publish(self) -> None:
+        """Copies the files to a workdir in a bucket; ahead of each checkpoint, which needs them."""
+        self._mirror.publish()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self._file.close()
+        self._events.close()
+        self._mirror.close()
+
+
+class NoMetricsLog:
+    """In place of a `MetricsLog`, in the processes that do not write."""
+
+    def write(self, figures: dict[str, Any]) -> None:
+        """See `MetricsLog`."""
+
+    def write_evaluation(self, result: dict[str, Any]) -> None:
+        """See `MetricsLog`."""
+
+    def publish(self) -> None:
+        """See `MetricsLog`."""
+
+    def close(self) -> None:
+        """See `MetricsLog`."""
+
+
+def _step_of(line: str) -> float:
+    """The step of a line; infinite if a kill cut the line off."""
+    try:
+        return json.loads(line)["step"] if line.endswith("\n") else float("inf")
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return float("inf")

@@ -1,0 +1,90 @@
+import ast
+import subprocess
+import sys
+
+import pytest
+from support.paths import ROOT
+
+PACKAGE = ROOT / "batnet_jax"
+
+# From the top down: a package imports from rows below its own only. Packages that share a row never
+# import each other.
+ORDER = {
+    "main": "picks the mode",
+    "modes": "one file a mode: its flags, its help and its `run`",
+    "training, export": "a run from its start to its end; a checkpoint as a file for other programs",
+    "inference": "a trained model: restore it, embed images, search a gallery",
+    "evaluation, weights": "features and figures of a test; other people's weights in our names",
+    "validation": "every setting checked before anything is read or written",
+    "workdir": "what a run leaves on the disk",
+    "step": "one training step: augmentation, losses, optimizer",
+    "models, data, retrieval, report": "networks; images and labels; rankings and figures; pages",
+    "runtime": "processes, devices, signals, memory and progress",
+    "config, errors, version": "the settings and the exceptions that everything may use",
+}
+RANK = {name: row for row, names in enumerate(ORDER) for name in names.split(", ")}
+MODULES = {p.stem for p in PACKAGE.glob("*.py")} | {
+    p.parent.name for p in PACKAGE.glob("*/__init__.py")
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imported_names(path):
+    """The dotted names that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def home(name):
+    """The module or subpackage of batnet_jax, in ORDER, that a dotted name lies in."""
+    part = name.split(".")[1]
+    return part
+
+
+def test_every_module_has_its_place():
+    assert RANK.keys() == MODULES - {"__init__"}
+
+
+def test_the_root_has_few_files():
+    assert len(list(PACKAGE.glob("*.py"))) <= 8
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    # A bare `import batnet_jax` asks for the folder that it lies in.
+    names = [name for name in imported_names(path) if name.startswith("batnet_jax.")]
+    own_rank = RANK.get(own, -1)  # the package's own __init__ stands above all
+    wrong = [n for n in names if home(n) != own and RANK[home(n)] <= own_rank]
+    assert wrong == []
+
+
+def test_contributing_shows_the_same_order():
+    rows = [f"| {names} | {reason} |" for names, reason in ORDER.items()]
+    assert "\n".join(rows) in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_no_module_is_called_utils():
+    assert [path for path in FILES if path.stem in ("utils", "util", "helpers", "misc")] == []
+
+
+def test_no_file_imports_tensorflow():
+    files = [
+        p
+        for folder in ("batnet_jax", "configs", "tests", "benchmarks")
+        for p in (ROOT / folder).rglob("*.py")
+    ]
+    tops = {(name.split(".")[0], path) for path in files for name in imported_names(path)}
+    assert [path for top, path in tops if top == "tensorflow"] == []
+
+
+def test_starting_imports_neither_tensorflow_nor_torch():
+    code = "import sys, batnet_jax.main; print({'tensorflow', 'torch'} & sys.modules.keys())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr

@@ -1,0 +1,97 @@
+"""Features on the disk."""
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from batnet_jax.errors import UserError
+from batnet_jax.inference.feature_file import open_features, replacing, write_features
+from batnet_jax.retrieval import top_k
+from batnet_jax.retrieval.mapped_rows import _mapping
+
+FEATURES = np.random.default_rng(0).standard_normal((70, 9)).astype(np.float32)
+PATHS = [f"a/é {i}.jpg" for i in range(70)]
+
+
+@pytest.fixture
+def written(tmp_path):
+    path = tmp_path / "F.npz"
+    write_features(path, np.split(FEATURES, [30, 60]), shape=(70, 9), paths=PATHS)
+    return path
+
+
+def test_numpy_reads_what_is_written(written):
+    with np.load(written) as arrays:
+        np.testing.assert_array_equal(arrays["features"], FEATURES)
+        assert arrays["features"].dtype == np.float32
+        assert arrays["paths"].tolist() == PATHS
+    with zipfile.ZipFile(written) as archive:
+        assert archive.testzip() is None
+
+
+def test_it_is_mapped_and_aligned(written):
+    found = open_features(written)
+    np.testing.assert_array_equal(found.features, FEATURES)
+    assert found.paths == PATHS
+    assert _mapping(found.features)[0] is not None
+    assert found.features.ctypes.data % 64 == 0
+
+
+@pytest.mark.parametrize("how", ["savez", "savez_compressed", "npy", "no paths"])
+def test_what_numpy_writes_is_read(tmp_path, how):
+    path = tmp_path / ("F.npy" if how == "npy" else "F.npz")
+    if how == "npy":
+        np.save(path, FEATURES)
+    elif how == "no paths":
+        np.savez(path, features=FEATURES)
+    else:
+        getattr(np, how)(path, features=FEATURES, paths=PATHS)
+    found = open_features(path)
+    np.testing.assert_array_equal(found.features, FEATURES)
+    assert found.paths == (PATHS if how.startswith("savez") else None)
+    indices, _ = top_k(found.features[:3], found.features, 1)
+    assert indices.ravel().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"other": FEATURES}, "holds other, not `features`"),
+        ({"features": FEATURES[0]}, r"shape \(9,\)"),
+        ({"features": FEATURES.astype(int)}, "int64"),
+        ({"features": FEATURES, "paths": PATHS[1:]}, "70 features and 69 paths"),
+        ({"features": np.array([None])}, "cannot be read"),
+        (None, "No such file"),
+        (b"text", "cannot be read"),
+    ],
+)
+def test_other_files_are_refused(tmp_path, content, message):
+    path = tmp_path / "F.npz"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        np.savez(path, **content)
+    with pytest.raises(UserError, match=message) as info:
+        open_features(path)
+    assert "\n" not in str(info.value)
+
+
+def test_a_failure_leaves_the_former_file(written):
+    before = written.read_bytes()
+
+    def parts():
+        yield FEATURES
+        raise KeyError("half way")
+
+    with pytest.raises(KeyError):
+        write_features(written, parts(), shape=(140, 9), paths=PATHS * 2)
+    assert written.read_bytes() == before
+    assert [p.name for p in written.parent.iterdir()] == ["F.npz"]
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path, message in ((tmp_path / "file/F.npz", "cannot write"), (tmp_path, "is a folder")):
+        with pytest.raises(UserError, match=message), replacing(path, "output"):
+            pass

@@ -1,0 +1,72 @@
+"""The modes `embed` and `search` as a user runs them, on the whole of a narrow network."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from support.run_main import run_main
+from support.tiny_run import write_photos, write_run
+
+from batnet_jax.inference.feature_file import open_features
+
+
+def test_embed_and_search(tmp_path):
+    """With the checkpoint's settings or a config's."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    paths, _ = write_photos(folder)
+    run = write_run(tmp_path / "run")
+    bad = shutil.copytree(folder, tmp_path / "bad")
+    (bad / "m.jpg").write_bytes(b"no image")
+    out = tmp_path / "new" / "F.npz"
+    common = [f"--workdir={run}", "--mode=embed", f"--output={out}"]
+    done = run_main(*common, f"--images={folder}")
+    assert done.returncode == 0, done.stderr
+    assert f"written: {out}, features [13, 32]" in done.stdout
+    assert "images/s" in done.stdout
+    with np.load(out) as arrays:
+        assert set(arrays) == {"features", "paths"}
+        assert arrays["paths"].tolist() == paths
+        features = arrays["features"]
+    np.testing.assert_allclose(np.square(features[:, :16]).sum(1), 1, atol=1e-5)  # of float32
+    assert open_features(out).features.ctypes.data % 64 == 0
+    before = out.read_bytes()
+    done = run_main(*common, f"--images={bad}")
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: '{bad / 'm.jpg'}' cannot be decoded as an image (cut off, or no image): "
+        "replace or remove it\n"
+    )
+    assert out.read_bytes() == before
+    assert [p.name for p in out.parent.iterdir()] == ["F.npz"]
+    config = ["--config=configs/demo.py", "--config.data.image_size=(64, 32)"]
+    config += ["--config.model.width=0.0625", "--config.model.num_parts=1"]
+    config += ["--config.model.embedding_dim=16", "--config.eval.batch=6"]
+    config += [f"--config.data.dir={tmp_path}"]
+    done = run_main(*common, *config, f"--images={bad}", "--skip_unreadable")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"left out: '{bad / 'm.jpg'}'")
+    found = open_features(out)
+    assert found.paths == [path.replace(str(folder), str(bad)) for path in paths]
+    np.testing.assert_array_equal(found.features, features)
+    done = run_main(
+        f"--workdir={run / 'checkpoints' / '7'}", "--mode=search", f"--query={paths[3]}",
+        f"--gallery={out}", "--top=2", f"--output={tmp_path / 'F.json'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    hits = json.loads((tmp_path / "F.json").read_text())["results"][0]["hits"]
+    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)  # found itself, or its pixels in a PNG
+    assert [f"{hit['rank']:5}  {hit['score']:7.4f}  {hit['path']}" for hit in hits] == (
+        done.stdout.splitlines()[1:3]
+    )
+
+
+def test_flags_of_other_modes_are_refused(tmp_path):
+    for arguments, named in (
+        (["--mode=embed", "--top=3"], "--mode=search"),
+        (["--mode=search", "--images=x"], "--mode=embed"),
+        (["--mode=train"], "no --config"),
+    ):
+        done = run_main(f"--workdir={tmp_path}", *arguments)
+        assert (done.returncode, done.stderr.count("\n"), named in done.stderr) == (2, 1, True)

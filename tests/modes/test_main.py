@@ -1,0 +1,220 @@
+"""The main job as a user runs it: one process a command, on a tiny data set and a narrow net."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+import numpy as np
+import pytest
+from support.run_main import MAIN, SMALL, lines, run_main, run_small
+from support.tiny_datasets import write_tree
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 6 steps in one go, and the folder that it shares its data with."""
+    folder = tmp_path_factory.mktemp("main")
+    process = run_small(folder, folder / "whole", "--config.steps=6")
+    assert process.returncode == 0, process.stderr
+    return folder, folder / "whole", process
+
+
+def test_train_leaves_what_the_contract_lists(finished):
+    _, workdir, process = finished
+    assert (workdir / "checkpoints" / "6").is_dir()
+    assert json.loads((workdir / "config.json").read_text())["steps"] == 6
+    assert list((workdir / "tensorboard").glob("events*"))
+    figures = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [f["step"] for f in figures] == [1, 2, 3, 4, 5, 6]
+    wanted = {"step", "epoch", "loss", "loss_ce", "loss_triplet", "lr", "images_per_second"}
+    assert all(wanted | {"data_wait"} <= f.keys() for f in figures)
+    for f in figures:
+        assert f["loss"] == pytest.approx(f["loss_ce"] + f["loss_triplet"], rel=1e-5)
+        assert 0 <= f["data_wait"] <= 1
+    result = json.loads((workdir / "eval" / "step_6.json").read_text())
+    assert result.keys() == {
+        *("dataset", "step", "num_query", "num_gallery", "num_valid_query"),
+        *("mAP", "mINP", "cmc", "ap", "split", "same_camera"),
+    }
+    assert (result["dataset"], result["step"], result["ap"]) == ("pedestrians", 6, "precision")
+    assert (result["num_query"], result["num_gallery"]) == (16, 40)
+    assert set(result["cmc"]) == {"1", "5", "10", "20"}
+    assert 0 < result["mAP"] < 1
+    assert f"{100 * result['mAP']:.1f}%" in process.stdout
+    assert "image/s" in process.stderr
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(finished):
+    folder, whole, _ = finished
+    parts = folder / "parts"
+    first = run_small(folder, parts, "--config.steps=3")
+    assert first.returncode == 0, first.stderr
+    # What a killed run leaves: lines of steps after the checkpoint, the last one cut off.
+    with (parts / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "loss": 0.0}\n{"step": 5, "lo')
+    second = run_small(folder, parts, "--config.steps=6")
+    assert second.returncode == 0, second.stderr
+    assert "after step 3" in second.stdout
+    assert lines(parts) == lines(whole)
+    mine, theirs = (d / "eval" / "step_6.json" for d in (parts, whole))
+    assert json.loads(mine.read_text()) == json.loads(theirs.read_text())
+
+
+def test_eval_restores_on_any_number_of_devices(finished):
+    folder, whole, _ = finished
+    path = whole / "eval" / "step_6.json"
+    before = json.loads(path.read_text())
+    path.unlink()
+    further = ["rerank=True", "expand=2", "single_shot=3", "verification=True", "breakdown=True"]
+    further = [f"--config.eval.{field}" for field in further]
+    process = run_small(folder, whole, "--mode=eval", "--config.eval.step=6", *further, devices=2)
+    assert process.returncode == 0, process.stderr
+    after = json.loads(path.read_text())
+    assert "mAP" in process.stdout
+    assert "reranked" in process.stdout
+    assert after.keys() - before.keys() == {
+        "reranked", "expanded", "single_shot", "verification", "per_camera", "per_identity"
+    }  # fmt: skip
+    assert after["num_query"] == before["num_query"]
+    # Features differ in their last bits with the batch a device gets; a rank may swap.
+    np.testing.assert_allclose(after["mAP"], before["mAP"], atol=0.01)
+
+
+def test_several_data_sets_without_cameras(finished, tmp_path):
+    """Trained on two, tested on two, a third of the identities held out; the labels are said."""
+    folder, _, _ = finished
+    files = {
+        f"mine/{name}/{k}.jpg": cv2.imencode(".jpg", np.full((8, 4, 3), 9 * i + k, np.uint8))[1]
+        for i, name in enumerate("abcdefghijkl")
+        for k in range(4)
+    }
+    write_tree(tmp_path, {name: image.tobytes() for name, image in files.items()})
+    run = tmp_path / "run"
+    names = f"'pedestrians:tiny','folder:{tmp_path / 'mine'}'"
+    process = run_small(
+        folder, run, f"--config.data.train={names}", "--config.data.val_identities=0.3",
+        "--config.steps=4", "--config.eval.every_epochs=1", "--config.num_epochs=1",
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    written = {p.name for p in (run / "eval").glob("*.json")}
+    assert written == {
+        *("step_4.json", "step_4_pedestrians-tiny.json", "step_4_folder-mine.json"),
+        *("step_4_val.json", "step_4_pedestrians-tiny_val.json", "step_4_folder-mine_val.json"),
+    }
+    results = {name: json.loads((run / "eval" / name).read_text()) for name in written}
+    assert results["step_4.json"] == results["step_4_pedestrians-tiny.json"]
+    assert results["step_4.json"]["same_camera"] == "remove"
+    assert results["step_4_folder-mine.json"]["same_camera"] == "keep"  # none is known
+    assert results["step_4_folder-mine_val.json"]["split"] == "val"
+    labels = json.loads((run / "labels.json").read_text())
+    assert [row["label"] for row in labels] == list(range(len(labels)))
+    assert {row["dataset"] for row in labels} == {"pedestrians-tiny", "folder-mine"}
+    assert {row["name"] for row in labels if row["dataset"] == "folder-mine"} < set("abcdefghijkl")
+    again = run_small(
+        folder, run, "--mode=eval", f"--config.eval.datasets=('folder:{tmp_path / 'mine'}',)",
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    assert json.loads((run / "eval" / "step_4.json").read_text())["dataset"] == "folder-mine"
+
+
+def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
+    """Exported, imported: the same figures; training starts from them, with new classifiers."""
+    folder, whole, _ = finished
+    whole_net = {"entry": MAIN}
+    plan = ("--config.model.num_parts=0", "--config.model.part_sampling=published")
+    run, file = tmp_path / "run", tmp_path / "w.safetensors"
+    first = run_small(folder, run, *plan, "--config.steps=2", **whole_net)
+    assert first.returncode == 0, first.stderr
+    export = run_small(folder, run, *plan, "--mode=export", f"--output={file}", **whole_net)
+    assert export.returncode == 0, export.stderr
+    back = tmp_path / "back"
+    imported = run_small(
+        folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}", **whole_net
+    )
+    assert imported.returncode == 0, imported.stderr
+    assert "loaded" in (back / "import.txt").read_text()
+    again = run_small(folder, back, *plan, "--mode=eval", **whole_net)
+    assert again.returncode == 0, again.stderr
+    ours, theirs = (
+        json.loads((d / "eval" / f"step_{step}.json").read_text())
+        for d, step in ((run, 2), (back, 0))
+    )
+    assert ours | {"step": 0} == theirs
+    started = run_small(folder, tmp_path / "new", f"--config.init.from={whole}", "--config.steps=1")
+    assert started.returncode == 0, started.stderr
+    report = (tmp_path / "new" / "init.txt").read_text()
+    assert "left" in report or "loaded" in report
+    assert lines(tmp_path / "new")[0]["loss"] != lines(whole)[0]["loss"]
+
+
+def test_report(finished):
+    folder, whole, _ = finished
+    process = run_small(folder, whole, "--mode=report")
+    assert process.returncode == 0, process.stderr
+    page = (whole / "report" / "index.html").read_text()
+    assert "data:image/" in page
+    assert "precision" in page
+
+
+def snapshot(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*") if p.is_file()}
+
+
+def test_mistakes_are_one_line_and_change_nothing(finished, tmp_path):
+    folder, whole, _ = finished
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    locked = tmp_path / "file"
+    locked.write_text("")
+    base = ("--config=configs/demo.py", f"--config.data.dir={folder / 'data'}", *SMALL)
+    other = f"--workdir={tmp_path / 'other'}"
+    own = ("--config=configs/folder.py", f"--config.data.dir={tmp_path / 'd'}", other)
+    msmt17 = ("--config=configs/msmt17.py", f"--config.data.manual_dir={empty}", other)
+    cases = {  # arguments, devices, what the line must name
+        "unknown field": ((*base, other, "--config.lerning_rate=1"), 1, "lerning_rate"),
+        "unknown choice": ((*base, other, "--config.model.attention=x"), 1, "aia, plain, none"),
+        "wrong type": ((*base, other, "--config.batch.identities=many"), 1, "batch.identities"),
+        "no config": ((), 1, "--config"),
+        "no such config": (("--config=configs/nothing.py",), 1, "nothing.py"),
+        "unknown mode": ((*base, "--mode=fly"), 1, "fly"),
+        "stray argument": ((*base, "train"), 1, "'train'"),
+        "no data": ((*msmt17, f"--config.data.dir={tmp_path / 'd'}"), 1, "MSMT17_V1"),
+        "missing folder": ((*own, f"--config.data.manual_dir={empty / 'no'}"), 1, "empty/no"),
+        "too few identities": ((*base, other, "--config.batch.identities=13"), 1, "12"),
+        "indivisible batch": ((*base, other), 3, "3 devices"),
+        "workdir is a file": ((*base, f"--workdir={locked}"), 1, "workdir"),
+        "other run": ((*base, f"--workdir={whole}", "--config.seed=1"), 1, "config.seed=0"),
+        "other architecture": (
+            (*base, f"--workdir={whole}", "--mode=eval", "--config.model.attention=plain"),
+            1,
+            "model.attention='aia'",
+        ),
+        "import of nothing": ((*base, other, "--mode=import"), 1, "needs --source"),
+        "init from nothing": ((*base, other, "--config.init.from=no/such.pth"), 1, "no/such.pth"),
+        "a table in training": ((*base, other, "--table=5"), 1, "--mode=tables"),
+        "a number for a name": ((*base, other, "--config.data.train=3"), 1, "('msmt17',)"),
+        "no checkpoint": ((*base, other, "--mode=eval"), 1, "no checkpoint"),
+        "no such step": (
+            (*base, f"--workdir={whole}", "--mode=eval", "--config.eval.step=5"),
+            1,
+            "choose from 6",
+        ),
+    }
+    before = snapshot(folder)
+    with ThreadPoolExecutor(2) as pool:
+        done = list(pool.map(lambda case: run_main(*case[0], devices=case[1]), cases.values()))
+    for (name, (_, _, named)), process in zip(cases.items(), done, strict=True):
+        message = process.stderr
+        assert process.returncode == 2, f"{name}: {process.returncode} {message}"
+        assert message.count("\n") == 1, f"{name}: {message}"
+        assert message.startswith("error: "), f"{name}: {message}"
+        assert named in message, f"{name}: {message}"
+    assert not (tmp_path / "other").exists()
+    assert snapshot(folder) == before
+
+
+def test_help_lists_the_modes():
+    process = run_main("--help")
+    assert process.returncode == 0
+    assert "train Prepares" in " ".join(process.stdout.split())
+    assert "eval Restores" in " ".join(process.stdout.split())

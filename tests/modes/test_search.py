@@ -1,0 +1,117 @@
+"""The mode `search`: ranked lists, their file, the index for faiss."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support.mean_colour_model import COLOURS, Colours, config, png, use_colours, write_gallery
+
+from batnet_jax.errors import UserError
+from batnet_jax.inference.feature_file import write_features
+from batnet_jax.modes import search
+from batnet_jax.retrieval import top_k
+
+ORDER = ["blue <b>.png", "deep/dark red.png", "deep/green.png", "grey.png", "red.png"]
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    use_colours(monkeypatch)
+    write_gallery(tmp_path / "gallery")
+    (tmp_path / "q.png").write_bytes(png((200, 8, 8)))
+    return tmp_path
+
+
+def run(folder, **changes):
+    arguments = {
+        "gallery": folder / "gallery", "query": folder / "q.png",
+        "top": 3, "output": None, "index": None,
+    }  # fmt: skip
+    search.run_search(config(), folder / "run", **(arguments | changes))
+
+
+def expected():
+    """Cosines with the query's colour, worked out in float64, greatest first."""
+    query = np.array([200, 8, 8]) / np.linalg.norm([200, 8, 8])
+    cosines = {n: np.dot(query, c) / np.linalg.norm(c) for n, c in COLOURS.items()}
+    return sorted(cosines.items(), key=lambda item: -item[1])
+
+
+def test_ranked_list(world, capsys):
+    run(world, output=world / "out" / "F.json")
+    rows = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
+    wanted = expected()[:3]
+    assert rows[0] == [str(world / "q.png")]
+    assert [int(rank) for rank, _, _ in rows[1:4]] == [1, 2, 3]
+    assert [path for *_, path in rows[1:4]] == [str(world / "gallery" / n) for n, _ in wanted]
+    assert [float(s) for _, s, _ in rows[1:4]] == pytest.approx([s for _, s in wanted], abs=1e-4)
+    assert rows[4] == ["written:", str(world / "out" / "F.json")]
+    saved = json.loads((world / "out" / "F.json").read_text())
+    assert (saved["step"], len(saved["results"])) == (5, 1)
+    hits = saved["results"][0]["hits"]
+    assert [h["path"] for h in hits] == [str(world / "gallery" / n) for n, _ in wanted]
+    assert [h["index"] for h in hits] == [ORDER.index(n) for n, _ in wanted]
+    assert [h["score"] for h in hits] == pytest.approx([s for _, s in wanted], abs=1e-6)
+    assert [p.name for p in (world / "out").iterdir()] == ["F.json"]
+
+
+def test_a_file_and_its_folder_give_the_same(world, capsys):
+    run(world, top=99)
+    from_folder = capsys.readouterr().out
+    assert len(from_folder.splitlines()) == 1 + len(COLOURS)
+    paths = [str(world / "gallery" / name) for name in ORDER]
+    features = Colours().embed(paths)
+    write_features(world / "F.npz", [features], shape=features.shape, paths=paths)
+    run(world, top=99, gallery=world / "F.npz")
+    assert capsys.readouterr().out == from_folder
+    np.save(world / "F.npy", features)
+    run(world, top=1, gallery=world / "F.npy")
+    assert capsys.readouterr().out.endswith("row 4\n")
+
+
+def test_several_queries(world, capsys):
+    run(world, query=world / "gallery", top=1)
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[::2] == [str(world / "gallery" / name) for name in ORDER]
+    assert [row.split(maxsplit=2)[2] for row in rows[1::2]] == rows[::2]  # itself first
+
+
+def test_mistakes(world):
+    np.save(world / "wide.npy", np.ones((4, 7), np.float32))
+    cases = {
+        "7 dimensions, and the model's have 3": {"gallery": world / "wide.npy"},
+        "does not exist": {"query": world / "no.png"},
+        "needs --query": {"query": None},
+        "cannot be read": {"gallery": world / "no.npz"},
+    }
+    for message, changes in cases.items():
+        with pytest.raises(UserError, match=message):
+            run(world, **changes)
+
+
+def test_without_faiss(world, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(UserError, match=r"pip install 'batnet-jax\[faiss\]'"):
+        run(world, index=world / "F.index")
+
+
+def test_faiss_finds_the_same(world, capsys, monkeypatch):
+    """The index alone needs no model; its order of cosines is ours."""
+    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed: .[faiss]")
+    monkeypatch.setattr(search, "ROWS_AT_ONCE", 64)
+    rng = np.random.default_rng(0)
+    gallery = rng.standard_normal((500, 24)) * rng.uniform(0.1, 9, (500, 1))
+    query = rng.standard_normal((20, 24)).astype(np.float32)
+    np.save(world / "F.npy", gallery.astype(np.float32))
+    run(world, gallery=world / "F.npy", query=None, index=world / "F.index")
+    assert "500 vectors" in capsys.readouterr().out
+    index = faiss.read_index(str(world / "F.index"))
+    assert (index.ntotal, index.d, index.metric_type) == (500, 24, faiss.METRIC_INNER_PRODUCT)
+    ours = top_k(query, gallery.astype(np.float32), 10)
+    unit = query / np.linalg.norm(query, axis=1, keepdims=True)
+    scores, indices = index.search(unit, 10)
+    np.testing.assert_array_equal(indices, ours[0])
+    np.testing.assert_allclose(scores, ours[1], atol=1e-6)  # of float32
+    assert not list(Path(world).glob("*.partial"))

@@ -1,0 +1,283 @@
+"""The page of `--mode=serve`: what is asked and answered, and Chromium with mouse and keys."""
+
+import io
+import json
+import os
+import socket
+import struct
+import threading
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from support.mean_colour_model import COLOURS, config, png, use_colours, write_gallery
+
+from batnet_jax.errors import UserError
+from batnet_jax.inference.search import Searcher
+from batnet_jax.modes import serve
+
+pytest.importorskip("starlette", reason="starlette is not installed: .[serve]")
+uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: .[serve]")
+pytest.importorskip("httpx2", reason="httpx2, which starlette's TestClient needs, is not installed")
+
+import anyio  # noqa: E402
+from starlette.exceptions import HTTPException  # noqa: E402
+from starlette.testclient import TestClient  # noqa: E402
+
+from batnet_jax.modes.serve import app  # noqa: E402
+
+RED = png((200, 8, 8))
+IMAGE = {"Content-Type": "image/png"}
+
+
+@pytest.fixture
+def searcher(tmp_path, monkeypatch):
+    use_colours(monkeypatch)
+    return Searcher(config(), tmp_path / "run", write_gallery(tmp_path / "gallery"))
+
+
+@pytest.fixture
+def client(searcher):
+    return TestClient(app.make_app(searcher, local=True), base_url="http://localhost")
+
+
+def test_ranked_hits(client):
+    answer = client.post("/search?top=3", content=RED, headers=IMAGE)
+    assert answer.status_code == 200
+    found = answer.json()
+    assert found["gallery"] == len(COLOURS)
+    assert [hit["path"] for hit in found["hits"]] == ["red.png", "deep/dark red.png", "grey.png"]
+    assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
+    # (200, 8, 8) . (250, 10, 10) over their lengths
+    assert found["hits"][0]["score"] == pytest.approx(0.9999998, abs=1e-6)
+
+
+def test_pictures_are_asked_for_by_number_only(client):
+    answer = client.get("/gallery/2")  # deep/green.png, 40 x 30, needs no scaling
+    assert answer.headers["content-type"] == "image/jpeg"
+    image = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape == (40, 30, 3)
+    np.testing.assert_allclose(image[20, 15, ::-1], COLOURS["deep/green.png"], atol=4)  # of JPEG
+    wrong = ("5", "-1", "99999999999999999999", "x", "../../etc/passwd", "..%2f..%2fetc%2fpasswd")
+    wrong += ("red.png", "%2e%2e/red.png", "2/../../q.png", "")
+    for number in wrong:
+        answer = client.get(f"/gallery/{number}")
+        assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
+
+
+def test_a_large_picture_is_made_small(client, searcher):
+    path = searcher.gallery.paths[0]
+    cv2.imwrite(path, np.zeros((1000, 300, 3), np.uint8))
+    with Image.open(io.BytesIO(client.get("/gallery/0").content)) as image:
+        assert image.size == (77, 256)
+    os.remove(path)
+    assert client.get("/gallery/0").status_code == 404
+    assert client.get("/gallery/1").status_code == 200
+
+
+def huge_png(width, height):
+    """The header of a PNG without pixels."""
+
+    def chunk(name, content):
+        check = struct.pack(">I", zlib.crc32(name + content))
+        return struct.pack(">I", len(content)) + name + content + check
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+
+
+def gif():
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(buffer, "GIF")
+    return buffer.getvalue()
+
+
+REFUSED = {
+    "too many bytes": (bytes(app.MOST_BYTES + 1), "", IMAGE, 413, "at most 10 MB"),
+    "too many pixels": (huge_png(8000, 8000), "", IMAGE, 413, "50 megapixels"),
+    "far too many": (huge_png(20_000, 20_000), "", IMAGE, 413, "50 megapixels"),
+    "GIF": (gif(), "", IMAGE, 415, "no image of a known kind"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "", IMAGE, 415, "known kind"),
+    "nothing": (b"", "", IMAGE, 415, "known kind"),
+    "cut off": (RED[:-20], "", IMAGE, 422, "cut off"),
+    "a header alone": (huge_png(40, 30), "", IMAGE, 422, "cannot be decoded"),
+    "sent as text": (RED, "", {"Content-Type": "text/plain"}, 415, "send an image"),
+    "sent as nothing": (RED, "", {}, 415, "send an image"),
+    "no place": (RED, "?top=0", IMAGE, 400, "1 to 100"),
+    "a float": (RED, "?top=1e9", IMAGE, 400, "1 to 100"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_refused(client, case):
+    content, parameters, headers, status, message = REFUSED[case]
+    answer = client.post(f"/search{parameters}", content=content, headers=headers)
+    assert (answer.status_code, message in answer.json()["error"]) == (status, True)
+
+
+def test_what_is_too_long_is_not_read_to_its_end():
+    taken = []
+
+    class Endless:
+        async def stream(self):
+            while True:
+                taken.append(2**20)
+                yield bytes(taken[-1])
+
+    with pytest.raises(HTTPException, match="413"):
+        anyio.run(app._read, Endless())
+    assert sum(taken) == app.MOST_BYTES + 2**20
+
+
+def test_nothing_that_is_sent_stays(client, tmp_path, monkeypatch):
+    before = sorted(tmp_path.rglob("*"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    big = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (1200, 1200, 3)))[1]
+    assert client.post("/search", content=big.tobytes(), headers=IMAGE).status_code == 200
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_answers_are_for_this_page_alone(client):
+    for path in ("/", "/page.css", "/page.js", "/gallery/0", "/gallery/77"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"], path
+        assert headers["cross-origin-resource-policy"] == "same-origin", path
+        assert headers["x-content-type-options"] == "nosniff", path
+        assert "access-control-allow-origin" not in headers, path
+    assert client.get("/", headers={"Host": "evil.example"}).status_code == 400
+    assert client.get("/search").status_code == 405
+    assert client.post("/gallery/0").status_code == 405
+
+
+def test_the_page_names_no_other_site(client):
+    for path in ("/", "/page.css", "/page.js"):
+        assert "//" not in client.get(path).text.replace("// of the searches", "").split("<!--")[0]
+
+
+def test_where_it_listens():
+    assert [serve.is_local(h) for h in ("127.0.0.1", "::1", "localhost")] == [True] * 3
+    assert [serve.is_local(h) for h in ("0.0.0.0", "::", "10.1.2.3", "mine")] == [False] * 4
+    with serve.listen("127.0.0.1", 0) as first:
+        port = first.getsockname()[1]
+        with pytest.raises(UserError, match=f"port={port} .*another --port"):
+            serve.listen("127.0.0.1", port)
+    with pytest.raises(UserError, match="cannot listen"):
+        serve.listen("no.such.host.invalid", 0)
+
+
+def test_without_the_extra(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    with pytest.raises(UserError, match=r"needs uvicorn.*batnet-jax\[serve\]"):
+        serve.import_uvicorn()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_run(searcher, tmp_path, monkeypatch, capsys, host):
+    """It tells its address, answers there, warns where others reach it, and ends when told to."""
+    servers = []
+    whole = uvicorn.Server
+
+    def server(settings):
+        servers.append(whole(settings))
+        return servers[0]
+
+    monkeypatch.setattr(uvicorn, "Server", server)
+    arguments = {"gallery": tmp_path / "gallery", "host": host, "port": 0}
+    thread = threading.Thread(
+        target=serve.run_serve, args=(config(), tmp_path / "run"), kwargs=arguments
+    )
+    thread.start()
+    try:
+        while thread.is_alive() and not (servers and servers[0].started):
+            thread.join(0.02)
+        said = capsys.readouterr()
+        port = int(said.out.split(" (Ctrl-C")[0].rsplit(":", 1)[1])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET /gallery/0 HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        for one in servers:
+            one.should_exit = True
+        thread.join()
+    assert ("warning: --host=0.0.0.0" in said.err) == (host == "0.0.0.0")
+    assert f"{len(COLOURS)} gallery images" in said.out
+
+
+@pytest.fixture
+def address(searcher):
+    """Of a server in a thread."""
+    listener = serve.listen("127.0.0.1", 0)
+    settings = uvicorn.Config(app.make_app(searcher, local=True), log_config=None)
+    server = uvicorn.Server(settings)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join()
+
+
+SHOWN = "[...document.querySelectorAll('#hits .path')].map((span) => span.textContent)"
+LOADED = "[...document.querySelectorAll('#hits img')].every((i) => i.complete && i.naturalWidth)"
+HAND_OVER = """(kind, colour) => {
+  const canvas = document.createElement("canvas");
+  const draw = canvas.getContext("2d");
+  draw.fillStyle = colour;
+  draw.fillRect(0, 0, canvas.width, canvas.height);
+  canvas.toBlob((blob) => {
+    const carried = new DataTransfer();
+    carried.items.add(new File([blob], "made.png", { type: "image/png" }));
+    const event = kind === "drop"
+      ? new DragEvent("drop", { bubbles: true, dataTransfer: carried })
+      : new ClipboardEvent("paste", { bubbles: true, clipboardData: carried });
+    document.body.dispatchEvent(event);
+  });
+}"""
+STATUS = "document.getElementById('status').textContent"
+
+
+def test_in_chromium(page, address, tmp_path):
+    """Chosen, dropped, pasted; ranked hits with pictures; mistakes are said."""
+    (tmp_path / "q.png").write_bytes(RED)
+    (tmp_path / "cut.png").write_bytes(RED[:-20])
+    page.open(address)
+    page.choose_files("#file", tmp_path / "q.png")
+    page.wait_for("document.querySelectorAll('#hits li').length === 5")
+    assert page.evaluate(SHOWN)[:2] == ["red.png", "deep/dark red.png"]
+    assert "blue <b>.png" in page.evaluate(SHOWN)  # a name is text, not HTML
+    page.wait_for(LOADED)
+    assert page.evaluate("document.getElementById('preview').naturalWidth") == 30
+    assert page.evaluate(STATUS).startswith("5 of 5 images")
+    assert page.errors == []
+    assert {url.startswith(address) for url in page.requests} == {True}
+
+    for kind, colour, first in (
+        ("drop", "rgb(20, 240, 20)", "deep/green.png"),
+        ("paste", "rgb(10, 10, 240)", "blue <b>.png"),
+    ):
+        page.evaluate(f"({HAND_OVER})({json.dumps(kind)}, {json.dumps(colour)})")
+        page.wait_for(f"({SHOWN})[0] === {json.dumps(first)}")
+
+    page.choose_files("#file", tmp_path / "cut.png")
+    page.wait_for(f"{STATUS} === 'the image is cut off'")
+    assert page.evaluate(SHOWN) == []
+    assert page.evaluate("document.getElementById('status').className") == "bad"
+
+
+def test_with_keys_and_on_a_phone(page, address, tmp_path):
+    (tmp_path / "q.png").write_bytes(RED)
+    page.resize(360, 640, phone=True)
+    page.open(address)
+    page.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "file"
+    ring = "getComputedStyle(document.getElementById('drop')).outlineStyle"
+    assert page.evaluate(ring) == "solid"  # the focus is seen
+    page.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "top"
+    page.choose_files("#file", tmp_path / "q.png")
+    page.wait_for("document.querySelectorAll('#hits li').length === 5")
+    page.wait_for(LOADED)
+    assert page.overflow() <= 0
+    page.screenshot(tmp_path / "phone.png")
+    assert page.errors == []

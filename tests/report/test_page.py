@@ -1,0 +1,258 @@
+"""What the report is made of: charts, thumbnails, cards, tables; figures worked by hand."""
+
+import html
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from support.synthetic_report import VERIFIED, World
+
+from batnet_jax.report import charts, sections
+from batnet_jax.report.cards import Card, Hit, Shown, cards
+from batnet_jax.report.charts import Axis, Series, line_chart, thin, ticks
+from batnet_jax.report.settings import settings_section
+from batnet_jax.report.thumbnails import BOX, Thumbnails
+
+TAG = re.compile(r"<[^>]*>")
+
+
+def text_of(markup):
+    return " ".join(html.unescape(TAG.sub(" ", markup)).split())
+
+
+def test_axes_by_hand():
+    axis = Axis(10, 20, 100, 200)
+    assert [axis.at(v) for v in (10, 15, 20)] == [100, 150, 200]
+    upwards = Axis(1e-5, 1e-3, 200, 0, log=True)
+    assert [upwards.at(v) for v in (1e-5, 1e-4, 1e-3)] == [200, 100, 0]
+    assert Axis(3, 3, 0, 10).at(3) == 5
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [
+        (0, 10, [0, 2, 4, 6, 8, 10]),
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]),
+        (1, 50, [10, 20, 30, 40, 50]),
+        (-0.3, 0.3, [-0.2, 0, 0.2]),
+        (7, 7, [7]),
+    ],
+)
+def test_ticks_by_hand(low, high, wanted):
+    assert ticks(low, high) == pytest.approx(wanted)
+
+
+def test_a_line_goes_through_its_points():
+    chart = line_chart(
+        [Series("a<b", [0, 10], [0.0, 1.0]), Series("c", [5], [0.5])],
+        title='a "title"', x_label="x", y_label="y", y_range=(0, 1),
+    )  # fmt: skip
+    bottom, right = charts.HEIGHT - 44, charts.WIDTH - 10
+    assert f'points="58,{bottom} {right},10"' in chart
+    assert 'aria-label="a &quot;title&quot;"' in chart
+    assert "a&lt;b" in chart
+    assert chart.count("<circle") == 1  # a lone point has no line
+
+
+def test_numbers_on_an_axis_are_short():
+    shown = [charts._short(value) for value in (0, 0.0005, 1.5e-5, 0.25, 300, 60000, 12345)]
+    assert shown == ["0", "5e-4", "1.5e-5", "0.25", "300", "60k", "1.234e+04"]
+
+
+def test_a_rate_that_never_changes_has_an_axis():
+    chart = line_chart(
+        [Series("a", [1, 2], [3e-3, 3e-3])], title="t", x_label="x", y_label="y", log=True
+    )
+    assert {"2e-3", "5e-3"} <= set(text_of(chart).split())
+
+
+def test_a_legend_only_where_there_is_a_choice():
+    one = line_chart([Series("a", [0, 1], [0, 1])], title="t", x_label="x", y_label="y")
+    assert "legend" not in one
+
+
+def test_thinning_takes_means():
+    series = thin(Series("a", [1, 2, 3, 4, 5, 6], [0, 2, 4, 6, 8, 100]), 3)
+    assert series.xs == [1.5, 3.5, 5.5]
+    assert series.ys == [1, 5, 54]
+    short = Series("a", [1, 2], [0, 2])
+    assert thin(short, 2) is short
+    assert len(thin(Series("a", range(1000), range(1000)), 7).xs) == 7
+
+
+def test_cmc_by_hand():
+    text = text_of(sections.cmc_figure([1, 1, 2, 60], "x"))
+    assert "rank found 1 50.0 2 75.0 3 75.0 5 75.0 10 75.0 20 75.0 50 75.0" in text
+
+
+def test_histograms_are_of_distances_with_the_accept_threshold():
+    markup = sections.verification_figure(VERIFIED, "x")
+    text = text_of(markup)
+    assert "accept to 0.500" in text  # at a false accept rate of 1%: 1 - 0.5
+    assert "takes 75.0% of one person's pairs and 0.9% of two people's" in text
+    assert "0.01% 0.700 0.300 65.0% 0.009% too few pairs" in text
+    # One person's pairs, of cosine 0.7, lie on the left, two people's, of 0.2, on the right.
+    peaks = []
+    for points in re.findall(r'polygon class="area s\d" points="([^"]*)"', markup):
+        places = np.array([p.split(",") for p in points.split()], float)
+        peaks.append(places[places[:, 1].argmin(), 0])
+    limit = float(re.search(r'class="limit" d="M([\d.]+)', markup).group(1))
+    assert peaks[0] < limit < peaks[1]
+
+
+def test_a_histogram_of_one_bin():
+    figures = VERIFIED | {
+        "histograms": {"edges": [-1.0, 0.0, 1.0], "positive": [0, 9], "negative": [0, 3]},
+        "num_positive": 9, "num_negative": 3,
+    }  # fmt: skip
+    assert "9 pairs of one person and 3 of two" in text_of(
+        sections.verification_figure(figures, "x")
+    )
+
+
+RESULT = {
+    "dataset": "a", "split": "test", "step": 5, "mAP": 0.125, "mINP": 0.0625, "ap": "trapezoid",
+    "cmc": {"1": 0.25, "5": 0.5}, "num_query": 1600, "num_gallery": 40, "num_valid_query": 1500,
+    "same_camera": "keep",
+}  # fmt: skip
+
+
+def test_metrics_name_the_convention_and_whatever_was_asked_for():
+    more = {
+        "reranked": {"mAP": 0.2, "mINP": 0.1, "cmc": {"1": 0.3, "5": 0.6}},
+        "single_shot": {"cmc": {"1": 0.75}},
+        "confidence": {"level": 0.95, "mAP": [0.1, 0.15], "mINP": [0.05, 0.07],
+                       "cmc": {"1": [0.2, 0.3], "5": [0.4, 0.6]}},
+    }  # fmt: skip
+    section = sections.metrics_section([RESULT | more, RESULT | {"split": "val"}])
+    text = text_of(section.body)
+    assert "AP: trapezoid, the area under" in text
+    assert "own camera count" in text
+    assert "skipped" in text
+    assert "a 12.5 6.2 25.0 50.0 1,500 of 1,600 40" in text
+    assert "a, reranked 20.0 10.0 30.0 60.0" in text
+    assert "a, single shot - - 75.0 -" in text
+    assert "a, 95% interval 10.0 to 15.0" in text
+    assert "a val 12.5" in text
+
+
+def test_the_darkest_cell_is_the_hardest_pair():
+    pairs = [
+        {"query_camera": a, "gallery_camera": b, "num_valid_query": 3, "mAP": value, "rank1": 1.0}
+        for a, b, value in ((1, 2, 0.9), (2, 1, 0.1), (2, 3, 0.5))
+    ]
+    section = sections.hardest_section([(7, "", 2, 0.25, 0.5)], pairs, key="k", title="t")
+    text = text_of(section.body)
+    assert "7 2 25.0 50.0" in text
+    assert "2 to 1 3 10.0 100.0 2 to 3 3 50.0 100.0 1 to 2" in text
+    assert '<td class="h9">10.0</td>' in section.body
+    assert '<td class="h0">90.0</td>' in section.body
+    assert "Cameras are not known" in sections.hardest_section([], [], key="k", title="t").body
+
+
+def test_training_without_and_with_figures():
+    assert "no figures of a training" in sections.training_section([], []).body
+    lines = [{"step": s, "loss": 9.0 - s, "loss_ce": 1.0, "lr": 1e-3} for s in range(1, 5)]
+    section = sections.training_section(lines, [RESULT])
+    text = text_of(section.body)
+    assert "At the end: 5." in text
+    assert "cross-entropy" in text
+    assert "triplet" not in text.replace("The loss and its parts", "")
+    assert "from 0.001 to 0.001" in text
+    assert "1 evaluation of a, AP: trapezoid" in text
+    assert "no metrics.jsonl" in sections.training_section([], [RESULT]).body
+
+
+def test_what_differs_from_the_defaults_is_marked():
+    section = settings_section(
+        {"a": 1, "b.c": [6], "d": "", "new": "<i>"}, {"a": 1, "b.c": [150, 200], "d": ""}
+    )
+    assert "4 fields, 2 of them other than" in text_of(section.body)
+    rows = re.findall(r"<tr([^>]*)><th scope=\"row\">(.*?)</tr>", section.body)
+    assert [text_of(row) for _, row in rows] == [
+        "a 1 1", "b.c (6) (150, 200) changed", "d '' ''", "new <i> - changed",
+    ]  # fmt: skip
+    assert ["is-changed" in attributes for attributes, _ in rows] == [False, True, False, True]
+
+
+def test_a_picture_is_in_the_page_once():
+    thumbnails = Thumbnails()
+    rng = np.random.default_rng(0)
+    one, other = rng.integers(0, 256, (2, 256, 128, 3), np.uint8)
+    names = [thumbnails.add(image) for image in (one, other, one.copy())]
+    assert names[0] == names[2] != names[1]
+    assert thumbnails.styles().count("data:image/webp;base64,") == 2
+    small = Thumbnails()
+    small.add(one[:32, :16])  # a small picture is not blown up
+    assert len(small.styles()) < len(thumbnails.styles()) / 4
+    assert BOX[1] < 256
+
+
+# Cards.
+
+
+def card(**changes):
+    near, far = Shown("t1", 3, 2), Shown("t2", 4, None)
+    hits = [Hit(near, 0, "same"), Hit(far, 1, "wrong"), Hit(far, 2, "wrong"), Hit(near, 9, "right")]
+    own = {
+        "query": Shown("t0", 3, 1), "kinds": ["worst", "random"], "average_precision": 0.25,
+        "first_rank": 9, "hits": hits, "left_out": 4,
+    }  # fmt: skip
+    return Card(**own | changes)
+
+
+class Images(HTMLParser):
+    def __init__(self, markup):
+        super().__init__()
+        self.labels, self.articles = [], []
+        self.feed(markup)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        if attrs.get("role") == "img":
+            self.labels.append(attrs["aria-label"])
+        if tag == "article":
+            self.articles.append(attrs)
+
+
+def test_a_card_says_right_wrong_and_same_camera_in_words_and_signs():
+    markup = cards([card()], key="list")
+    start = markup.index("<article")
+    seen = Images(markup[start:])
+    assert seen.labels == [
+        "Query: identity 3, camera 1", "Gallery image, not counted: identity 3, camera 2",
+        "Gallery image, rank 1: identity 4", "Gallery image, rank 2: identity 4",
+        "Gallery image, rank 9: identity 3, camera 2",
+    ]  # fmt: skip
+    text = text_of(markup[start:])
+    assert "AP 0.250, first right image at rank 9" in text
+    assert "same camera 3 · c2 1 wrong 4 2 wrong 4 9 right 3 · c2" in text
+    assert "4 more of the same camera not shown" in text
+    signs = re.findall(r"icon-(\w+)", markup[start:])
+    assert signs == ["same", "wrong", "wrong", "right"]
+    assert re.findall(r'class="hit (\w+ ?\w*)"', markup) == ["same", "wrong", "wrong", "right far"]
+
+
+def test_what_the_filters_read():
+    shown = [card(), card(hits=[Hit(Shown("t3", 3, 2), 1, "right")], kinds=["best"], first_rank=1)]
+    markup = cards(shown, key="list")
+    read = [
+        {name: own[f"data-{name}"] for name in ("kinds", "camera", "pid", "first")}
+        for own in Images(markup).articles
+    ]
+    assert read == [
+        {"kinds": "worst random", "camera": "1", "pid": "3", "first": "wrong"},
+        {"kinds": "best", "camera": "1", "pid": "3", "first": "right"},
+    ]
+    assert re.findall(r'type="radio"[^>]*value="(\w*)"', markup) == ["", "worst", "best", "random"]
+    unknown = cards([card(query=Shown("t0", 3, None))], key="list")
+    assert "Camera</label>" not in unknown
+
+
+def test_the_page_of_the_largest_test_is_bounded(tmp_path):
+    """MSMT17's 11,659 queries; the images are noise, so photographs need less."""
+    world = World(queries=11659, identities=3060)
+    world.write(tmp_path / "index.html")
+    size = (tmp_path / "index.html").stat().st_size
+    assert 5e6 < size < 15e6  # of 30e6: two tests share the lists, so it hardly grows with them

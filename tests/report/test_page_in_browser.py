@@ -1,0 +1,151 @@
+"""The report in Chromium: nothing is fetched, filters work by mouse and keys, it fits a phone."""
+
+import pytest
+from support.synthetic_report import World
+
+SHOWN = "[...document.querySelectorAll('article.card')].filter(card => !card.hidden)"
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "index.html"
+    World(queries=300, identities=40, lists=6).write(path)
+    return path
+
+
+@pytest.fixture
+def report(page, path):
+    page.resize(1280, 900)
+    page.open(path)
+    yield page
+    assert page.errors == []
+    assert page.requests == [path.as_uri()]
+
+
+def choose(report, selector, value):
+    report.evaluate(
+        f"(() => {{ const field = document.querySelector({selector!r}); field.value = {value!r};"
+        " field.dispatchEvent(new Event('input', {bubbles: true})); })()"
+    )
+
+
+def shown(report, of=""):
+    return report.evaluate(f"{SHOWN}.map(card => card{of})" if of else f"{SHOWN}.length")
+
+
+def test_filters(report):
+    total = report.evaluate("document.querySelectorAll('article.card').length")
+    assert 15 < total <= 24
+    assert shown(report) == 8
+    output = "document.querySelector('.filters output').textContent"
+    assert report.evaluate(output) == f"8 of {total} fitting lists shown, {total} in all"
+    report.evaluate("document.querySelector('input[value=best]').click()")
+    kinds = shown(report, ".dataset.kinds")
+    assert len(kinds) == 6
+    assert all("best" in own for own in kinds)
+    assert report.evaluate("document.querySelector('.more').hidden")
+
+    choose(report, "[data-filter=first]", "wrong")
+    assert set(shown(report, ".dataset.first")) <= {"wrong"}
+    report.evaluate("document.querySelector('.filters [type=reset]').click()")
+    report.wait_for(f"{SHOWN}.length === 8")
+
+    camera = report.evaluate("document.querySelector('article.card').dataset.camera")
+    choose(report, "[data-filter=camera]", camera)
+    assert set(shown(report, ".dataset.camera")) == {camera}
+    report.evaluate("document.querySelector('.filters').reset()")
+    pid = report.evaluate("document.querySelector('article.card').dataset.pid")
+    choose(report, "[data-filter=pid]", f" {pid} ")
+    assert set(shown(report, ".dataset.pid")) == {pid}
+    assert report.evaluate("document.querySelector('.nothing').hidden")
+    choose(report, "[data-filter=pid]", "99999")
+    assert shown(report) == 0
+    assert not report.evaluate("document.querySelector('.nothing').hidden")
+
+
+def test_by_keyboard(report):
+    report.press("Tab")
+    assert report.evaluate("document.activeElement.textContent") == "Skip to the content"
+    report.press("Enter")
+    assert report.evaluate("document.activeElement.tagName") == "MAIN"
+    report.evaluate("document.querySelector('.filters input').focus()")
+    report.press("ArrowRight")  # the next of the radio buttons: the worst
+    assert all("worst" in own for own in shown(report, ".dataset.kinds"))
+    outline = "getComputedStyle(document.activeElement.nextElementSibling).outlineStyle"
+    assert report.evaluate(outline) == "solid"
+    report.press("ArrowLeft")
+    assert shown(report) == 8
+    report.evaluate("document.querySelector('.more').focus()")
+    report.press("Enter")
+    assert shown(report) == 16
+    assert report.evaluate(f"document.activeElement === {SHOWN}[8]")
+
+
+def test_the_config_is_searched(report):
+    rows = "[...document.querySelectorAll('.config tbody tr')].filter(row => !row.hidden)"
+    names = f"{rows}.map(row => row.cells[0].textContent)"
+    assert report.evaluate(names) == ["seed", "data.dir", "steps"]
+    choose(report, "#config-search", "DATA")
+    assert report.evaluate(names) == ["data.dir"]
+    choose(report, "#config-search", "")
+    report.evaluate("document.querySelector('#config-changed').click()")
+    assert report.evaluate(names) == ["seed"]
+
+
+@pytest.mark.parametrize("width", [320, 360, 768])
+def test_it_fits_a_phone(report, width):
+    report.resize(width, 740, phone=True)
+    assert report.overflow() == 0
+    report.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert report.overflow() == 0
+    # What can be touched is large enough to hit.
+    low = (
+        "Math.min(...[...document.querySelectorAll('nav a, .filters select, .filters button,"
+        " .choice span, .more')].map(part => part.getBoundingClientRect().height))"
+    )
+    assert report.evaluate(low) >= 38
+
+
+CONTRAST = """(() => {
+  const light = (text) => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map((v) => +v / 255)
+      .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = (node) => {
+    const own = getComputedStyle(node).backgroundColor;
+    return /rgba|transparent|color/.test(own) ? paper(node.parentElement) : own;
+  };
+  return [...document.querySelectorAll("p, dt, dd, h1, h2, h3, td, th, a, li, label, button, span")]
+    .filter((node) => node.textContent.trim() && node.getClientRects().length)
+    .map((node) => {
+      const [a, b] = [light(getComputedStyle(node).color), light(paper(node))];
+      return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.className + node.tagName];
+    }).reduce((low, own) => own[0] < low[0] ? own : low);
+})()"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_can_be_read(report, scheme):
+    """WCAG's 4.5 to 1 for all text, on the paper that is behind it."""
+    report.prefer(scheme)
+    ratio, where = report.evaluate(CONTRAST)
+    assert ratio >= 4.5, where
+
+
+def test_every_control_has_a_name(report):
+    nameless = (
+        "[...document.querySelectorAll('input, select, button, [role=img], [role=group]')]"
+        ".filter(part => !(part.labels?.length || part.ariaLabel || part.textContent.trim()))"
+        ".map(part => part.outerHTML)"
+    )
+    assert report.evaluate(nameless) == []
+
+
+def test_without_its_script_all_is_shown(page, path):
+    page.call("Emulation.setScriptExecutionDisabled", value=True)
+    page.resize(1280, 900)
+    page.open(path)
+    page.call("Emulation.setScriptExecutionDisabled", value=False)
+    assert page.evaluate(f"{SHOWN}.length") > 15
+    assert page.evaluate("document.querySelector('.filters').hidden")

@@ -1,0 +1,97 @@
+"""The loop does not wait for the device, but where it writes a line of figures."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from batnet_jax.config import default_config
+from batnet_jax.step.train_step import TrainState
+from batnet_jax.training import loop
+from batnet_jax.training.non_finite import NonFiniteReport
+from batnet_jax.training.run_length import Schedule, batch_size
+from batnet_jax.training.window import Window
+
+EVERY, STEPS = 4, 10
+LABELS = np.repeat(np.arange(6), 4)
+
+
+class Pending:
+    """A scalar that is still being computed: whatever asks for its value waits, and is noted."""
+
+    def __init__(self, asked: list[str]):
+        self._asked = asked
+
+    def __getattr__(self, name: str) -> Any:
+        # item(), block_until_ready(), copy_to_host_async(), ... ; NumPy probes for some
+        if name.startswith("__array_"):
+            raise AttributeError(name)
+        self._asked.append(name)
+        return lambda *_: 1.0
+
+    def __array__(self, *_, **__):
+        self._asked.append("__array__")
+        return np.ones(())
+
+    def __float__(self):
+        self._asked.append("__float__")
+        return 1.0
+
+    def __bool__(self):
+        self._asked.append("__bool__")
+        return True
+
+
+class Store:
+    """Images of one pixel."""
+
+    def batch(self, indices):
+        return np.zeros((len(indices), 1, 1, 3), np.uint8)
+
+
+class Lines:
+    def __init__(self):
+        self.steps = []
+
+    def write(self, figures):
+        self.steps.append(figures["step"])
+
+
+def test_nothing_asks_for_a_value_but_the_lines_of_figures(tmp_path, monkeypatch):
+    asked, fetched, shown = [], [], []
+    config = default_config()
+    config.batch.identities = 2
+    config.log.every_steps = EVERY
+
+    def step(state, batch):
+        names = ("loss", "loss_ce", "loss_triplet", "lr")
+        return state, {name: Pending(asked) for name in names}
+
+    def device_get(tree):  # the one way to wait that is allowed
+        fetched.append(len(jax.tree.leaves(tree)))
+        return jax.tree.map(lambda _: np.float32(1), tree)
+
+    monkeypatch.setattr(loop, "pmap_step", lambda _: step)
+    monkeypatch.setattr(loop.devices, "replicate", lambda tree: tree)
+    monkeypatch.setattr(jax, "device_get", device_get)
+    state: Any = TrainState(np.zeros((), np.int32), np.zeros((), np.int32), None, None, None)
+    schedule, journal = Schedule(3, STEPS), Lines()
+    recipe: Any = None
+    images: Any = Store()
+    window = Window(schedule, batch_size(config), NonFiniteReport(tmp_path, [], LABELS))
+    taken = loop.run_steps(config, recipe, schedule, state, images, LABELS, journal, window)
+    for number, _ in taken:
+        shown.append((number, len(fetched)))
+    assert asked == []
+    assert journal.steps == [4, 8, 10]
+    assert fetched == [4 * EVERY, 4 * EVERY, 4 * 2]  # four figures a step, all at once
+    # By step 4 nothing had been fetched before its own line, and so on.
+    assert shown == [(n, n // EVERY + (n == STEPS)) for n in range(1, STEPS + 1)]
+
+
+@pytest.mark.parametrize("look", [float, bool, np.asarray, lambda x: x.block_until_ready()])
+def test_a_look_at_a_pending_value_is_noted(look):
+    asked = []
+    look(Pending(asked))
+    assert asked

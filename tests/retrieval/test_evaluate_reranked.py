@@ -1,0 +1,118 @@
+"""Re-ranked figures, and what else the main job adds to a result on request."""
+
+import numpy as np
+import pytest
+from support import rerank_oracle, retrieval_oracle
+
+from batnet_jax import retrieval
+from batnet_jax.config import default_config
+from batnet_jax.data import Split
+from batnet_jax.data.run_data import RetrievalTest
+from batnet_jax.errors import UserError
+from batnet_jax.evaluation.extra_figures import describe, further_figures
+from batnet_jax.retrieval import KReciprocal, evaluate_reranked
+
+SETTINGS = KReciprocal(k1=8, k2=3, weight=0.3)
+
+
+def draw(seed=0, num_query=12, num_gallery=60):
+    """Query and gallery of 6 people and 3 cameras; a tenth of the gallery is junk."""
+    rng = np.random.default_rng(seed)
+    pids = [rng.integers(0, 6, n) for n in (num_query, num_gallery)]
+    centres = rng.standard_normal((6, 16))
+    features = [(centres[p] + rng.standard_normal((len(p), 16))).astype(np.float32) for p in pids]
+    cameras = [rng.integers(0, 3, n) for n in (num_query, num_gallery)]
+    pids[1][rng.random(num_gallery) < 0.1] = -1
+    return features[0], pids[0], cameras[0], features[1], pids[1], cameras[1]
+
+
+@pytest.mark.parametrize("ap", ["precision", "trapezoid"])
+@pytest.mark.parametrize("same_camera", ["remove", "keep"])
+def test_reranked_figures_against_the_dense_original(ap, same_camera):
+    query, pids, cameras, gallery, g_pids, g_cameras = draw()
+    real = g_pids != -1
+    distances = rerank_oracle.final_distances(
+        query, gallery[real], metric="cosine", **SETTINGS._asdict()
+    )
+    average, first = [], []
+    for q in range(len(query)):
+        matches = retrieval_oracle.ranked_matches(
+            -distances[q], pids[q], cameras[q], g_pids[real], g_cameras[real],
+            keep=same_camera == "keep",
+        )  # fmt: skip
+        if any(matches):
+            name = "precision_ap" if ap == "precision" else "market_ap"
+            average.append(getattr(retrieval_oracle, name)(matches))
+            first.append(matches.index(True))
+    seen = []
+    got = evaluate_reranked(
+        query, pids, cameras, gallery, g_pids, g_cameras,
+        settings=SETTINGS, ap=ap, same_camera=same_camera, cmc_ranks=(1, 3),
+        progress=lambda *done: seen.append(done),
+    )  # fmt: skip
+    assert got["mAP"] == pytest.approx(np.mean(average), abs=1e-9)
+    assert got["cmc"] == {k: pytest.approx(np.mean(np.array(first) < int(k))) for k in ("1", "3")}
+    assert (got["num_query"], got["num_gallery"]) == (len(query), real.sum())
+    assert got["num_valid_query"] == len(average)
+    assert got["ap"] == ap
+    assert seen[-1][0] == seen[-1][1]
+    plain = retrieval.evaluate(*draw(), ap=ap, same_camera=same_camera)
+    assert got["mAP"] != plain["mAP"]
+    assert got.keys() == plain.keys()
+
+
+def test_reranked_mistakes():
+    query, pids, cameras, gallery, g_pids, g_cameras = draw()
+    case = [query, pids, cameras, gallery, g_pids, g_cameras]
+    with pytest.raises(UserError, match="none of the 12 queries has a match"):
+        evaluate_reranked(query, pids + 100, cameras, gallery, g_pids, g_cameras)
+    with pytest.raises(UserError, match="k1"):
+        evaluate_reranked(*case, settings=KReciprocal(k1=0))
+    with pytest.raises(UserError, match="ap="):
+        evaluate_reranked(*case, ap="other")
+
+
+def split(pids, cameras):
+    names = [str(i) for i in range(len(pids))]
+    return Split(pids, cameras, names, np.arange(len(pids)), [b""] * len(pids), "")
+
+
+def test_what_the_main_job_adds_on_request():
+    query, pids, cameras, gallery, g_pids, g_cameras = draw(1)
+    case = query, pids, cameras, gallery, g_pids, g_cameras
+    trial = RetrievalTest("drawn", "test", split(pids, cameras), split(g_pids, g_cameras))
+    config = default_config()
+    assert further_figures(config, trial, query, gallery, "remove") == {}
+    config.eval.expand, config.eval.expand_alpha = 3, 2.0
+    config.eval.rerank = config.eval.verification = True
+    config.eval.single_shot = 4
+    config.eval.ap = "trapezoid"
+    config.seed = 5
+    figures = further_figures(config, trial, query, gallery, "remove")
+
+    real = gallery[g_pids != -1]
+    expanded = retrieval.expand_queries(query, real, k=3, alpha=2.0)
+    assert figures == {
+        "expanded": retrieval.evaluate(expanded, *case[1:], ap="trapezoid"),
+        "reranked": evaluate_reranked(*case, ap="trapezoid"),
+        "single_shot": retrieval.single_shot_cmc(*case, trials=4, seed=5),
+        "verification": retrieval.verify(*case),
+    }
+    kept = further_figures(config, trial, query, gallery, "keep")
+    assert all(kept[name] != figures[name] for name in figures)
+
+    lines = describe(figures, ["mAP", "mINP", "Rank-1", "Rank-5"])
+    single = figures["single_shot"]["cmc"]
+    assert lines[2] == f"{'':18}{100 * single['1']:>8.1f}%{100 * single['5']:>8.1f}%  single shot"
+    assert lines[1].split() == [
+        f"{100 * value:.1f}%"
+        for value in (
+            figures["reranked"]["mAP"],
+            figures["reranked"]["mINP"],
+            figures["reranked"]["cmc"]["1"],
+            figures["reranked"]["cmc"]["5"],
+        )
+    ] + ["reranked"]
+    points = figures["verification"]["operating_points"]
+    assert len(lines) == 3 + len(points)
+    assert f"at least {points[0]['threshold']:.3f}" in lines[3]

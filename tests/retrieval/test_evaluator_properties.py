@@ -1,0 +1,306 @@
+"""What may change the evaluator's result, and what must not."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.evaluator_cases import FEW, make_case, rank
+from support.paths import ROOT
+
+from batnet_jax.retrieval import evaluate, evaluate_stream, metrics
+from batnet_jax.retrieval.streaming import chunk_cache, ranks
+from batnet_jax.retrieval.streaming.tiling import PAGE, ROWS, fill_pages, list_steps, make_plan
+
+
+def assert_alike(got, expected):
+    """Equal but for the order in which float64 numbers were added."""
+    assert got.keys() == expected.keys()
+    for key, value in expected.items():
+        if not isinstance(value, str):
+            assert got[key] == pytest.approx(value, rel=1e-12)
+
+
+def without_ties(case):
+    query, gallery = case["query_features"].astype(int), case["gallery_features"].astype(int)
+    distances = ((query[:, None] - gallery) ** 2).sum(2)
+    return all(len(np.unique(row)) == len(row) for row in distances)
+
+
+@FEW
+@given(st.integers(0, 10**6))
+def test_the_order_of_a_gallery_without_ties_does_not_matter(seed):
+    rng, case = make_case(seed, ties=False)
+    if without_ties(case):
+        order = rng.permutation(len(case["gallery_pids"]))
+        shuffled = {k: v[order] if k.startswith("gallery") else v for k, v in case.items()}
+        assert_alike(rank(shuffled), rank(case))
+
+
+@FEW
+@given(st.integers(0, 10**6))
+def test_queries_twice_change_their_number_only(seed):
+    _, case = make_case(seed, ties=True)
+    twice = {k: np.concatenate([v, v]) if k.startswith("query") else v for k, v in case.items()}
+    one, two = rank(case), rank(twice)
+    for key in ("num_query", "num_valid_query"):
+        assert two.pop(key) == 2 * one.pop(key)
+    assert_alike(two, one)
+
+
+@FEW
+@given(st.integers(0, 10**6), st.integers(1, 300))
+def test_distractors_never_help_and_those_far_away_do_nothing(seed, number):
+    rng, case = make_case(seed, ties=True)
+    before = rank(case)
+
+    def add(features):
+        more = {"features": features, "pids": np.full(number, 99), "cameras": np.zeros(number, int)}
+        return {
+            k: np.concatenate([v, more[k.split("_")[1]]]) if k.startswith("gallery") else v
+            for k, v in case.items()
+        }
+
+    far = np.full((number, 8), 10_000, np.float32)
+    after = rank(add(far))
+    assert after.pop("num_gallery") == before["num_gallery"] + number
+    assert after == {k: v for k, v in before.items() if k != "num_gallery"}
+    near = rank(add(rng.integers(-3, 4, (number, 8)).astype(np.float32)))
+    for key in ("mAP", "mINP"):
+        assert near[key] <= before[key] + 1e-12
+    assert all(near["cmc"][k] <= v for k, v in before["cmc"].items())
+
+
+@FEW
+@given(st.integers(0, 10**6), st.sampled_from([2.0**-60, 0.25, 2.0**50]))
+def test_a_power_of_two_changes_no_rank(seed, scale):
+    _, case = make_case(seed, ties=True)
+    scaled = {k: v * np.float32(scale) if "features" in k else v for k, v in case.items()}
+    assert evaluate(**scaled) == evaluate(**case)  # the cosine
+    if scale == 0.25:
+        assert rank(scaled) == rank(case)
+
+
+@FEW
+@given(st.integers(0, 10**6), st.sampled_from([1, 8, 64, 200]), st.sampled_from([1, 30, 128, 500]))
+def test_blocks_and_chunks_do_not_matter(seed, block, chunk):
+    _, case = make_case(seed, ties=True)
+    assert rank(case, block=block, chunk=chunk) == rank(case)
+
+
+@pytest.mark.parametrize("way", ["kernel", "sums"])
+def test_other_ways_to_count_are_counting_in_windows(way, monkeypatch):
+    """Where most scores are equal to some other."""
+    for seed in range(6):
+        _, case = make_case(seed, ties=True)
+        expected = rank(case, block=16)
+        with monkeypatch.context() as patch:
+            patch.setattr(ranks, "_way", lambda: way)
+            assert rank(case, block=16) == expected
+            assert rank(case, block=8, chunk=64) == expected
+
+
+@pytest.mark.parametrize("sizes", [(100, 6000, 2300), (5, 292, 700, 503)], ids=str)
+def test_an_identity_may_be_larger_than_an_even_share(sizes):
+    rng = np.random.default_rng(0)
+    gallery = sum(sizes)
+    case = {
+        "query_features": rng.integers(-3, 4, (6, 8)).astype(np.float32),
+        "query_pids": np.arange(6) % 2,
+        "query_cameras": np.ones(6, int),
+        "gallery_features": rng.integers(-3, 4, (gallery, 8)).astype(np.float32),
+        "gallery_pids": rng.permutation(np.repeat(np.arange(len(sizes)), sizes)),
+        "gallery_cameras": np.zeros(gallery, int),
+    }
+    whole = rank(case, chunk=gallery)
+    assert rank(case) == whole
+    assert rank(case, chunk=256) == whole
+
+
+def test_chunks_that_find_no_room_are_asked_for_again(monkeypatch):
+    _, case = make_case(3, ties=True)
+    case = {k: np.concatenate([v] * 20) for k, v in case.items()}
+    case["gallery_pids"] = case["gallery_pids"] + 6 * (np.arange(len(case["gallery_pids"])) % 5)
+    case["query_pids"] = case["query_pids"] + 6 * (np.arange(len(case["query_pids"])) % 5)
+    expected = rank(case)
+
+    def run():
+        asked = []
+
+        def take(rows):
+            asked.append(rows)
+            return case["gallery_features"][rows]
+
+        got = evaluate_stream(
+            case["query_features"], (case["query_pids"], case["query_cameras"]), take,
+            (case["gallery_pids"], case["gallery_cameras"]), metric="euclidean", block=8, chunk=128,
+            cmc_ranks=(1, 2, 3, 5, 10, 50, 200),
+        )  # fmt: skip
+        assert got == expected
+        return sum(map(len, asked))
+
+    number = len(case["gallery_pids"])
+    assert run() == number
+    monkeypatch.setattr(chunk_cache, "_CPU_BYTES", 0)
+    assert number < run() <= 2 * number
+
+
+def test_a_mapped_file_is_read_and_strange_rows_are_named(tmp_path):
+    _, case = make_case(1, ties=True)
+    np.save(tmp_path / "gallery.npy", case["gallery_features"])
+    mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    assert rank(case | {"gallery_features": mapped}) == rank(case)
+
+
+def test_many_matches_fill_several_pages():
+    rng = np.random.default_rng(0)
+    pids = np.repeat([1, 2], [400, 100])
+    features = rng.integers(-2, 3, (500, 4)).astype(np.float32)
+    scores = -((features - features[0]) ** 2).sum(1)
+    order = np.argsort(-scores, kind="stable")
+    hits = np.flatnonzero(pids[order] == 1) + 1
+    got = evaluate(features[:1], [1], None, features, pids, None, metric="euclidean")
+    assert got["mAP"] == pytest.approx(metrics.average_precision(hits), rel=1e-12)
+
+
+def test_bfloat16_is_labelled_and_changes_ranks():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(300, 16)).astype(np.float32)
+    pids = rng.integers(0, 9, 300)
+    exact = evaluate(features[:50], pids[:50], None, features, pids, None)
+    rounded = evaluate(features[:50], pids[:50], None, features, pids, None, dtype="bfloat16")
+    assert rounded.pop("features") == "bfloat16"
+    assert "features" not in exact
+    assert rounded != exact
+    assert rounded["mAP"] == pytest.approx(exact["mAP"], abs=0.01)
+
+
+@FEW
+@given(st.integers(0, 10**6), st.sampled_from([1, 8, 100]), st.sampled_from([1, 128, 300]))
+def test_a_plan_deals_everything_once(seed, block, chunk):
+    rng = np.random.default_rng(seed)
+    num_query, num_gallery, identities = rng.integers(1, 200), rng.integers(1, 900), 12
+    query, gallery = (rng.integers(0, identities + 3, n) for n in (num_query, num_gallery))
+    views = rng.integers(0, 3, num_query), rng.integers(0, 3, num_gallery)
+    plan = make_plan(query, views[0], gallery, views[1], block=block, chunk=chunk)
+    np.testing.assert_array_equal(np.sort(np.concatenate(plan.chunks)), np.arange(num_gallery))
+    assert all((np.diff(c) > 0).all() and len(c) <= plan.length for c in plan.chunks)
+    valid = np.flatnonzero(plan.relevant.counts)
+    dealt = np.concatenate([*plan.blocks, np.empty(0, int)])
+    np.testing.assert_array_equal(np.sort(dealt), valid)
+    place = {g: number for number, items in enumerate(plan.chunks) for g in items.tolist()}
+    for q in range(num_query):
+        own = np.flatnonzero(gallery == query[q])
+        same = views[1][own] == views[0][q]
+        for pairs, expected in ((plan.relevant, own[~same]), (plan.removed, own[same])):
+            part = pairs.items[pairs.offsets[q] : pairs.offsets[q + 1]]
+            np.testing.assert_array_equal(part, expected)
+        if q in valid:
+            assert {place[g] for g in own.tolist()} == {plan.home[q]}
+    for queries in plan.blocks:
+        pages = fill_pages(plan.relevant, queries, plan.rows, 2)
+        assert plan.relevant.counts[queries].max() <= 2 * PAGE
+        rows = min(ROWS, plan.rows)
+        counts = np.zeros(plan.rows, int)
+        counts[: len(queries)] = plan.relevant.counts[queries]
+        listed = {
+            (p, *step)
+            for p in range(len(pages))
+            for step in list_steps(counts - p * PAGE, rows).tolist()
+        }
+        needed = {(p, r // rows * rows, c // 8 * 8) for p, r, c in np.argwhere(pages >= 0).tolist()}
+        assert listed == needed
+        found = [pages[:, r][pages[:, r] >= 0] for r in range(len(queries))]
+        for q, where in zip(queries, found, strict=True):
+            np.testing.assert_array_equal(
+                where, np.arange(plan.relevant.offsets[q], plan.relevant.offsets[q + 1])
+            )
+
+
+def test_breakdown_and_bootstrap():
+    _, case = make_case(5, ties=True)
+    got = rank(case, breakdown=True, bootstrap=200, seed=1)
+    assert json.loads(json.dumps(got, allow_nan=False)) == got
+    plain = rank(case)
+    assert {k: got[k] for k in plain} == plain
+    for part in ("per_camera", "per_identity"):
+        groups = got[part].values()
+        assert sum(g["num_query"] for g in groups) == plain["num_query"]
+        assert sum(g["num_valid_query"] for g in groups) == plain["num_valid_query"]
+        total = sum(g["num_valid_query"] * g["mAP"] for g in groups if g["num_valid_query"])
+        assert total / plain["num_valid_query"] == pytest.approx(plain["mAP"], rel=1e-12)
+    interval = got["confidence"]
+    assert interval["mAP"][0] <= plain["mAP"] <= interval["mAP"][1]
+    assert interval["cmc"]["200"] == [1, 1]
+    assert rank(case, bootstrap=200, seed=1)["confidence"] == interval
+    assert rank(case, bootstrap=200, seed=2)["confidence"] != interval
+
+
+def test_a_bootstrap_draws_identities():
+    # Two people: one always first, one never. Drawn as people: 0 or 1 with probability 1/4 each.
+    first = np.array([1] * 50 + [9] * 50)
+    figures = metrics.PerQuery(first, 1 / first, 1 / first)
+    pids = np.repeat([4, 5], 50)
+    got = metrics.bootstrap(figures, pids, cmc_ranks=(1,), samples=500, seed=0, level=0.9)
+    assert got["cmc"]["1"] == [0, 1]
+    alone = metrics.bootstrap(figures, np.arange(100), cmc_ranks=(1,), samples=500, seed=0)
+    assert 0.35 < alone["cmc"]["1"][0] < 0.45 < 0.55 < alone["cmc"]["1"][1] < 0.65  # 0.5 -+ 0.098
+
+
+SEVERAL = """
+import json, sys
+sys.path.insert(0, "tests")
+from test_evaluator_properties import make_case, rank
+print(json.dumps([rank(make_case(s, ties=True)[1], block=8, chunk=128) for s in range(6)]))
+"""
+
+
+@pytest.mark.parametrize("devices", [2, 3])
+def test_the_number_of_devices_does_not_matter(devices):
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    done = subprocess.run(
+        [sys.executable, "-c", SEVERAL], cwd=ROOT, capture_output=True, text=True, timeout=300,
+        env=os.environ | {"XLA_FLAGS": flags},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    expected = [rank(make_case(seed, ties=True)[1]) for seed in range(6)]
+    assert json.loads(done.stdout) == expected
+
+
+HOSTS = (
+    """
+import sys
+import jax
+jax.distributed.initialize("localhost:" + sys.argv[1], 2, int(sys.argv[2]))
+"""
+    + SEVERAL
+)
+
+
+def test_two_hosts_give_the_result_of_one():
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = str(probe.getsockname()[1])
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    hosts = [
+        subprocess.Popen(
+            [sys.executable, "-c", HOSTS, port, str(number)], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | flags,
+        )
+        for number in range(2)
+    ]  # fmt: skip
+    expected = [rank(make_case(seed, ties=True)[1]) for seed in range(6)]
+    for host in hosts:
+        out, err = host.communicate(timeout=300)
+        assert host.returncode == 0, err[-3000:]
+        assert json.loads(out.splitlines()[-1]) == expected
+
+
+def test_labels_are_checked_before_anything_is_asked_for():
+    with pytest.raises(ValueError, match="gallery_pids"):
+        evaluate_stream(np.eye(2, dtype=np.float32), ([1, 2], None), None, ([[1]], None))

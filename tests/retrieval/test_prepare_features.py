@@ -1,0 +1,146 @@
+"""Features made ready for the product, and checked on the way."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.evaluator_cases import FEW, make_case
+
+from batnet_jax.errors import UserError
+from batnet_jax.retrieval import evaluate, evaluate_stream
+from batnet_jax.retrieval.checks import CheckedRows
+from batnet_jax.retrieval.streaming import prepare_features, ranks
+
+
+def chunks(dtype="float32", metric="cosine"):
+    """(rows, what is made of them), filled up to 64, of a short chunk after a full one."""
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(64, 24)).astype(np.float32), rng.normal(size=(9, 24)).astype(np.float32)
+    make = prepare_features.ChunkPreparer(64, 24, metric, dtype)
+    made = [make(rows[0].copy()), make(rows[1])]  # the first must outlive the second
+    return [(part, np.asarray(f, np.float64), o) for part, (f, o) in zip(rows, made, strict=True)]
+
+
+@pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-7), ("bfloat16", 2**-9)])
+def test_chunks_have_unit_length_and_zeros_behind(dtype, off):
+    for rows, columns, offset in chunks(dtype):
+        exact = rows.astype(np.float64)
+        exact /= np.sqrt((exact**2).sum(1, keepdims=True))
+        np.testing.assert_allclose(columns.T[: len(rows)], exact, atol=off)
+        assert columns.shape == (24, 64)
+        assert not columns[:, len(rows) :].any()
+        assert offset is None
+
+
+def test_euclidean_chunks_have_half_their_squares_to_take_away():
+    for rows, columns, offset in chunks(metric="euclidean"):
+        np.testing.assert_array_equal(columns.T[: len(rows)], rows)
+        exact = -0.5 * (rows.astype(np.float64) ** 2).sum(1)
+        np.testing.assert_allclose(offset[: len(rows)], exact, rtol=1e-7)
+        assert not columns[:, len(rows) :].any()
+        assert not offset[len(rows) :].any()
+
+
+@FEW
+@given(st.integers(0, 10**6))
+def test_each_row_may_have_a_length_of_its_own(seed):
+    """From numbers that have lost digits to those whose squares overflow."""
+    rng, case = make_case(seed, ties=True)
+    for name in ("query_features", "gallery_features"):
+        powers = rng.choice([-149, -100, -50, 0, 50, 100], len(case[name]))
+        scaled = np.ldexp(case[name], powers[:, None].astype(np.int32))
+        assert evaluate(**case | {name: scaled}, chunk=64) == evaluate(**case)
+
+
+def stream(case, take, **more):
+    query = case["query_pids"], case["query_cameras"]
+    gallery = case["gallery_pids"], case["gallery_cameras"]
+    return evaluate_stream(case["query_features"], query, take, gallery, **more)
+
+
+def test_rows_may_come_from_a_device():
+    _, case = make_case(1, ties=True)
+    held = jnp.asarray(case["gallery_features"])
+    for metric in "cosine", "euclidean":
+        expected = evaluate(**case, metric=metric)
+        assert stream(case, lambda rows: held[rows], metric=metric, chunk=64) == expected
+        assert stream(case, lambda rows: held[rows], metric=metric, block=8) == expected
+    with pytest.raises(UserError, match="gallery_features 4"):
+        stream(case, lambda rows: held[rows][:, :4])
+
+
+def test_an_accelerator_with_room_gathers_the_rows_itself(monkeypatch, tmp_path):
+    _, case = make_case(2, ties=True)
+    gallery, expected = case["gallery_features"], evaluate(**case, chunk=64)
+    monkeypatch.setattr(prepare_features, "_room", lambda: gallery.nbytes)
+    rows = np.array([5, 0, 2])
+    got = prepare_features.make_take(gallery, "cosine")(rows)
+    assert isinstance(got, CheckedRows)
+    assert isinstance(got.rows, jax.Array)
+    np.testing.assert_array_equal(got.rows, gallery[rows])
+    assert evaluate(**case, chunk=64) == expected
+    np.save(tmp_path / "gallery.npy", gallery)
+    mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
+    for other in mapped, np.concatenate([gallery, gallery]), gallery.astype(np.float16):
+        assert isinstance(prepare_features.make_take(other, "cosine")(rows), np.ndarray)
+    assert isinstance(prepare_features.make_take(gallery, "euclidean")(rows), np.ndarray)
+    strange = gallery * np.where(np.arange(len(gallery)) == 4, np.float32(1e-25), 1)[:, None]
+    got = prepare_features.make_take(strange, "cosine")(rows)
+    np.testing.assert_array_equal(got, strange[rows])  # from the host, which mends what is strange
+    assert evaluate(**case | {"gallery_features": strange}, chunk=64) == expected
+    strange[4, 1] = np.nan
+    with pytest.raises(UserError, match="the first is row 4"):
+        evaluate(**case | {"gallery_features": strange}, chunk=64)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_an_array_goes_to_an_accelerator_in_pieces(rows, monkeypatch):
+    array = np.random.default_rng(0).normal(size=(rows, 8)).astype(np.float32)
+    sizes = []
+    put = jax.device_put
+    monkeypatch.setattr(jax, "device_put", lambda part: sizes.append(len(part)) or put(part))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(prepare_features, "_PIECE", 64)
+    np.testing.assert_array_equal(prepare_features.upload(array), array)
+    assert len(sizes) == {1: 1, 5: 2, 64: 16}[rows]
+    assert sum(sizes) == rows
+
+
+def test_more_chunks_than_may_be_in_the_queue(monkeypatch):
+    _, case = make_case(3, ties=True)
+    case = {name: np.concatenate([values] * 20) for name, values in case.items()}
+    for name in "query_pids", "gallery_pids":
+        case[name] = case[name] + 6 * (np.arange(len(case[name])) % 5)
+    expected = evaluate(**case)
+    seen = []
+    monkeypatch.setattr(prepare_features, "_room", lambda: case["gallery_features"].nbytes)
+    got = evaluate(**case, chunk=64, progress=lambda done, _: seen.append(done))
+    assert got == expected
+    assert len(seen) > 2 * ranks._AHEAD
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("on_device", [False, True])
+def test_features_that_are_not_finite_are_found_on_the_way(bad, metric, on_device):
+    _, case = make_case(1, ties=True)
+    gallery = case["gallery_features"] = case["gallery_features"].copy()
+    gallery[-2, 1] = bad
+    with pytest.raises(
+        UserError, match=rf"in 1 of {len(gallery)} rows .*is row {len(gallery) - 2}"
+    ):
+        evaluate(**case, metric=metric, chunk=64)
+    source = jnp.asarray(gallery) if on_device else gallery
+    with pytest.raises(UserError, match="gallery_features holds NaN or infinite values in 1 of"):
+        stream(case, lambda rows: source[rows], metric=metric, chunk=64)
+
+
+def test_features_that_are_not_finite_beside_lengths_beyond_float32():
+    _, case = make_case(1, ties=True)
+    gallery = case["gallery_features"] = case["gallery_features"] * np.float32(1e-25)
+    assert evaluate(**case)["num_query"] == len(case["query_pids"])
+    gallery[3, 1] = np.nan
+    with pytest.raises(UserError, match="the first is row 3"):
+        evaluate(**case)

@@ -1,0 +1,108 @@
+"""The training loop's state with its arrays end to end: the same values, the same steps."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from batnet_jax.config import default_config
+from batnet_jax.step.packing import Packed, pack, pack_like, pack_state, unpack, unpack_state
+from batnet_jax.step.train_step import init_state, make_recipe, train_step
+
+TREE = {
+    "a": {"bias": np.arange(3.0), "kernel": np.arange(10.0, 22).reshape(3, 4)},
+    "b": [np.array(5.0), np.arange(2.0), np.zeros((0, 2))],
+}
+
+
+def assert_equal(got, expected):
+    assert jax.tree.structure(got) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_what_is_packed_comes_out_the_same(kernels):
+    packed = pack(TREE, kernels=kernels)
+    assert isinstance(packed.joined, np.ndarray)  # nothing has gone to a device
+    assert packed.joined.shape == ((18,) if kernels else (5,))
+    assert len(packed.others) == (0 if kernels else 3)
+    assert_equal(unpack(packed), TREE)
+    assert_equal(jax.jit(lambda packed: unpack(packed))(packed), jax.tree.map(jnp.asarray, TREE))
+    assert_equal(unpack(TREE), TREE)
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+def test_gradients_are_packed_as_the_parameters_are(kernels):
+    like = pack(TREE, kernels=kernels)
+    gradients = jax.tree.map(lambda leaf: 2 * leaf, TREE)
+    packed = pack_like(gradients, like)
+    assert jax.tree.structure(packed) == jax.tree.structure(like)
+    np.testing.assert_array_equal(packed.joined, 2 * like.joined)
+    assert pack_like(gradients, TREE) is gradients
+
+
+def test_arrays_of_several_types_do_not_become_one():
+    tree = {"count": np.zeros(3, np.int32), "scale": np.ones(2, np.float32)}
+    with pytest.raises(TypeError, match=r"float32.*int32"):
+        pack(tree, kernels=False)
+
+
+def test_a_tree_without_vectors_and_one_of_nothing():
+    for tree in ({"kernel": np.ones((2, 3))}, {}):
+        assert_equal(unpack(pack(tree, kernels=False)), tree)
+        assert_equal(unpack(pack(tree, kernels=True)), tree)
+
+
+@pytest.mark.parametrize(("backend", "arrays"), [("gpu", 1), ("cpu", 4), ("tpu", 4)])
+def test_what_is_joined_is_the_backends(backend, arrays, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    assert len(jax.tree.leaves(pack_state([TREE])[0])) == arrays
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+def make_step(kernels):
+    """A recipe, its fresh state, that state packed, and a batch."""
+    config = default_config()
+    config.model.update({"width": 1 / 16, "dtype": "float64"})
+    recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=None)
+    state = jax.tree.map(
+        lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf,
+        init_state(recipe, (64, 32)),
+    )
+    packed = pack_state(state, kernels=kernels)
+    images = np.random.default_rng(0).integers(0, 256, (8, 64, 32, 3)).astype(np.uint8)
+    return recipe, state, packed, {"image": images, "label": np.repeat(np.arange(4), 2)}
+
+
+@pytest.mark.parametrize("kernels", [True, False])
+@pytest.mark.usefixtures("short_backbone", "x64")
+def test_steps_on_a_packed_state_are_the_same_steps(kernels):
+    recipe, state, packed, batch = make_step(kernels)
+    assert_equal(unpack_state(packed), state)
+    few = len(jax.tree.leaves(packed))
+    assert few == 8 if kernels else few < len(jax.tree.leaves(state)) / 3
+    step = jax.jit(partial(train_step, recipe=recipe))
+    for _ in range(2):
+        state, plain = step(state, batch)
+        packed, figures = step(packed, batch)
+    assert isinstance(packed.params, Packed)
+    close = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-9)
+    jax.tree.map(close, figures, plain)
+    jax.tree.map(close, unpack_state(jax.device_get(packed)), jax.device_get(state))
+
+
+@pytest.mark.usefixtures("short_backbone", "x64")
+def test_a_packed_state_keeps_its_form():
+    """So that the second step is not compiled anew."""
+    recipe, _, packed, batch = make_step(kernels=True)
+    after, _ = jax.eval_shape(partial(train_step, recipe=recipe), packed, batch)
+    assert jax.tree.structure(after) == jax.tree.structure(packed)
+    before, after = (jax.tree.map(lambda x: (x.shape, x.dtype), s) for s in (packed, after))
+    assert after == before

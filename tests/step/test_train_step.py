@@ -1,0 +1,118 @@
+"""The steps around a network that is not one, so that what goes in and out can be seen."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from batnet_jax.config import default_config
+from batnet_jax.evaluation.embed import embed_step
+from batnet_jax.step import augment
+from batnet_jax.step.train_step import TrainState, init_state, make_recipe, train_step
+
+KEEP_GRADIENT = optax.GradientTransformation(
+    init=lambda params: params, update=lambda gradients, _, __: (gradients, gradients)
+)
+STEPS_PER_EPOCH = 3
+
+
+class Mirror:
+    """Gives the images it was shown back as its statistics."""
+
+    def apply(self, variables, images, *, train, rngs, mutable):
+        assert train
+        assert set(rngs) == {"dropout"}
+        means = images.mean((1, 2)) * variables["params"]
+        outputs = {"features": {"appearance": means}, "scores": {"appearance": means}}
+        return outputs, {"batch_stats": images}
+
+
+@pytest.fixture(scope="module")
+def step():
+    """Step number and seed to the augmented images and the metrics."""
+    config = default_config()
+    config.augment.erasing_start_epoch = 2
+    config.augment.erasing_probability = 1.0
+    config.augment.enlarge_probability = 0.0
+    config.decay_epochs = (2,)
+    recipe = make_recipe(config, num_identities=3, steps_per_epoch=STEPS_PER_EPOCH, axis_name=None)
+    recipe = recipe._replace(model=Mirror(), transform=KEEP_GRADIENT)
+    images = np.random.default_rng(0).integers(0, 256, (9, 32, 16, 3)).astype(np.uint8)
+    batch = {"image": images, "label": np.repeat(np.arange(3), 3)}
+    compiled = jax.jit(partial(train_step, recipe=recipe))
+
+    def take(number, seed=0):
+        params = jnp.ones(3)
+        state = TrainState(
+            jnp.int32(number), jnp.int32(seed), params, batch_stats=None, opt_state=params
+        )
+        state, metrics = compiled(state, batch)
+        assert (state.step, state.seed) == (number + 1, seed)
+        return np.asarray(state.batch_stats), jax.device_get(metrics)
+
+    return take
+
+
+STRONG = {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0, "num_parts": 0}
+
+
+@pytest.mark.parametrize("model", [{}, STRONG], ids=["paper", "strong"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.usefixtures("short_backbone")
+def test_a_step_keeps_the_types(dtype, model):
+    """So that a restored state is the same as the one saved, and the second step not compiled."""
+    config = default_config()
+    config.model.update({"width": 1 / 16, "dtype": dtype} | model)
+    recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=None)
+    batch = {"image": np.zeros((8, 64, 32, 3), np.uint8), "label": np.repeat(np.arange(4), 2)}
+    with jax.enable_x64(dtype == "float64"):
+        state = init_state(recipe, (64, 32))
+        after, _ = jax.eval_shape(partial(train_step, recipe=recipe), state, batch)
+    before, after = (jax.tree.map(lambda x: x.dtype, s) for s in (state, after))
+    assert after == before
+
+
+def test_erasing_starts_with_its_epoch(step):
+    before, _ = step(2 * STEPS_PER_EPOCH - 1)
+    assert not (before == 0).any()
+    first, _ = step(2 * STEPS_PER_EPOCH)
+    assert (first == 0).any((1, 2, 3)).all()
+
+
+def test_learning_rate_is_that_of_the_step_taken(step):
+    assert step(2 * STEPS_PER_EPOCH - 1)[1]["lr"] == pytest.approx(5e-4)
+    assert step(2 * STEPS_PER_EPOCH)[1]["lr"] == pytest.approx(5e-5)
+
+
+def test_randomness_is_a_function_of_seed_and_step(step):
+    np.testing.assert_array_equal(step(7)[0], step(7)[0])
+    assert (step(7)[0] != step(8)[0]).any()
+    assert (step(7)[0] != step(7, seed=1)[0]).any()
+
+
+def test_loss_is_the_sum_of_its_parts(step):
+    _, metrics = step(0)
+    assert set(metrics) == {"loss", "loss_ce", "loss_triplet", "lr"}
+    assert metrics["loss"] == pytest.approx(metrics["loss_ce"] + metrics["loss_triplet"], rel=1e-6)
+
+
+class Fixed:
+    """Gives fixed features, whatever the images; f_p is long, and one f_a is 0."""
+
+    f_a = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
+    f_p = np.array([[0.0, 50.0], [60.0, 80.0]], np.float32)
+
+    def apply(self, variables, images, *, train):
+        assert not train
+        np.testing.assert_array_equal(images, augment.normalise(variables["bytes"]))
+        return {"features": {"appearance": self.f_a, "part": self.f_p}}
+
+
+def test_embedding_is_two_unit_halves():
+    images = np.random.default_rng(0).integers(0, 256, (2, 4, 2, 3)).astype(np.uint8)
+    features = embed_step({"bytes": images}, images, model=Fixed())
+    assert features.dtype == jnp.float32
+    np.testing.assert_allclose(features, [[0.6, 0.8, 0, 1], [0, 0, 0.6, 0.8]], rtol=1e-6)

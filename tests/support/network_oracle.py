@@ -1,0 +1,270 @@
+"""The network once more: slow, obvious, NumPy float64. How it is trained: support/training_oracle.py.
+
+It is written from the paper and imports none of the code under test. Variables are nested dicts
+under the code's names. The network is on the tape: it takes arrays, or tensors where gradients are
+wanted, and returns tensors, which compare as arrays do.
+"""
+
+import math
+
+import numpy as np
+
+from support import tape
+
+# FACTS: 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool projection.
+INCEPTIONS = {
+    "3a": (64, 96, 128, 16, 32, 32),
+    "3b": (128, 128, 192, 32, 96, 64),
+    "4a": (192, 96, 204, 16, 48, 64),
+    "4b": (160, 112, 224, 24, 64, 64),
+    "4c": (128, 128, 256, 24, 64, 64),
+    "4d": (112, 144, 288, 32, 64, 64),
+    "4e": (256, 160, 320, 32, 128, 128),
+    "5a": (256, 160, 320, 48, 128, 128),
+    "5b": (384, 192, 384, 48, 128, 128),
+}
+BLOCKS = {2: ("3a", "3b"), 3: ("4a", "4b", "4c", "4d", "4e"), 4: ("5a", "5b")}
+
+
+def random_values(shapes, seed):
+    """Float64 values for a tree of shapes, such that every parameter and statistic matters."""
+    rng = np.random.default_rng(seed)
+
+    def draw(name, leaf):
+        if isinstance(leaf, dict) or hasattr(leaf, "items"):
+            return {key: draw(key, value) for key, value in leaf.items()}
+        if name == "kernel":
+            return rng.standard_normal(leaf.shape) * math.sqrt(2 / np.prod(leaf.shape[:-1]))
+        if name in ("bias", "mean"):
+            return 0.3 * rng.standard_normal(leaf.shape)
+        assert name in ("scale", "var")
+        return rng.uniform(0.5, 1.5, leaf.shape)
+
+    return draw("", shapes)
+
+
+def count_parameters(*, identities, attention, position, reduction, num_parts, width, embedding):
+    """By hand: kernels, biases, and two values a channel of every batch normalisation."""
+
+    def scaled(channels):
+        return max(1, round(channels * width))
+
+    def conv_bn(inputs, outputs, kernel=1):
+        return inputs * outputs * kernel**2 + outputs + 2 * outputs
+
+    def block(number, inputs):
+        total = 0
+        for name in BLOCKS[number]:
+            one, reduce3, three, reduce5, five, pool = map(scaled, INCEPTIONS[name])
+            total += conv_bn(inputs, one) + conv_bn(inputs, pool)
+            total += conv_bn(inputs, reduce3) + conv_bn(reduce3, three, 3)
+            total += conv_bn(inputs, reduce5) + conv_bn(reduce5, five, 5)
+            inputs = one + three + five + pool
+        return total, inputs
+
+    def head(inputs):
+        embed = 2 * inputs + inputs * embedding + embedding + 2 * embedding
+        return embed + embedding * identities + identities
+
+    first, second, third = scaled(64), scaled(64), scaled(192)
+    total = conv_bn(3, first, 7) + conv_bn(first, second) + conv_bn(second, third, 3)
+    channels = {"p1": third}
+    for number in (2, 3, 4):
+        added, channels[f"p{number}"] = block(number, channels[f"p{number - 1}"])
+        total += added * (1 if number == 2 else 1 + num_parts)
+    total += head(channels["p4"]) + (head(num_parts * channels["p4"]) if num_parts else 0)
+    if attention != "none":
+        c = channels[position]
+        embedded = max(1, c // reduction)
+        pairs = embedded * (embedded + 1) // 2
+        total += conv_bn(c, embedded) + conv_bn(pairs, c) * (2 if attention == "aia" else 1)
+    return total
+
+
+def batch_norm(x, params, stats, train, *, momentum=0.1, epsilon=1e-5):
+    """PyTorch's: normalises by the biased variance, keeps the unbiased one."""
+    x = tape.tensor(x)
+    if train:
+        over = tuple(range(len(x.shape) - 1))
+        count = math.prod(x.shape[:-1])
+        mean = x.mean(over)
+        squares = ((x - mean) * (x - mean)).sum(over)
+        var = squares / count
+        unbiased = squares.value / (count - 1)
+        stats = {
+            "mean": (1 - momentum) * stats["mean"] + momentum * mean.value,
+            "var": (1 - momentum) * stats["var"] + momentum * unbiased,
+        }
+    else:
+        mean, var = tape.tensor(stats["mean"]), tape.tensor(stats["var"])
+    return (x - mean) / tape.sqrt(var + epsilon) * params["scale"] + params["bias"], stats
+
+
+def conv_bn(x, params, stats, train, stride=1):
+    """The kernel's side // 2 of zeros around, so that stride 1 keeps the size."""
+    kernel, bias = map(tape.tensor, (params["conv"]["kernel"], params["conv"]["bias"]))
+    pads = [(kernel.shape[0] // 2,) * 2] * 2
+    y = tape.conv2d(tape.tensor(x), kernel, pads=pads, stride=stride) + bias
+    y, new = batch_norm(y, params["bn"], stats["bn"], train)
+    return tape.relu(y), {"bn": new}
+
+
+def max_pool(x, *, stride, padding, ceil=False):
+    """PyTorch's MaxPool2d(3, stride, padding, ceil_mode=ceil)."""
+    x = tape.tensor(x)
+
+    def pads(size):
+        steps = (size + 2 * padding - 3) / stride
+        count = (math.ceil(steps) if ceil else math.floor(steps)) + 1
+        if ceil and (count - 1) * stride >= size + padding:
+            count -= 1
+        return padding, max(padding, (count - 1) * stride + 3 - size - padding)
+
+    return tape.max_pool2d(x, side=3, pads=[pads(size) for size in x.shape[1:3]], stride=stride)
+
+
+def inception(x, params, stats, train):
+    new = {}
+
+    def layer(x, name):
+        y, new[name] = conv_bn(x, params[name], stats[name], train)
+        return y
+
+    branches = [
+        layer(x, "one"),
+        layer(layer(x, "reduce3"), "three"),
+        layer(layer(x, "reduce5"), "five"),
+        layer(max_pool(x, stride=1, padding=1), "pool"),
+    ]
+    return tape.concatenate(branches, -1), new
+
+
+def stem(x, params, stats, train):
+    new = {}
+    x, new["conv1"] = conv_bn(x, params["conv1"], stats["conv1"], train, stride=2)
+    x = max_pool(x, stride=2, padding=1)
+    x, new["conv2"] = conv_bn(x, params["conv2"], stats["conv2"], train)
+    x, new["conv3"] = conv_bn(x, params["conv3"], stats["conv3"], train)
+    return max_pool(x, stride=2, padding=1), new
+
+
+def block(number, x, params, stats, train):
+    new = {}
+    for name in [f"inception_{name}" for name in BLOCKS[number]]:
+        x, new[name] = inception(x, params[name], stats[name], train)
+    if number == 2:
+        x = max_pool(x, stride=2, padding=0, ceil=True)
+    elif number == 3:
+        x = max_pool(x, stride=2, padding=1)
+    return x, new
+
+
+def bilinear(x):
+    """The upper triangle of the outer product, row by row."""
+    x = tape.tensor(x)
+    rows, columns = np.triu_indices(x.shape[-1])
+    return (x[..., :, None] * x[..., None, :])[..., rows, columns]
+
+
+def bi_attention(x, params, stats, train, aia):
+    """Eq. 1-6. Returns the masked map, the mask and the new statistics."""
+    new = {}
+    x = tape.tensor(x)
+    embedded, new["embed"] = conv_bn(x, params["embed"], stats["embed"], train)
+    second_order = bilinear(embedded)
+    local, new["local"] = conv_bn(second_order, params["local"], stats["local"], train)
+    if aia:
+        m = second_order.mean((1, 2))[:, None, None, :]
+        weight, new["global"] = conv_bn(m, params["global"], stats["global"], train)
+        local = local * weight
+    mask = 1 / (1 + tape.exp(-local))
+    return mask * x, mask, new
+
+
+def crop_and_resize(x, part, num_parts):
+    """The part's rows alone, [b, h / T, w, c], to [b, h, w, c]: half-pixel, edges repeated."""
+    x = tape.tensor(x)
+    height = x.shape[1]
+    crop = x[:, part * height // num_parts : (part + 1) * height // num_parts]
+    out = []
+    for i in range(height):
+        position = (i + 0.5) * crop.shape[1] / height - 0.5
+        below = math.floor(position)
+        share = position - below
+        last = crop.shape[1] - 1
+        before, after = (min(max(row, 0), last) for row in (below, below + 1))
+        out.append((1 - share) * crop[:, [before]] + share * crop[:, [after]])
+    return tape.concatenate(out, 1)
+
+
+def affine_grid_sample(x, part, num_parts):
+    """PyTorch 1.1's affine_grid and grid_sample along the height: corners aligned, zeros outside.
+
+    The grid runs from -1 (first row's centre) to 1 (last row's); T = 4 has the offsets -3/4, -1/4,
+    1/4, 3/4.
+    """
+    x = tape.tensor(x)
+    height = x.shape[1]
+    offset = -1 + (2 * part + 1) / num_parts
+    out = []
+    for i in range(height):
+        y = (-1 + 2 * i / (height - 1)) / num_parts + offset
+        position = (y + 1) / 2 * (height - 1)
+        below = math.floor(position)
+        shares = {below: 1 - (position - below), below + 1: position - below}
+        out.append(sum(s * x[:, [row]] for row, s in shares.items() if 0 <= row < height))
+    return tape.concatenate(out, 1)
+
+
+SAMPLERS = {"paper": crop_and_resize, "published": affine_grid_sample}
+
+
+def head(x, params, stats, train, *, with_relu):
+    """Without dropout. Returns feature, scores and the new statistics."""
+    new = {}
+    x, new["map_bn"] = batch_norm(x, params["map_bn"], stats["map_bn"], train)
+    x = (tape.relu(x) if with_relu else x).mean((1, 2))
+    x = x @ params["embedding"]["kernel"] + params["embedding"]["bias"]
+    x, new["bn"] = batch_norm(x, params["bn"], stats["bn"], train)
+    feature = tape.relu(x)
+    return feature, feature @ params["classifier"]["kernel"] + params["classifier"]["bias"], new
+
+
+def network(images, params, stats, train, *, attention, num_parts, sampling, position="p2"):
+    """BAT-net without dropout: outputs as the code's, new statistics."""
+    new, features, scores = {}, {}, {}
+
+    def attend(x, here):
+        if attention == "none" or here != position:
+            return x
+        x, _, new["bi_attention"] = bi_attention(
+            x, params["bi_attention"], stats["bi_attention"], train, attention == "aia"
+        )
+        return x
+
+    def embed(x, name, with_relu):
+        features[name], scores[name], new[f"{name}_head"] = head(
+            x, params[f"{name}_head"], stats[f"{name}_head"], train, with_relu=with_relu
+        )
+
+    def named_block(number, x, name, params, stats, new):
+        if not BLOCKS[number]:  # a test's short network: no variables
+            return block(number, x, {}, {}, train)[0]
+        x, new[name] = block(number, x, params[name], stats[name], train)
+        return x
+
+    x, new["blk1"] = stem(images, params["blk1"], stats["blk1"], train)
+    x = named_block(2, attend(x, "p1"), "blk2", params, stats, new)
+    x = attend(x, "p2")
+    y = named_block(3, x, "blk3", params, stats, new)
+    y = named_block(4, attend(y, "p3"), "blk4", params, stats, new)
+    embed(attend(y, "p4"), "appearance", with_relu=True)
+    if num_parts:
+        parts, new["part_streams"] = [], {}
+        own = params["part_streams"], stats["part_streams"], new["part_streams"]
+        for t in range(num_parts):
+            y = SAMPLERS[sampling](x, t, num_parts)
+            y = named_block(3, y, f"stream{t}_blk3", *own)
+            parts.append(named_block(4, y, f"stream{t}_blk4", *own))
+        embed(tape.concatenate(parts, -1), "part", with_relu=False)
+    return features, scores, new

@@ -1,0 +1,118 @@
+"""TODO."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from support.paths import ROOT
+
+# The whole architecture but for one part stream instead of four: compiling is what takes time.
+SMALL = (
+    "--config.data.variant=tiny",
+    "--config.data.image_size=(64, 32)",
+    "--config.model.width=0.0625",
+    "--config.model.num_parts=1",
+    "--config.model.embedding_dim=32",
+    "--config.batch.identities=4",
+    "--config.batch.images_per_identity=2",
+    "--config.log.every_steps=1",
+)
+
+
+MAIN = ("-m", "batnet_jax.main")
+
+
+CUT = (str(ROOT / "tests" / "support" / "subprocess_main.py"),)
+"""The same on a cut backbone: its depth costs compile time, which most tests here need not pay."""
+
+
+def run_main(*arguments, devices=1, entry=MAIN):
+    """Runs a command line from a folder without data; returns the finished process."""
+    environment = os.environ | {
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "JAX_PLATFORMS": "cpu",
+    }
+    command = [sys.executable, *entry, *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
+    )
+
+
+def run_small(folder, workdir, *arguments, devices=1, entry=CUT):
+    data = f"--config.data.dir={folder / 'data'}"
+    words = ("--config=configs/demo.py", data, f"--workdir={workdir}", *SMALL, *arguments)
+    return run_main(*words, devices=devices, entry=entry)
+
+
+def lines(workdir, without=("images_per_second", "data_wait")):
+    """metrics.jsonl without what depends on the clock."""
+    text = (workdir / "metrics.jsonl").read_text().splitlines()
+    figures = [json.loads(line) for line in text]
+    return [{k: v for k, v in f.items() if k not in without} for f in figures]
+
+
+STEPS = 24
+
+
+PLAN = (
+    f"--config.steps={STEPS}",
+    "--config.seed=3",
+    "--config.checkpoint.every_epochs=1",
+    "--config.eval.every_epochs=1",
+)
+
+
+def start_small(folder, workdir, *arguments):
+    """The process of a run, just started."""
+    command = [sys.executable, *CUT, "--config=configs/demo.py", *SMALL]
+    command += [f"--config.data.dir={folder / 'data'}", f"--workdir={workdir}", *arguments]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def wait_for_steps(process, workdir, steps):
+    """Until metrics.jsonl has so many lines, or the process has ended."""
+    path = workdir / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while process.poll() is None and time.monotonic() < deadline:
+        if path.exists() and path.read_text().count("\n") >= steps:
+            return
+        time.sleep(0.005)
+
+
+def steps_saved(workdir):
+    return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
+
+
+def arrays(workdir, step=STEPS):
+    """All arrays of a checkpoint: parameters, statistics, the optimizer's state."""
+    path = (workdir / "checkpoints" / str(step) / "state").absolute()
+    with ocp.PyTreeCheckpointer() as reader:
+        return {
+            jax.tree_util.keystr(name): np.asarray(value)
+            for name, value in jax.tree.leaves_with_path(reader.restore(path))
+        }
+
+
+def assert_same_run(workdir, whole):
+    assert lines(workdir) == lines(whole)
+    mine, theirs = arrays(workdir), arrays(whole)
+    assert mine.keys() == theirs.keys()
+    assert len(mine) > 100
+    for name, value in mine.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
+    ours, theirs = (
+        {p.name: json.loads(p.read_text()) for p in (folder / "eval").glob("*.json")}
+        for folder in (workdir, whole)
+    )
+    assert ours == theirs
+    assert ours
+    assert not [p for p in (workdir / "checkpoints").iterdir() if not p.name.isdecimal()]

@@ -1,0 +1,116 @@
+"""A report of a large test that nobody has run: figures are drawn, images are noise.
+
+Noise is the hardest to compress, so a page of it is larger than any of photographs.
+"""
+
+import numpy as np
+
+from batnet_jax.modes.report import LISTS
+from batnet_jax.modes.report_exhibits import PLACES, UNCOUNTED, choose_queries
+from batnet_jax.report import sections
+from batnet_jax.report.attention_maps import AttentionMaps, AttentionRow
+from batnet_jax.report.attention_section import attention_section
+from batnet_jax.report.cards import Card, Hit, Shown, cards
+from batnet_jax.report.page import Section, write_page
+from batnet_jax.report.ranked_list import Person
+from batnet_jax.report.settings import settings_section
+from batnet_jax.report.thumbnails import Thumbnails, picture
+
+CAMERAS = 15
+
+
+class World:
+    """A test of so many queries, and the means to draw it."""
+
+    def __init__(self, queries, identities, lists=LISTS):
+        self.rng = np.random.default_rng(0)
+        self.pids = np.arange(queries) % identities
+        self.cameras = self.rng.integers(1, CAMERAS + 1, queries)
+        self.average_precisions = self.rng.beta(1.5, 1, queries)
+        self.first_ranks = self.rng.geometric(0.6, queries)
+        self.lists = lists
+        self.thumbnails = Thumbnails()
+
+    def noise(self, size=(256, 128)):
+        return self.rng.integers(0, 256, (*size, 3), np.uint8)
+
+    def shown(self, pid, camera):
+        return Shown(self.thumbnails.add(self.noise()), int(pid), int(camera))
+
+    def card(self, q, kinds):
+        pid, camera, first = int(self.pids[q]), int(self.cameras[q]), int(self.first_ranks[q])
+        ranks = [*range(1, PLACES + 1), *([first] if first > PLACES else [])]
+        hits = [Hit(self.shown(pid, camera), 0, "same") for _ in range(UNCOUNTED)]
+        for rank in ranks:
+            right = rank == first
+            own = pid if right else pid + 1
+            verdict = "right" if right else "wrong"
+            hits.append(Hit(self.shown(own, 1 + camera % CAMERAS), rank, verdict))
+        query = self.shown(pid, camera)
+        return Card(query, kinds, float(self.average_precisions[q]), first, hits, q % 3)
+
+    def sections(self):
+        result = {
+            "dataset": "large", "split": "test", "step": 60000, "ap": "precision",
+            "mAP": float(self.average_precisions.mean()), "mINP": 0.2, "num_gallery": 82161,
+            "cmc": {str(k): float((self.first_ranks <= k).mean()) for k in (1, 5, 10, 20)},
+            "num_query": len(self.pids), "num_valid_query": len(self.pids) - 3,
+            "same_camera": "remove",
+        }  # fmt: skip
+        kinds = choose_queries(self.average_precisions.tolist(), self.lists, seed=0)
+        shown = [self.card(q, own) for q, own in kinds.items()]
+        identities = [
+            (pid, picture(self.thumbnails.add(self.noise()), "A query"), 4, pid / 50, 0.25)
+            for pid in range(15)
+        ]
+        pairs = [
+            {"query_camera": a, "gallery_camera": b, "num_valid_query": 50, "rank1": 0.5,
+             "mAP": float(self.rng.uniform(0.1, 0.9))}
+            for a in range(1, CAMERAS + 1) for b in range(1, CAMERAS + 1) if a != b
+        ]  # fmt: skip
+        steps = range(10, 60001, 10)
+        lines = [
+            {"step": s, "loss": 8 / s**0.3, "loss_ce": 6 / s**0.3, "loss_triplet": 2 / s**0.3,
+             "lr": 5e-4 if s < 30000 else 5e-5}
+            for s in steps
+        ]  # fmt: skip
+        ramp = np.linspace(0, 1, 8, dtype=np.float32).reshape(4, 2)
+        maps = AttentionMaps(ramp, 0.5 + 0.4 * ramp, ramp * (0.5 + 0.4 * ramp))
+        rows = [AttentionRow(Person(self.noise(), pid, 1), {"p2": maps}) for pid in range(4)]
+        evaluations = [result | {"step": s, "mAP": result["mAP"] * s / 60000} for s in
+                       range(6000, 60001, 6000)]  # fmt: skip
+        title = sections.title_of(result)
+        return [
+            sections.metrics_section([result]),
+            sections.curves_section(self.first_ranks.tolist(), VERIFIED, title),
+            Section("ranked-lists", "Ranked lists", cards(shown, key="list")),
+            sections.hardest_section(identities, pairs, key="hardest", title="Hardest"),
+            attention_section(rows, self.thumbnails),
+            sections.training_section(lines, evaluations),
+            settings_section({"seed": 1, "data.dir": "x", "steps": 0}, {"seed": 0, "steps": 0,
+                                                                        "data.dir": "x"}),
+        ]  # fmt: skip
+
+    def write(self, path):
+        parts = self.sections()
+        facts = {"data set": "large", "step": 60000}
+        styles = self.thumbnails.styles()
+        write_page(path, title="large: report", facts=facts, sections=parts, styles=styles)
+
+
+_EDGES = np.linspace(-1, 1, 129)
+_CENTRES = (_EDGES[:-1] + _EDGES[1:]) / 2
+VERIFIED = {
+    "num_positive": 90000, "num_negative": 950_000_000, "equal_error_rate": 0.05,
+    "area_under_roc": 0.98,
+    "histograms": {
+        "edges": _EDGES.tolist(),
+        "positive": (90000 * np.exp(-((_CENTRES - 0.7) ** 2) / 0.02) / 8).astype(int).tolist(),
+        "negative": (9e7 * np.exp(-((_CENTRES - 0.2) ** 2) / 0.02)).astype(int).tolist(),
+    },
+    "operating_points": [
+        {"wanted_false_accept_rate": rate, "false_accept_rate": 0.9 * rate, "threshold": t,
+         "true_accept_rate": 1 - t / 2, "resolved": rate > 1e-4}
+        for rate, t in ((1e-1, 0.36), (1e-2, 0.5), (1e-3, 0.6), (1e-4, 0.7))
+    ],
+}  # fmt: skip

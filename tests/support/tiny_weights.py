@@ -1,0 +1,78 @@
+"""A narrow network, and files of its weights, for the tests of weights of others."""
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from batnet_jax.config import default_config
+from batnet_jax.export.published import export_torch
+from batnet_jax.models.build import make_model
+from batnet_jax.models.init_variables import draw_variables
+from batnet_jax.modes.import_weights import run_import
+
+SIZE = (64, 32)
+IDENTITIES = 5
+
+
+def make_config(**model):
+    """The published network, narrow and with two parts: what takes time is the number of layers."""
+    config = default_config()
+    config.data.image_size = SIZE
+    small = {"width": 1 / 8, "num_parts": 2, "part_sampling": "published", "embedding_dim": 32}
+    config.model.update(small | model)
+    return config
+
+
+def draw(config, seed=0):
+    """Random variables, the constants among them too."""
+    model = make_model(config, IDENTITIES, axis_name=None)
+    rng = np.random.default_rng(seed)
+
+    def noise(leaf):
+        return (leaf + 0.2 * rng.standard_normal(leaf.shape)).astype(np.float32)
+
+    return jax.tree.map(noise, draw_variables(model, SIZE, seed))
+
+
+def assert_same(ours, theirs):
+    jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def write(path, tensors):
+    save_file({name: np.ascontiguousarray(t) for name, t in tensors.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def config():
+    return make_config()
+
+
+@pytest.fixture(scope="module")
+def variables(config):
+    return draw(config)
+
+
+@pytest.fixture(scope="module")
+def fresh(config):
+    return draw(config, seed=1)
+
+
+@pytest.fixture(scope="module")
+def published(variables, tmp_path_factory):
+    """The variables as a file under the published names, and its tensors; no PyTorch needed."""
+    path = tmp_path_factory.mktemp("published") / "batnet.safetensors"
+    export_torch(variables, path)
+    return path, load_file(path)
+
+
+@pytest.fixture(scope="module")
+def imported(config, published, tmp_path_factory):
+    """A workdir made of the file, whose names begin with `module.`, and the report."""
+    folder = tmp_path_factory.mktemp("imported")
+    counts = ("features.conv.conv1.1", "features.norm1_2")
+    extra = {f"{name}.num_batches_tracked": np.asarray(7) for name in counts}
+    tensors = {f"module.{name}": t for name, t in (published[1] | extra).items()}
+    source = write(folder / "batnet.safetensors", tensors)
+    return folder / "run", run_import(config, source, folder / "run")

@@ -1,0 +1,117 @@
+"""Losses, gradients, optimizer and random erasing once more: slow, obvious, NumPy float64.
+
+Written from the paper, as `support/network_oracle.py` is, and importing none of the code under test. Losses are on
+the tape.
+"""
+
+import math
+
+import numpy as np
+
+from support import tape
+from support.network_oracle import network
+
+
+def triplet_loss(features, pids, margin, num_negatives):
+    """Every anchor: its farthest positive against each of its `num_negatives` nearest negatives."""
+    features = tape.tensor(features)
+    people = [features[i] for i in range(len(features))]
+    hinges = []
+    for i, anchor in enumerate(people):
+        positives, negatives = [], []
+        for j, other in enumerate(people):
+            if j != i:
+                apart = anchor - other
+                distance = tape.sqrt((apart * apart).sum())
+                (positives if pids[i] == pids[j] else negatives).append(distance)
+        for negative in sorted(negatives)[:num_negatives]:
+            hinges.append(tape.relu(max(positives) - negative + margin))
+    return sum(hinges) / len(hinges)
+
+
+def cross_entropy(scores, labels, smoothing):
+    scores, total = tape.tensor(scores), 0.0
+    for i, label in enumerate(labels):
+        row = scores[i]
+        target = np.full(len(row), smoothing / len(row))
+        target[label] += 1 - smoothing
+        top = row.value.max()  # a constant, against overflow
+        log_sum = top + tape.log(tape.exp(row - top).sum())
+        total = total + (target * (log_sum - row)).sum()
+    return total / len(scores)
+
+
+def multi_task_loss(features, scores, labels, *, margin, num_negatives, smoothing):
+    """Both tasks on each stream, equal weights, averaged over the streams."""
+    ranking = [triplet_loss(f, labels, margin, num_negatives) for f in features.values()]
+    naming = [cross_entropy(s, labels, smoothing) for s in scores.values()]
+    return (sum(ranking) + sum(naming)) / len(features)
+
+
+def map_tree(function, tree, *others):
+    if isinstance(tree, dict):
+        return {key: map_tree(function, tree[key], *(o[key] for o in others)) for key in tree}
+    return function(tree, *others)
+
+
+def loss_and_gradients(params, stats, images, labels, *, loss, net):
+    """Of one training batch: the loss, its gradients by `params` and the new statistics.
+
+    `loss` and `net` are the options of `multi_task_loss` and `network`.
+    """
+    leaves = map_tree(tape.Tensor, params)
+    features, scores, new = network(images, leaves, stats, True, **net)
+    total = multi_task_loss(features, scores, labels, **loss)
+    total.backward()
+    return float(total), map_tree(lambda leaf: leaf.grad, leaves), new
+
+
+def train(params, stats, batches, rates, *, loss, net, adam):
+    """A step a batch (images, labels) and rate: the losses, the last parameters and statistics."""
+    moments = map_tree(lambda value: (np.zeros(value.shape),) * 2, params)
+    losses = []
+    for t, ((images, labels), rate) in enumerate(zip(batches, rates, strict=True), start=1):
+        value, gradients, stats = loss_and_gradients(
+            params, stats, images, labels, loss=loss, net=net
+        )
+        losses.append(value)
+        steps = map_tree(
+            lambda *leaf, t=t, rate=rate: adam_step(*leaf, t, rate, **adam),
+            params, gradients, moments,
+        )  # fmt: skip
+        params, moments = (map_tree(lambda pair, i=i: pair[i], steps) for i in (0, 1))
+    return losses, params, stats
+
+
+def adam_step(value, gradient, moments, t, rate, *, beta1, beta2, weight_decay, decoupled=False):
+    """Step t, from 1, of torch.optim.Adam(weight_decay=...), or AdamW where `decoupled`; eps 1e-8.
+
+    Returns: the new value and the two new moments.
+    """
+    if decoupled:
+        value = value - rate * weight_decay * value
+    else:
+        gradient = gradient + weight_decay * value
+    first = beta1 * moments[0] + (1 - beta1) * gradient
+    second = beta2 * moments[1] + (1 - beta2) * gradient**2
+    step = first / (1 - beta1**t)
+    value = value - rate * step / (np.sqrt(second / (1 - beta2**t)) + 1e-8)
+    return value, (first, second)
+
+
+def adam(value, gradients, rates, **options):
+    """The last value, after a step a gradient."""
+    value, moments = np.array(value, np.float64), (0.0, 0.0)
+    for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
+        value, moments = adam_step(value, gradient, moments, t, rate, **options)
+    return value
+
+
+def erasing_size(rng, height, width):
+    """Zhong et al. 2017: draws until the rectangle fits."""
+    while True:
+        area = rng.uniform(0.02, 0.4) * height * width
+        aspect = rng.uniform(0.3, 1 / 0.3)
+        h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if h < height and w < width:
+            return h, w

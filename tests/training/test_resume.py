@@ -1,0 +1,147 @@
+"""A run that is stopped by whatever and started again ends as if nothing had happened, bit by bit.
+
+The runs are processes of the main job, on a tiny data set and a narrow, cut net, as in test_main.
+"""
+
+import fcntl
+import json
+import random
+import shutil
+import signal
+import time
+
+import numpy as np
+import pytest
+from support.run_main import (
+    PLAN,
+    STEPS,
+    assert_same_run,
+    lines,
+    run_small,
+    start_small,
+    steps_saved,
+    wait_for_steps,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The uninterrupted run; its folder holds the data for all."""
+    folder = tmp_path_factory.mktemp("resume")
+    process = run_small(folder, folder / "whole", *PLAN)
+    assert process.returncode == 0, process.stderr
+    assert len(list((folder / "whole" / "eval").glob("*.json"))) > 1
+    return folder / "whole"
+
+
+def test_sigterm_saves_and_ends_with_143(whole, tmp_path):
+    process = start_small(whole.parent, tmp_path / "run", *PLAN)
+    wait_for_steps(process, tmp_path / "run", 4)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 143, errors
+    last = steps_saved(tmp_path / "run")[-1]
+    assert 4 <= last < STEPS
+    assert f"ended by SIGTERM after step {last}, which is saved" in output
+    assert errors.splitlines()[-1].startswith("terminated; the same command resumes")
+    assert "Traceback" not in errors
+    assert len(lines(tmp_path / "run")) == last
+    again = run_small(whole.parent, tmp_path / "run", *PLAN)
+    assert again.returncode == 0, again.stderr
+    assert f"resuming '{tmp_path / 'run'}' after step {last}" in again.stdout
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_a_second_run_is_the_same(whole, tmp_path):
+    """And nothing of it depends on the folder."""
+    process = run_small(whole.parent, tmp_path / "run", *PLAN)
+    assert process.returncode == 0, process.stderr
+    assert_same_run(tmp_path / "run", whole)
+
+
+@pytest.mark.slow
+def test_resumed_on_two_devices(whole, tmp_path):
+    """The same but for the order in which floats are added, which a dozen steps magnify."""
+    shutil.copytree(whole, tmp_path / "run")
+    for step in steps_saved(tmp_path / "run")[1:]:
+        shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
+    (first,) = steps_saved(tmp_path / "run")
+    process = run_small(whole.parent, tmp_path / "run", *PLAN, devices=2)
+    assert process.returncode == 0, process.stderr
+    assert f"after step {first}" in process.stdout
+    mine, theirs = lines(tmp_path / "run"), lines(whole)
+    assert len(mine) == len(theirs) == STEPS
+    assert mine[:first] == theirs[:first]
+    assert mine[first:] != theirs[first:]
+    np.testing.assert_allclose(mine[first]["loss"], theirs[first]["loss"], rtol=1e-4)
+    losses = [[line["loss"] for line in some[first : first + 8]] for some in (mine, theirs)]
+    np.testing.assert_allclose(*losses, rtol=0.1)
+    starts = (tmp_path / "run" / "environment.jsonl").read_text().splitlines()
+    assert [sum(json.loads(line)["devices"].values()) for line in starts] == [1, 2]
+
+
+def kill_until_done(whole, workdir, seed, kills):
+    """Kills at random moments; the next process goes on where there is something to go on with."""
+    rng = random.Random(seed)
+    for _ in range(kills):
+        done = len(lines(workdir)) if (workdir / "metrics.jsonl").exists() else 0
+        process = start_small(whole.parent, workdir, *PLAN)
+        if rng.random() < 0.7:
+            wait_for_steps(process, workdir, min(STEPS, done + rng.randrange(8)))
+        time.sleep(rng.random() * 0.3)
+        process.kill()
+        process.communicate(timeout=60)
+    process = run_small(whole.parent, workdir, *PLAN)
+    assert process.returncode == 0, process.stderr
+    assert_same_run(workdir, whole)
+
+
+def test_killed_three_times(whole, tmp_path):
+    kill_until_done(whole, tmp_path / "run", seed=1, kills=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_killed_many_times(whole, tmp_path, seed):
+    kill_until_done(whole, tmp_path / "run", seed=100 + seed, kills=5)
+
+
+def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    *_, before, last = steps_saved(tmp_path / "run")
+    for path in (tmp_path / "run" / "checkpoints" / str(last) / "state").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    again = run_small(whole.parent, tmp_path / "run", *PLAN)
+    assert again.returncode == 0, again.stderr
+    assert f"warning: checkpoint {last} in '{tmp_path / 'run'}' is damaged" in again.stderr
+    assert (tmp_path / "run" / "damaged" / str(last)).is_dir()
+    assert f"after step {before}" in again.stdout
+    assert_same_run(tmp_path / "run", whole)
+
+
+def test_what_is_refused(whole):
+    fewer = run_small(whole.parent, whole, *PLAN, "--config.steps=5")
+    assert (fewer.returncode, fewer.stderr.count("\n")) == (2, 1)
+    assert f"trained for {STEPS} steps, more than the 5 asked for" in fewer.stderr
+    assert not (whole / "eval" / "step_5.json").exists()
+    with (whole / "lock").open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        second = run_small(whole.parent, whole, *PLAN)
+    assert (second.returncode, second.stderr.count("\n")) == (2, 1)
+    assert f"'{whole}' is in use by process " in second.stderr
+    bucket = run_small(whole.parent, "s3://bucket/run", *PLAN)
+    assert (bucket.returncode, bucket.stderr.count("\n")) == (2, 1)
+    assert "name a folder, or gs://BUCKET/FOLDER" in bucket.stderr
+
+
+def test_profile_writes_a_trace(whole, tmp_path):
+    process = run_small(
+        whole.parent, tmp_path / "run", "--config.steps=8", "--config.seed=3", "--config.profile=1"
+    )
+    assert process.returncode == 0, process.stderr
+    assert "open it in TensorBoard" in process.stdout
+    (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")
+    assert trace.stat().st_size > 10_000
+    (perfetto,) = (tmp_path / "run" / "profile").rglob("perfetto_trace.json.gz")
+    assert perfetto.stat().st_size > 1_000

@@ -1,0 +1,91 @@
+"""ResNet-50's weights: what is imported, what is refused, and what is not exported."""
+
+import jax
+import numpy as np
+import pytest
+from support.tiny_resnet import SIZE, draw, make_config
+from support.tiny_weights import write
+
+import batnet_jax
+from batnet_jax import weights
+from batnet_jax.errors import UserError
+from batnet_jax.export.published import export_published
+from batnet_jax.modes.import_weights import run_import
+from batnet_jax.step.train_step import init_state, make_recipe
+from batnet_jax.weights.convert import flatten, to_torch
+from batnet_jax.weights.names import resnet_name
+from batnet_jax.weights.sources import check_agrees, open_source
+from batnet_jax.workdir import checkpoints
+
+
+@pytest.fixture(scope="module")
+def state():
+    """A narrow network under torchvision's names, made of ours; no PyTorch needed."""
+    named = {
+        resnet_name(path): to_torch(path, v) for path, v in flatten(draw(make_config())).items()
+    }
+    named.pop(None)
+    return named | {"fc.weight": np.zeros((7, 128), np.float32), "fc.bias": np.zeros(7, np.float32)}
+
+
+def test_parts_start_as_copies_and_import_makes_a_checkpoint(state, tmp_path):
+    source = write(tmp_path / "resnet50.safetensors", state)
+    config = make_config(num_parts=2, attention="aia")
+    report = run_import(config, source, tmp_path / "run")
+    assert "2 ImageNet classifier" in report.summary()
+    model = batnet_jax.load(tmp_path / "run")
+    assert model.dim == (1 + 2) * 128
+    recipe = make_recipe(config, num_identities=1, steps_per_epoch=1)
+    params = checkpoints.restore_state(tmp_path / "run", 0, init_state(recipe, SIZE)).params
+    streams = params["part_streams"]
+    for stream, blocks in streams.items():
+        jax.tree.map(np.testing.assert_array_equal, blocks, params[stream.split("_")[1]])
+    assert set(streams) == {f"stream{t}_blk{n}" for t in (0, 1) for n in (3, 4)}
+    kernel = params["blk1"]["unit0"]["conv2"]["conv"]["kernel"]
+    np.testing.assert_array_equal(to_torch(("", "", ""), kernel), state["layer1.0.conv2.weight"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: s.pop("layer2.0.downsample.1.bias"), r"1 missing \(layer2.0.downsample.1.bias"),
+        (  # ResNet-101's third stage goes on
+            lambda s: s.update({"layer3.6.conv1.weight": np.zeros((16, 64, 1, 1), np.float32)}),
+            r"1 of unknown names \(layer3.6.conv1.weight\)",
+        ),
+        (  # ResNet-18 and -34 have no third convolution
+            lambda s: [s.pop(name) for name in list(s) if "conv3" in name],
+            "none of BAT-net, published backbone, torchvision googlenet, torchvision resnet50",
+        ),
+    ],
+    ids=["missing", "deeper", "no bottlenecks"],
+)
+def test_other_networks_are_refused(state, tmp_path, change, message):
+    tensors = dict(state)
+    change(tensors)
+    source = write(tmp_path / "other.safetensors", tensors)
+    with pytest.raises(UserError, match=message):
+        weights.initialise(make_config(), draw(make_config()), source)
+
+
+@pytest.mark.parametrize(
+    ("model", "flags"),
+    [
+        ({"backbone": "published"}, "pass --config.model.backbone=resnet50"),
+        ({"width": 0.5}, "pass --config.model.width=0.0625"),
+    ],
+    ids=str,
+)
+def test_the_flags_to_pass_are_named(state, tmp_path, model, flags):
+    config = make_config(**model)
+    source = open_source(config, write(tmp_path / "resnet50.safetensors", state))
+    with pytest.raises(UserError, match=flags):
+        check_agrees(source, config.model, whole=False)
+
+
+@pytest.mark.parametrize("model", [{}, {"backbone": "published"}], ids=["resnet", "neck"])
+def test_what_the_published_code_has_not_is_not_exported(tmp_path, model):
+    config = make_config(**model)
+    with pytest.raises(UserError, match=r"config.model.(backbone|neck)='\w+' has no published na"):
+        export_published(config, draw(config), tmp_path / "w.safetensors")
+    assert not (tmp_path / "w.safetensors").exists()

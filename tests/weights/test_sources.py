@@ -1,0 +1,180 @@
+"""Weights of others as a start: of the backbone alone, and of whole networks to train on."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.tiny_weights import SIZE, assert_same, draw, make_config, write
+from support.tiny_weights import config as config
+from support.tiny_weights import fresh as fresh
+from support.tiny_weights import imported as imported
+from support.tiny_weights import published as published
+from support.tiny_weights import variables as variables
+
+from batnet_jax import weights
+from batnet_jax.errors import UserError
+from batnet_jax.export.published import export_published
+from batnet_jax.inference.restore import restore_model
+from batnet_jax.models.build import make_model
+from batnet_jax.models.googlenet import BACKBONES, Block, Stem
+from batnet_jax.models.init_variables import draw_variables
+from batnet_jax.modes.import_weights import run_import
+from batnet_jax.weights import initialise
+from batnet_jax.weights.convert import flatten, to_torch
+from batnet_jax.weights.names import BATNET, published_name, torchvision_name
+from batnet_jax.weights.sources import check_agrees, open_source
+from batnet_jax.workdir import checkpoints
+
+# Backbones.
+
+
+def backbone_tensors(variables, name_of, form=lambda name: name):
+    """The backbone of our variables under other names."""
+    named = {name_of(path): to_torch(path, v) for path, v in flatten(variables).items()
+             if path[1].startswith("blk")}  # fmt: skip
+    return {form(name): tensor for name, tensor in named.items()}
+
+
+def drop_modules(name):
+    """As the published code looks for them in its ImageNet file."""
+    return name.removeprefix("features.").split(".", 1)[1]
+
+
+def assert_backbone_loaded(filled, wanted, fresh):
+    """The backbone is `wanted`'s, the streams are its copies, the rest is as it was."""
+    for kind in ("params", "batch_stats"):
+        for name, value in filled[kind].items():
+            if name.startswith("blk"):
+                assert_same(value, wanted[kind][name])
+            elif name == "part_streams":
+                for stream, blocks in value.items():
+                    assert_same(blocks, wanted[kind][stream.split("_")[1]])
+            else:
+                assert_same(value, fresh[kind][name])
+
+
+@pytest.mark.parametrize("form", [drop_modules, lambda n: n.removeprefix("features.")])
+def test_the_published_imagenet_file(config, variables, fresh, tmp_path, form):
+    tensors = backbone_tensors(variables, published_name, form)
+    classifier = {"fc.weight": np.zeros((1000, 128), np.float32)}
+    path = write(tmp_path / "backbone.safetensors", tensors | classifier)
+    filled, report = weights.initialise(config, fresh, path)
+    assert_backbone_loaded(filled, variables, fresh)
+    assert report.skipped == [("fc.weight", "not of the backbone")]
+    assert ("params/bi_attention/embed/bn/bias", "the source has no bi_attention") in report.initial
+    copied = [done for ours, _, done in report.loaded if "part_streams" in ours]
+    assert all(done.startswith("copied from blk") for done in copied)
+    assert len(report.loaded) + len(report.initial) == len(flatten(fresh))
+    spoilt = {n: t for n, t in tensors.items() if "5b.conv5_5.1" not in n}
+    with pytest.raises(UserError, match="12 missing"):  # in the backbone and in two streams
+        weights.initialise(config, fresh, write(tmp_path / "b.safetensors", spoilt))
+    stranger = tensors | {"inception_6a.conv1.0.bias": np.zeros(1, np.float32)}
+    with pytest.raises(UserError, match="inception_6a"):
+        weights.initialise(config, fresh, write(tmp_path / "c.safetensors", stranger))
+
+
+def test_import_of_a_backbone_leaves_the_rest_at_its_initial_values(variables, tmp_path):
+    config = make_config(num_parts=1, attention="none")
+    tensors = backbone_tensors(variables, published_name, drop_modules)
+    source = write(tmp_path / "backbone.safetensors", tensors)
+    report = run_import(config, source, tmp_path / "run")
+    assert {name.split("/")[1] for name, _ in report.initial} == {"appearance_head", "part_head"}
+    _, restored = restore_model(config, tmp_path / "run", 0)
+    initial = draw_variables(make_model(config, 1, axis_name=None), SIZE, config.seed)
+    assert_backbone_loaded(restored, variables, initial)
+
+
+def test_torchvision_names_and_what_is_skipped(tmp_path):
+    config = make_config(backbone="torchvision", num_parts=1)
+    variables, fresh = draw(config), draw(config, seed=1)
+    assert "bias" not in variables["params"]["blk1"]["conv1"]["conv"]
+    tensors = backbone_tensors(variables, torchvision_name)
+    extra = ("aux1.conv.conv.weight", "aux2.fc2.bias", "fc.weight", "conv1.bn.num_batches_tracked")
+    others = {name: np.zeros(3, np.float32) for name in extra}
+    path = write(tmp_path / "googlenet.safetensors", tensors | others)
+    filled, report = weights.initialise(config, fresh, path)
+    assert_backbone_loaded(filled, variables, fresh)
+    assert sorted(report.skipped) == [
+        ("aux1.conv.conv.weight", "auxiliary classifier"),
+        ("aux2.fc2.bias", "auxiliary classifier"),
+        ("conv1.bn.num_batches_tracked", "PyTorch's count of batches"),
+        ("fc.weight", "ImageNet classifier"),
+    ]
+    with pytest.raises(UserError, match=r"pass --config.model.backbone=torchvision$"):
+        weights.initialise(make_config(num_parts=1), fresh, path)
+    with pytest.raises(UserError, match="backbone='torchvision' has no published names"):
+        export_published(config, variables, tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_every_backbone_has_the_same_positions(backbone):
+    x = jax.ShapeDtypeStruct((1, 256, 128, 3), jnp.float32)
+    blocks = [Stem(backbone=backbone), *(Block(n, backbone=backbone) for n in (2, 3, 4))]
+    shapes = []
+    for block in blocks:
+        x, _ = jax.eval_shape(partial(block.init_with_output, train=False), jax.random.key(0), x)
+        shapes.append(x.shape)
+    assert shapes == [(1, 32, 16, 192), (1, 16, 8, 480), (1, 8, 4, 832), (1, 8, 4, 1024)]
+
+
+# Starting to train from a source.
+
+
+def test_classifiers_are_made_for_the_new_identities(config, variables, fresh, published):
+    filled, report = weights.initialise(config, fresh, published[0])
+    flat, mine, theirs = flatten(filled), flatten(fresh), flatten(variables)
+    for path, value in flat.items():
+        expected = mine if path[-2] == "classifier" else theirs
+        np.testing.assert_array_equal(value, expected[path])
+    assert {why for _, why in report.initial} == {"made for the new identities"}
+    assert len(report.initial) == 4
+
+
+def test_a_source_may_have_more_or_less_than_the_network(variables, fresh, published):
+    bare = make_config(num_parts=0, attention="none")
+    removed = ("bi_attention", "part_streams", "part_head")
+    small = {
+        kind: {name: value for name, value in tree.items() if name not in removed}
+        for kind, tree in fresh.items()
+    }
+    filled, report = weights.initialise(bare, small, published[0])
+    assert_same(filled["params"]["blk4"], variables["params"]["blk4"])
+    reasons = {why for _, why in report.skipped}
+    assert {"the network has no part streams", "the network has no Bi-attention"} <= reasons
+    # A source of other shapes is refused by its fields, before its tensors are compared.
+    with pytest.raises(UserError, match=r"pass --config.model.reduction=4$"):
+        weights.initialise(make_config(reduction=8), fresh, published[0])
+    # Weights serve any part sampling.
+    source = open_source(make_config(part_sampling="paper"), published[0])
+    check_agrees(source, make_config(part_sampling="paper").model, whole=False)
+    assert source.format == BATNET
+
+
+def test_a_workdir_is_a_source(config, variables, fresh, imported, monkeypatch):
+    workdir, _ = imported
+    opened = open_source(config, workdir)
+    monkeypatch.setattr(initialise, "open_source", lambda *_: opened)  # once is slow enough
+    identities = checkpoints.restore_run(workdir, 0)["identities"]
+    same, report = weights.initialise(config, fresh, workdir, identities=identities)
+    assert_same(same, variables)
+    assert (report.format, report.initial) == ("batnet_jax workdir", [])
+    others, report = weights.initialise(config, fresh, workdir, identities=identities[1:])
+    assert_same(others["params"]["blk4"], variables["params"]["blk4"])
+    head = others["params"]["part_head"]
+    assert_same(head["classifier"], fresh["params"]["part_head"]["classifier"])
+    assert len(report.initial) == len(report.skipped) == 4
+
+
+def test_an_idle_part_head_is_not_taken(variables, fresh, config, tmp_path, published):
+    """As in the published code's checkpoints of the appearance extractor with attention alone."""
+    tensors = {
+        name: t for name, t in published[1].items() if "_local." not in name or "fc_" in name
+    }
+    path = write(tmp_path / "appearance.safetensors", tensors)
+    filled, report = weights.initialise(config, fresh, path)
+    assert_same(filled["params"]["part_head"], fresh["params"]["part_head"])
+    assert_same(filled["params"]["part_streams"]["stream1_blk3"], variables["params"]["blk3"])
+    assert ("fc_local.1.weight", "the source has no part streams") in report.skipped
+    assert_same(filled["params"]["bi_attention"], variables["params"]["bi_attention"])

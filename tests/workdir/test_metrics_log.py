@@ -1,0 +1,87 @@
+"""TensorBoard's files and the progress bar, when the clock jumps."""
+
+import itertools
+import json
+import struct
+import time
+
+import pytest
+from support.stub_training import STEPS, steps_saved
+from support.stub_training import prepared as prepared
+from support.stub_training import runs as runs
+
+from batnet_jax.errors import RunFailure
+from batnet_jax.runtime.progress import progress_bar
+from batnet_jax.workdir.tensorboard import Events
+
+
+def points(path):
+    """(step, tag, value) of each event of a file, with the checksums looked at."""
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c
+
+    data, found = path.read_bytes(), []
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        body = data[12 : 12 + length]
+        assert struct.unpack("<I", data[8:12])[0] == masked_crc32c(data[:8])
+        assert struct.unpack("<I", data[12 + length : 16 + length])[0] == masked_crc32c(body)
+        data = data[16 + length :]
+        event = event_pb2.Event.FromString(body)
+        value = event.summary.value[0] if event.summary.value else None
+        found.append((event.step, value and value.tag, value and value.simple_value))
+    return found
+
+
+def test_events_are_there_at_once_and_in_order(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "time", lambda: 2000.0)
+    first = Events(tmp_path / "t", 0)
+    monkeypatch.setattr(time, "time", lambda: 1000.0)
+    second = Events(tmp_path / "t", 5)  # the clock went back
+    second.scalar("train/loss", 0.25, 6)
+    old, new = sorted((tmp_path / "t").iterdir())  # the order in which TensorBoard reads
+    assert points(old)[1:] == [(1, None, None)]
+    assert points(new)[1:] == [(6, None, None), (6, "train/loss", 0.25)]
+    first.close()
+    second.close()
+
+
+def test_the_bar_goes_on_when_the_clock_goes_back(monkeypatch, capfd):
+    hours = itertools.count(500_000, -3600)
+    monkeypatch.setattr("tqdm.std.time", lambda: float(next(hours)))
+    ticks = itertools.count(100)
+    monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
+    with progress_bar(100, description="train") as bar:
+        for _ in range(100):
+            bar.update(1)
+    shown = capfd.readouterr().err
+    assert shown.count("train:") >= 4
+    assert "-" not in shown.replace("it/s", "")
+    assert "100/100" in shown
+
+
+def test_a_run_while_the_clock_goes_back(runs):
+    """Rates are by the clock that only goes forward; nothing else asks what time it is."""
+    back = itertools.count(time.time(), -7.5)
+    runs.monkeypatch.setattr(time, "time", lambda: next(back))
+    runs.train(steps=3)
+    workdir = runs.train()
+    figures = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    assert [f["step"] for f in figures] == list(range(1, STEPS + 1))
+    assert all(0 < f["images_per_second"] < 1e7 for f in figures)
+    assert all(0 <= f["data_wait"] <= 1 for f in figures)
+    files = sorted((workdir / "tensorboard").iterdir())
+    steps = [step for path in files for step, tag, _ in points(path) if tag == "train/loss"]
+    assert steps == list(range(1, STEPS + 1))
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_clock_that_is_set_while_a_checkpoint_is_written(runs):
+    """Orbax takes it for a disk that hangs. The run ends in a line, and goes on when it resumes."""
+    forward = itertools.count(0, 10**6)
+    with runs.monkeypatch.context() as patch:
+        patch.setattr(time, "time", lambda: float(next(forward)))
+        with pytest.raises(RunFailure, match="took too long: the disk stalls, or the system's"):
+            runs.train()
+    workdir = runs.train()
+    assert steps_saved(workdir)[-1] == STEPS

@@ -1,4 +1,5 @@
 import ast
+import re
 import subprocess
 import sys
 
@@ -66,6 +67,14 @@ def test_imports_point_downwards(path):
 def test_contributing_shows_the_same_order():
     rows = [f"| {names} | {reason} |" for names, reason in ORDER.items()]
     assert "\n".join(rows) in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def test_the_picture_shows_the_same_order():
+    rows = {}
+    picture = (ROOT / "docs" / "images" / "house.svg").read_text()
+    for height, name in re.findall(r'class="name" x="\d+" y="(\d+)">(\w+)<', picture):
+        rows.setdefault(int(height) // 66, []).append(name)
+    assert [", ".join(names) for names in rows.values()] == list(ORDER)
 
 
 def test_no_module_is_called_utils():

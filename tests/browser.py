@@ -8,11 +8,11 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
+import needs
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -223,9 +223,7 @@ class Page:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Chromium, for the tests of a file."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(f"no Chromium: none of {', '.join(NAMES)} is on the PATH")
+    program = needs.program(*NAMES)
     found = Browser(program, tmp_path_factory.mktemp("chromium"))
     yield found
     found.close()

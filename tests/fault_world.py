@@ -8,6 +8,7 @@ import subprocess
 
 import jax
 import jax.numpy as jnp
+import needs
 import numpy as np
 import pytest
 
@@ -144,6 +145,7 @@ def runs(tmp_path, prepared, monkeypatch):
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a disk of its own, of 4 MB."""
+    needs.program("mount")
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]

@@ -1,9 +1,9 @@
 import csv
 import itertools
 import json
-import pathlib
 import re
 
+import needs
 import numpy as np
 import pytest
 import retrieval_oracle as oracle
@@ -15,8 +15,6 @@ from batnet_jax.retrieval.checks import Labels
 from batnet_jax.retrieval.ranks import plan_tiles, relevant_ranks
 from batnet_jax.retrieval.ready import make_queries
 from batnet_jax.retrieval.scores import block_scores, block_size
-
-PROTOCOLS = pathlib.Path(__file__).resolve().parents[2] / "shared" / "protocols"
 
 # (queries, gallery, junk in it, dimensions, block): few, because each compiles anew. Galleries
 # below the largest CMC rank (20); blocks that divide, that do not, that exceed the queries; one.
@@ -366,10 +364,9 @@ def test_top_k_refusals(change, message):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PROTOCOLS.is_dir(), reason="no shared/protocols beside the project")
 def test_market1501_lists():
     def ids(split):
-        with open(PROTOCOLS / "market1501" / f"{split}.csv", newline="") as file:
+        with open(needs.shared("protocols", "market1501", f"{split}.csv"), newline="") as file:
             names = [row[1].rsplit("/", 1)[-1] for row in csv.reader(file)]
         found = [re.match(r"(-?\d+)_c(\d)", name).groups() for name in names]
         return np.array(found, dtype=np.int64).T

@@ -4,6 +4,7 @@ import json
 import sys
 from pathlib import Path
 
+import needs
 import numpy as np
 import pytest
 from search_world import COLOURS, Colours, config, png, use_colours, write_gallery
@@ -99,7 +100,7 @@ def test_without_faiss(world, monkeypatch):
 
 def test_faiss_finds_the_same(world, capsys, monkeypatch):
     """The index alone needs no model; its order of cosines is ours."""
-    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed: .[faiss]")
+    faiss = needs.package("faiss")
     monkeypatch.setattr(searching, "ROWS_AT_ONCE", 64)
     rng = np.random.default_rng(0)
     gallery = rng.standard_normal((500, 24)) * rng.uniform(0.1, 9, (500, 1))

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import needs
 import pytest
 from fault_world import STEPS, steps_saved
 from fault_world import prepared as prepared
@@ -120,6 +121,7 @@ def test_each_start_is_recorded(runs):
 
 
 def test_git_state(tmp_path):
+    needs.program("git")
     assert environment.git_state(tmp_path) is None
 
     def git(*arguments):

@@ -11,10 +11,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
+import needs
 import pytest
 
 ROOT = Path(__file__).parents[1]
-pytest.importorskip("mkdocstrings", reason="the extra `docs` is not installed: make docs")
+needs.installed("mkdocs", "material", "mkdocstrings")
 
 
 class Page(HTMLParser):

@@ -15,6 +15,7 @@ from trees import market  # noqa: F401 - a fixture
 from batnet_jax.backend import choose_cpu_libraries
 from batnet_jax.models import googlenet, resnet
 
+pytest_plugins = ["skipped"]
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 

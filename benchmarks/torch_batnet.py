@@ -8,21 +8,9 @@ and the tests may lean on the benchmarks, but not the other way round.
 """
 
 import torch
+from network_cost import TABLE
 from torch import nn
 from torch.nn import functional
-
-# 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool projection
-TABLE = {
-    "3a": (64, 96, 128, 16, 32, 32),
-    "3b": (128, 128, 192, 32, 96, 64),
-    "4a": (192, 96, 204, 16, 48, 64),
-    "4b": (160, 112, 224, 24, 64, 64),
-    "4c": (128, 128, 256, 24, 64, 64),
-    "4d": (112, 144, 288, 32, 64, 64),
-    "4e": (256, 160, 320, 32, 128, 128),
-    "5a": (256, 160, 320, 48, 128, 128),
-    "5b": (384, 192, 384, 48, 128, 128),
-}
 
 
 def conv_bn_relu(inputs, outputs, kernel, stride=1):

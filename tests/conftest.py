@@ -15,6 +15,7 @@ from support.tiny_datasets import market  # noqa: F401 - a fixture
 from batnet_jax.models import googlenet, resnet
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 
+pytest_plugins = ["support.skipped"]
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 
 

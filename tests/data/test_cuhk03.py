@@ -4,12 +4,12 @@ import os
 import resource
 import tarfile
 import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import scipy.io
+from support import needs
 from support.tiny_cuhk03 import (
     BOXES,
     TEST_SETS,
@@ -27,7 +27,6 @@ from support.tiny_datasets import PNG, fails, write_tree, write_zip
 from batnet_jax.data import load_dataset
 from batnet_jax.data.sources.cuhk03 import Cuhk03
 
-PROTOCOLS = Path(__file__).parents[2] / "shared" / "protocols" / "cuhk03"
 REAL_SIZES = {"labeled": (7368, 1400, 5328), "detected": (7365, 1400, 5332)}
 
 
@@ -209,14 +208,13 @@ def published(variant, tmp="/nonexistent"):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PROTOCOLS.is_dir(), reason=f"{PROTOCOLS} is not here")
 def test_true_scale(tmp_path, capfd):
     """The real lists and as many images, each a different one of 8x4 pixels."""
     people = (843, 440, 77, 58, 49)
     manual = tmp_path / "m"
     worlds = {}
     for number, boxes in enumerate(BOXES):
-        lists = PROTOCOLS / f"cuhk03_new_protocol_config_{boxes}.mat"
+        lists = needs.shared("protocols", "cuhk03", f"cuhk03_new_protocol_config_{boxes}.mat")
         write_tree(manual, {lists.name: lists.read_bytes()})
         variables = scipy.io.loadmat(lists)
         names = [str(cell[0]) for cell in variables["filelist"].ravel()]

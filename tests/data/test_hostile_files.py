@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import scipy.io
 from safetensors.numpy import load_file, save_file
+from support import needs
 from support.fuzzing import damaged, examples, fuzz, refused, survives
 from support.fuzzing import limits as limits
 from support.tiny_cuhk03 import draw_world, lists_of, write_lists, write_mat
@@ -288,7 +289,7 @@ EVIL = {
 
 @pytest.mark.parametrize("name", EVIL)
 def test_pickles_that_run_are_refused(tmp_path, monkeypatch, name):
-    pytest.importorskip("torch")
+    needs.package("torch")
     monkeypatch.chdir(tmp_path)
     path = write_pth(tmp_path / "a.pth", EVIL[name])
     refused("run code when they are read; refused", import_of, path, folder=tmp_path)
@@ -299,7 +300,7 @@ def test_pickles_that_run_are_refused(tmp_path, monkeypatch, name):
 
 
 def test_a_packed_pth_and_tensors_of_one_number(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     path = write_pth(tmp_path / "a.pth", {}, zipfile.ZIP_DEFLATED)
     refused("is packed, as torch.save packs none", import_of, path)
     torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, path)
@@ -308,7 +309,7 @@ def test_a_packed_pth_and_tensors_of_one_number(tmp_path):
 
 @examples(60, 3_000)
 def test_damaged_pth(tensors, tmp_path, examples):
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     path, wholes = tmp_path / "a.pth", []
     for zipped in (True, False):
         named = {name: torch.from_numpy(tensor) for name, tensor in tensors.items()}

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
-from support.paths import ROOT as REPOSITORY
+from support import needs
 from support.tiny_datasets import (
     JPG,
     MARKET,
@@ -28,8 +28,6 @@ from batnet_jax.data.files.tree import open_tree
 from batnet_jax.data.pedestrians.draw import SIZES, Size, draw_jpeg, plan
 from batnet_jax.data.sources import pedestrians
 from batnet_jax.errors import UserError
-
-OMNIGLOT = REPOSITORY.parent / "shared" / "real" / "omniglot_small1_market.zip"
 
 # --- what is read ---------------------------------------------------------------------------------
 
@@ -185,14 +183,13 @@ def test_features_for_users_of_tfds(tmp_path, market):
     assert builder.info.features["pid"].np_dtype == np.int64
 
 
-@pytest.mark.skipif(not OMNIGLOT.exists(), reason=f"{OMNIGLOT} is not here")
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_omniglot(tmp_path, unpacked):
-    manual = OMNIGLOT
+    manual = archive = needs.shared("real", "omniglot_small1_market.zip")
     if unpacked:
         manual = tmp_path / "manual"
-        with zipfile.ZipFile(OMNIGLOT) as archive:
-            archive.extractall(manual)
+        with zipfile.ZipFile(archive) as opened:
+            opened.extractall(manual)
     dataset = load_dataset("folder", data_dir=tmp_path / "data", manual_dir=manual)
     assert [len(s) for s in parts(dataset)] == [1920, 160, 640]
     assert len(set(dataset.train.pids)) == 96

@@ -1,6 +1,6 @@
 """Every public data set at its true size: its real lists, with small images that all differ.
 
-The lists are not in this repository, see `PROTOCOLS`; without them the tests are skipped.
+The lists are not in this repository, see `needs.shared`; without them the tests are skipped.
 """
 
 import json
@@ -14,17 +14,14 @@ from collections import defaultdict
 import numpy as np
 import pytest
 import scipy.io
+from support import needs
 from support.paths import ROOT as REPOSITORY
 from support.tiny_datasets import JPG, PNG
 
-PROTOCOLS = REPOSITORY.parent / "shared" / "protocols"
 IMAGE_BYTES = 2048
 """Of a file; all of MSMT17 would be 259 MB."""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not PROTOCOLS.exists(), reason=f"{PROTOCOLS} is not here"),
-]
+pytestmark = pytest.mark.slow
 
 # images, identities, cameras, distractors, junk: FACTS, section 3, written out again.
 COUNTS = {
@@ -105,7 +102,7 @@ def from_csv(tree, folder):
     labels = {}
     for split, part in (("train", "train"), ("query", "query"), ("gallery", "test")):
         labels[split] = {}
-        for line in (PROTOCOLS / folder / f"{part}.csv").read_text().split():
+        for line in needs.shared("protocols", folder, f"{part}.csv").read_text().split():
             pid, name = line.split(",")
             tree.add(name)
             if int(pid) != -1:
@@ -132,8 +129,9 @@ def msmt17(tree):
     }.items():
         name = f"list_{split}.txt"
         tree.root.mkdir(exist_ok=True)
-        shutil.copy(PROTOCOLS / "msmt17" / name, tree.root)
-        for line in (PROTOCOLS / "msmt17" / name).read_text().splitlines():
+        listed = needs.shared("protocols", "msmt17", name)
+        shutil.copy(listed, tree.root)
+        for line in listed.read_text().splitlines():
             path, pid = line.split(" ")
             tree.add(f"{folder}/{path}")
             label = (int(pid), int(path.split("/")[1].split("_")[2]))
@@ -147,7 +145,7 @@ def cuhk03(boxes):
     """CUHK03-NP's folders, whose names begin with the protocol's own labels."""
 
     def write(tree):
-        path = PROTOCOLS / "cuhk03" / f"cuhk03_new_protocol_config_{boxes}.mat"
+        path = needs.shared("protocols", "cuhk03", f"cuhk03_new_protocol_config_{boxes}.mat")
         protocol = {
             name: value.ravel() for name, value in scipy.io.loadmat(path).items() if name[0] != "_"
         }

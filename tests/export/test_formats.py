@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
+from support import needs
 from support.fast_jit import jit
 
 from batnet_jax.config import default_config
@@ -34,8 +35,6 @@ from batnet_jax.workdir import checkpoints
 
 SIZE = (32, 32)
 BATCHES = (1, 7, 64)
-INSTALLED = all(map(formats.importlib.util.find_spec, formats.NEEDED))
-needs_onnx = pytest.mark.skipif(not INSTALLED, reason="needs pip install 'batnet-jax[onnx]'")
 # Other libraries' warnings are not ours to mend.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -153,6 +152,11 @@ def test_stablehlo_says_what_it_wants(short_backbone):
         exported.call(np.zeros((2, *SIZE, 3), np.float32))
 
 
+@pytest.fixture
+def onnx_packages():
+    needs.installed("jax2onnx", "onnx", "onnxruntime")
+
+
 def run_onnx(content, images):
     import onnxruntime
 
@@ -161,7 +165,7 @@ def run_onnx(content, images):
     return features
 
 
-@needs_onnx
+@pytest.mark.usefixtures("onnx_packages")
 def test_onnx_in_onnxruntime(short_backbone, capfd):
     import onnx
 
@@ -176,7 +180,7 @@ def test_onnx_in_onnxruntime(short_backbone, capfd):
         np.testing.assert_allclose(got, embed(photos(batch)), atol=1e-4)
 
 
-@needs_onnx
+@pytest.mark.usefixtures("onnx_packages")
 def test_a_wrong_conversion_is_not_written(short_backbone, monkeypatch):
     wrong = lambda *args, **kwargs: 1.01 * embed_folded(*args, **kwargs)  # noqa: E731
     monkeypatch.setattr(formats, "embed_folded", wrong)
@@ -310,7 +314,7 @@ def test_a_file_is_written_whole_or_not(tmp_path, monkeypatch):
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("m.onnx", b"old")]
 
 
-@needs_onnx
+@pytest.mark.usefixtures("onnx_packages")
 @pytest.mark.slow
 def test_full_width(tmp_path):
     """The paper's network, 256 x 128, in both formats at each batch."""

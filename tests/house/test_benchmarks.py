@@ -11,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 from network_cost import training_flops
+from support import needs
 from support.fast_jit import jit
 from support.paths import ROOT
 
@@ -35,6 +36,7 @@ def published(tree):
 @pytest.fixture(scope="module")
 def ours():
     """Weights, images, and what `train_step` makes of them in float64, as `published`."""
+    needs.package("torch")  # with which it is compared
     config = default_config()
     config.model.update(
         {
@@ -84,7 +86,7 @@ def close(got, expected, floor=0.0):
 
 @pytest.mark.parametrize("kind", ["published", "best", "best, as on a GPU"])
 def test_losses_gradients_and_statistics_are_the_same(ours, kind, monkeypatch):
-    torch = pytest.importorskip("torch")
+    import torch
     import torch_fast
     import torch_step
 
@@ -116,7 +118,7 @@ def test_losses_gradients_and_statistics_are_the_same(ours, kind, monkeypatch):
 @pytest.mark.parametrize("channels", [1, 2, 5, 8])
 @pytest.mark.parametrize("size", [1, 3, 100])
 def test_cyclic_forms_equal_those_of_the_published_bi(channels, size):
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     import torch_batnet
     import torch_fast
 
@@ -139,7 +141,7 @@ def test_cyclic_forms_equal_those_of_the_published_bi(channels, size):
 
 @pytest.mark.parametrize("reduction", [4, 16])
 def test_flops_are_those_that_pytorch_counts(reduction):
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     import torch_batnet
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -155,7 +157,7 @@ def test_flops_are_those_that_pytorch_counts(reduction):
 
 
 def test_augmentation_in_pytorch():
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     import torch_step
 
     torch.manual_seed(0)
@@ -174,9 +176,8 @@ def test_augmentation_in_pytorch():
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_the_race_runs(tmp_path):
-    pytest.importorskip("torch")
+    needs.package("torch")
     command = [sys.executable, "benchmarks/train_step.py", "--quick", "--profile", str(tmp_path)]
     done = subprocess.run(
         [*command, "--only", "ours", "torch-published", "torch-best"],
@@ -195,7 +196,7 @@ def test_the_race_runs(tmp_path):
 
 
 def test_a_contestant_that_fails_gets_a_line(tmp_path, capsys):
-    pytest.importorskip("torch")
+    needs.package("torch")
     import train_step
 
     args = train_step.parse(["--quick", "--only", "torch-best"])
@@ -209,7 +210,7 @@ def test_a_contestant_that_fails_gets_a_line(tmp_path, capsys):
 
 
 def test_a_contestant_that_is_not_ready_in_time_is_ended(tmp_path, capsys):
-    pytest.importorskip("torch")
+    needs.package("torch")
     import train_step
 
     args = train_step.parse(["--quick", "--only", "torch-best"])

@@ -18,6 +18,7 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from support import needs
 from support.paths import PAGES, ROOT
 from support.run_main import SMALL
 
@@ -115,10 +116,11 @@ def test_benchmarks_know_their_options():
 def test_make_knows_its_targets():
     found = commands("make ")
     assert len(found) > 5
+    make = needs.program("make")
     for page, command in found:
         words = [word for word in shlex.split(command) if word != "-n"]
         done = subprocess.run(
-            ["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
+            [make, "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, f"{page}: {command}: {done.stderr}"
 
@@ -126,12 +128,13 @@ def test_make_knows_its_targets():
 def test_launch_scripts_show_what_they_would_do():
     found = [c for c in commands(*LAUNCH) if "..." not in c[1]]
     assert len(found) > 5
+    bash = needs.program("bash")
     for page, command in found:
         before, dashes, after = command.partition(" -- ")
         words = shlex.split(f"{before} --dry-run{dashes}{after}")
         words[0] = str(ROOT / words[0])
         done = subprocess.run(
-            ["bash", *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+            [bash, *words], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
         )
         assert done.returncode == 0, f"{page}: {command}: {done.stderr}"
 
@@ -148,7 +151,7 @@ def small(config):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with what the documents take for granted: runs, images, weights."""
-    pytest.importorskip("torch", reason="the documents' weights are PyTorch's")
+    needs.package("torch")  # the documents' weights are PyTorch's
     place = tmp_path_factory.mktemp("commands")
     for name in ("configs", "benchmarks", "launch"):
         os.symlink(ROOT / name, place / name)

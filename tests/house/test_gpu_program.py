@@ -4,10 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-pytest.importorskip("torch")  # the benchmark's neighbours want it
 import gpu_program
+import pytest
+from support import needs
 
 PROGRAM = """HloModule jit_step
 
@@ -48,7 +47,7 @@ def test_kernels_are_counted_by_kind_and_part():
 
 @pytest.mark.slow
 def test_the_step_is_compiled_for_a_gpu_that_is_not_there(tmp_path):
-    pytest.importorskip("jax_plugins.xla_cuda13")
+    needs.installed("jax_plugins.xla_cuda13")
     root = Path(__file__).parents[1]
     command = [sys.executable, str(root / "benchmarks/gpu_program.py"), "--width=0.125"]
     small = ["--batch=12", "--size", "64", "32", f"--hlo={tmp_path / 'hlo'}"]

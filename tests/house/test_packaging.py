@@ -2,13 +2,16 @@
 
 import email
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 
 import pytest
+from support import needs
 from support.paths import ROOT
 from support.run_main import SMALL
 
@@ -41,6 +44,8 @@ def call(*command, cwd, timeout=300, **environment):
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """The wheel and the sdist, built in a copy: building leaves files in the source tree."""
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["build-system"]["requires"]
+    needs.release("setuptools", int(re.fullmatch(r"setuptools>=(\d+)", asked[0])[1]))
     folder = tmp_path_factory.mktemp("built")
     source = folder / "source"
     shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(*NOT_SOURCE))

@@ -11,9 +11,10 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
+from support import needs
 from support.paths import ROOT
 
-pytest.importorskip("mkdocstrings", reason="the extra `docs` is not installed: make docs")
+needs.installed("mkdocs", "material", "mkdocstrings")
 
 
 class Page(HTMLParser):

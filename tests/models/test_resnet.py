@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import needs
 from support.fast_jit import jit
 from support.run_main import CUT, MAIN, lines, run_main
 from support.tiny_resnet import BARE, SIZE, STRONG, WIDTH, close, draw, make_config, shapes_of
@@ -96,7 +97,7 @@ def test_shapes_at_every_position_and_of_the_streams():
 
 
 def test_names_and_shapes_are_torchvisions():
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     from support import torch_resnet
 
     with torch.device("meta"):
@@ -159,7 +160,7 @@ def nhwc(tensor):
 @pytest.mark.parametrize("train", [False, True])
 def test_the_backbone_equals_pytorchs(tmp_path, train):
     """All 53 convolutions, of a state dict on the disk: maps, and in training the statistics."""
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     network = torch_network((3, 4, 6, 3))
     torch.save(network.state_dict(), tmp_path / "resnet50.pth")
     config = make_config()
@@ -188,7 +189,7 @@ def test_the_backbone_equals_pytorchs(tmp_path, train):
 
 @pytest.mark.usefixtures("float64", "short_resnet")
 def test_gradients_equal_pytorchs():
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     network = torch_network((2, 1, 1, 1)).double().train()
     state = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
     variables = jax.tree_util.tree_map_with_path(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import needs
 from support.mean_colour_model import COLOURS, Colours, config, png, use_colours, write_gallery
 
 from batnet_jax.errors import UserError
@@ -99,7 +100,7 @@ def test_without_faiss(world, monkeypatch):
 
 def test_faiss_finds_the_same(world, capsys, monkeypatch):
     """The index alone needs no model; its order of cosines is ours."""
-    faiss = pytest.importorskip("faiss", reason="faiss-cpu is not installed: .[faiss]")
+    faiss = needs.package("faiss")
     monkeypatch.setattr(search, "ROWS_AT_ONCE", 64)
     rng = np.random.default_rng(0)
     gallery = rng.standard_normal((500, 24)) * rng.uniform(0.1, 9, (500, 1))

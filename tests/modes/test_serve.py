@@ -5,28 +5,21 @@ import json
 import os
 import socket
 import struct
+import sys
 import threading
+import types
 import zlib
 
 import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from support import needs
 from support.mean_colour_model import COLOURS, config, png, use_colours, write_gallery
 
 from batnet_jax.errors import UserError
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes import serve
-
-pytest.importorskip("starlette", reason="starlette is not installed: .[serve]")
-uvicorn = pytest.importorskip("uvicorn", reason="uvicorn is not installed: .[serve]")
-pytest.importorskip("httpx2", reason="httpx2, which starlette's TestClient needs, is not installed")
-
-import anyio  # noqa: E402
-from starlette.exceptions import HTTPException  # noqa: E402
-from starlette.testclient import TestClient  # noqa: E402
-
-from batnet_jax.modes.serve import app  # noqa: E402
 
 RED = png((200, 8, 8))
 IMAGE = {"Content-Type": "image/png"}
@@ -39,7 +32,24 @@ def searcher(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def client(searcher):
+def app():
+    """The module of the page, which needs starlette."""
+    needs.package("starlette")
+    from batnet_jax.modes.serve import app
+
+    return app
+
+
+@pytest.fixture
+def uvicorn():
+    return needs.package("uvicorn")
+
+
+@pytest.fixture
+def client(app, searcher):
+    needs.package("httpx2")
+    from starlette.testclient import TestClient
+
     return TestClient(app.make_app(searcher, local=True), base_url="http://localhost")
 
 
@@ -95,7 +105,7 @@ def gif():
 
 
 REFUSED = {
-    "too many bytes": (bytes(app.MOST_BYTES + 1), "", IMAGE, 413, "at most 10 MB"),
+    "too many bytes": (bytes(10 * 2**20 + 1), "", IMAGE, 413, "at most 10 MB"),
     "too many pixels": (huge_png(8000, 8000), "", IMAGE, 413, "50 megapixels"),
     "far too many": (huge_png(20_000, 20_000), "", IMAGE, 413, "50 megapixels"),
     "GIF": (gif(), "", IMAGE, 415, "no image of a known kind"),
@@ -117,7 +127,10 @@ def test_what_is_refused(client, case):
     assert (answer.status_code, message in answer.json()["error"]) == (status, True)
 
 
-def test_what_is_too_long_is_not_read_to_its_end():
+def test_what_is_too_long_is_not_read_to_its_end(app):
+    import anyio
+    from starlette.exceptions import HTTPException
+
     taken = []
 
     class Endless:
@@ -168,13 +181,14 @@ def test_where_it_listens():
 
 
 def test_without_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "uvicorn", None)
+    monkeypatch.setitem(sys.modules, "starlette", types.ModuleType("starlette"))
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(UserError, match=r"needs uvicorn.*batnet-jax\[serve\]"):
         serve.import_uvicorn()
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
-def test_run(searcher, tmp_path, monkeypatch, capsys, host):
+def test_run(app, uvicorn, searcher, tmp_path, monkeypatch, capsys, host):
     """It tells its address, answers there, warns where others reach it, and ends when told to."""
     servers = []
     whole = uvicorn.Server
@@ -206,7 +220,7 @@ def test_run(searcher, tmp_path, monkeypatch, capsys, host):
 
 
 @pytest.fixture
-def address(searcher):
+def address(app, uvicorn, searcher):
     """Of a server in a thread."""
     listener = serve.listen("127.0.0.1", 0)
     settings = uvicorn.Config(app.make_app(searcher, local=True), log_config=None)

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from support import needs
 from support.paths import ROOT
 from support.run_main import SMALL, run_main
 
@@ -22,7 +23,6 @@ from batnet_jax.training.run_length import Schedule
 from batnet_jax.validation import validate
 from batnet_jax.workdir.run_folder import open_workdir
 
-PAPER = ROOT.parent / "shared" / "paper" / "bat-net-iccv2019.txt"
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 CUHK03 = ["cuhk03:labeled", "cuhk03:detected"]
 ABLATION = ["market1501", "cuhk03:detected"]
@@ -71,10 +71,10 @@ def test_numbers_are_the_papers(number):
         assert {len(v) for v in row.paper.values()} == {len(TABLES[number].metrics)}
 
 
-@pytest.mark.skipif(not PAPER.exists(), reason="the paper's text is not here")
 @pytest.mark.parametrize("number", PRINTED)
 def test_numbers_stand_in_the_papers_text(number):
-    content = PAPER.read_text().split(f"Table {number}. E")[1].split(f"Table {number + 1}. E")[0]
+    paper = needs.shared("paper", "bat-net-iccv2019.txt").read_text()
+    content = paper.split(f"Table {number}. E")[1].split(f"Table {number + 1}. E")[0]
     rows = [
         [float(v) for v in found]
         for line in content.splitlines()

@@ -1,11 +1,11 @@
 import csv
 import itertools
 import json
-import pathlib
 import re
 
 import numpy as np
 import pytest
+from support import needs
 from support import retrieval_oracle as oracle
 
 from batnet_jax.errors import UserError
@@ -15,8 +15,6 @@ from batnet_jax.retrieval.scores import block_scores, block_size
 from batnet_jax.retrieval.streaming import ranks as ranks_module
 from batnet_jax.retrieval.streaming.prepare_features import make_queries
 from batnet_jax.retrieval.streaming.ranks import plan_tiles, relevant_ranks
-
-PROTOCOLS = pathlib.Path(__file__).resolve().parents[2] / "shared" / "protocols"
 
 # (queries, gallery, junk in it, dimensions, block): few, because each compiles anew. Galleries
 # below the largest CMC rank (20); blocks that divide, that do not, that exceed the queries; one.
@@ -366,10 +364,9 @@ def test_top_k_refusals(change, message):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not PROTOCOLS.is_dir(), reason="no shared/protocols beside the project")
 def test_market1501_lists():
     def ids(split):
-        with open(PROTOCOLS / "market1501" / f"{split}.csv", newline="") as file:
+        with open(needs.shared("protocols", "market1501", f"{split}.csv"), newline="") as file:
             names = [row[1].rsplit("/", 1)[-1] for row in csv.reader(file)]
         found = [re.match(r"(-?\d+)_c(\d)", name).groups() for name in names]
         return np.array(found, dtype=np.int64).T

@@ -255,7 +255,7 @@ def test_a_bootstrap_draws_identities():
 SEVERAL = """
 import json, sys
 sys.path.insert(0, "tests")
-from test_evaluator_properties import make_case, rank
+from support.evaluator_cases import make_case, rank
 print(json.dumps([rank(make_case(s, ties=True)[1], block=8, chunk=128) for s in range(6)]))
 """
 

@@ -8,12 +8,13 @@ import fcntl
 import json
 import os
 import select
-import shutil
 import subprocess
 import time
 from pathlib import Path
 
 import pytest
+
+from support import needs
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 SECONDS = 60  # for any one answer; two cores that others use may be slow
@@ -223,9 +224,7 @@ class Page:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     """Chromium, for the tests of a file."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
-    if program is None:
-        pytest.skip(f"no Chromium: none of {', '.join(NAMES)} is on the PATH")
+    program = needs.program(*NAMES)
     found = Browser(program, tmp_path_factory.mktemp("chromium"))
     yield found
     found.close()

@@ -26,9 +26,8 @@ ARGUMENTS = ["--", "--config=configs/demo.py", "--workdir=gs://bucket/run"]
 # Whatever a shell could stumble over must reach main as it was typed.
 AWKWARD = ["--config.a=it's", 'a "b"  c', "$HOME `id` \\ ; & | * ~", "two\nlines", ""]
 
-needs_linux = pytest.mark.skipif(
-    not all(map(shutil.which, ("bash", "flock", "setsid"))), reason="the stand-ins need Linux"
-)
+MISSING = [name for name in ("bash", "flock", "setsid") if not shutil.which(name)]
+needs_linux = pytest.mark.skipif(bool(MISSING), reason=f"not on the PATH: {', '.join(MISSING)}")
 
 # Each of these is recorded by its name; the rest of its behaviour follows.
 RECORD = f"""#!{sys.executable} -SE

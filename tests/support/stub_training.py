@@ -18,6 +18,7 @@ from batnet_jax.step.train_step import TrainState
 from batnet_jax.training import loop as training
 from batnet_jax.training import start
 from batnet_jax.workdir import checkpoints
+from support import needs
 
 STEPS = 8
 
@@ -145,6 +146,7 @@ def runs(tmp_path, prepared, monkeypatch):
 @pytest.fixture
 def small_disk(tmp_path):
     """A folder on a disk of its own, of 4 MB."""
+    needs.program("mount")
     folder = tmp_path / "disk"
     folder.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]

@@ -1,9 +1,9 @@
 """torchvision's `googlenet` under its names, from FACTS alone, without torchvision."""
 
 import torch
+from network_cost import TABLE
 from torch import nn
 from torch.nn import functional
-from torch_batnet import TABLE
 
 TORCHVISION_TABLE = TABLE | {
     "4a": (192, 96, 208, 16, 48, 64),

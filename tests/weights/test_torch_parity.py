@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import needs
 from support.fast_jit import jit
 from support.tiny_weights import IDENTITIES, assert_same, draw, make_config
 from support.tiny_weights import config as config
@@ -39,7 +40,7 @@ close = partial(np.testing.assert_allclose, rtol=0, atol=1e-4)
 @pytest.fixture(scope="module")
 def oracle(config):
     """The published network, ours written in PyTorch, of the config's size."""
-    pytest.importorskip("torch")
+    needs.package("torch")
     import torch_batnet
 
     network = torch_batnet.TorchBATNet(
@@ -66,7 +67,7 @@ def torch_features(network, images):
 
 
 def test_bi_in_the_published_order_equals_pytorchs_exactly():
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     import torch_batnet
 
     x = np.random.default_rng(0).standard_normal((2, 4, 3, 7)).astype(np.float32)
@@ -125,7 +126,7 @@ def test_every_way_of_saving_gives_the_same(config, fresh, oracle, tmp_path):
 
 
 def test_a_file_made_by_python_2_can_be_read(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     import pickle
 
     # NumPy's scalars were byte strings then, of any bytes: here one that is not UTF-8.
@@ -151,7 +152,7 @@ class Malicious:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_pickle_that_runs_code_is_refused(config, tmp_path, zipped):
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     marker = tmp_path / "marker"
     content = {"state_dict": {"a": torch.ones(2)}, "args": Malicious(marker)}
     torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
@@ -165,7 +166,7 @@ def test_a_pickle_that_runs_code_is_refused(config, tmp_path, zipped):
 
 
 def test_unreadable_pytorch_files(tmp_path):
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     (tmp_path / "text.pth").write_text("no tensors here")
     (tmp_path / "empty.pth").write_bytes(b"")
     torch.save([torch.ones(2)], tmp_path / "list.pth")
@@ -218,7 +219,7 @@ def run_backbone(variables, images, width, backbone, last):
 
 @pytest.mark.parametrize("transform_input", [True, False])
 def test_torchvisions_backbone_equals_pytorchs(tmp_path, transform_input):
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     import torch_batnet
     from support import torch_googlenet
 
@@ -243,7 +244,7 @@ def test_torchvisions_backbone_equals_pytorchs(tmp_path, transform_input):
 @pytest.mark.slow
 @pytest.mark.parametrize(("attention", "parts"), [("aia", 4), ("plain", 0), ("none", 4)])
 def test_features_equal_pytorchs_at_full_width(tmp_path, attention, parts):
-    torch = pytest.importorskip("torch")
+    torch = needs.package("torch")
     import torch_batnet
 
     config = default_config()

@@ -4,6 +4,7 @@ import json
 
 import jax
 import pytest
+from support import needs
 from support.stub_training import STEPS, steps_saved
 from support.stub_training import prepared as prepared
 from support.stub_training import runs as runs
@@ -120,6 +121,7 @@ def test_each_start_is_recorded(runs):
 
 
 def test_git_state(tmp_path):
+    needs.program("git")
     assert environment.git_state(tmp_path) is None
 
     def git(*arguments):

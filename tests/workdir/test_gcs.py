@@ -5,11 +5,8 @@ import os
 import time
 
 import pytest
-
-pytest.importorskip("gcsfs", reason="the extra `bucket` is not installed")
-
 from etils.epath import backend
-from gcsfs.core import GCSFileSystem
+from support import needs
 from support.fake_gcs import Storage
 from support.run_main import assert_same_run
 from support.several_processes import finish, small, start
@@ -22,6 +19,7 @@ WORKDIR = "gs://people/runs/one"
 
 @pytest.fixture
 def storage():
+    needs.package("gcsfs")
     storage = Storage("people")
     yield storage
     storage.close()
@@ -94,6 +92,7 @@ def test_what_is_no_place(name):
 
 
 def test_paths(tmp_path):
+    needs.package("gcsfs")
     assert not gcs.is_bucket(gcs.path_of(str(tmp_path)))
     path = gcs.path_of("gs://bucket/run") / "config.json"
     assert gcs.is_bucket(path)
@@ -110,6 +109,8 @@ def test_the_mirror_of_a_folder_is_the_folder(tmp_path):
 
 def test_the_mirror_of_a_bucket(storage, monkeypatch):
     """What changed is copied, whole; what was there is fetched."""
+    from gcsfs.core import GCSFileSystem
+
     filesystem = GCSFileSystem(token="anon", endpoint_url=storage.url)
     monkeypatch.setattr(backend.fsspec_backend, "fs", lambda path: filesystem)
     storage.put("people", "runs/one/lines", b"a\n")

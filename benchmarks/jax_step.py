@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from batnet_jax.config import default_config
+from batnet_jax.export.published import export_torch
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
@@ -17,7 +18,6 @@ from batnet_jax.step import augment, train_step
 from batnet_jax.step.packing import pack_state
 from batnet_jax.step.train_step import init_state
 from batnet_jax.training.loop import pmap_step
-from batnet_jax.export.published import export_torch
 
 
 def make_config(task: dict):

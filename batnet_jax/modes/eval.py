@@ -25,11 +25,11 @@ def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
     step = processes.by_lead(choose)
     model, variables = restore_model(config, workdir, step)
-    trials = processes.lead_first(lambda: open_tests(config))
-    check_same_images(trials)
+    tests = processes.lead_first(lambda: open_tests(config))
+    check_same_images(tests)
     if config.data.val_identities:
         run = processes.by_lead(lambda: checkpoints.restore_run(workdir, step))
-        check_held_out(trials, run["identities"], workdir)
+        check_held_out(tests, run["identities"], workdir)
     with as_run_failure(workdir, lower=EVALUATION_MEMORY):
         embed = make_embed(model, variables)
-        run_tests(config, trials, embed, step=step, workdir=workdir)
+        run_tests(config, tests, embed, step=step, workdir=workdir)

@@ -16,7 +16,7 @@ from batnet_jax.data.run_data import RetrievalTest, check_held_out, open_tests
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import Embed, make_embed
 from batnet_jax.evaluation.evaluate import Ranked, camera_of, open_store, ranked, result_of
-from batnet_jax.inference.restore import restore_model
+from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet, parse_positions
 from batnet_jax.models.preprocess import normalise
 from batnet_jax.modes.report_exhibits import (
@@ -63,7 +63,7 @@ def run_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Evaluates a checkpoint; shows what it finds, where it looks and how it was trained."""
     step = checkpoints.choose_step(workdir, config.eval.step)
     run = checkpoints.restore_run(workdir, step)
-    model, variables = restore_model(config, workdir, step)
+    model, variables = restore_network(config, workdir, step)
     tests = open_tests(config)
     if config.data.val_identities:
         check_held_out(tests, run["identities"], workdir)

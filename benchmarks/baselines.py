@@ -60,14 +60,14 @@ def raw_pixels(images: np.ndarray) -> np.ndarray:
     return flat - flat.mean(1, keepdims=True)
 
 
-def evaluate(config, trial: RetrievalTest, embed) -> dict:
+def evaluate(config, test: RetrievalTest, embed) -> dict:
     """Evaluates an embedding on a query and a gallery."""
 
     def features(split: Split, name: str) -> np.ndarray:
         with open_store(config, split) as store:
             return extract_features(store, embed, batch=64, name=name).astype(np.float32)
 
-    query, gallery = trial.query, trial.gallery
+    query, gallery = test.query, test.gallery
     return retrieval.evaluate(
         features(query, "query"),
         query.pids,
@@ -76,7 +76,7 @@ def evaluate(config, trial: RetrievalTest, embed) -> dict:
         gallery.pids,
         gallery.cameras,
         ap=config.eval.ap,
-        same_camera=same_camera(config, trial),
+        same_camera=same_camera(config, test),
     )
 
 
@@ -112,7 +112,7 @@ def run(argv: list[str]) -> None:
         result = last_evaluation(Path(workdir))
         trained = {f"trained, {result['step']} steps": result}
     data = open_run_data(config)
-    trial = data.tests[0]
+    test = data.tests[0]
     rows = {
         "random embedding": random_embedding,
         "colour histogram": colour_histogram,
@@ -120,9 +120,9 @@ def run(argv: list[str]) -> None:
         "raw pixels": raw_pixels,
         "untrained net": untrained_net(config, data),
     }
-    results = {name: evaluate(config, trial, embed) for name, embed in rows.items()}
+    results = {name: evaluate(config, test, embed) for name, embed in rows.items()}
     results |= trained
-    print(f"\n{trial.name}, AP by {config.eval.ap}\n")
+    print(f"\n{test.name}, AP by {config.eval.ap}\n")
     print("| embedding | mAP | Rank-1 |\n|---|---|---|")
     for name, result in results.items():
         print(f"| {name} | {result['mAP']:.3f} | {result['cmc']['1']:.3f} |")

@@ -84,29 +84,29 @@ def open_tests(config: ml_collections.ConfigDict) -> list[RetrievalTest]:
     Raises: as `open_run_data`.
     """
     if config.data.val_identities or config.data.own_val:
-        collection = open_run_data(config)
-        return [*collection.val, *collection.tests]
+        data = open_run_data(config)
+        return [*data.val, *data.tests]
     _, tested = _names(config)
     opened = _open_all(config, tested)
     return [_test(config, opened[name]) for name in dict.fromkeys(tested)]
 
 
 def check_held_out(
-    trials: Sequence[RetrievalTest], identities: Sequence[Sequence], workdir: Path
+    tests: Sequence[RetrievalTest], identities: Sequence[Sequence], workdir: Path
 ) -> None:
     """Refuses to validate on identities that a checkpoint was trained on.
 
     Args:
-      trials: those of `val` are looked at.
+      tests: those of `val` are looked at.
       identities: of the checkpoint, [data set, pid, name] each.
       workdir: for the message.
 
     Raises: UserError if there are any.
     """
     learnt = {(dataset, pid) for dataset, pid, *_ in identities}
-    for trial in trials:
-        held_out = {(trial.name, pid) for pid in trial.gallery.pids.tolist()}
-        if trial.split == "val" and held_out & learnt:
+    for test in tests:
+        held_out = {(test.name, pid) for pid in test.gallery.pids.tolist()}
+        if test.split == "val" and held_out & learnt:
             raise UserError(
                 f"'{workdir}' was trained on {len(held_out & learnt)} of the {len(held_out)} "
                 "identities that config.data.val_identities holds out: pass the value it was "
@@ -210,11 +210,11 @@ def join(datasets: Sequence[Dataset], splits: Sequence[Split]) -> TrainingSet:
 def fingerprints(data: RunData) -> dict[str, str]:
     """What changes whenever images or labels of a run's data do, wherever they are prepared.
 
-    Returns: under `train`, and under `<data set> <val or test>` for each trial.
+    Returns: under `train`, and under `<data set> <val or test>` for each test.
     """
     found = {"train": data.train.images.content_fingerprint()}
-    for trial in (*data.val, *data.tests):
-        halves = (trial.query, trial.gallery)
+    for test in (*data.val, *data.tests):
+        halves = (test.query, test.gallery)
         own = " ".join(split.content_fingerprint() for split in halves)
-        found[f"{trial.name} {trial.split}"] = own
+        found[f"{test.name} {test.split}"] = own
     return found

@@ -25,48 +25,48 @@ from batnet_jax.workdir.gcs import write_whole
 
 def run_tests(
     config: ml_collections.ConfigDict,
-    trials: Sequence[RetrievalTest],
+    tests: Sequence[RetrievalTest],
     embed: Embed,
     *,
     step: int,
     workdir: Path,
 ) -> list[dict[str, Any]]:
-    """Evaluates each trial; see `run_test` and `file_stems`.
+    """Evaluates each test; see `run_test` and `file_stems`.
 
-    Returns: what is in the files, in the order of the trials.
+    Returns: what is in the files, in the order of the tests.
     """
     return [
-        run_test(config, trial, embed, step=step, workdir=workdir, stems=stems)
-        for trial, stems in zip(trials, file_stems(trials, step), strict=True)
+        run_test(config, test, embed, step=step, workdir=workdir, stems=stems)
+        for test, stems in zip(tests, file_stems(tests, step), strict=True)
     ]
 
 
-def file_stems(trials: Sequence[RetrievalTest], step: int) -> list[list[str]]:
-    """The names, without ending, of each trial's files.
+def file_stems(tests: Sequence[RetrievalTest], step: int) -> list[list[str]]:
+    """The names, without ending, of each test's files.
 
     `step_<step>` is the first test's (CONTRACT); where there are several tests, each also has
     `step_<step>_<data set>`. Validation has `_val` at the end.
     """
     stems = []
     for split, suffix in (("val", "_val"), ("test", "")):
-        own = [trial for trial in trials if trial.split == split]
-        for number, trial in enumerate(own):
-            names = [f"step_{step}_{trial.name}{suffix}"] if len(own) > 1 else []
-            stems.append((trial, [f"step_{step}{suffix}"] * (number == 0) + names))
-    return [names for trial in trials for other, names in stems if other is trial]
+        own = [test for test in tests if test.split == split]
+        for number, test in enumerate(own):
+            names = [f"step_{step}_{test.name}{suffix}"] if len(own) > 1 else []
+            stems.append((test, [f"step_{step}{suffix}"] * (number == 0) + names))
+    return [names for test in tests for other, names in stems if other is test]
 
 
-def is_evaluated(workdir: Path, trials: Sequence[RetrievalTest], step: int) -> bool:
+def is_evaluated(workdir: Path, tests: Sequence[RetrievalTest], step: int) -> bool:
     """Whether a step's evaluation was finished: all its files are there."""
-    if any(trial.split == "val" for trial in trials) and step not in best_checkpoint.read(workdir):
+    if any(test.split == "val" for test in tests) and step not in best_checkpoint.read(workdir):
         return False
-    stems = itertools.chain.from_iterable(file_stems(trials, step))
+    stems = itertools.chain.from_iterable(file_stems(tests, step))
     return all((workdir / "eval" / f"{stem}.json").exists() for stem in stems)
 
 
 def run_test(
     config: ml_collections.ConfigDict,
-    trial: RetrievalTest,
+    test: RetrievalTest,
     embed: Embed,
     *,
     step: int,
@@ -77,23 +77,23 @@ def run_test(
 
     Args:
       config: its `eval` and `data` sections are read.
-      trial: query and gallery.
+      test: query and gallery.
       embed: see `make_embed`.
       step: steps the model has been trained for.
       workdir: where to write.
       stems: see `file_stems`.
     Returns: what is in the file (CONTRACT: fractions).
     """
-    with ranked(config, trial, embed, breakdown=config.eval.breakdown) as found:
-        rows = ranked_lists(trial, found)
-        result = result_of(config, trial, found, step)
+    with ranked(config, test, embed, breakdown=config.eval.breakdown) as found:
+        rows = ranked_lists(test, found)
+        result = result_of(config, test, found, step)
     if processes.is_lead():
         write_result(result, rows, workdir / "eval", stems)
     return result
 
 
 class Ranked(NamedTuple):
-    """A trial that has been embedded, once, and ranked; its images are at hand."""
+    """A test that has been embedded, once, and ranked; its images are at hand."""
 
     stores: dict[str, ImageStore]
     """Of `query` and `gallery`."""
@@ -107,13 +107,13 @@ class Ranked(NamedTuple):
 
 @contextlib.contextmanager
 def ranked(
-    config: ml_collections.ConfigDict, trial: RetrievalTest, embed: Embed, **wanted: Any
+    config: ml_collections.ConfigDict, test: RetrievalTest, embed: Embed, **wanted: Any
 ) -> Iterator[Ranked]:
-    """Embeds the images of a trial and ranks its gallery for each query.
+    """Embeds the images of a test and ranks its gallery for each query.
 
     Args:
       config: its `eval` and `data` sections are read.
-      trial: query and gallery.
+      test: query and gallery.
       embed: see `make_embed`.
       wanted: further arguments of `retrieval.evaluate_stream`.
     """
@@ -121,21 +121,21 @@ def ranked(
     with contextlib.ExitStack() as stack:
         stores, features = {}, {}
         for name in ("query", "gallery", "more_query"):
-            split = getattr(trial, name)
+            split = getattr(test, name)
             if split is not None:
                 stores[name] = stack.enter_context(open_store(config, split, keep=False))
                 if name != "gallery":
                     features[name] = extract_features(stores[name], embed, batch=batch, name=name)
-        if trial.more_query is not None:
+        if test.more_query is not None:
             features["query"] = retrieval.pool_queries(
-                (features["query"], trial.query.pids, trial.query.cameras),
-                (features["more_query"], trial.more_query.pids, trial.more_query.cameras),
+                (features["query"], test.query.pids, test.query.cameras),
+                (features["more_query"], test.more_query.pids, test.more_query.cameras),
                 config.eval.multi_query,
             )
-        settings = {"ap": config.eval.ap, "same_camera": same_camera(config, trial)}
-        features["gallery"] = np.zeros((len(trial.gallery), features["query"].shape[1]), np.float32)
-        there = np.zeros(len(trial.gallery), bool)
-        bar = stack.enter_context(progress_bar(len(trial.gallery), description="embed gallery"))
+        settings = {"ap": config.eval.ap, "same_camera": same_camera(config, test)}
+        features["gallery"] = np.zeros((len(test.gallery), features["query"].shape[1]), np.float32)
+        there = np.zeros(len(test.gallery), bool)
+        bar = stack.enter_context(progress_bar(len(test.gallery), description="embed gallery"))
 
         def take(rows: np.ndarray) -> np.ndarray:
             if not there[rows].all():  # it may be asked twice, by one of several processes alone
@@ -145,9 +145,9 @@ def ranked(
 
         figures = retrieval.evaluate_stream(
             features["query"],
-            (trial.query.pids, trial.query.cameras),
+            (test.query.pids, test.query.cameras),
             take,
-            (trial.gallery.pids, trial.gallery.cameras),
+            (test.gallery.pids, test.gallery.cameras),
             per_query=True,
             bootstrap=config.eval.bootstrap,
             seed=config.seed,
@@ -159,21 +159,21 @@ def ranked(
 
 
 def result_of(
-    config: ml_collections.ConfigDict, trial: RetrievalTest, found: Ranked, step: int
+    config: ml_collections.ConfigDict, test: RetrievalTest, found: Ranked, step: int
 ) -> dict[str, Any]:
-    """What `eval/step_<N>.json` says of a trial, with the figures that the config asks for."""
+    """What `eval/step_<N>.json` says of a test, with the figures that the config asks for."""
     figures = {name: value for name, value in found.figures.items() if name != "per_query"}
     kept = found.settings["same_camera"]
-    head = {"dataset": trial.name, "split": trial.split, "step": step}
+    head = {"dataset": test.name, "split": test.split, "step": step}
     further = further_figures(
-        config, trial, found.features["query"], found.features["gallery"], kept
+        config, test, found.features["query"], found.features["gallery"], kept
     )
     return {**head, **figures, "same_camera": kept, **further}
 
 
-def same_camera(config: ml_collections.ConfigDict, trial: RetrievalTest) -> str:
+def same_camera(config: ml_collections.ConfigDict, test: RetrievalTest) -> str:
     """What becomes of the images from the query's own camera: they stay if cameras are unknown."""
-    known = (trial.query.cameras >= 0).all() and (trial.gallery.cameras >= 0).all()
+    known = (test.query.cameras >= 0).all() and (test.gallery.cameras >= 0).all()
     return config.eval.same_camera if known else "keep"
 
 
@@ -220,10 +220,10 @@ def open_store(config: ml_collections.ConfigDict, split: Split, *, keep: bool = 
 
 
 def ranked_lists(
-    trial: RetrievalTest, found: Ranked, *, rows: int = 5, places: int = 10
+    test: RetrievalTest, found: Ranked, *, rows: int = 5, places: int = 10
 ) -> list[RankedList]:
     """The first places of a few queries, evenly spaced over the query set."""
-    query, gallery = trial.query, trial.gallery
+    query, gallery = test.query, test.gallery
     chosen = np.unique(np.linspace(0, len(query) - 1, rows).astype(int))
     heads = retrieval.first_places(
         found.features["query"][chosen],

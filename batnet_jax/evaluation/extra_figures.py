@@ -12,7 +12,7 @@ from batnet_jax.runtime.progress import counting_bar
 
 def further_figures(
     config: ml_collections.ConfigDict,
-    trial: RetrievalTest,
+    test: RetrievalTest,
     query: np.ndarray,
     gallery: np.ndarray,
     same_camera: str,
@@ -22,19 +22,19 @@ def further_figures(
     Args:
       config: `eval.expand`, `eval.expand_alpha`, `eval.rerank`, `eval.single_shot`,
         `eval.verification`, `eval.ap` and `seed` are read.
-      trial: what the features are of.
+      test: what the features are of.
       query: features [q, d].
       gallery: features [g, d].
       same_camera: "remove" or "keep".
     Returns: `expanded` and `reranked` as of `retrieval.evaluate`, `single_shot` as of
       `retrieval.single_shot_cmc`, `verification` as of `retrieval.verify`.
     """
-    who = trial.query.pids, trial.query.cameras
-    whom = trial.gallery.pids, trial.gallery.cameras
+    who = test.query.pids, test.query.cameras
+    whom = test.gallery.pids, test.gallery.cameras
     case = (query, *who, gallery, *whom)
     figures: dict[str, Any] = {}
     if config.eval.expand:
-        real = gallery[trial.gallery.pids != retrieval.JUNK_PID]
+        real = gallery[test.gallery.pids != retrieval.JUNK_PID]
         expanded = retrieval.expand_queries(
             query, real, k=config.eval.expand, alpha=config.eval.expand_alpha
         )

@@ -1,6 +1,6 @@
-"""A trained model from its checkpoint alone, and images to features: `load`, and the mode `embed`.
+"""A trained model that embeds images, loaded from its checkpoint alone.
 
-The features are those that evaluation compares: the same decoding, the same step.
+Its features equal those of an evaluation: both use the same decoding and the same step.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from batnet_jax.data.loading.images import ArrayStore, ImageFiles, as_list
 from batnet_jax.data.loading.loader import ImageStore, prefetch
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
-from batnet_jax.inference.restore import restore_network
+from batnet_jax.inference.restore import restore_train_state
 from batnet_jax.models import feature_sizes
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.progress import progress_bar
@@ -26,19 +26,19 @@ from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import CONFIG
 
-PATIENCE = 2.0
-"""Seconds before a bar is shown."""
+BAR_DELAY = 2.0
+"""Seconds until a progress bar is shown."""
 
 
 class Model:
-    """A trained network that embeds images; get one from `load`.
+    """A trained network that embeds images; `load` returns one.
 
     Attributes:
-      config: all settings of its run.
-      step: steps that it was trained for.
+      config: all settings of the run that trained the network.
+      step: training steps taken.
       image_size: (height, width) that images are resized to, in pixels.
       dim: d, the length of a feature.
-      batch: images a step, over all devices of this process.
+      batch: images per step, over all devices of this process.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Model:
         step: int,
         batch: int,
     ):
-        """Puts the variables on the devices; compiles nothing yet."""
+        """Put the variables on the devices; the first `embed` compiles."""
         self.config = config
         self.step = step
         self.image_size: tuple[int, int] = tuple(config.data.image_size)
@@ -63,40 +63,40 @@ class Model:
         return f"Model(step={self.step}, image_size={height}x{width}, dim={self.dim})"
 
     def embed(self, images: Any, *, progress: bool = True) -> np.ndarray:
-        """Features of images, in their order.
+        """Return the features of images, in the order of the images.
 
         Args:
           images: paths, in a list or an array; a folder (all images below it, sorted by name), an
-            image file, or a text file with a path a line; or arrays: [n, h, w, 3] uint8, or a list
-            of [h, w], [h, w, 3] or [h, w, 4] of any sizes, or Pillow's images. Grey is repeated,
-            transparency dropped, of 16 bits the upper 8 are taken, and files are turned upright.
-          progress: show a bar on stderr if it takes longer than `PATIENCE`.
+            image file, or a text file with one path per line; or arrays: [n, h, w, 3] uint8, a list
+            of [h, w], [h, w, 3] or [h, w, 4] of any sizes, or Pillow images. Grey images become
+            RGB, transparency is dropped, 16-bit images keep their upper 8 bits, and files are
+            turned upright.
+          progress: show a bar on stderr after `BAR_DELAY` seconds.
 
-        Returns: [n, d] float32: f_a and, where there are parts, f_p, each of unit length, side by
-          side. The inner product of two is 2 (or 1) times their cosine.
+        Returns: [n, d] float32: f_a and, if the network has parts, f_p side by side, each of unit
+          length. The inner product of two features is 2 times their cosine (1 time without parts).
 
-        Raises: UserError if something is no image, naming it.
+        Raises: UserError naming the file or array that is not an image.
         """
         paths, arrays = as_list(images)
         total = len(arrays) if paths is None else len(paths)
         with contextlib.ExitStack() as stack:
             bar = None
             if progress:
-                bar = stack.enter_context(progress_bar(total, description="embed", delay=PATIENCE))
-            source = arrays if paths is None else paths
+                bar = stack.enter_context(progress_bar(total, description="embed", delay=BAR_DELAY))
             features = np.empty((total, self.dim), np.float32)
             done = 0
-            for part in self.embed_parts(source):
-                features[done : done + len(part)] = part
-                done += len(part)
+            for batch in self.embed_parts(arrays if paths is None else paths):
+                features[done : done + len(batch)] = batch
+                done += len(batch)
                 if bar is not None:
-                    bar.update(len(part))
+                    bar.update(len(batch))
         return features
 
     def embed_parts(self, images: Any) -> Iterator[np.ndarray]:
-        """What `embed` returns, in parts of at most `batch` rows: of memory it takes a few batches.
+        """Yield the features that `embed` returns, at most `batch` rows at a time.
 
-        Every step has the same shape, so there is one compilation: the last batch is filled up.
+        The last batch is padded, so that all steps have one shape and one compilation serves all.
 
         Raises: see `embed`.
         """
@@ -119,38 +119,51 @@ class Model:
 
 
 def load(path: str | os.PathLike, *, step: int = 0, batch: int = 0) -> Model:
-    """A trained model: a workdir, a checkpoint's folder, or what `--mode=import` made.
+    """Load a trained model from a workdir or a checkpoint.
 
     Args:
-      path: a run's workdir; `<workdir>/checkpoints/<step>`; or a copy of such a folder.
-      step: of the checkpoint in a workdir; 0 = the latest.
-      batch: images a step, over all devices; 0 = `config.eval.batch`, with which features are
-        those of evaluation to the last bit. A smaller one answers a single image sooner.
+      path: a workdir, of a run or made by `--mode=import`; `<workdir>/checkpoints/<step>`; or a
+        copy of such a folder.
+      step: the checkpoint of a workdir; 0 = the latest.
+      batch: images per step, over all devices; 0 = `config.eval.batch`, which gives the features
+        of an evaluation to the last bit. A smaller batch embeds a single image sooner.
 
-    Raises: UserError if there is no checkpoint, or it is damaged.
+    Raises: UserError if the checkpoint is missing or damaged.
     """
-    choose_cpu_libraries()  # as main does; in vain where JAX has computed before
+    choose_cpu_libraries()  # as main does; without effect if JAX has already computed something
     path = Path(path)
-    return restore(read_config(path, step), path, step=step, batch=batch)
+    return load_with_config(read_config(path, step), path, step=step, batch=batch)
 
 
-def choose(path: Path, step: int) -> tuple[Path, int]:
-    """The workdir and step of the checkpoint that `load` takes.
+def load_with_config(
+    config: ml_collections.ConfigDict, path: Path, *, step: int = 0, batch: int = 0
+) -> Model:
+    """Load a trained model as `load` does, with settings that must describe its network.
 
-    Raises: UserError if there is none.
+    Raises: UserError if the config describes another network or another image size.
     """
-    workdir, own = checkpoints.locate(path)
-    if own is not None and step not in (0, own):
-        raise UserError(f"'{path}' is a checkpoint by itself, not step {step}: leave step out")
-    return workdir, checkpoints.choose_step(workdir, step) if own is None else own
+    workdir, step = choose_checkpoint(path, step)
+    saved = checkpoints.restore_run(workdir, step).get("config")
+    size = tuple(config.data.image_size)
+    trained_size = tuple(from_saved(saved).data.image_size) if saved else size
+    if trained_size != size:
+        raise UserError(
+            f"'{path}' was trained on images of {trained_size} and the config says {size}: pass"
+            f" '--config.data.image_size={trained_size}', or leave --config out"
+        )
+    network, state = restore_train_state(config, workdir, step)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    return Model(
+        network, variables, config=config, step=int(state.step), batch=batch or config.eval.batch
+    )
 
 
 def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
-    """The settings of a run, from its checkpoint; of older ones, from the workdir's config.json.
+    """Read the settings of a run from its checkpoint, or an old run's from its config.json.
 
-    Raises: UserError if there is no checkpoint, it does not say, or it is of a later version.
+    Raises: UserError if the checkpoint is missing, lacks settings, or has a later version's.
     """
-    workdir, step = choose(path, step)
+    workdir, step = choose_checkpoint(path, step)
     run = checkpoints.restore_run(workdir, step)
     saved = run.get("config")
     if saved is None:
@@ -158,38 +171,27 @@ def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
             saved = json.loads((workdir / CONFIG).read_text())
         except (OSError, ValueError, RecursionError) as error:
             raise UserError(
-                f"'{path}' does not hold its settings, nor can '{workdir / CONFIG}' be read: give"
-                " the workdir"
+                f"'{path}' does not hold its settings, and '{workdir / CONFIG}' cannot be read:"
+                " give the workdir"
             ) from error
     config = from_saved(saved)
     unknown = sorted(run["model"].keys() - config.model.keys())
     if unknown:
         raise UserError(
             f"'{path}' has model.{unknown[0]}, which this version does not know: install a later"
+            " version"
         )
     config.eval.step = 0
     validate(config)
     return config
 
 
-def restore(
-    config: ml_collections.ConfigDict, path: Path, *, step: int = 0, batch: int = 0
-) -> Model:
-    """As `load`, with settings that must describe the checkpoint's network.
+def choose_checkpoint(path: Path, step: int) -> tuple[Path, int]:
+    """Return the workdir and the step of the checkpoint that `load` reads.
 
-    Raises: UserError if they do not, or describe other image sizes.
+    Raises: UserError if no such checkpoint exists.
     """
-    workdir, step = choose(path, step)
-    own = checkpoints.restore_run(workdir, step).get("config")
-    size = tuple(config.data.image_size)
-    trained = tuple(from_saved(own).data.image_size) if own else size
-    if trained != size:
-        raise UserError(
-            f"'{path}' was trained on images of {trained} and the config says {size}: pass"
-            f" '--config.data.image_size={trained}', or leave --config out"
-        )
-    network, state = restore_network(config, workdir, step)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return Model(
-        network, variables, config=config, step=int(state.step), batch=batch or config.eval.batch
-    )
+    workdir, own_step = checkpoints.locate(path)
+    if own_step is not None and step not in (0, own_step):
+        raise UserError(f"'{path}' is a checkpoint by itself, not step {step}: leave step out")
+    return workdir, checkpoints.choose_step(workdir, step) if own_step is None else own_step

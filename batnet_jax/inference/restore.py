@@ -1,4 +1,4 @@
-"""The network of a checkpoint, where it is the one that the config describes."""
+"""The network and the variables of a checkpoint, after a check against the config."""
 
 from pathlib import Path
 from typing import Any
@@ -12,32 +12,34 @@ from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import check_architecture
 
 
-def restore_model(
+def restore_network(
     config: ml_collections.ConfigDict, workdir: Path, step: int
 ) -> tuple[Any, dict[str, Any]]:
-    """The network of a checkpoint and its variables.
+    """Restore the network of a checkpoint and its variables in every process.
 
-    Raises: UserError if the checkpoint is of another architecture than the config's.
+    The first process reads the checkpoint and sends the variables to the others.
+
+    Raises: UserError if the checkpoint has another architecture than the config.
     """
 
-    def read() -> tuple[int, dict[str, Any]]:
-        _, state = restore_network(config, workdir, step)
+    def read_variables() -> tuple[int, dict[str, Any]]:
+        _, state = restore_train_state(config, workdir, step)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
         return len(checkpoints.restore_run(workdir, step)["identities"]), variables
 
-    num_identities, variables = processes.by_lead(read)
+    num_identities, variables = processes.by_lead(read_variables)
     return make_model(config, num_identities), variables
 
 
-def restore_network(
+def restore_train_state(
     config: ml_collections.ConfigDict, workdir: Path, step: int
 ) -> tuple[Any, TrainState]:
-    """The network of a checkpoint and its state, with NumPy arrays.
+    """Restore the network of a checkpoint and its training state, as NumPy arrays.
 
-    Raises: UserError if the checkpoint is of another architecture than the config's.
+    Raises: UserError if the checkpoint has another architecture than the config.
     """
     run = checkpoints.restore_run(workdir, step)
     check_architecture(config, run, workdir)
     recipe = make_recipe(config, num_identities=len(run["identities"]), steps_per_epoch=1)
-    like: TrainState = init_state(recipe, tuple(config.data.image_size))
-    return recipe.model, checkpoints.restore_state(workdir, step, like)
+    template: TrainState = init_state(recipe, tuple(config.data.image_size))
+    return recipe.model, checkpoints.restore_state(workdir, step, template)

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Search: a model and a gallery, and the gallery images most similar to each query."""
 
 import functools
 from pathlib import Path
@@ -10,66 +10,66 @@ import numpy as np
 from batnet_jax.data.loading.images import list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file, model
-from batnet_jax.inference.feature_file import Gallery
+from batnet_jax.inference.feature_file import FeatureFile
 from batnet_jax.retrieval import top_k
 
 
 class Searcher:
-    """A model, read when it is first needed, and a gallery that fits it.
+    """A gallery and the model that embeds queries, which is restored when first needed.
 
     Attributes:
       gallery: features [n, d] and paths.
-      place: where the gallery comes from.
+      source: the feature file or the images of the gallery.
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, workdir: Path, place: Path, *, batch: int = 0
+        self, config: ml_collections.ConfigDict, workdir: Path, source: Path, *, batch: int = 0
     ):
-        """Opens the gallery, or embeds it.
+        """Open a gallery of features, or embed a gallery of images.
 
         Args:
-          config: as `embedding.restore` takes it.
+          config: see `model.load_with_config`.
           workdir: a workdir or a checkpoint.
-          place: an .npz that embed wrote, an .npy of features, or images (see `list_files`).
-          batch: images a step; 0 = the config's.
+          source: an .npz that embed wrote, an .npy of features, or images (see `list_files`).
+          batch: images per step; 0 = the config's.
 
-        Raises: UserError if there is no such thing, or no model where one is needed.
+        Raises: UserError if the gallery does not exist, or the model is needed and missing.
         """
-        self._restore = functools.partial(
-            model.restore, config, workdir, step=config.eval.step, batch=batch
+        self._load_model = functools.partial(
+            model.load_with_config, config, workdir, step=config.eval.step, batch=batch
         )
-        self.place = place
-        if feature_file.is_named(place):
-            self.gallery = feature_file.open_features(place)
+        self.source = source
+        if feature_file.is_feature_file(source):
+            self.gallery = feature_file.open_features(source)
         else:
-            paths = list_files(place)
-            self.gallery = Gallery(self.model.embed(paths), paths)
+            paths = list_files(source)
+            self.gallery = FeatureFile(self.model.embed(paths), paths)
 
     @functools.cached_property
     def model(self) -> model.Model:
         """The model."""
-        return self._restore()
+        return self._load_model()
 
     def search(self, images: Any, top: int) -> tuple[np.ndarray, np.ndarray]:
-        """The gallery's images that are most like each query, best first.
+        """Return the gallery images most similar to each query, best first.
 
         Args:
           images: q queries; see `Model.embed`.
-          top: k; all n where there are fewer.
+          top: k; all n if the gallery has fewer.
 
         Returns: indices [q, k] int32 and cosines [q, k] float32; see `retrieval.top_k`.
 
-        Raises: UserError if the gallery's features are of another length than the model's, or
-          something is no image.
+        Raises: UserError if gallery and model have features of different lengths, or a query is
+          not an image.
         """
         dim = self.gallery.features.shape[1]
         if dim != self.model.dim:
             raise UserError(
-                f"'{self.place}' holds features of {dim} dimensions, and the model's have"
+                f"'{self.source}' holds features of {dim} dimensions, and the model's have"
                 f" {self.model.dim}: embed the gallery with this model"
             )
         return top_k(self.model.embed(images), self.gallery.features, top)
 
     def name(self, i: int) -> str:
-        """The path of gallery image i, or its row where the file has no paths."""
+        """Return the path of gallery image i, or its row if the gallery has no paths."""
         return self.gallery.paths[i] if self.gallery.paths else f"row {i}"

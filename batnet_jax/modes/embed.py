@@ -13,7 +13,7 @@ from batnet_jax.data.loading.images import ImageFiles, list_files
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.errors import UserError
 from batnet_jax.inference.feature_file import write_features
-from batnet_jax.inference.model import PATIENCE, Model, restore
+from batnet_jax.inference.model import BAR_DELAY, Model, load_with_config
 from batnet_jax.runtime.progress import progress_bar
 
 
@@ -23,7 +23,7 @@ def run_embed(
     """Writes the features of images to a file.
 
     Args:
-      config: as `restore` takes it.
+      config: see `load_with_config`.
       workdir: a workdir or a checkpoint.
       images: see `list_files`.
       output: the .npz to write.
@@ -34,12 +34,12 @@ def run_embed(
     if output.suffix.lower() != ".npz":
         raise UserError(f"--output={output} does not end in .npz: features are written as .npz")
     paths = list_files(images)
-    model = restore(config, workdir, step=config.eval.step)
+    model = load_with_config(config, workdir, step=config.eval.step)
     if skip:
         paths = readable(paths, model)
     print(f"{model}: {len(paths)} images of '{images}' go to '{output}'")
     start = time.perf_counter()
-    with progress_bar(len(paths), description="embed", delay=PATIENCE) as bar:
+    with progress_bar(len(paths), description="embed", delay=BAR_DELAY) as bar:
 
         def parts() -> Iterator[np.ndarray]:
             for part in model.embed_parts(paths):
@@ -60,7 +60,7 @@ def readable(paths: list[str], model: Model) -> list[str]:
     workers = max(model.config.data.workers, os.cpu_count() or 1)
     with (
         ImageStore(files, image_size=model.image_size, cache_gb=0.0, workers=workers) as store,
-        progress_bar(len(paths), description="look", delay=PATIENCE) as bar,
+        progress_bar(len(paths), description="look", delay=BAR_DELAY) as bar,
     ):
         for i, fault in enumerate(store.faults()):
             if fault is None:

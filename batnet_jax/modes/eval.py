@@ -7,7 +7,7 @@ import ml_collections
 from batnet_jax.data.run_data import check_held_out, open_tests
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.evaluation.evaluate import run_tests
-from batnet_jax.inference.restore import restore_model
+from batnet_jax.inference.restore import restore_network
 from batnet_jax.modes.train import check_same_images
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.resource_errors import EVALUATION_MEMORY, as_run_failure
@@ -24,12 +24,12 @@ def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
         return step
 
     step = processes.by_lead(choose)
-    model, variables = restore_model(config, workdir, step)
-    trials = processes.lead_first(lambda: open_tests(config))
-    check_same_images(trials)
+    model, variables = restore_network(config, workdir, step)
+    tests = processes.lead_first(lambda: open_tests(config))
+    check_same_images(tests)
     if config.data.val_identities:
         run = processes.by_lead(lambda: checkpoints.restore_run(workdir, step))
-        check_held_out(trials, run["identities"], workdir)
+        check_held_out(tests, run["identities"], workdir)
     with as_run_failure(workdir, lower=EVALUATION_MEMORY):
         embed = make_embed(model, variables)
-        run_tests(config, trials, embed, step=step, workdir=workdir)
+        run_tests(config, tests, embed, step=step, workdir=workdir)

@@ -11,7 +11,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.export.formats import FORMATS, check_installed
 from batnet_jax.export.model_card import Facts, model_card, read_results
 from batnet_jax.export.published import EXPORTS, export_published
-from batnet_jax.inference.restore import restore_model
+from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import feature_sizes
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 from batnet_jax.workdir import checkpoints
@@ -32,7 +32,7 @@ def run_export(config: ml_collections.ConfigDict, workdir: Path, output: Path) -
     step = checkpoints.choose_step(workdir, config.eval.step)
     run = checkpoints.restore_run(workdir, step)
     results = read_results(workdir, step)
-    model, variables = restore_model(config, workdir, step)
+    model, variables = restore_network(config, workdir, step)
     height, width = size = tuple(config.data.image_size)
     trained = tuple(run["config"]["data"]["image_size"]) if "config" in run else size
     if trained != size:

@@ -16,7 +16,7 @@ from batnet_jax.data.run_data import RetrievalTest, check_held_out, open_tests
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import Embed, make_embed
 from batnet_jax.evaluation.evaluate import Ranked, camera_of, open_store, ranked, result_of
-from batnet_jax.inference.restore import restore_model
+from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet, parse_positions
 from batnet_jax.models.preprocess import normalise
 from batnet_jax.modes.report_exhibits import (
@@ -63,19 +63,19 @@ def run_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Evaluates a checkpoint; shows what it finds, where it looks and how it was trained."""
     step = checkpoints.choose_step(workdir, config.eval.step)
     run = checkpoints.restore_run(workdir, step)
-    model, variables = restore_model(config, workdir, step)
-    trials = open_tests(config)
+    model, variables = restore_network(config, workdir, step)
+    tests = open_tests(config)
     if config.data.val_identities:
-        check_held_out(trials, run["identities"], workdir)
-    trials.sort(key=lambda trial: trial.split != "test")
+        check_held_out(tests, run["identities"], workdir)
+    tests.sort(key=lambda test: test.split != "test")
     evaluations = read_evaluations(workdir / "eval")
     folder = _make_folder(workdir / FOLDER)
     thumbnails, embed = Thumbnails(), make_embed(model, variables)
     looks = [
-        look_at(config, trial, embed, thumbnails, step=step, tests=len(trials), number=number)
-        for number, trial in enumerate(trials)
+        look_at(config, test, embed, thumbnails, step=step, tests=len(tests), number=number)
+        for number, test in enumerate(tests)
     ]
-    attention = attention_rows(config, model, variables, trials[0], looks[0].chosen)
+    attention = attention_rows(config, model, variables, tests[0], looks[0].chosen)
     settings = run.get("config") or json.loads(config.to_json())  # an old checkpoint has none
     parts = [
         sections.metrics_section([look.result for look in looks]),
@@ -84,7 +84,7 @@ def run_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
         sections.training_section(read_metrics(workdir), progress_of(looks[0].result, evaluations)),
         settings_section(flatten(settings), flatten(json.loads(default_config().to_json()))),
     ]
-    facts = {"data set": trials[0].name, "step": f"{step:,}", "network": describe(config.model)}
+    facts = {"data set": tests[0].name, "step": f"{step:,}", "network": describe(config.model)}
     page.write_page(
         folder / PAGE,
         title=f"{workdir.absolute().name}: report",
@@ -95,7 +95,7 @@ def run_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
     written = [folder / PAGE]
     if attention:
         written.append(folder / f"attention_step_{step}.png")
-        draw_attention_maps(written[-1], attention, dataset=trials[0].name, step=step)
+        draw_attention_maps(written[-1], attention, dataset=tests[0].name, step=step)
     print(f"written: {', '.join(map(str, written))}")
 
 
@@ -111,7 +111,7 @@ def _make_folder(folder: Path) -> Path:
 
 def look_at(
     config: ml_collections.ConfigDict,
-    trial: RetrievalTest,
+    test: RetrievalTest,
     embed: Embed,
     thumbnails: Thumbnails,
     *,
@@ -123,22 +123,22 @@ def look_at(
 
     Args:
       config: see `evaluate.ranked` and `evaluate.result_of`.
-      trial: the test.
+      test: the test.
       embed: see `make_embed`.
       thumbnails: take in the images.
       step: steps the model has been trained for.
       tests: how many share the page.
       number: of this one, from 0.
     """
-    with ranked(config, trial, embed, breakdown=True) as found:
-        result = result_of(config, trial, found, step)
+    with ranked(config, test, embed, breakdown=True) as found:
+        result = result_of(config, test, found, step)
         average_precisions = found.figures["per_query"]["average_precision"]
         kinds = choose_queries(average_precisions, max(LISTS // tests, 2), config.seed)
-        shown = make_cards(trial, found, kinds, thumbnails)
-        hardest = hardest_identities(trial, found, thumbnails)
+        shown = make_cards(test, found, kinds, thumbnails)
+        hardest = hardest_identities(test, found, thumbnails)
         with counting_bar("camera pairs", "camera") as progress:
-            pairs = pairs_of_cameras(trial, found, progress)
-        verification = _verification(trial, found, result)
+            pairs = pairs_of_cameras(test, found, progress)
+        verification = _verification(test, found, result)
         first_ranks = [rank for rank in found.figures["per_query"]["first_rank"] if rank]
     tail = f"-{number}" * (number > 0)
     behind = f": {sections.title_of(result)}" * (tests > 1)
@@ -159,12 +159,12 @@ def look_at(
 
 
 def _verification(
-    trial: RetrievalTest, found: Ranked, result: dict[str, Any]
+    test: RetrievalTest, found: Ranked, result: dict[str, Any]
 ) -> dict[str, Any] | str:
     """Error rates over all pairs, or why there are none."""
     if "verification" in result:
         return result["verification"]
-    query, gallery = trial.query, trial.gallery
+    query, gallery = test.query, test.gallery
     try:
         with counting_bar("all pairs", "query") as progress:
             return retrieval.verify(
@@ -236,7 +236,7 @@ def attention_rows(
     config: ml_collections.ConfigDict,
     model: BATNet,
     variables: dict[str, Any],
-    trial: RetrievalTest,
+    test: RetrievalTest,
     chosen: Sequence[int],
 ) -> list[AttentionRow]:
     """The attention of some queries.
@@ -245,7 +245,7 @@ def attention_rows(
     """
     if model.attention == "none":
         return []
-    query, rows = trial.query, np.array(chosen)
+    query, rows = test.query, np.array(chosen)
     with open_store(config, query, keep=False) as store:
         images = store.batch(rows)
     # What lies behind the attention is not computed: XLA drops it.

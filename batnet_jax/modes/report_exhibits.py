@@ -58,17 +58,17 @@ def choose_queries(
 
 
 def make_cards(
-    trial: RetrievalTest, found: Ranked, kinds: dict[int, list[str]], thumbnails: Thumbnails
+    test: RetrievalTest, found: Ranked, kinds: dict[int, list[str]], thumbnails: Thumbnails
 ) -> list[Card]:
     """The ranked lists of chosen queries.
 
     Args:
-      trial: the test.
+      test: the test.
       found: its features and images.
       kinds: see `choose_queries`.
       thumbnails: take in the images.
     """
-    query, gallery = trial.query, trial.gallery
+    query, gallery = test.query, test.gallery
     chosen = np.array(list(kinds), int)
     features, own = found.features, found.figures["per_query"]
     heads = retrieval.first_places(
@@ -86,7 +86,7 @@ def make_cards(
     for q, head in zip(chosen.tolist(), heads, strict=True):
         places = list(head.first)
         if not any(place.right and place.rank for place in places):
-            item = _first_right(trial, found, q)
+            item = _first_right(test, found, q)
             places.append(retrieval.Place(item, own["first_rank"][q], True))
         lists.append(places)
     items = sorted({place.item for places in lists for place in places})
@@ -115,11 +115,11 @@ def _verdict(right: bool) -> str:
     return "right" if right else "wrong"
 
 
-def _first_right(trial: RetrievalTest, found: Ranked, q: int) -> int:
+def _first_right(test: RetrievalTest, found: Ranked, q: int) -> int:
     """The gallery index of the first right image of a query that has one."""
-    relevant = trial.gallery.pids == trial.query.pids[q]
+    relevant = test.gallery.pids == test.query.pids[q]
     if found.settings["same_camera"] == "remove":
-        relevant &= trial.gallery.cameras != trial.query.cameras[q]
+        relevant &= test.gallery.cameras != test.query.cameras[q]
     return retrieval.first_right(
         found.features["query"][q], found.features["gallery"], np.flatnonzero(relevant)
     )
@@ -136,13 +136,13 @@ def _take_in(store: ImageStore, items: Sequence[int], thumbnails: Thumbnails) ->
 
 
 def hardest_identities(
-    trial: RetrievalTest, found: Ranked, thumbnails: Thumbnails
+    test: RetrievalTest, found: Ranked, thumbnails: Thumbnails
 ) -> list[tuple[int, Markup, int, float, float]]:
     """The identities of lowest mAP, as `report.sections.hardest_section` takes them."""
     figures = found.figures["per_identity"]
     valid = [pid for pid, own in figures.items() if own["num_valid_query"]]
     order = sorted(valid, key=lambda pid: (figures[pid]["mAP"], int(pid)))[:HARDEST]
-    first = [int(np.argmax(trial.query.pids == int(pid))) for pid in order]
+    first = [int(np.argmax(test.query.pids == int(pid))) for pid in order]
     names = _take_in(found.stores["query"], first, thumbnails)
     return [
         (
@@ -156,9 +156,9 @@ def hardest_identities(
     ]
 
 
-def pairs_of_cameras(trial: RetrievalTest, found: Ranked, progress: Any) -> list[dict[str, Any]]:
+def pairs_of_cameras(test: RetrievalTest, found: Ranked, progress: Any) -> list[dict[str, Any]]:
     """See `retrieval.camera_pairs`; nothing where cameras are not known."""
-    query, gallery = trial.query, trial.gallery
+    query, gallery = test.query, test.gallery
     if min(query.cameras.min(), gallery.cameras.min()) < 0:
         return []
     return retrieval.camera_pairs(

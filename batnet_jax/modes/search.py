@@ -30,7 +30,7 @@ def run_search(
     """Prints a ranked list for each query image; writes it, and an index for faiss, if wanted.
 
     Args:
-      config: as `embedding.restore` takes it.
+      config: see `model.load_with_config`.
       workdir: a workdir or a checkpoint.
       gallery: see `Searcher`.
       query: see `list_files`; None where only the index is wanted.
@@ -46,7 +46,7 @@ def run_search(
     if index is not None:
         import_faiss()  # before the work
     # Where only the queries are embedded, a batch need not have room for more.
-    few = min(len(queries), config.eval.batch) if feature_file.is_named(gallery) else 0
+    few = min(len(queries), config.eval.batch) if feature_file.is_feature_file(gallery) else 0
     searcher = Searcher(config, workdir, gallery, batch=few)
     if queries:
         indices, scores = searcher.search(queries, top)

@@ -81,15 +81,15 @@ def _train(
     run = checkpoints.facts(config, [list(who) for who in identities], fingerprints(data))
     state = processes.by_lead(lambda: open_run(config, recipe, schedule, workdir, run))
 
-    def trials_at(step: int) -> list[RetrievalTest]:
+    def tests_at(step: int) -> list[RetrievalTest]:
         return [*data.val, *(data.tests if step == schedule.total or not data.val else [])]
 
     def evaluate_now(state: TrainState, step: int) -> dict[str, Any]:
-        trials = trials_at(step)
+        tests = tests_at(step)
         with as_run_failure(workdir, lower=EVALUATION_MEMORY):
             variables = {"params": state.params, "batch_stats": state.batch_stats}
             embed = make_embed(recipe.model, unpack_state(jax.device_get(variables)))
-            results = run_tests(config, trials, embed, step=step, workdir=workdir)
+            results = run_tests(config, tests, embed, step=step, workdir=workdir)
         if processes.is_lead():
             best_checkpoint.record(workdir, step, results)
         for result in results:
@@ -109,7 +109,7 @@ def _train(
     )
     trace = StepTrace(workdir / "profile", first)
     with contextlib.closing(journal), contextlib.closing(manager):
-        evaluated = processes.by_lead(lambda: is_evaluated(workdir, trials_at(first), first))
+        evaluated = processes.by_lead(lambda: is_evaluated(workdir, tests_at(first), first))
         if first % schedule.total and schedule.is_due(first, config.eval.every_epochs) > evaluated:
             evaluate_now(state, first)  # in which the run was ended
         window = Window(

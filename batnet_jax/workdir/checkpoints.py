@@ -52,7 +52,7 @@ def facts(
     Args:
       config: of the run.
       identities: [data set, pid, name] in label order.
-      data: see `collection.fingerprints`; None where nothing was trained.
+      data: see `run_data.fingerprints`; None where nothing was trained.
     Returns: `model` (that section), `identities`, `config` (all of it) and `data`, JSON.
     """
     settings = json.loads(config.to_json())

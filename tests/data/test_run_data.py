@@ -82,7 +82,7 @@ def test_identities_held_out(config, tmp_path):
     config.data.train = folders(tmp_path)
     config.data.val_identities = 0.34
     data = open_run_data(config)
-    assert [(trial.name, trial.split) for trial in data.val] == [
+    assert [(test.name, test.split) for test in data.val] == [
         ("folder-mine", "val"),
         ("folder-mine-2", "val"),
     ]
@@ -92,8 +92,8 @@ def test_identities_held_out(config, tmp_path):
     assert len(held) == 2
     assert held.isdisjoint(who.name for who in data.train.identities)
     assert len(first.query) == len(first.gallery) == 4
-    trials = open_tests(config)
-    assert [trial.split for trial in trials] == ["val", "val", "test", "test"]
+    tests = open_tests(config)
+    assert [test.split for test in tests] == ["val", "val", "test", "test"]
 
 
 def test_msmt17_own_val(config):

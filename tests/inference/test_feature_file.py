@@ -1,4 +1,4 @@
-"""Features on the disk."""
+"""Feature files: what we write, what NumPy writes, and files that are neither."""
 
 import zipfile
 
@@ -21,7 +21,7 @@ def written(tmp_path):
     return path
 
 
-def test_numpy_reads_what_is_written(written):
+def test_numpy_reads_a_written_file(written):
     with np.load(written) as arrays:
         np.testing.assert_array_equal(arrays["features"], FEATURES)
         assert arrays["features"].dtype == np.float32
@@ -30,7 +30,7 @@ def test_numpy_reads_what_is_written(written):
         assert archive.testzip() is None
 
 
-def test_it_is_mapped_and_aligned(written):
+def test_features_are_mapped_and_aligned(written):
     found = open_features(written)
     np.testing.assert_array_equal(found.features, FEATURES)
     assert found.paths == PATHS
@@ -39,7 +39,7 @@ def test_it_is_mapped_and_aligned(written):
 
 
 @pytest.mark.parametrize("how", ["savez", "savez_compressed", "npy", "no paths"])
-def test_what_numpy_writes_is_read(tmp_path, how):
+def test_files_of_numpy_are_read(tmp_path, how):
     path = tmp_path / ("F.npy" if how == "npy" else "F.npz")
     if how == "npy":
         np.save(path, FEATURES)
@@ -77,20 +77,20 @@ def test_other_files_are_refused(tmp_path, content, message):
     assert "\n" not in str(info.value)
 
 
-def test_a_failure_leaves_the_former_file(written):
+def test_a_failure_leaves_the_old_file(written):
     before = written.read_bytes()
 
-    def parts():
+    def batches():
         yield FEATURES
         raise KeyError("half way")
 
     with pytest.raises(KeyError):
-        write_features(written, parts(), shape=(140, 9), paths=PATHS * 2)
+        write_features(written, batches(), shape=(140, 9), paths=PATHS * 2)
     assert written.read_bytes() == before
     assert [p.name for p in written.parent.iterdir()] == ["F.npz"]
 
 
-def test_what_cannot_be_written_is_named(tmp_path):
+def test_a_path_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     for path, message in ((tmp_path / "file/F.npz", "cannot write"), (tmp_path, "is a folder")):
         with pytest.raises(UserError, match=message), replacing(path, "output"):

@@ -1,4 +1,4 @@
-"""From a checkpoint and images of any kind to features, in Python and on the command line."""
+"""`load` and `Model.embed`: checkpoints, images of any kind, and mistakes."""
 
 import json
 import shutil
@@ -17,7 +17,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import extract_features, make_embed
 from batnet_jax.evaluation.evaluate import open_store
 from batnet_jax.inference import model as model_module
-from batnet_jax.inference.restore import restore_model
+from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import googlenet
 from batnet_jax.runtime import devices
 from batnet_jax.workdir import checkpoints
@@ -25,7 +25,7 @@ from batnet_jax.workdir import checkpoints
 
 @pytest.fixture(scope="module")
 def short():
-    """One inception a block, as `short_backbone`; compiling is what takes time."""
+    """Shorten each block to one inception, like `short_backbone`, which saves compile time."""
     with pytest.MonkeyPatch.context() as patch:
         for block, inceptions in ((2, ("3a",)), (3, ("4a",)), (4, ())):
             patch.setitem(googlenet.BLOCK_INCEPTIONS, block, inceptions)
@@ -48,10 +48,10 @@ def photos(tmp_path_factory):
     return folder, *write_photos(folder)
 
 
-def test_features_are_those_of_the_evaluation(run, model, tmp_path):
-    """To the last bit: the same decoding, the same step, the same batch."""
+def test_features_equal_those_of_an_evaluation(run, model, tmp_path):
+    """Decoding, step and batch are the same, so the features agree to the last bit."""
     config = small_config(run)
-    network, variables = restore_model(config, run, 7)
+    network, variables = restore_network(config, run, 7)
     query = open_tests(config)[0].query
     with open_store(config, query) as store:
         wanted = extract_features(
@@ -102,7 +102,7 @@ def test_all_ways_to_name_images_agree(model, photos, tmp_path):
     np.testing.assert_array_equal(model.embed(paths[0]), wanted[:1])
 
 
-def test_any_number_of_images_is_one_compilation(run, photos):
+def test_any_number_of_images_needs_one_compilation(run, photos):
     _, _, pixels = photos
     model = batnet_jax.load(run)
     whole = model.embed(pixels)
@@ -110,23 +110,23 @@ def test_any_number_of_images_is_one_compilation(run, photos):
         compiled = []
         patch.setattr("jax._src.interpreters.pxla.logger.log", lambda *a: compiled.append(a))
         for count in (1, 5, 6, 7, 13):
-            # Each batch has the same shape, and an image's features do not depend on the others.
+            # Batches are padded to one shape, and features do not depend on the rest of a batch.
             np.testing.assert_array_equal(model.embed(pixels[:count]), whole[:count])
     assert compiled == []
     assert model.embed([]).shape == (0, 32)
 
 
-def test_parts_come_one_by_one(model):
-    """Whatever the number of images, nothing is made for all of them."""
-    parts = model.embed_parts(np.broadcast_to(PIXELS, (6000, *PIXELS.shape)))
-    first = next(parts)
-    parts.close()
+def test_batches_are_embedded_one_by_one(model):
+    """The first batch comes before the 6,000 images are resized: memory holds a few batches."""
+    batches = model.embed_parts(np.broadcast_to(PIXELS, (6000, *PIXELS.shape)))
+    first = next(batches)
+    batches.close()
     assert first.shape == (6, 32)
 
 
-def test_what_can_be_loaded(run, tmp_path, monkeypatch):
+def test_all_ways_to_name_a_checkpoint_agree(run, tmp_path, monkeypatch):
     monkeypatch.setattr(model_module, "make_embed", lambda _, variables: variables)
-    _, wanted = restore_model(small_config(run), run, 7)
+    _, wanted = restore_network(small_config(run), run, 7)
     places = {
         "a workdir": run,
         "its name": str(run),
@@ -146,7 +146,7 @@ def test_what_can_be_loaded(run, tmp_path, monkeypatch):
     assert np.abs(kernels[0] - kernels[1]).max() > 0.01
 
 
-def test_a_smaller_batch_gives_the_same_but_for_rounding(run, model, photos):
+def test_a_smaller_batch_changes_only_the_rounding(run, model, photos):
     _, paths, _ = photos
     one = batnet_jax.load(run, batch=1)
     np.testing.assert_allclose(one.embed(paths[:3]), model.embed(paths[:3]), atol=1e-5)  # float32
@@ -162,7 +162,7 @@ def test_an_older_checkpoint_takes_its_settings_from_the_workdir(run, tmp_path, 
         batnet_jax.load(run)
     old = shutil.copytree(run, tmp_path / "old")
     saved = json.loads(small_config(run).to_json())
-    del saved["profile"], saved["model"]["kernel"]  # younger than the run
+    del saved["profile"], saved["model"]["kernel"]  # fields newer than the run
     (old / "config.json").write_text(json.dumps(saved | {"gone": 1}))
     loaded = batnet_jax.load(old)
     assert (loaded.image_size, loaded.config.model.kernel) == ((64, 32), "bilinear")
@@ -208,14 +208,4 @@ def test_another_image_size_is_refused(run):
     config = small_config(run)
     config.data.image_size = (32, 64)
     with pytest.raises(UserError, match=r"trained on images of \(64, 32\)"):
-        model.restore(config, run)
-
-
-def test_no_other_file_than_npz(run, photos, tmp_path):
-    with pytest.raises(UserError, match=r"does not end in \.npz"):
-        model.run_embed(small_config(run), run, photos[0], tmp_path / "F.h5", skip=False)
-    bad = tmp_path / "bad"
-    bad.mkdir()
-    (bad / "m.jpg").write_bytes(b"no image")
-    with pytest.raises(UserError, match="none of the 1 images"):
-        model.run_embed(small_config(run), run, bad, tmp_path / "F.npz", skip=True)
+        model_module.load_with_config(config, run)

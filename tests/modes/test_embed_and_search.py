@@ -1,18 +1,22 @@
-"""The modes `embed` and `search` as a user runs them, on the whole of a narrow network."""
+"""The modes `embed` and `search` on the command line, with a narrow network."""
 
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from support.run_main import run_main
 from support.tiny_run import write_photos, write_run
 
+from batnet_jax.config import default_config
+from batnet_jax.errors import UserError
 from batnet_jax.inference.feature_file import open_features
+from batnet_jax.modes import embed
 
 
 def test_embed_and_search(tmp_path):
-    """With the checkpoint's settings or a config's."""
+    """Settings come from the checkpoint or from a config."""
     folder = tmp_path / "photos"
     folder.mkdir()
     paths, _ = write_photos(folder)
@@ -56,7 +60,9 @@ def test_embed_and_search(tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     hits = json.loads((tmp_path / "F.json").read_text())["results"][0]["hits"]
-    assert hits[0]["score"] == pytest.approx(1, abs=1e-5)  # found itself, or its pixels in a PNG
+    assert hits[0]["score"] == pytest.approx(
+        1, abs=1e-5
+    )  # itself, or another file with the same pixels
     assert [f"{hit['rank']:5}  {hit['score']:7.4f}  {hit['path']}" for hit in hits] == (
         done.stdout.splitlines()[1:3]
     )
@@ -70,3 +76,16 @@ def test_flags_of_other_modes_are_refused(tmp_path):
     ):
         done = run_main(f"--workdir={tmp_path}", *arguments)
         assert (done.returncode, done.stderr.count("\n"), named in done.stderr) == (2, 1, True)
+
+
+def test_embed_refuses_another_suffix_and_a_folder_without_images(tmp_path, monkeypatch):
+    images = tmp_path / "bad"
+    images.mkdir()
+    (images / "m.jpg").write_bytes(b"no image")
+    config = default_config()
+    with pytest.raises(UserError, match=r"does not end in \.npz"):
+        embed.run_embed(config, tmp_path / "run", images, tmp_path / "F.h5", skip=False)
+    model = SimpleNamespace(config=config, image_size=(64, 32))
+    monkeypatch.setattr(embed, "load_with_config", lambda *_, **__: model)
+    with pytest.raises(UserError, match="none of the 1 images"):
+        embed.run_embed(config, tmp_path / "run", images, tmp_path / "F.npz", skip=True)

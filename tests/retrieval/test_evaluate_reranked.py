@@ -80,15 +80,15 @@ def split(pids, cameras):
 def test_what_the_main_job_adds_on_request():
     query, pids, cameras, gallery, g_pids, g_cameras = draw(1)
     case = query, pids, cameras, gallery, g_pids, g_cameras
-    trial = RetrievalTest("drawn", "test", split(pids, cameras), split(g_pids, g_cameras))
+    test = RetrievalTest("drawn", "test", split(pids, cameras), split(g_pids, g_cameras))
     config = default_config()
-    assert further_figures(config, trial, query, gallery, "remove") == {}
+    assert further_figures(config, test, query, gallery, "remove") == {}
     config.eval.expand, config.eval.expand_alpha = 3, 2.0
     config.eval.rerank = config.eval.verification = True
     config.eval.single_shot = 4
     config.eval.ap = "trapezoid"
     config.seed = 5
-    figures = further_figures(config, trial, query, gallery, "remove")
+    figures = further_figures(config, test, query, gallery, "remove")
 
     real = gallery[g_pids != -1]
     expanded = retrieval.expand_queries(query, real, k=3, alpha=2.0)
@@ -98,7 +98,7 @@ def test_what_the_main_job_adds_on_request():
         "single_shot": retrieval.single_shot_cmc(*case, trials=4, seed=5),
         "verification": retrieval.verify(*case),
     }
-    kept = further_figures(config, trial, query, gallery, "keep")
+    kept = further_figures(config, test, query, gallery, "keep")
     assert all(kept[name] != figures[name] for name in figures)
 
     lines = describe(figures, ["mAP", "mINP", "Rank-1", "Rank-5"])

@@ -48,7 +48,7 @@ def write_gallery(folder):
 
 def use_colours(monkeypatch):
     """Puts `Colours` in the place of every model."""
-    monkeypatch.setattr(model, "restore", lambda *_, **__: Colours())
+    monkeypatch.setattr(model, "load_with_config", lambda *_, **__: Colours())
 
 
 def config():

@@ -125,7 +125,7 @@ def filling(original, folder, at):
         (checkpoints, "save", 4, 3),
         pytest.param(checkpoints, "check_room", 4, 3, marks=pytest.mark.slow),
         (metrics_log.MetricsLog, "write", 4, 3),
-        (training, "evaluate_trials", 1, STEPS),
+        (training, "run_tests", 1, STEPS),
         (environment, "record", 1, 0),
     ],
 )

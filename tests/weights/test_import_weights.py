@@ -15,7 +15,7 @@ from support.tiny_weights import variables as variables
 
 from batnet_jax.errors import UserError
 from batnet_jax.export.published import export_torch
-from batnet_jax.inference.restore import restore_model
+from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet
 from batnet_jax.models.bi_attention import bilinear
 from batnet_jax.modes.import_weights import run_import
@@ -95,7 +95,7 @@ def test_tensors_come_back_from_their_pytorch_form(variables):
 
 def test_import_makes_a_checkpoint(config, variables, published, imported):
     workdir, _ = imported
-    model, restored = restore_model(config, workdir, checkpoints.choose_step(workdir, 0))
+    model, restored = restore_network(config, workdir, checkpoints.choose_step(workdir, 0))
     assert_same(restored, variables)
     assert isinstance(model, BATNet)
     run = checkpoints.restore_run(workdir, 0)

@@ -16,7 +16,7 @@ from support.tiny_weights import variables as variables
 from batnet_jax import weights
 from batnet_jax.errors import UserError
 from batnet_jax.export.published import export_published
-from batnet_jax.inference.restore import restore_model
+from batnet_jax.inference.restore import restore_network
 from batnet_jax.models.build import make_model
 from batnet_jax.models.googlenet import BACKBONES, Block, Stem
 from batnet_jax.models.init_variables import draw_variables
@@ -81,7 +81,7 @@ def test_import_of_a_backbone_leaves_the_rest_at_its_initial_values(variables, t
     source = write(tmp_path / "backbone.safetensors", tensors)
     report = run_import(config, source, tmp_path / "run")
     assert {name.split("/")[1] for name, _ in report.initial} == {"appearance_head", "part_head"}
-    _, restored = restore_model(config, tmp_path / "run", 0)
+    _, restored = restore_network(config, tmp_path / "run", 0)
     initial = draw_variables(make_model(config, 1, axis_name=None), SIZE, config.seed)
     assert_backbone_loaded(restored, variables, initial)
 

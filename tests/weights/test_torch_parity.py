@@ -19,7 +19,7 @@ from batnet_jax import weights
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 from batnet_jax.export.published import export_published, export_torch
-from batnet_jax.inference.restore import restore_model
+from batnet_jax.inference.restore import restore_network
 from batnet_jax.models.bi_attention import bilinear
 from batnet_jax.models.build import make_model
 from batnet_jax.models.googlenet import Block, Stem
@@ -255,7 +255,7 @@ def test_features_equal_pytorchs_at_full_width(tmp_path, attention, parts):
     torch_batnet.randomise(network, seed=0)
     torch.save({"state_dict": network.state_dict()}, tmp_path / "batnet.pth.tar")
     run_import(config, tmp_path / "batnet.pth.tar", tmp_path / "run")
-    model, variables = restore_model(config, tmp_path / "run", 0)
+    model, variables = restore_network(config, tmp_path / "run", 0)
     images = np.random.default_rng(0).standard_normal((2, 256, 128, 3)).astype(np.float32)
     close(features_of(model, variables, images), torch_features(network, images))
 

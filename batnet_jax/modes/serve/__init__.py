@@ -28,7 +28,7 @@ def run_serve(
     """Serves the page until it is stopped (Ctrl-C, or SIGTERM).
 
     Args:
-      config: as `embedding.restore` takes it.
+      config: see `model.load_with_config`.
       workdir: a workdir or a checkpoint.
       gallery: see `Searcher`.
       host: the address to listen at.

@@ -1,129 +1,250 @@
-"""Every setting with its default: the paper's where it speaks, else the published code's.
+"""Every setting: its default, what it means, whose value it is, and the values allowed.
 
-Each comment ends with the source: (paper), (published code) or (ours). `configs/*.py` start from
+A comment ends with the source of the default: (paper), which is Fang et al., ICCV 2019, with the
+section; (published code), which is its authors'; or (ours). `configs/*.py` start from
 `default_config()` and change what their data set needs.
 """
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import ml_collections
 
 
-def default_config() -> ml_collections.ConfigDict:
-    """The settings of the paper for Market-1501, DukeMTMC-reID and MSMT17.
+@dataclass(frozen=True)
+class Field:
+    """A setting. A resumed run must have the value that the run started with.
 
-    Locked: a config that sets a field that is not here is refused.
+    Attributes:
+      default: its type is the field's type; a field with a float default also takes an int.
+      comment: meaning and unit, then the default's source in parentheses.
+      least: lowest number allowed.
+      above: number that the value must exceed.
+      most: highest number allowed, where `least` or `above` is given.
+      below: number that the value must stay below.
+      choices: names allowed.
+      example: a value to show in messages, where the default is an empty tuple.
     """
-    c = ml_collections.ConfigDict()
-    c.seed = 0  # of initialisation, sampling, augmentation and dropout (ours)
-    c.num_epochs = 300  # (paper, 4.4)
-    c.steps = 0  # stop after this many steps in all; 0 = after num_epochs (ours)
 
-    c.learning_rate = 5e-4  # Adam's, at the start; CUHK03: 1e-3 (paper, 4.4)
-    c.schedule = "piecewise"  # piecewise | cosine, down to 0 at num_epochs (paper, 4.4)
-    c.decay_epochs = (150, 200, 250)  # epochs, from 0, at which the rate is multiplied (paper, 4.4)
-    c.decay_factor = 0.1  # by which it is multiplied (paper, 4.4)
-    c.warmup_epochs = 0  # in which the rate rises linearly, of either schedule; 0 = none (paper)
-    c.warmup_factor = 0.1  # of the rate, where the warm-up starts (ours)
-    c.beta1 = 0.9  # Adam's (paper, 4.4)
-    c.beta2 = 0.999  # Adam's (paper, 4.4)
-    c.weight_decay = 1e-4  # L2 added to the gradient of all parameters (paper, 4.4; published code)
+    default: Any
+    comment: str
+    least: float | None = None
+    above: float | None = None
+    most: float = 2**31 - 1
+    below: float | None = None
+    choices: tuple[str, ...] | None = None
+    example: tuple[str, ...] | None = None
+    resumable: ClassVar[bool] = False
 
-    c.data = data = ml_collections.ConfigDict()
-    data.dataset = "market1501"  # one of batnet_jax.data.DATASETS (ours)
-    data.variant = (
-        ""  # cuhk03 labeled|detected, msmt17 v1|v2, ...; "" = the first, or what is there (ours)
-    )
-    data.train = ()  # several data sets, as in "'market1501','msmt17:v2'"; () = dataset (ours)
-    data.manual_dir = "data/manual"  # where the user has put the archive or its folder (ours)
-    data.dir = "data"  # where prepared data sets are written (ours)
-    data.image_size = (256, 128)  # height, width in pixels (paper, 4.4)
-    data.val_identities = 0.0  # share of the training identities held out to select on (ours)
-    data.own_val = False  # hold out msmt17's own val images, which the paper trains on (ours)
-    data.cache_gb = 4.0  # keep decoded training images in memory up to this; 0 = never (ours)
-    data.disk_cache_gb = 50.0  # or else on disk, in data.dir, up to this much; 0 = never (ours)
-    data.workers = 2  # decoding threads (ours)
 
-    c.init = init = ml_collections.ConfigDict()
-    init["from"] = ""  # start from these weights: .pth, .safetensors or a workdir (paper, 4.4)
+class Resumable(Field):
+    """A setting that may have another value when the run is resumed."""
 
-    c.batch = batch = ml_collections.ConfigDict()
-    batch.identities = 16  # P, of a global batch (published code)
-    batch.images_per_identity = 4  # K (published code)
-    batch.accumulate = (
-        1  # parts of a device's batch, run in turn to save memory; losses see all of it (ours)
-    )
+    resumable = True
 
-    c.model = model = ml_collections.ConfigDict()
-    model.attention = "aia"  # aia (Eq. 5) | plain (Eq. 6) | none (paper)
-    model.position = (
-        "p2"  # of the attention: p1..p4, after Blk1..4 (stages 1..4); several: p2,p3 (paper, 5.3)
-    )
-    model.kernel = "bilinear"  # second stage: bilinear (Eq. 2) | linear | rff (paper, 3.1)
-    model.rff_factor = 4  # rff: random features for each channel of the embedding (published code)
-    model.rff_bandwidth = 0.58  # rff: Gaussian's width over sqrt(c / r), see bi_attention.py (ours)
-    model.backbone = (
-        "published"  # published | torchvision | torchvision_raw (GoogLeNets) | resnet50 (ours)
-    )
-    model.reduction = 4  # r; CUHK03: 8 (paper, 4.4)
-    model.num_parts = 4  # T; 0 = the appearance extractor alone (paper, 4.4)
-    model.part_sampling = "paper"  # paper (crop, resize) | published (affine grid) (paper, 4.2)
-    model.neck = "none"  # none | bnneck: BN between what triplets compare and scores (paper, 4.4)
-    model.embedding_dim = (
-        512  # of f_a and of f_p; 0, with a bnneck: the pooled map itself (paper, 4.4)
-    )
-    model.dropout = 0.1  # rate in the heads (published code)
-    model.width = 1.0  # multiplier of the backbone's channels; 1 = the paper's (ours)
-    model.sync_batch_norm = True  # batch statistics over all devices (ours)
-    model.dtype = "float32"  # float32 | bfloat16, of activations; Blk4 hands on float32 (ours)
 
-    c.loss = loss = ml_collections.ConfigDict()
-    loss.margin = 1.0  # of the triplet loss, Euclidean distance (published code)
-    loss.num_negatives = 5  # hardest negatives an anchor; 1 = batch-hard (paper, 4.3)
-    loss.label_smoothing = 0.1  # of the cross-entropy; 0 = none (published code)
+FIELDS: dict[str, Field] = {
+    # The run
+    "seed": Field(0, "of initialisation, sampling, augmentation and dropout (ours)", least=0),
+    "num_epochs": Resumable(300, "length of the training (paper, 4.4)", above=0),
+    "steps": Resumable(0, "stop after N steps in all; 0 = after num_epochs (ours)", least=0),
+    # The optimizer
+    "learning_rate": Field(5e-4, "Adam's, at the start; CUHK03: 1e-3 (paper, 4.4)", above=0),
+    "schedule": Field(
+        "piecewise", "cosine: 0 at num_epochs (paper, 4.4)", choices=("piecewise", "cosine")
+    ),
+    "decay_epochs": Field(
+        (150, 200, 250), "epochs, from 0, at which decay_factor multiplies the rate (paper, 4.4)"
+    ),
+    "decay_factor": Field(
+        0.1, "of the learning rate at each of decay_epochs (paper, 4.4)", above=0
+    ),
+    "warmup_epochs": Field(
+        0, "linear rise of the learning rate, in either schedule; 0 = none (paper)", least=0
+    ),
+    "warmup_factor": Field(
+        0.1, "of the learning rate at the start of the warm-up (ours)", least=0, most=1
+    ),
+    "beta1": Field(0.9, "Adam's (paper, 4.4)", least=0, below=1),
+    "beta2": Field(0.999, "Adam's (paper, 4.4)", least=0, below=1),
+    "weight_decay": Field(
+        1e-4, "L2 in the gradient of all parameters (paper, 4.4; published code)", least=0
+    ),
+    # The images
+    "data.dataset": Field("market1501", "a key of batnet_jax.data.DATASETS (ours)"),
+    "data.variant": Field(
+        "", "cuhk03 labeled|detected, msmt17 v1|v2, ...; '' = the first, or the one found (ours)"
+    ),
+    "data.train": Field(
+        (),
+        "several data sets, as in \"'market1501','msmt17:v2'\"; () = data.dataset (ours)",
+        example=("msmt17",),
+    ),
+    "data.manual_dir": Resumable("data/manual", "your archive, or its folder (ours)"),
+    "data.dir": Resumable("data", "folder to write prepared data sets to (ours)"),
+    "data.image_size": Field((256, 128), "height, width in pixels (paper, 4.4)"),
+    "data.val_identities": Field(
+        0.0, "share of the training identities held out to select on (ours)", least=0, below=1
+    ),
+    "data.own_val": Field(
+        False, "hold out msmt17's own val images, which the paper trains on (ours)"
+    ),
+    "data.cache_gb": Resumable(
+        4.0, "limit in memory for all decoded training images; 0 = no cache (ours)", least=0
+    ),
+    "data.disk_cache_gb": Resumable(
+        50.0, "limit in data.dir, beyond cache_gb; 0 = no cache on disk (ours)", least=0
+    ),
+    "data.workers": Resumable(2, "decoding threads (ours)", above=0, most=256),
+    # The weights to start from
+    "init.from": Field("", "a .pth, a .safetensors or a workdir; '' = none (paper, 4.4)"),
+    # The batch, over all devices
+    "batch.identities": Field(16, "P (published code)", above=0, most=2**16),
+    "batch.images_per_identity": Field(
+        4, "K; 1 leaves no positive (published code)", least=2, most=2**16
+    ),
+    "batch.accumulate": Field(
+        1, "parts of a device's batch, run in turn to save memory; losses see all (ours)", above=0
+    ),
+    # The network
+    "model.attention": Field(
+        "aia", "aia (Eq. 5), plain (Eq. 6) or none (paper)", choices=("aia", "plain", "none")
+    ),
+    "model.position": Field(
+        "p2", "of the attention: p1 to p4, after Blk1 to Blk4, or several: p2,p3 (paper, 5.3)"
+    ),
+    "model.kernel": Field(
+        "bilinear", "second stage, Eq. 2 (paper, 3.1)", choices=("bilinear", "linear", "rff")
+    ),
+    "model.rff_factor": Field(
+        4, "rff: random features a channel of the embedding (published code)", above=0, most=64
+    ),
+    "model.rff_bandwidth": Field(
+        0.58, "rff: width of the Gaussian over sqrt(c / r), see bi_attention.py (ours)", above=0
+    ),
+    "model.backbone": Field(
+        "published",
+        "GoogLeNet in three variants, or ResNet-50 (ours)",
+        choices=("published", "torchvision", "torchvision_raw", "resnet50"),
+    ),
+    "model.reduction": Field(4, "r; CUHK03: 8 (paper, 4.4)", above=0),
+    "model.num_parts": Field(4, "T; 0 = appearance extractor alone (paper, 4.4)", least=0, most=64),
+    "model.part_sampling": Field(
+        "paper", "crop and resize, or affine grid (paper, 4.2)", choices=("paper", "published")
+    ),
+    "model.neck": Field(
+        "none",
+        "bnneck: BN between the triplet loss's features and the scores (paper, 4.4)",
+        choices=("none", "bnneck"),
+    ),
+    "model.embedding_dim": Field(
+        512,
+        "of f_a and of f_p; 0, with a bnneck = the pooled map (paper, 4.4)",
+        least=0,
+        most=2**16,
+    ),
+    "model.dropout": Field(0.1, "rate in the heads (published code)", least=0, below=1),
+    "model.width": Field(
+        1.0, "multiplies the backbone's channels; 1 = the paper's (ours)", above=0, most=16
+    ),
+    "model.sync_batch_norm": Field(True, "batch statistics over all devices (ours)"),
+    "model.dtype": Field(
+        "float32", "of activations; Blk4's are float32 (ours)", choices=("float32", "bfloat16")
+    ),
+    # The losses
+    "loss.margin": Field(1.0, "of the triplet loss, Euclidean (published code)", least=0),
+    "loss.num_negatives": Field(
+        5, "hardest negatives of an anchor; 1 = batch-hard (paper, 4.3)", above=0
+    ),
+    "loss.label_smoothing": Field(
+        0.1, "of the cross-entropy; 0 = none (published code)", least=0, most=1
+    ),
+    # The augmentation
+    "augment.enlarge_probability": Field(
+        0.5, "of enlarging to 9/8 and cropping (published code)", least=0, most=1
+    ),
+    "augment.erasing_probability": Field(
+        0.5, "of random erasing (published code)", least=0, most=1
+    ),
+    "augment.erasing_start_epoch": Field(50, "from 0; no erasing before (paper, 4.4)", least=0),
+    # The evaluation
+    "eval.datasets": Resumable(
+        (), "data sets to test on; () = those trained on (ours)", example=("msmt17",)
+    ),
+    "eval.every_epochs": Resumable(
+        0, "evaluate while training; 0 = at the end only (paper, 4.4)", least=0
+    ),
+    "eval.step": Resumable(
+        0, "checkpoint to restore; 0 = latest, -1 = best on val (ours)", least=-1, most=2**63 - 1
+    ),
+    "eval.batch": Resumable(64, "images embedded a step, all devices (ours)", above=0, most=2**16),
+    "eval.ap": Resumable(
+        "precision",
+        "average precision: mean precision at the hits, or trapezoid (ours)",
+        choices=("precision", "trapezoid"),
+    ),
+    "eval.same_camera": Resumable(
+        "remove",
+        "images of the query's identity and camera; kept if unknown (published code)",
+        choices=("remove", "keep"),
+    ),
+    "eval.multi_query": Resumable(
+        "none",
+        "pool Market-1501's gt_bbox of the query's identity and camera (ours)",
+        choices=("none", "mean", "max"),
+    ),
+    "eval.breakdown": Resumable(False, "also figures for each camera and identity (ours)"),
+    "eval.bootstrap": Resumable(0, "samples for confidence intervals; 0 = none (ours)", least=0),
+    "eval.rerank": Resumable(False, "also re-ranked, Zhong et al., CVPR 2017 (ours)"),
+    "eval.expand": Resumable(
+        0, "also queries averaged with their N first hits, Chum et al., ICCV 2007 (ours)", least=0
+    ),
+    "eval.expand_alpha": Resumable(
+        0.0, "weight of a hit: its cosine to this power, Radenovic et al., 2018 (ours)", least=0
+    ),
+    "eval.single_shot": Resumable(
+        0, "also CMC of one gallery image an identity, mean of N draws, as CUHK03 (ours)", least=0
+    ),
+    "eval.verification": Resumable(False, "also error rates over all pairs, thresholds (ours)"),
+    "eval.distractors": Resumable(
+        False, "add Market-1501's 500,000 distractors to the gallery (ours)"
+    ),
+    # The checkpoints
+    "checkpoint.every_epochs": Resumable(10, "and at the end; 0 = at the end only (ours)", least=0),
+    "checkpoint.keep": Resumable(3, "the N newest (ours)", above=0),
+    "checkpoint.keep_best": Resumable(
+        1, "also the N best by mAP on held-out identities (ours)", least=0
+    ),
+    # Records of the run
+    "profile": Resumable(False, "write a trace of 3 steps to the workdir's profile/ (ours)"),
+    "log.every_steps": Resumable(10, "to metrics.jsonl and TensorBoard (ours)", above=0),
+}
 
-    c.augment = augment = ml_collections.ConfigDict()
-    augment.enlarge_probability = 0.5  # of enlarging to 9/8 and cropping (published code)
-    augment.erasing_probability = 0.5  # of random erasing (published code)
-    augment.erasing_start_epoch = 50  # from 0; none before (paper, 4.4)
 
-    c.eval = evaluation = ml_collections.ConfigDict()
-    evaluation.datasets = ()  # data sets to test on; () = those trained on (ours)
-    evaluation.every_epochs = 0  # evaluate while training; 0 = at the end only (paper, 4.4)
-    evaluation.step = (
-        0  # the checkpoint that eval, report, export restore; 0 = latest, -1 = best on val (ours)
-    )
-    evaluation.batch = 64  # images a step of embedding, over all devices (ours)
-    evaluation.ap = (
-        "precision"  # average precision: precision (mean at the hits) | trapezoid (ours)
-    )
-    evaluation.same_camera = (
-        "remove"  # remove | keep the query's own camera's images; kept if unknown (published code)
-    )
-    evaluation.multi_query = (
-        "none"  # none | mean | max, over Market-1501's gt_bbox of query and camera (ours)
-    )
-    evaluation.breakdown = False  # also figures for each camera and identity (ours)
-    evaluation.bootstrap = 0  # samples for confidence intervals, 0 = none (ours)
-    evaluation.rerank = False  # also figures after re-ranking, Zhong et al., CVPR 2017 (ours)
-    evaluation.expand = (
-        0  # also figures of queries averaged with so many first finds, Chum, ICCV 2007 (ours)
-    )
-    evaluation.expand_alpha = (
-        0.0  # weight of a find: its cosine to this power, Radenovic 2018 (ours)
-    )
-    evaluation.single_shot = (
-        0  # also CMC with one gallery image a person, mean of so many draws, as CUHK03 (ours)
-    )
-    evaluation.verification = False  # also error rates over all pairs, and thresholds (ours)
-    evaluation.distractors = False  # add Market-1501's 500,000 distractors to the gallery (ours)
+def default_config() -> ml_collections.ConfigDict:
+    """Return the defaults: the paper's settings for Market-1501, DukeMTMC-reID and MSMT17.
 
-    c.checkpoint = checkpoint = ml_collections.ConfigDict()
-    checkpoint.every_epochs = 10  # also always at the end; 0 = only then (ours)
-    checkpoint.keep = 3  # the newest so many stay (ours)
-    checkpoint.keep_best = 1  # and the best so many by mAP on held-out identities (ours)
+    The config is locked: setting a field that is not in `FIELDS` raises an error.
+    """
+    config = ml_collections.ConfigDict()
+    for name, field in FIELDS.items():
+        section, _, own = name.rpartition(".")
+        if section and section not in config:
+            config[section] = ml_collections.ConfigDict()
+        (config[section] if section else config)[own] = field.default
+    config.lock()
+    return config
 
-    c.profile = False  # write a trace of 3 steps to the workdir's profile/ (ours)
 
-    c.log = log = ml_collections.ConfigDict()
-    log.every_steps = 10  # a line in metrics.jsonl and a point in TensorBoard (ours)
-    c.lock()
-    return c
+def _resumable_fields() -> tuple[str, ...]:
+    """Return the resumable fields' names, with a whole section under the section's name."""
+    fixed = {name.split(".")[0] for name, field in FIELDS.items() if not field.resumable}
+    names = [name for name, field in FIELDS.items() if field.resumable]
+    sections = [name.split(".")[0] for name in names]
+    pairs = zip(names, sections, strict=True)
+    return tuple(dict.fromkeys(name if section in fixed else section for name, section in pairs))
+
+
+RESUMABLE_FIELDS = _resumable_fields()
+"""Fields and whole sections that may change when a run is resumed. Sections, as an older run may
+have saved a field that no longer exists."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import ml_collections
 
-from batnet_jax.config import default_config
+from batnet_jax.config import RESUMABLE_FIELDS, default_config
 from batnet_jax.data.run_data import Identity
 from batnet_jax.errors import UserError
 from batnet_jax.models import BATNet
@@ -21,21 +21,6 @@ from batnet_jax.workdir.gcs import is_bucket, reached, write_whole
 CONFIG = "config.json"
 LABELS = "labels.json"
 LOCK = "lock"
-
-# A run may be continued with other values of these; on all others its result depends.
-RESUMABLE_FIELDS = (
-    "steps",
-    "num_epochs",
-    "data.dir",
-    "data.manual_dir",
-    "data.cache_gb",
-    "data.disk_cache_gb",
-    "data.workers",
-    "eval",
-    "checkpoint",
-    "log",
-    "profile",
-)
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:

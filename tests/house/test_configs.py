@@ -1,15 +1,22 @@
+"""The table of the settings, and the configs that start from it."""
+
 import ast
 import inspect
-import io
 import re
 import runpy
-import tokenize
 
+import jax
+import jax.numpy as jnp
 import pytest
 from support.paths import ROOT
 
-from batnet_jax.config import default_config
+from batnet_jax import models
+from batnet_jax.config import FIELDS, RESUMABLE_FIELDS, default_config
 from batnet_jax.errors import UserError
+from batnet_jax.models.init_variables import MOST_PARAMETERS
+from batnet_jax.retrieval import POOLINGS
+from batnet_jax.step.optimizer import SCHEDULES
+from batnet_jax.step.train_step import make_recipe
 from batnet_jax.validation import validate
 from batnet_jax.workdir.run_folder import flatten
 
@@ -38,25 +45,6 @@ SOURCE = re.compile(r"\((paper|published code|ours)\b[^()]*\)$")
 def load(name):
     module = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))
     return module["get_config"](), module["__doc__"]
-
-
-def documented_fields():
-    """The dotted name of each field that default_config sets, with the comments beside it."""
-    source = inspect.getsource(default_config)
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    comments = {t.start[0]: t.string for t in tokens if t.type == tokenize.COMMENT}
-    sections, fields = {}, {}
-    for node in ast.parse(source).body[0].body:
-        if not isinstance(node, ast.Assign):
-            continue
-        *owners, last = node.targets
-        if isinstance(last, ast.Name):  # c = ..., or c.data = data = ...
-            sections[last.id] = f"{owners[0].attr}." if owners else ""
-        else:
-            beside = [comments.get(line, "") for line in range(node.lineno, node.end_lineno + 1)]
-            name = last.attr if isinstance(last, ast.Attribute) else last.slice.value
-            fields[sections[last.value.id] + name] = "".join(beside)
-    return fields
 
 
 def attributes_read(path):
@@ -100,32 +88,61 @@ def test_paper_values(name):
     assert config.augment.erasing_start_epoch == 50
 
 
-def test_the_strong_baseline():
-    """Luo et al., CVPR Workshops 2019, as the issue lists it."""
-    config, docstring = load("market1501_resnet50")
-    batch, model, loss = config.batch, config.model, config.loss
-    assert (batch.identities, batch.images_per_identity) == (16, 4)
-    assert config.data.image_size == (256, 128)
-    assert (config.num_epochs, config.learning_rate, config.weight_decay) == (120, 3.5e-4, 5e-4)
-    assert (config.schedule, config.warmup_epochs, config.warmup_factor) == ("cosine", 10, 0.1)
-    assert (model.backbone, model.neck, model.embedding_dim) == ("resnet50", "bnneck", 0)
-    assert (model.num_parts, model.dropout) == (0, 0)
-    assert (loss.label_smoothing, loss.margin, loss.num_negatives) == (0.1, 0.3, 1)
-    assert (config.augment.erasing_probability, config.augment.erasing_start_epoch) == (0.5, 0)
-    assert "has not been run" in docstring
+def strong_baseline(**model):
+    """The recipe of configs/market1501_resnet50.py, and its parameters and outputs as shapes."""
+    config, _ = load("market1501_resnet50")
+    config.model.update(model)
+    recipe = make_recipe(config, num_identities=751, steps_per_epoch=187, axis_name=None)
+    images = jax.ShapeDtypeStruct((2, *config.data.image_size, 3), jnp.float32)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    outputs, variables = jax.eval_shape(
+        lambda x: recipe.model.init_with_output(keys, x, train=True), images
+    )
+    return recipe, outputs, sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def test_the_strong_baseline_has_the_rates_and_the_feature_of_luo():
+    recipe, outputs, _ = strong_baseline()
+    rates = [float(recipe.schedule(187 * epoch)) for epoch in (0, 10, 120)]
+    assert rates == pytest.approx([3.5e-5, 3.5e-4, 0])
+    assert recipe.erasing_start == 0
+    assert {name: x.shape for name, x in outputs["features"].items()} == {"appearance": (2, 2048)}
+
+
+def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
+    """As its comment says."""
+    _, _, small = strong_baseline(position="p4", reduction=16)
+    _, _, large = strong_baseline(position="p4")
+    assert small < MOST_PARAMETERS < large
+    assert round(large / 1e6) == 564
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model.neck": "x"}, "config.model.neck='x' is not one of none, bnneck: choose one"),
+        ({"model.neck": "x"}, "config.model.neck='x' is not one of none, bnneck: choose one$"),
         ({"model.backbone": "resnet18"}, "'resnet18' is not one of published, .*, resnet50: cho"),
         ({"model.embedding_dim": 0}, "embedding_dim=0 needs --config.model.neck=bnneck"),
         ({"model.embedding_dim": -1, "model.neck": "bnneck"}, "embedding_dim=-1 must be 0 or more"),
         ({"schedule": "linear"}, "config.schedule='linear' is not one of piecewise, cosine: cho"),
         ({"warmup_epochs": 300}, "config.warmup_epochs=300 leaves nothing of config.num_epochs=3"),
         ({"warmup_epochs": -1}, "config.warmup_epochs=-1 must be 0 or more"),
-        ({"warmup_factor": 1.5}, "config.warmup_factor=1.5 must lie between 0 and 1"),
+        (
+            {"learning_rate": 0.0},
+            "config.learning_rate=0.0 must be above 0 [(]Adam's, at the start",
+        ),
+        ({"beta1": 1.0}, "config.beta1=1.0 must be below 1"),
+        ({"weight_decay": float("nan")}, "config.weight_decay=nan is not a finite number"),
+        (
+            {"eval.step": -2},
+            "config.eval.step=-2 must be -1 or more .*0 = latest, -1 = best on val",
+        ),
+        ({"batch.images_per_identity": 1}, "identity=1 must be 2 or more .*1 leaves no positive"),
+        ({"data.own_val": True, "data.val_identities": 0.1}, "both hold images out: choose one"),
+        ({"data.variant": "v2", "data.train": ("msmt17",)}, "empty it, .* as in msmt17:v2"),
+        ({"loss.num_negatives": 61}, "has 60 negatives an anchor, fewer than .*num_negatives=61"),
+        ({"batch.accumulate": 3}, "=3 does not divide a batch of 16 x 4 = 64 images: choose a"),
+        ({"warmup_factor": 1.5}, "config.warmup_factor=1.5 must be 1 or less"),
     ],
     ids=str,
 )
@@ -138,9 +155,51 @@ def test_what_is_refused(fields, message):
 
 
 def test_every_field_says_what_it_is_and_whose_value_it_has():
-    fields = documented_fields()
-    assert fields.keys() == flatten(default_config().to_dict()).keys()
-    assert [name for name, comment in fields.items() if not SOURCE.search(comment)] == []
+    assert [name for name, field in FIELDS.items() if not SOURCE.search(field.comment)] == []
+    assert [name for name, field in FIELDS.items() if field.comment.startswith("(")] == []
+
+
+def test_every_number_has_limits():
+    """A number without them could be infinite, or not a number."""
+    numbers = {
+        name: field
+        for name, field in FIELDS.items()
+        if isinstance(field.default, int | float) and not isinstance(field.default, bool)
+    }
+    assert [name for name, f in numbers.items() if (f.least is None) == (f.above is None)] == []
+
+
+def test_the_choices_are_those_of_the_code():
+    """`config` may import no other package, so its table repeats their names."""
+    choices = {name: field.choices for name, field in FIELDS.items() if field.choices}
+    assert choices == {
+        "schedule": SCHEDULES,
+        "model.attention": models.ATTENTIONS,
+        "model.kernel": tuple(models.KERNELS),
+        "model.backbone": tuple(models.BACKBONES),
+        "model.part_sampling": models.PART_SAMPLINGS,
+        "model.neck": models.NECKS,
+        "model.dtype": ("float32", "bfloat16"),
+        "eval.ap": ("precision", "trapezoid"),
+        "eval.same_camera": ("remove", "keep"),
+        "eval.multi_query": ("none", *POOLINGS),
+    }
+
+
+def test_the_limits_and_defaults_of_the_network_are_those_of_the_code():
+    for name, most in models.LIMITS.items():
+        assert FIELDS[f"model.{name}"].most == most
+    parameters = inspect.signature(models.BATNet).parameters
+    for name, value in default_config().model.items():
+        default = parameters[name].default
+        assert value == (default.__name__ if name == "dtype" else default), name
+
+
+def test_a_run_is_resumed_with_other_values_of_these():
+    assert set(RESUMABLE_FIELDS) == {
+        *("num_epochs", "steps", "data.dir", "data.manual_dir", "data.cache_gb"),
+        *("data.disk_cache_gb", "data.workers", "eval", "checkpoint", "log", "profile"),
+    }
 
 
 def test_every_field_is_read():
@@ -149,7 +208,7 @@ def test_every_field_is_read():
     for path in package.rglob("*.py"):
         if path.name not in ("config.py", "validation.py"):
             read |= set(attributes_read(path))
-    # `steps.make_model` hands the whole section to BATNet, whose own attributes they are there.
+    # `models.build` passes the whole section to BATNet, as attributes.
     network = set(attributes_read(package / "models" / "batnet.py"))
     dead = []
     for field in flatten(default_config().to_dict()):

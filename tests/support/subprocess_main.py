@@ -1,5 +1,6 @@
 """A process of a test's run: main on a cut backbone, or checks of `hosts` and `devices`."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -12,13 +13,14 @@ sys.modules["torch"] = None  # type: ignore  # tensorboardX imports it where it 
 
 def run_main():
     """main on a cut backbone: its depth adds nothing but compile time. With float64 to choose."""
-    from batnet_jax import validation
+    from batnet_jax.config import FIELDS
     from batnet_jax.main import main
     from batnet_jax.models import googlenet, resnet
 
     googlenet.BLOCK_INCEPTIONS.update({2: ("3a",), 3: ("4a",), 4: ()})
     resnet.UNITS.update({1: 1, 2: 1, 3: 1, 4: 1})
-    validation.DTYPES = (*validation.DTYPES, "float64")
+    dtype = FIELDS["model.dtype"]
+    FIELDS["model.dtype"] = dataclasses.replace(dtype, choices=(*dtype.choices, "float64"))
     main()
 
 

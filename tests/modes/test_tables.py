@@ -138,7 +138,7 @@ class FakeTraining:
             self.opened += 1
             return data
 
-        monkeypatch.setattr(runs, "open_collection", open_run_data)
+        monkeypatch.setattr(runs, "open_run_data", open_run_data)
         monkeypatch.setattr(runs, "train", self.train)
 
     def train(self, config, data, workdir):

@@ -28,6 +28,20 @@ class UserError(_Told, ValueError):
     """
 
 
+class ArgumentError(UserError):
+    """A mistake that another value of one argument would mend.
+
+    A library function names its argument; its caller adds the setting that the user knows.
+
+    Attributes:
+      argument: the argument's name.
+    """
+
+    def __init__(self, argument: str, message: str):
+        super().__init__(message)
+        self.argument = argument
+
+
 class RunFailure(_Told, RuntimeError):  # noqa: N818 (not an error in what was given)
     """What ends a run in its course: a full disk, too little memory, a loss that is not finite.
 

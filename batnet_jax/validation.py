@@ -146,7 +146,7 @@ def _check_data(config: ml_collections.ConfigDict) -> None:
     names += [("data.train", name) for name in data.train]
     names += [("eval.datasets", name) for name in config.eval.datasets]
     for field, name in names:
-        check_name(name, field)
+        check_name(name, f"config.{field}")
     trained = [name.split(":")[0] for name in data.train]
     _require(
         not (data.variant and trained and data.dataset not in trained),

@@ -19,17 +19,15 @@ DATASETS: dict[str, type[ReIDBuilder]] = {builder.name: builder for builder in B
 MANUAL_DIR = "data/manual"
 
 
-def check_name(name: str, field: str) -> None:
-    """Refuses the name of a data set that does not exist.
+def check_name(name: str, setting: str = "name") -> None:
+    """Raise a UserError that lists the data sets if no data set has this name.
 
     Args:
       name: as in `load_dataset`.
-      field: of the config, for the message.
-
-    Raises: UserError naming the ones that do.
+      setting: what the caller calls the name, for the message.
     """
     if str(name).split(":")[0] not in DATASETS:
-        raise UserError(f"config.{field}={name!r} is unknown: choose {', '.join(DATASETS)}")
+        raise UserError(f"{setting}={name!r} is unknown: choose {', '.join(DATASETS)}")
 
 
 def load_dataset(
@@ -49,7 +47,7 @@ def load_dataset(
     Raises: UserError if anything that the user gave is missing or wrong; nothing is left of the
       preparation then.
     """
-    check_name(name, "data.dataset")
+    check_name(name)
     base, _, detail = name.partition(":")
     if base == Folder.name and detail:
         manual_dir = detail

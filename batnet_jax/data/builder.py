@@ -17,7 +17,7 @@ from tqdm import tqdm
 from batnet_jax.data.checks import Copies, Count, check_image, count, differences, format_counts
 from batnet_jax.data.files.find_dataset import choose_layout, find_layouts
 from batnet_jax.data.files.tree import FileTree
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError
 
 INDEX_NAME = "index.npz"
 """Beside the images: the labels of every split, so that opening a data set does not read them."""
@@ -84,9 +84,8 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             allowed = (
                 f"choose one of {', '.join(names)}" if names else "it has none: leave it empty"
             )
-            raise UserError(
-                f"config.data.variant={variant!r} is no variant of {cls.name}: {allowed}"
-            )
+            message = f"{variant!r} is no variant of {cls.name}: {allowed}"
+            raise ArgumentError("variant", message)
         return variant or (names[0] if names else None)
 
     def sources(self) -> dict[str, SplitSource]:
@@ -130,9 +129,10 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         wanted = [tree for tree, why in zip(trees, problems, strict=True) if not why]
         if not wanted:
             seen = "".join(f" ({why})" for why in problems[:1])
-            raise UserError(
+            raise ArgumentError(
+                "manual_dir",
                 f"{cls.TITLE} not found in '{manual_dir}'{seen}: put {cls.WANTED} (or its "
-                ".zip/.tar) there, or pass --config.data.manual_dir=DIR"
+                ".zip/.tar) there, or name another place",
             )
         return choose_layout(wanted, cls.WORD)
 
@@ -234,9 +234,10 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             yield
         except (OSError, RuntimeError) as error:
             reason = " ".join(str(error).split())
-            raise UserError(
+            raise ArgumentError(
+                "data_dir",
                 f"cannot write to '{self.final_path}' ({reason}): make room, or name another "
-                "folder with --config.data.dir=DIR"
+                "folder",
             ) from error
 
     def _log_download_bytes(self) -> None:

@@ -16,7 +16,7 @@ from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
 from batnet_jax.data.builder import INDEX_NAME, ReIDBuilder
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError
 
 OPTIONAL = ("val", "multi_query", "distractors")
 """Splits that only some data sets have, or only if the user has their files."""
@@ -36,10 +36,10 @@ class Split:
     """Relative to the split's folder in the original data set."""
 
     rows: np.ndarray
-    """[n] int64, the images' places in `examples`."""
+    """[n] int64, the images' places in `files`."""
 
-    examples: Sequence[bytes]
-    """The prepared TFDS data source, its records as they are stored."""
+    files: Sequence[bytes]
+    """The image files of the whole prepared split, read when they are asked for."""
 
     state: str
     """Changes whenever the prepared files do."""
@@ -52,7 +52,7 @@ class Split:
 
     def encoded(self, i: int) -> bytes:
         """The bytes of the file of image i; safe to call from several threads."""
-        return _field(self.examples[self.rows[i]], "image")
+        return self.files[self.rows[i]]
 
     def take(self, rows: np.ndarray) -> "Split":
         """The images at `rows`, [m] int indices or [n] bool."""
@@ -62,7 +62,7 @@ class Split:
             self.cameras[rows],
             [self.filenames[row] for row in rows],
             self.rows[rows],
-            self.examples,
+            self.files,
             self.state,
             self.content,
         )
@@ -76,8 +76,27 @@ class Split:
         return hashlib.sha256(self.content.encode() + self.rows.tobytes()).hexdigest()[:16]
 
 
+class _ImageFiles(Sequence[bytes]):
+    """The image files in the records of a prepared split."""
+
+    def __init__(self, records: Sequence[bytes], path: Path):
+        self._records = records
+        self._path = path
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, row: Any) -> Any:
+        try:
+            return _field(self._records[row], "image")
+        except MemoryError:
+            raise
+        except Exception as error:  # ArrayRecord and protobuf raise many types
+            raise OSError(f"{error} in '{self._path}'") from error
+
+
 class _Chain(Sequence[bytes]):
-    """Several data sources, one after the other."""
+    """Several sequences, one after the other."""
 
     def __init__(self, parts: Sequence[Sequence[bytes]]):
         self._parts = parts
@@ -95,14 +114,14 @@ def concatenate(splits: Sequence[Split]) -> Split:
     """The images of several splits, one after the other."""
     if len(splits) == 1:
         return splits[0]
-    examples = _Chain([split.examples for split in splits])
-    starts = np.cumsum([0, *(len(split.examples) for split in splits)])
+    files = _Chain([split.files for split in splits])
+    starts = np.cumsum([0, *(len(split.files) for split in splits)])
     return Split(
         np.concatenate([split.pids for split in splits]),
         np.concatenate([split.cameras for split in splits]),
         [name for split in splits for name in split.filenames],
         np.concatenate([split.rows + start for split, start in zip(splits, starts, strict=False)]),
-        examples,
+        files,
         " ".join(split.state for split in splits),
         " ".join(split.content for split in splits),
     )
@@ -209,9 +228,8 @@ def _prepare(builder: ReIDBuilder) -> None:
         lock = (final.parent / ".lock").open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
-        raise UserError(
-            f"cannot write to '{final.parent}' ({error.strerror}): "
-            "name another folder with --config.data.dir=DIR"
+        raise ArgumentError(
+            "data_dir", f"cannot write to '{final.parent}' ({error.strerror}): name another folder"
         ) from error
     with lock:
         if is_prepared(builder):
@@ -224,18 +242,19 @@ def _prepare(builder: ReIDBuilder) -> None:
             with tempfile.TemporaryDirectory() as scratch:  # TFDS wants one, and leaves it empty
                 builder.download_and_prepare(download_dir=scratch, file_format="array_record")
         except OSError as error:  # those of reading are the user's errors already
-            raise UserError(
+            raise ArgumentError(
+                "data_dir",
                 f"cannot write to '{final.parent}' ({error.strerror}): make room, or name another "
-                "folder with --config.data.dir=DIR"
+                "folder",
             ) from error
 
 
 def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> Split:
     raw = tfds.decode.DeserializeMethod.RAW_BYTES
-    examples = builder.as_data_source(split, deserialize_method=raw)  # type: ignore
+    records = builder.as_data_source(split, deserialize_method=raw)  # type: ignore
     filenames = [name.decode() for name in index[f"{split}/filename"].tolist()]
-    last = _field(examples[len(examples) - 1], "filename").decode()  # fails if the file is cut off
-    if len(examples) != len(filenames) or last != filenames[-1]:
+    last = _field(records[len(records) - 1], "filename").decode()  # fails if the file is cut off
+    if len(records) != len(filenames) or last != filenames[-1]:
         raise ValueError(f"the images of {split} are not those of {INDEX_NAME}")
     (path,) = Path(builder.data_dir).glob(f"*-{split}.array_record*")
     stat = path.stat()
@@ -243,7 +262,7 @@ def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: st
     rows = np.arange(len(filenames))
     labels = (index[f"{split}/pid"], index[f"{split}/camera"])
     content = _content(builder, index, split)
-    return Split(*labels, filenames, rows, examples, state, content)
+    return Split(*labels, filenames, rows, _ImageFiles(records, path), state, content)
 
 
 def _content(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> str:

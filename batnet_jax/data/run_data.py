@@ -10,8 +10,16 @@ import numpy as np
 
 from batnet_jax.data import Dataset, Split, load_dataset, title_of
 from batnet_jax.data.prepared import concatenate
+from batnet_jax.data.sources.folder import Folder
 from batnet_jax.data.splits import hold_out, query_and_gallery
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError
+
+SETTINGS = {
+    "variant": "config.data.variant",
+    "data_dir": "--config.data.dir=DIR",
+    "manual_dir": "--config.data.manual_dir=DIR",
+}
+"""What the user calls an argument of `load_dataset`."""
 
 
 class Identity(NamedTuple):
@@ -134,9 +142,22 @@ def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[s
     opened = {}
     for name in dict.fromkeys(names):
         variant = data.variant if name == data.dataset else ""
-        dataset = load_dataset(name, variant=variant, data_dir=data.dir, manual_dir=data.manual_dir)
+        try:
+            dataset = load_dataset(
+                name, variant=variant, data_dir=data.dir, manual_dir=data.manual_dir
+            )
+        except ArgumentError as error:
+            raise UserError(f"{error} ({_setting(error.argument, name)})") from error
         opened[name] = replace(dataset, name=titles[name])
     return opened
+
+
+def _setting(argument: str, name: str) -> str:
+    """Return where the user gave an argument of `load_dataset`, for a message."""
+    base, _, detail = name.partition(":")
+    if detail and argument == ("manual_dir" if base == Folder.name else "variant"):
+        return f"in {name!r}"
+    return SETTINGS[argument]
 
 
 def _test(config: ml_collections.ConfigDict, dataset: Dataset) -> RetrievalTest:

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.data.loading.sampler import epoch_plan, steps_per_epoch
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError
 
 
 class Schedule(NamedTuple):
@@ -36,7 +36,10 @@ def plan_schedule(config: ml_collections.ConfigDict, labels: np.ndarray) -> Sche
     Raises: UserError if the training set has fewer identities than a batch, or the run goes on
       where a cosine has brought the learning rate to 0.
     """
-    epoch = steps_per_epoch(labels, **shape_of(config))
+    try:
+        epoch = steps_per_epoch(labels, **shape_of(config))
+    except ArgumentError as error:
+        raise UserError(f"{error} (config.batch.{error.argument})") from error
     whole = config.num_epochs * epoch
     if config.schedule == "cosine" and config.steps > whole:
         raise UserError(

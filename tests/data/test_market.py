@@ -139,7 +139,7 @@ def test_msmt17_version_is_detected(tmp_path):
     v2 = {k.replace("train/", "mask_train_v2/").replace("test/", "mask_test_v2/"): v
           for k, v in MSMT17.items()}  # fmt: skip
     write_tree(tmp_path / "m", v2, "MSMT17_V2")
-    message = r"MSMT17 not found in .*\('.*' is MSMT17_V2: --config.data.variant=v2\): put"
+    message = r"MSMT17 not found in .*\('.*' is MSMT17_V2: choose variant v2\): put"
     fails(message, "msmt17", tmp_path, manual_dir=tmp_path / "m", variant="v1")
     assert len(load(tmp_path, "msmt17").train) == 3
     assert (tmp_path / "data" / "msmt17" / "v2").is_dir()

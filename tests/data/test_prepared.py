@@ -142,6 +142,15 @@ def test_damaged_prepared_data(tmp_path, market, damage):
         load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market)
 
 
+def test_an_image_that_is_overwritten_while_it_is_open(tmp_path, market):
+    """The message names the file that no longer holds it."""
+    query = load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market).query
+    path = next((tmp_path / "data").rglob("*query.array_record*"))
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(OSError, match=f" in '{path}'$"):
+        query.encoded(0)
+
+
 def test_no_network_and_no_home(tmp_path, market, monkeypatch):
     def refuse(*_args, **_keywords):
         raise AssertionError("the network was asked for")

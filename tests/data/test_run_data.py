@@ -151,6 +151,28 @@ def test_one_data_set_under_two_names(config):
         open_run_data(config)
 
 
+MISPLACED = {
+    "variant": ({"data.dataset": "msmt17", "data.variant": "v3"}, r"\(config.data.variant\)"),
+    "manual_dir": ({"data.dataset": "dukemtmc_reid"}, r"\(--config.data.manual_dir=DIR\)"),
+    "data_dir": ({"data.dir": "/dev/null/data"}, r"\(--config.data.dir=DIR\)"),
+    "variant in a name": ({"data.train": ("msmt17:v3",)}, r"\(in 'msmt17:v3'\)"),
+    "folder in a name": ({"data.train": ("folder:/dev/null",)}, r"\(in 'folder:/dev/null'\)"),
+    "manual_dir beside a variant": (
+        {"data.train": ("msmt17:v2",)},
+        r"is MSMT17_V1: choose variant v1\): put .* or name another place "
+        r"\(--config.data.manual_dir=DIR\)",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", MISPLACED)
+def test_a_mistake_is_told_by_the_setting_that_mends_it(config, what):
+    fields, message = MISPLACED[what]
+    config.update_from_flattened_dict(fields)
+    with pytest.raises(UserError, match=f"{message}$"):
+        open_run_data(config)
+
+
 def test_a_variant_of_nothing_that_is_trained_on(config):
     config.data.train = ("msmt17",)
     config.data.variant = "v2"

@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batnet_jax.data.loading.sampler import epoch_plan, steps_per_epoch
-from batnet_jax.errors import UserError
 
 counts_lists = st.lists(st.integers(1, 23), min_size=1, max_size=12)
 
@@ -120,12 +119,12 @@ def test_input_is_not_changed():
 @pytest.mark.parametrize(
     ("pids", "p", "k", "message"),
     [
-        ([0, 0, 1, 1], 3, 2, r"batch.identities=3, .* only 2 identities"),
-        ([], 1, 2, r"batch.identities=1, .* only 0 identities"),
+        ([0, 0, 1, 1], 3, 2, r"^a batch of 3 identities, .* only 2 identities: choose 2 or fewer$"),
+        ([], 1, 2, r"^a batch of 1 identities, .* only 0 identities: choose 0 or fewer$"),
         ([0, 0, -1], 1, 2, r"smallest -1.*junk"),
         ([[0, 1]], 1, 2, r"shape \(1, 2\)"),
-        ([0, 0], 0, 2, r"batch.identities=0"),
-        ([0, 0], 1, 0, r"batch.images_per_identity=0"),
+        ([0, 0], 0, 2, r"^identities=0 must be 1 or more"),
+        ([0, 0], 1, 0, r"^images_per_identity=0 must be 1 or more"),
     ],
 )
 def test_mistakes(pids, p, k, message):
@@ -134,7 +133,7 @@ def test_mistakes(pids, p, k, message):
         lambda: steps_per_epoch(pids, identities=p, images_per_identity=k),
         lambda: epoch_plan(pids, identities=p, images_per_identity=k, seed=0, epoch=0),
     ):
-        with pytest.raises(UserError, match=message) as info:
+        with pytest.raises(ValueError, match=message) as info:
             call()
         assert "\n" not in str(info.value)
 

@@ -56,6 +56,16 @@ def test_a_run_ends_with_its_cosine():
     assert plan_schedule(config, LABELS).total == 7
 
 
+def test_fewer_identities_than_a_batch_holds():
+    config = small_config()
+    config.batch.identities = 7
+    message = (
+        r"^a batch of 7 identities, but .* only 6 identities: choose 6 or fewer \(config\.batch"
+    )
+    with pytest.raises(UserError, match=message + r"\.identities\)$"):
+        plan_schedule(config, LABELS)
+
+
 def metrics(loss, lr=0.5):
     return {k: jnp.float32(v) for k, v in {"loss": loss, "loss_ce": 1.0, "lr": lr}.items()}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from batnet_jax.data.files.tree import FileTree, is_archive, is_hidden, open_tree
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar")
 MOST_LAYOUTS = 100
@@ -61,9 +61,9 @@ def choose_layout(trees: list[FileTree], word: str) -> FileTree:
     if word and len(trees) > 1:
         trees = [tree for tree in trees if word in tree.location.lower()] or trees
     if len(trees) > 1:
-        raise UserError(
-            f"'{trees[0].location}' and '{trees[1].location}' both hold such a data set: "
-            "name one with --config.data.manual_dir=DIR"
+        raise ArgumentError(
+            "manual_dir",
+            f"'{trees[0].location}' and '{trees[1].location}' both hold such a data set: name one",
         )
     return trees[0]
 

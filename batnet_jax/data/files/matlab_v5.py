@@ -1,8 +1,7 @@
-"""MATLAB v5 files, as far as lists need them: arrays of numbers, and cell arrays of strings.
+"""Reads arrays of numbers and cell arrays of strings from MATLAB v5 files.
 
-SciPy reads all that such a file may hold, objects and cells in cells in cells too; a file that was
-made for it takes any amount of memory, or ends the process. Here nothing is nested, and nothing is
-larger than its bytes in the file.
+`scipy.io.loadmat` (1.17) is not used, because it trusts the file: a cell array of declared size
+5e8 in 184 bytes takes 4 GB, and nested cells, or a few changed bytes, crash the process.
 
 The format: MathWorks, "MAT-File Format", level 5. A header of 128 bytes, then elements: type and
 size (4 bytes each, or 2 each with up to 4 bytes of data), then data, filled up to 8 bytes.

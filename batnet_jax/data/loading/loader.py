@@ -181,8 +181,8 @@ class ImageStore:
         except Exception as error:  # whatever the reading library raises for a file that is gone
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunFailure(
-                f"'{name}' cannot be read ({reason}): were the prepared files in config.data.dir "
-                "changed or removed? Restore them; the last checkpoint is kept"
+                f"'{name}' cannot be read ({reason}): were the prepared files changed or "
+                "removed? Restore them; the last checkpoint is kept"
             ) from error
         self._cache.write(i, out)
 

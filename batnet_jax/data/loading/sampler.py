@@ -6,7 +6,7 @@ the published code, an epoch takes every full group of K images of every identit
 
 import numpy as np
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError
 
 
 def steps_per_epoch(pids: np.ndarray, *, identities: int, images_per_identity: int) -> int:
@@ -81,23 +81,24 @@ def _identities(
     pids: np.ndarray, identities: int, images_per_identity: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Checks the labels; returns the images [n] sorted by identity and each identity's count."""
-    for field, value in (
+    for name, value in (
         ("identities", identities),
         ("images_per_identity", images_per_identity),
     ):
         if value < 1:
-            raise UserError(f"config.batch.{field}={value} must be 1 or more")
+            raise ValueError(f"{name}={value} must be 1 or more")
     pids = np.asarray(pids)
     if pids.ndim != 1 or (pids < 0).any():
-        raise UserError(
+        raise ValueError(
             f"the training labels (shape {pids.shape}, smallest {pids.min(initial=0)}) must be one "
             "list of identities >= 0: leave junk images (-1) out of the training split"
         )
     _, counts = np.unique(pids, return_counts=True)
     if len(counts) < identities:
-        raise UserError(
-            f"config.batch.identities={identities}, but the training split has only {len(counts)} "
-            f"identities: set batch.identities to {len(counts)} or less"
+        raise ArgumentError(
+            "identities",
+            f"a batch of {identities} identities, but the training split has only {len(counts)} "
+            f"identities: choose {len(counts)} or fewer",
         )
     return np.argsort(pids, kind="stable"), counts
 

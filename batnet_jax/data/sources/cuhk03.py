@@ -32,7 +32,7 @@ from batnet_jax.data.files.find_dataset import choose_layout, find_layouts
 from batnet_jax.data.files.tree import FileTree, open_tree
 from batnet_jax.data.sources.cuhk03_mat import NAME, MatImages, Release, read_protocol
 from batnet_jax.data.sources.market import MARKERS, market_sources, source_of
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError
 
 BOXES = {"labeled": "boxes drawn by hand", "detected": "boxes of a pedestrian detector"}
 CLASSIC_SPLITS = 20
@@ -66,10 +66,9 @@ class Cuhk03(ReIDBuilder):
         """See the base class; the message does not list all 42."""
         if variant and variant not in [config.name for config in cls.BUILDER_CONFIGS]:
             classic = [f"{boxes}-classic-1..{CLASSIC_SPLITS}" for boxes in BOXES]
-            raise UserError(
-                f"config.data.variant={variant!r} is no variant of {cls.name}: choose one of "
-                f"{', '.join([*BOXES, *classic])}"
-            )
+            allowed = ", ".join([*BOXES, *classic])
+            message = f"{variant!r} is no variant of {cls.name}: choose one of {allowed}"
+            raise ArgumentError("variant", message)
         return super().choose_config(variant, manual_dir)
 
     def sources(self) -> dict[str, SplitSource]:

@@ -38,7 +38,7 @@ class Msmt17(ReIDBuilder):
         tfds.core.BuilderConfig(name="v2", description="MSMT17_V2, with the faces masked"),
     ]
     TITLE = "MSMT17"
-    WANTED = "MSMT17_V1/ (config.data.variant=v1) or MSMT17_V2/ (v2)"
+    WANTED = "MSMT17_V1/ (variant v1) or MSMT17_V2/ (variant v2)"
     WORD = "msmt"
     DETECTS_VARIANT = True
 
@@ -63,7 +63,7 @@ class Msmt17(ReIDBuilder):
         version = version_of(tree)
         if version == self.variant:
             return ""
-        return f"'{tree.location}' is MSMT17_{version.upper()}: --config.data.variant={version}"
+        return f"'{tree.location}' is MSMT17_{version.upper()}: choose variant {version}"
 
     def published(self) -> Mapping[str, Count]:
         """The counts of its lists; the paper's Table 1 has the same."""

@@ -16,10 +16,10 @@ from absl import flags
 
 from batnet_jax import main, retrieval
 from batnet_jax.data import Split
-from batnet_jax.data.run_data import RetrievalTest, RunData, open_run_data
+from batnet_jax.data.run_data import RetrievalTest, RunData, open_run_data, open_store
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import extract_features, make_embed
-from batnet_jax.evaluation.evaluate import open_store, same_camera
+from batnet_jax.evaluation.ranked_test import choose_same_camera
 from batnet_jax.models.build import make_model
 from batnet_jax.step.train_step import init_state, make_recipe
 
@@ -76,7 +76,7 @@ def evaluate(config, test: RetrievalTest, embed) -> dict:
         gallery.pids,
         gallery.cameras,
         ap=config.eval.ap,
-        same_camera=same_camera(config, test),
+        same_camera=choose_same_camera(config, test),
     )
 
 

@@ -26,8 +26,7 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from batnet_jax import main
-from batnet_jax.data.run_data import open_run_data
-from batnet_jax.evaluation.evaluate import open_store
+from batnet_jax.data.run_data import open_run_data, open_store
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries

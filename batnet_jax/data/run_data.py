@@ -9,6 +9,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.data import Dataset, Split, load_dataset, title_of
+from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.prepared import concatenate
 from batnet_jax.data.sources.folder import Folder
 from batnet_jax.data.splits import hold_out, query_and_gallery
@@ -239,3 +240,22 @@ def fingerprints(data: RunData) -> dict[str, str]:
         own = " ".join(split.content_fingerprint() for split in halves)
         found[f"{test.name} {test.split}"] = own
     return found
+
+
+def open_store(config: ml_collections.ConfigDict, split: Split, *, keep: bool = True) -> ImageStore:
+    """Open the images of a split, decoded as the config's `data` section says.
+
+    Args:
+      config: its `data` section is read.
+      split: the images.
+      keep: keep decoded images in the caches; False if each image is needed once.
+    """
+    data = config.data
+    return ImageStore(
+        split,
+        image_size=tuple(data.image_size),
+        cache_gb=data.cache_gb if keep else 0.0,
+        workers=data.workers,
+        disk_cache=Path(data.dir) / "decoded" / split.fingerprint(),
+        disk_cache_gb=data.disk_cache_gb if keep else 0.0,
+    )

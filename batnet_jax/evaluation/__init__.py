@@ -1,1 +1,7 @@
-"""TODO."""
+"""Evaluation: features of query and gallery, rankings, figures, files (section 5.2 of the paper).
+
+embed: a network as a function from images to features.
+ranked_test: a test embedded and ranked.
+extra_figures: the figures that `eval` fields add, such as re-ranking.
+evaluate: the whole, from a network to `eval/step_<N>.json` and the table on stdout.
+"""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Embedding: images to features in batches, over all devices of all processes."""
 
 import functools
 from collections.abc import Callable
@@ -16,16 +16,19 @@ from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.preemption import Terminated, is_agreed
 from batnet_jax.runtime.progress import progress_bar
 
+Embed = Callable[[np.ndarray], np.ndarray]
+"""Images [b, h, w, 3] bytes to features [b, d] float32."""
+
 
 def embed_step(variables: dict[str, Any], images: jax.Array, *, model: BATNet) -> jax.Array:
-    """Images to features as the test phase compares them (section 4.4).
+    """Compute the features that the test phase compares (section 4.4).
 
     Args:
       variables: `params` and `batch_stats`.
       images: [b, h, w, 3] bytes.
       model: the network.
-    Returns: [b, d] float32: f_a, and f_p where there are parts, each of unit length (published
-      code), side by side.
+    Returns: [b, d] float32: f_a and, if the network has parts, f_p side by side, each of unit
+      length as in the published code.
     """
     outputs: Any = model.apply(variables, normalise(images), train=False)
     halves = [
@@ -35,13 +38,10 @@ def embed_step(variables: dict[str, Any], images: jax.Array, *, model: BATNet) -
     return jnp.concatenate(halves, axis=-1).astype(jnp.float32)
 
 
-Embed = Callable[[np.ndarray], np.ndarray]
-
-
 def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
-    """Images [b, h, w, 3] bytes to features [b, d] float32, b a multiple of the devices.
+    """Return a function that embeds images on all devices; b must be a multiple of their number.
 
-    Of several processes each gives its own images, and gets the features of these.
+    Each of several processes passes its own images and gets the features of its own images.
     """
     replicated = devices.replicate(variables)
     step = jax.pmap(functools.partial(embed_step, model=model), AXIS, in_axes=(None, 0))
@@ -54,7 +54,7 @@ def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
 
 
 def extract_features(store: ImageStore, embed: Embed, *, batch: int, name: str) -> np.ndarray:
-    """Features of all n images of a store, [n, d] float32."""
+    """Embed all n images of a store, with a progress bar; return [n, d] float32."""
     with progress_bar(len(store), description=f"embed {name}") as bar:
         return embed_rows(store, np.arange(len(store)), embed, batch=batch, progress=bar.update)
 
@@ -67,20 +67,20 @@ def embed_rows(
     batch: int,
     progress: Callable[[int], Any],
 ) -> np.ndarray:
-    """Features of some images of a store, [n, d] float32; every step has the same shape.
+    """Embed the images of n rows of a store in batches of one shape; return [n, d] float32.
 
-    Several processes share the images, and all get the features of all.
+    Several processes divide the images among them, and each returns the features of all images.
 
-    Raises: Terminated if SIGTERM has come to one of several processes.
+    Raises: Terminated if one of several processes has received SIGTERM.
     """
-    filled = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch)])
-    own = filled.reshape(-1, batch)[:, devices.own_rows(batch)]
-    features, left = [], len(rows)
-    with prefetch(store, own) as batches:
+    padded = np.concatenate([rows, np.repeat(rows[-1:], -len(rows) % batch)])
+    plan = padded.reshape(-1, batch)[:, devices.own_rows(batch)]
+    features, remaining = [], len(rows)
+    with prefetch(store, plan) as batches:
         for _, images in batches:
             features.append(embed(images))
-            progress(min(batch, left))
-            left -= min(batch, left)
+            progress(min(batch, remaining))
+            remaining -= min(batch, remaining)
     if is_agreed():
         raise Terminated
     return devices.gather(np.stack(features), batch)[: len(rows)]

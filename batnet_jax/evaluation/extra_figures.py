@@ -1,4 +1,4 @@
-"""Figures on request, beside the standard ones: what the fields of `eval` add to a result."""
+"""Extra figures: query expansion, re-ranking, single-shot CMC, verification."""
 
 from typing import Any
 
@@ -10,24 +10,24 @@ from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.runtime.progress import counting_bar
 
 
-def further_figures(
+def compute_extra_figures(
     config: ml_collections.ConfigDict,
     test: RetrievalTest,
     query: np.ndarray,
     gallery: np.ndarray,
     same_camera: str,
 ) -> dict[str, Any]:
-    """The figures that the config asks for, by their names in `eval/step_<N>.json`.
+    """Return the extra figures that the config selects, by their names in `eval/step_<N>.json`.
 
     Args:
       config: `eval.expand`, `eval.expand_alpha`, `eval.rerank`, `eval.single_shot`,
         `eval.verification`, `eval.ap` and `seed` are read.
-      test: what the features are of.
+      test: the identities and cameras of the features.
       query: features [q, d].
       gallery: features [g, d].
       same_camera: "remove" or "keep".
-    Returns: `expanded` and `reranked` as of `retrieval.evaluate`, `single_shot` as of
-      `retrieval.single_shot_cmc`, `verification` as of `retrieval.verify`.
+    Returns: `expanded` and `reranked` as `retrieval.evaluate` returns them, `single_shot` as
+      `retrieval.single_shot_cmc` does, `verification` as `retrieval.verify` does.
     """
     who = test.query.pids, test.query.cameras
     whom = test.gallery.pids, test.gallery.cameras
@@ -63,12 +63,12 @@ def further_figures(
     return figures
 
 
-def describe(result: dict[str, Any], columns: list[str]) -> list[str]:
-    """The lines that they add to the table.
+def format_extra_figures(result: dict[str, Any], columns: list[str]) -> list[str]:
+    """Return the lines that extra figures add to the table of a result.
 
     Args:
       result: of an evaluation.
-      columns: of its table: mAP, mINP, Rank-k.
+      columns: the table's: mAP, mINP, Rank-k.
     """
     lines = []
     for name in ("expanded", "reranked", "single_shot"):
@@ -81,8 +81,8 @@ def describe(result: dict[str, Any], columns: list[str]) -> list[str]:
     if "verification" in result:
         for point in result["verification"]["operating_points"]:
             lines.append(
-                f"one person if the cosine is at least {point['threshold']:.3f}: true of"
-                f" {100 * point['true_accept_rate']:.1f}% of one person's pairs, of"
-                f" {100 * point['false_accept_rate']:.3g}% of two people's"
+                f"same person if the cosine is at least {point['threshold']:.3f}: accepts"
+                f" {100 * point['true_accept_rate']:.1f}% of the pairs of one person,"
+                f" {100 * point['false_accept_rate']:.3g}% of the pairs of two people"
             )
     return lines

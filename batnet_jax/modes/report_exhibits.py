@@ -1,47 +1,136 @@
-"""What of a ranked test the report shows: which queries, their lists, the hardest identities.
+"""The exhibits of the report: which queries, ranked lists, identities and attention maps to show.
 
-Everything is read off features that are there already; only what is shown is decoded.
+All figures come from features that are embedded once; only images on the page are decoded again.
 """
 
+import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+import jax
+import ml_collections
 import numpy as np
 
 from batnet_jax import retrieval
 from batnet_jax.data.loading.loader import ImageStore
-from batnet_jax.data.run_data import RetrievalTest
-from batnet_jax.evaluation.evaluate import Ranked, camera_of
-from batnet_jax.report.cards import KINDS, Card, Hit, Shown
-from batnet_jax.report.page import Markup
-from batnet_jax.report.thumbnails import Thumbnails, picture
+from batnet_jax.data.run_data import RetrievalTest, open_store
+from batnet_jax.errors import UserError
+from batnet_jax.evaluation.embed import Embed
+from batnet_jax.evaluation.evaluate import camera_of, make_result
+from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
+from batnet_jax.models import BATNet
+from batnet_jax.models.preprocess import normalise
+from batnet_jax.report import sections
+from batnet_jax.report.attention_maps import AttentionRow, mean_maps
+from batnet_jax.report.cards import KINDS, Card, Hit, Shown, ranked_lists_section
+from batnet_jax.report.page import Section
+from batnet_jax.report.ranked_list import Person
+from batnet_jax.report.sections import HardIdentity
+from batnet_jax.report.thumbnails import Thumbnails
+from batnet_jax.runtime.progress import counting_bar
 
+LISTS = 20
+"""Ranked lists of each kind, over all tests. Nobody looks through more, and with this limit the
+page stays below about 10 MB for any number of queries."""
 PLACES = 10
-"""Of a list: as many as fit beside each other."""
+"""Places of a ranked list: as many as fit side by side."""
 UNCOUNTED = 3
-"""Images of the query's own camera in a list: enough to see that they lead it."""
+"""Images of the query's own camera in a ranked list: enough to see that they come first."""
 HARDEST = 15
+"""Identities in the list of the hardest."""
+ATTENDED = 6
+"""Queries whose attention is drawn."""
 _AT_ONCE = 64
-"""Images decoded at a time: they are large, and what is kept of them is small."""
+"""Images decoded at a time: they are large, and only their thumbnails are kept."""
+
+
+class ReportedTest(NamedTuple):
+    """The part of the report that one test fills."""
+
+    result: dict[str, Any]
+    """As in `eval/step_<N>.json`."""
+    sections: list[Section]
+    sample: list[int]
+    """A few of the queries whose ranked lists are shown."""
+
+
+def report_test(
+    config: ml_collections.ConfigDict,
+    test: RetrievalTest,
+    embed: Embed,
+    thumbnails: Thumbnails,
+    *,
+    step: int,
+    number: int = 0,
+    count: int = 1,
+) -> ReportedTest:
+    """Embed the images of a test once and make all sections about it.
+
+    Args:
+      config: see `rank_test` and `make_result`.
+      test: query and gallery.
+      embed: see `make_embed`.
+      thumbnails: collects the images.
+      step: training steps the model has taken.
+      number: of this test on the page, from 0.
+      count: tests on the page.
+    """
+    with rank_test(config, test, embed, breakdown=True) as ranked:
+        result = make_result(config, ranked, step)
+        per_query = ranked.figures["per_query"]
+        kinds = choose_queries(
+            per_query["average_precision"], max(LISTS // count, 2), seed=config.seed
+        )
+        cards = make_cards(ranked, kinds, thumbnails)
+        hardest = hardest_identities(ranked, thumbnails)
+        pairs = camera_pairs(ranked)
+        verification = _verification(ranked, result)
+        first_ranks = [rank for rank in per_query["first_rank"] if rank]
+    name = sections.title_of(result)
+    key_suffix = f"-{number}" if number else ""
+    title_suffix = f": {name}" if count > 1 else ""
+    parts = [
+        sections.curves_section(
+            first_ranks,
+            verification,
+            name,
+            key=f"curves{key_suffix}",
+            title=f"Curves{title_suffix}",
+        ),
+        ranked_lists_section(
+            cards,
+            num_queries=result["num_query"],
+            num_valid=result["num_valid_query"],
+            suffix=key_suffix,
+            title=f"Ranked lists{title_suffix}",
+        ),
+        sections.hardest_section(
+            hardest, pairs, key=f"hardest{key_suffix}", title=f"Hardest{title_suffix}"
+        ),
+    ]
+    shown = list(kinds)
+    places = np.unique(np.linspace(0, len(shown) - 1, ATTENDED).astype(int))  # some of each kind
+    return ReportedTest(result, parts, [shown[place] for place in places])
 
 
 def choose_queries(
     average_precisions: Sequence[float | None], count: int, seed: int
 ) -> dict[int, list[str]]:
-    """The queries to show: a few of each kind of `report.cards.KINDS`.
+    """Choose a few queries of each kind of `report.cards.KINDS`.
 
-    Among equal ones, as all that are ranked perfectly, it draws: the first would be of few people.
+    Queries of equal AP, such as all perfect ones, are drawn at random, because the first ones
+    would show few people.
 
     Args:
-      average_precisions: of all queries; None where nothing can be found.
-      count: of each kind; fewer where there are not so many queries.
-      seed: of the draws.
-    Returns: for each query that is shown the kinds that it stands for; the worst first.
+      average_precisions: of all queries; None for a query without a match.
+      count: queries of each kind; fewer if fewer are valid.
+      seed: of the random draws.
+    Returns: the kinds of each chosen query, worst queries first.
     """
     rng = np.random.default_rng(seed)
     valid = [q for q, value in enumerate(average_precisions) if value is not None]
     drawn = rng.permutation(valid).tolist()
-    order = sorted(drawn, key=lambda q: average_precisions[q])  # stable: equal ones stay drawn
+    order = sorted(drawn, key=lambda q: average_precisions[q])  # stable: ties stay in drawn order
     count = min(count, len(order))
     start = (len(order) - count) // 2
     chosen = {
@@ -58,27 +147,26 @@ def choose_queries(
 
 
 def make_cards(
-    test: RetrievalTest, found: Ranked, kinds: dict[int, list[str]], thumbnails: Thumbnails
+    ranked: RankedTest, kinds: dict[int, list[str]], thumbnails: Thumbnails
 ) -> list[Card]:
-    """The ranked lists of chosen queries.
+    """Make the ranked lists of chosen queries.
 
     Args:
-      test: the test.
-      found: its features and images.
+      ranked: the test.
       kinds: see `choose_queries`.
-      thumbnails: take in the images.
+      thumbnails: collects the images.
     """
-    query, gallery = test.query, test.gallery
+    query, gallery = ranked.test.query, ranked.test.gallery
+    per_query = ranked.figures["per_query"]
     chosen = np.array(list(kinds), int)
-    features, own = found.features, found.figures["per_query"]
     heads = retrieval.first_places(
-        features["query"][chosen],
+        ranked.query_features[chosen],
         query.pids[chosen],
         query.cameras[chosen],
-        features["gallery"],
+        ranked.gallery_features,
         gallery.pids,
         gallery.cameras,
-        same_camera=found.settings["same_camera"],
+        same_camera=ranked.same_camera,
         places=PLACES,
         uncounted=UNCOUNTED,
     )
@@ -86,47 +174,51 @@ def make_cards(
     for q, head in zip(chosen.tolist(), heads, strict=True):
         places = list(head.first)
         if not any(place.right and place.rank for place in places):
-            item = _first_right(test, found, q)
-            places.append(retrieval.Place(item, own["first_rank"][q], True))
+            item = _first_right_item(ranked, q)
+            places.append(retrieval.Place(item, per_query["first_rank"][q], True))
         lists.append(places)
     items = sorted({place.item for places in lists for place in places})
-    pictures = _take_in(found.stores["gallery"], items, thumbnails)
-    asked = _take_in(found.stores["query"], chosen.tolist(), thumbnails)
+    item_thumbnails = _add_images(ranked.gallery_store, items, thumbnails)
+    query_thumbnails = _add_images(ranked.query_store, chosen.tolist(), thumbnails)
 
-    def hit(place: retrieval.Place) -> Hit:
+    def make_hit(place: retrieval.Place) -> Hit:
         g = place.item
-        image = Shown(pictures[g], int(gallery.pids[g]), camera_of(gallery, g))
-        return Hit(image, place.rank, "same" if not place.rank else _verdict(place.right))
+        image = Shown(item_thumbnails[g], int(gallery.pids[g]), camera_of(gallery, g))
+        return Hit(image, place.rank, _verdict(place))
 
     return [
         Card(
-            Shown(asked[q], int(query.pids[q]), camera_of(query, q)),
-            kinds[q],
-            own["average_precision"][q],
-            own["first_rank"][q],
-            [hit(place) for place in places],
-            head.left_out,
+            query=Shown(query_thumbnails[q], int(query.pids[q]), camera_of(query, q)),
+            kinds=kinds[q],
+            average_precision=per_query["average_precision"][q],
+            first_rank=per_query["first_rank"][q],
+            hits=[make_hit(place) for place in places],
+            left_out=head.left_out,
         )
         for q, places, head in zip(chosen.tolist(), lists, heads, strict=True)
     ]
 
 
-def _verdict(right: bool) -> str:
-    return "right" if right else "wrong"
+def _verdict(place: retrieval.Place) -> str:
+    """Return the verdict of `report.cards.Hit`; a place without a rank does not count."""
+    if not place.rank:
+        return "same"
+    return "right" if place.right else "wrong"
 
 
-def _first_right(test: RetrievalTest, found: Ranked, q: int) -> int:
-    """The gallery index of the first right image of a query that has one."""
-    relevant = test.gallery.pids == test.query.pids[q]
-    if found.settings["same_camera"] == "remove":
-        relevant &= test.gallery.cameras != test.query.cameras[q]
+def _first_right_item(ranked: RankedTest, q: int) -> int:
+    """Return the gallery index of the first right image of a query that has one."""
+    query, gallery = ranked.test.query, ranked.test.gallery
+    relevant = gallery.pids == query.pids[q]
+    if ranked.same_camera == "remove":
+        relevant &= gallery.cameras != query.cameras[q]
     return retrieval.first_right(
-        found.features["query"][q], found.features["gallery"], np.flatnonzero(relevant)
+        ranked.query_features[q], ranked.gallery_features, np.flatnonzero(relevant)
     )
 
 
-def _take_in(store: ImageStore, items: Sequence[int], thumbnails: Thumbnails) -> dict[int, str]:
-    """The thumbnails of some images of a store."""
+def _add_images(store: ImageStore, items: Sequence[int], thumbnails: Thumbnails) -> dict[int, str]:
+    """Add some images of a store to the thumbnails; return the thumbnail of each."""
     names = {}
     for start in range(0, len(items), _AT_ONCE):
         part = items[start : start + _AT_ONCE]
@@ -135,39 +227,100 @@ def _take_in(store: ImageStore, items: Sequence[int], thumbnails: Thumbnails) ->
     return names
 
 
-def hardest_identities(
-    test: RetrievalTest, found: Ranked, thumbnails: Thumbnails
-) -> list[tuple[int, Markup, int, float, float]]:
-    """The identities of lowest mAP, as `report.sections.hardest_section` takes them."""
-    figures = found.figures["per_identity"]
+def hardest_identities(ranked: RankedTest, thumbnails: Thumbnails) -> list[HardIdentity]:
+    """Return the identities of lowest mAP, lowest first, each with its first query image."""
+    figures = ranked.figures["per_identity"]
     valid = [pid for pid, own in figures.items() if own["num_valid_query"]]
     order = sorted(valid, key=lambda pid: (figures[pid]["mAP"], int(pid)))[:HARDEST]
-    first = [int(np.argmax(test.query.pids == int(pid))) for pid in order]
-    names = _take_in(found.stores["query"], first, thumbnails)
+    first_queries = [int(np.argmax(ranked.test.query.pids == int(pid))) for pid in order]
+    names = _add_images(ranked.query_store, first_queries, thumbnails)
     return [
-        (
-            int(pid),
-            picture(names[q], f"A query of identity {pid}"),
-            figures[pid]["num_valid_query"],
-            figures[pid]["mAP"],
-            figures[pid]["cmc"]["1"],
+        HardIdentity(
+            pid=int(pid),
+            thumbnail=names[q],
+            num_queries=figures[pid]["num_valid_query"],
+            mean_ap=figures[pid]["mAP"],
+            rank1=figures[pid]["cmc"]["1"],
         )
-        for pid, q in zip(order, first, strict=True)
+        for pid, q in zip(order, first_queries, strict=True)
     ]
 
 
-def pairs_of_cameras(test: RetrievalTest, found: Ranked, progress: Any) -> list[dict[str, Any]]:
-    """See `retrieval.camera_pairs`; nothing where cameras are not known."""
-    query, gallery = test.query, test.gallery
+def camera_pairs(ranked: RankedTest) -> list[dict[str, Any]]:
+    """Return the figures of `retrieval.camera_pairs`, or none if the cameras are unknown."""
+    query, gallery = ranked.test.query, ranked.test.gallery
     if min(query.cameras.min(), gallery.cameras.min()) < 0:
         return []
-    return retrieval.camera_pairs(
-        found.features["query"],
-        query.pids,
-        query.cameras,
-        found.features["gallery"],
-        gallery.pids,
-        gallery.cameras,
-        progress=progress,
-        **found.settings,
+    with counting_bar("camera pairs", "camera") as progress:
+        return retrieval.camera_pairs(
+            ranked.query_features,
+            query.pids,
+            query.cameras,
+            ranked.gallery_features,
+            gallery.pids,
+            gallery.cameras,
+            ap=ranked.ap,
+            same_camera=ranked.same_camera,
+            progress=progress,
+        )
+
+
+def _verification(ranked: RankedTest, result: dict[str, Any]) -> dict[str, Any] | str:
+    """Return the figures of `retrieval.verify`, or the reason why there are none."""
+    if "verification" in result:
+        return result["verification"]
+    query, gallery = ranked.test.query, ranked.test.gallery
+    try:
+        with counting_bar("all pairs", "query") as progress:
+            return retrieval.verify(
+                ranked.query_features,
+                query.pids,
+                query.cameras,
+                ranked.gallery_features,
+                gallery.pids,
+                gallery.cameras,
+                same_camera=ranked.same_camera,
+                progress=progress,
+            )
+    except UserError as error:  # a gallery of one person has no pair of two
+        return str(error)
+
+
+def attention_rows(
+    config: ml_collections.ConfigDict,
+    model: BATNet,
+    variables: dict[str, Any],
+    test: RetrievalTest,
+    queries: Sequence[int],
+) -> list[AttentionRow]:
+    """Compute the attention maps of some queries; none if the network has no attention.
+
+    Raises: UserError if a map is not finite.
+    """
+    if model.attention == "none":
+        return []
+    query, rows = test.query, np.array(queries)
+    with open_store(config, query, keep=False) as store:
+        images = store.batch(rows)
+    # XLA drops the layers after the last attention, because nothing uses their outputs.
+    attention = jax.device_get(
+        jax.jit(functools.partial(attention_step, model=model))(variables, images)
     )
+    if not all(np.isfinite(maps).all() for maps in jax.tree.leaves(attention)):
+        raise UserError(
+            "an attention map holds values that are not finite, so this checkpoint is useless:"
+            " choose an earlier one with --config.eval.step, or train again at a lower rate"
+        )
+    cameras = [camera_of(query, q) for q in queries]
+    people = map(Person, images, query.pids[rows].tolist(), cameras)
+    maps = mean_maps(attention)
+    return [AttentionRow(*pair) for pair in zip(people, maps, strict=True)]
+
+
+def attention_step(variables: dict[str, Any], images: jax.Array, *, model: BATNet) -> Any:
+    """Compute the maps around each Bi-attention of images [b, h, w, 3] bytes.
+
+    Returns: `outputs["attention"]` of `BATNet.__call__`.
+    """
+    outputs: Any = model.apply(variables, normalise(images), train=False)
+    return outputs["attention"]

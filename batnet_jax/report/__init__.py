@@ -1,1 +1,7 @@
-"""Pictures of an evaluation."""
+"""The report of an evaluation: pictures and one HTML page.
+
+ranked_list, attention_maps: PNGs.
+page: HTML elements and the page itself, with page.css and page.js.
+charts, thumbnails: inline SVG and inline images.
+sections, cards, attention_section, training_section, settings: the sections of the page.
+"""

@@ -1,7 +1,7 @@
 """A picture of Bi-attention: for each person the image, and the maps around it as heat maps.
 
 Fang et al., ICCV 2019, Fig. 6, shows the image, the map before the attention and the masked map.
-The mask stands between the two here: before, times mask, is after.
+This picture shows the mask between the two maps: before times mask is after.
 """
 
 import os
@@ -24,20 +24,20 @@ _LINE = _TEXT + 4
 _BAR = 128  # length of the colour bar
 
 _PAPER, _INK, _GREY = (255, 255, 255), (20, 20, 20), (90, 90, 90)
-_HEAT = 0.6  # share of the heat map's colour in an overlay; the rest is the image
+_HEAT = 0.6  # weight of the heat map in an overlay; the image has the rest
 
 COLUMNS = ("before", "mask", "after")  # fields of `AttentionMaps`
 
 
 class AttentionMaps(NamedTuple):
-    """What a Bi-attention does to one image: means over the channels."""
+    """The maps around a Bi-attention for one image, as means over the channels."""
 
     before: Float[np.ndarray, "h w"]
-    """Of the map that enters; >= 0, as every position stands behind a ReLU."""
+    """The input; >= 0, because a ReLU precedes every position."""
     mask: Float[np.ndarray, "h w"]
-    """Of the mask; in [1/2, 1)."""
+    """The mask; in [1/2, 1)."""
     after: Float[np.ndarray, "h w"]
-    """Of the map that leaves, which is the first times the mask, channel by channel."""
+    """The output: the input times the mask, channel by channel."""
 
 
 class AttentionRow(NamedTuple):
@@ -48,11 +48,11 @@ class AttentionRow(NamedTuple):
 
 
 def mean_maps(attention: Mapping[str, Mapping[str, np.ndarray]]) -> list[dict[str, AttentionMaps]]:
-    """Takes means over the channels: "the response" of Fig. 6.
+    """Average maps over their channels, as in "the response" of Fig. 6.
 
     Args:
-      attention: for each position `input`, `mask` and `output`, [b, h, w, c] each.
-    Returns: [b], for each image its maps by position.
+      attention: `input`, `mask` and `output` of each position, [b, h, w, c] each.
+    Returns: the maps of each of the b images, by position.
     """
     means = {
         position: [
@@ -72,9 +72,9 @@ def overlay(
     heat: Float[np.ndarray, "h w"],
     limits: tuple[float, float] | None = None,
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """Lays a heat map over an image.
+    """Lay a heat map over an image.
 
-    The map is resized bilinearly; the image under it is grey, so that every colour is the map's.
+    The map is resized bilinearly. The image becomes grey, so that only the map has colour.
 
     Args:
       image: RGB.
@@ -86,10 +86,7 @@ def overlay(
     """
     heat = np.asarray(heat, np.float32)
     if not np.isfinite(heat).all():
-        raise UserError(
-            "an attention map holds values that are not finite, so this checkpoint is of no use:"
-            " choose an earlier one with --config.eval.step, or train again at a lower rate"
-        )
+        raise UserError("an attention map holds values that are not finite: give finite maps")
     low, high = limits or (float(heat.min()), float(heat.max()))
     scaled = (heat - low) / (high - low) if high > low else np.zeros_like(heat)
     height, width = image.shape[:2]
@@ -106,12 +103,12 @@ def draw_attention_maps(
 
     Args:
       path: file to write; its folder must exist.
-      rows: at least one; all with the same positions, at least one.
+      rows: at least one; all have the same positions, at least one.
       dataset: for the title, with the step.
       step: training step of the checkpoint.
 
     Raises:
-      UserError: without rows or positions, or for a map that is not finite.
+      UserError: if there are no rows or no positions, or a map is not finite.
     """
     positions = list(rows[0].maps) if rows else []
     if not positions:
@@ -120,14 +117,14 @@ def draw_attention_maps(
     top = _GAP + _TITLE + _GAP + 2 * _LINE
     cell_height = _BOX[1] + _LINE + _GAP
     bottom = top + len(rows) * cell_height
-    # A position's columns stand closer to each other than to the next position's.
+    # The columns of one position are closer to each other than to those of the next position.
     group = len(COLUMNS) * (_BOX[0] + _GAP) + _GAP
     width = _GAP + _BOX[0] + 2 * _GAP + len(positions) * group
     width = max(width, 2 * _GAP + int(ImageFont.load_default(_TITLE).getlength(title)))
     sheet = Image.new("RGB", (width, bottom + 2 * _LINE + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP), title, _INK, ImageFont.load_default(_TITLE))
-    # Masks of several images can be compared: one that hardly changes anything must look flat.
+    # One scale for all masks of a position: a mask that changes hardly anything must look flat.
     limits_of = {position: mask_limits(rows, position) for position in positions}
     lefts = {position: _BOX[0] + 3 * _GAP + n * group for n, position in enumerate(positions)}
     _caption(draw, _GAP, top - _LINE, "image", _INK)
@@ -152,13 +149,13 @@ def draw_attention_maps(
 
 
 def mask_limits(rows: Sequence[AttentionRow], position: str) -> tuple[float, float]:
-    """The lowest and the highest value of all masks at a position."""
+    """Return the lowest and the highest value of all masks at a position."""
     masks = [row.maps[position].mask for row in rows]
     return float(min(mask.min() for mask in masks)), float(max(mask.max() for mask in masks))
 
 
 def _colour(values: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
-    """Viridis, RGB: even steps look even, on grey paper and to the colour-blind too."""
+    """Colour values by viridis, RGB: even steps look even, also in grey and to the colour-blind."""
     return cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
 
 
@@ -172,7 +169,7 @@ def _caption(draw: ImageDraw.ImageDraw, x: int, y: int, text: str, colour: tuple
 
 
 def _draw_cell(sheet: Image.Image, x: int, y: int, image: np.ndarray, note: str) -> None:
-    """Draws a whole image into its box, a note below."""
+    """Draw a whole image into its box, with a note below."""
     fitted = ImageOps.contain(Image.fromarray(image), _BOX)
     left, top = (_BOX[0] - fitted.width) // 2, (_BOX[1] - fitted.height) // 2
     sheet.paste(fitted, (x + left, y + top))
@@ -180,15 +177,15 @@ def _draw_cell(sheet: Image.Image, x: int, y: int, image: np.ndarray, note: str)
 
 
 def _draw_legend(sheet: Image.Image, x: int, y: int) -> None:
-    """Draws the colour bar, and in words what its ends are."""
+    """Draw the colour bar and explain its ends."""
     ramp = _colour(np.linspace(0, 255, _BAR)[None].repeat(_TEXT, 0).astype(np.uint8))
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(_TEXT)
     start = x + int(font.getlength("lowest ")) + 2
     draw.text((x, y), "lowest", _INK, font)
     sheet.paste(Image.fromarray(ramp), (start, y + 2))
-    draw.text((start + _BAR + 6, y), "highest value: before and after, of that map;", _INK, font)
-    note = (
-        "mask, of all masks in the column. Below each map stand its own lowest and highest value."
+    draw.text(
+        (start + _BAR + 6, y), "highest value: of the map itself for before and after,", _INK, font
     )
+    note = "of all masks in the column for mask. Below each map: its own lowest and highest value."
     draw.text((x, y + _LINE), note, _INK, font)

@@ -1,4 +1,4 @@
-"""Fig. 6 on the page: each query, and the maps around each Bi-attention as heat maps."""
+"""The section of attention: Fig. 6 of the paper, with heat maps around each Bi-attention."""
 
 from collections.abc import Sequence
 
@@ -9,28 +9,30 @@ from batnet_jax.report.thumbnails import Thumbnails, picture
 
 _BOX = (96, 192)
 _CAPTION = (
-    "Before: the feature map that enters the Bi-attention; mask: what it is multiplied by; after: "
-    "the masked map. Each is a mean over the channels, laid over the image in grey. Colours run "
-    "from the lowest value (dark violet) to the highest (yellow): before and after, those of the "
-    "one map, so they compare its places; mask, those of all masks of the position, so they "
-    "compare images too. Below each map stand its own lowest and highest value. The mask lies "
-    "between 0.5 and 1, so the map after it is always lower: what matters is where it is lowered "
-    "least."
+    "Before: the feature map that enters the Bi-attention; mask: the factor that multiplies it; "
+    "after: the masked map. Each is a mean over the channels, laid over the image in grey. Colours "
+    "run from the lowest value (dark violet) to the highest (yellow). The maps before and after "
+    "have a colour scale each, so their colours compare places within one map; all masks at a "
+    "position share a scale, so their colours also compare images. The lowest and highest values "
+    "are below each map. The mask lies between 0.5 and 1, so the map after it is always lower: the "
+    "places that it lowers least matter."
 )
 
 
 def attention_section(rows: Sequence[AttentionRow], thumbnails: Thumbnails) -> Section:
-    """The section.
+    """Make the section of attention.
 
     Args:
       rows: none if the network has no attention.
-      thumbnails: take in the pictures.
+      thumbnails: collects the images.
 
-    Raises: UserError for a map that is not finite.
+    Raises: UserError if a map is not finite.
     """
     key, title = "attention", "Bi-attention"
     if not rows:
-        text = "This network has no attention (config.model.attention is none): nothing to show."
+        text = (
+            "This network has no attention (config.model.attention is none), so nothing is shown."
+        )
         return Section(key, title, paragraph(text))
     limits = {position: mask_limits(rows, position) for position in rows[0].maps}
     parts = [
@@ -38,7 +40,7 @@ def attention_section(rows: Sequence[AttentionRow], thumbnails: Thumbnails) -> S
     ]
     legend = Markup(
         '<p class="legend"><span>lowest</span>'
-        '<span class="heat" role="img" aria-label="from dark violet over green to yellow"></span>'
+        '<span class="heat" role="img" aria-label="dark violet through green to yellow"></span>'
         "<span>highest value</span></p>"
     )
     body = paragraph(_CAPTION) + legend + grid(parts)

@@ -1,57 +1,85 @@
-"""Ranked lists to look through: a card for each query, and the form that chooses among them."""
+"""The section of ranked lists: one card per query, and a form that filters the cards."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from batnet_jax.report.page import Markup, escape, icon
+from batnet_jax.report.page import Markup, Section, escape, icon, paragraph
 from batnet_jax.report.thumbnails import picture
 
 KINDS = {
-    "worst": "the lowest AP",
-    "median": "an AP in the middle",
-    "best": "the highest AP",
+    "worst": "lowest AP",
+    "median": "AP around the median",
+    "best": "highest AP",
     "random": "drawn at random",
 }
-_WORDS = {"right": "right", "wrong": "wrong", "same": "same camera"}
+"""Why a query is shown."""
+_VERDICTS = {"right": "right", "wrong": "wrong", "same": "same camera"}
 
 
 class Shown(NamedTuple):
-    """An image on the page and who is on it."""
+    """An image on the page, its identity and its camera."""
 
     thumbnail: str
     """See `Thumbnails.add`."""
     pid: int
     camera: int | None
-    """None: not known."""
+    """None: unknown."""
 
 
 class Hit(NamedTuple):
-    """A gallery image in a list."""
+    """A gallery image in a ranked list."""
 
     image: Shown
     rank: int
-    """1-based; 0: it does not count."""
+    """From 1; 0 for an image that does not count."""
     verdict: str
-    """`right`, `wrong`, or `same`: the query's identity seen by its own camera."""
+    """`right`, `wrong`, or `same`: the query's identity, seen by the query's own camera."""
 
 
 class Card(NamedTuple):
-    """A query and the head of its ranked list."""
+    """A query and the first places of its ranked list."""
 
     query: Shown
     kinds: Sequence[str]
-    """Why it is shown: of `KINDS`, at least one."""
+    """At least one of `KINDS`."""
     average_precision: float
     first_rank: int
-    """Of the first right image, from 1."""
+    """The rank of the first right image, from 1."""
     hits: Sequence[Hit]
-    """Best first; where none is right the last is the first that is."""
+    """Best first. If none of the first places is right, the first right image follows them."""
     left_out: int
-    """Images of the same camera that stand among the hits and are not shown."""
+    """Images of the same camera that rank among the hits but are not shown."""
+
+
+def ranked_lists_section(
+    shown: Sequence[Card],
+    *,
+    num_queries: int,
+    num_valid: int,
+    suffix: str = "",
+    title: str = "Ranked lists",
+) -> Section:
+    """Make the section of ranked lists.
+
+    Args:
+      shown: at least one.
+      num_queries: all queries of the test.
+      num_valid: the queries that have a match in the gallery.
+      suffix: ends the section's anchor: letters, digits and hyphens.
+      title: the section's.
+    """
+    meanings = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
+    text = f"{len(shown):,} of {num_valid:,} queries, chosen by kind ({meanings})."
+    if num_valid < num_queries:
+        text += f" Another {num_queries - num_valid:,} queries have no match in the gallery."
+    text += " Each list shows the query on the left, then the gallery images, best first."
+    body = paragraph(text) + cards(shown, key=f"list{suffix}")
+    return Section(f"ranked-lists{suffix}", title, body)
 
 
 def cards(shown: Sequence[Card], *, key: str) -> Markup:
-    """The form and the cards.
+    """Make the filter form and the cards.
 
     Args:
       shown: at least one.
@@ -59,18 +87,18 @@ def cards(shown: Sequence[Card], *, key: str) -> Markup:
     """
     listed = "\n".join(_card(card, f"{key}-{number}") for number, card in enumerate(shown))
     return Markup(
-        f'{_form(shown, key)}\n{_key()}\n<div class="cards">\n{listed}\n</div>\n'
-        '<p class="nothing" hidden>No list fits: choose less, or reset the filters.</p>\n'
+        f'{_form(shown, key)}\n{_legend()}\n<div class="cards">\n{listed}\n</div>\n'
+        '<p class="nothing" hidden>No list matches: remove a filter, or reset them all.</p>\n'
         '<button type="button" class="more" hidden>Show more</button>'
     )
 
 
 def _form(shown: Sequence[Card], key: str) -> str:
-    """Hidden until the script makes it work."""
+    """Make the filter form, which is hidden until the script runs."""
     kinds = [kind for kind in KINDS if any(kind in card.kinds for card in shown)]
     radios = "".join(
         f'<label><input type="radio" name="{key}-kind" value="{value}"'
-        f"{' checked' * (not value)} data-filter=kinds><span>{text}</span></label>"
+        f"{'' if value else ' checked'} data-filter=kinds><span>{text}</span></label>"
         for value, text in [("", "All"), *((kind, kind.capitalize()) for kind in kinds)]
     )
     cameras = sorted({card.query.camera for card in shown if card.query.camera is not None})
@@ -79,7 +107,7 @@ def _form(shown: Sequence[Card], key: str) -> str:
     pids = sorted({card.query.pid for card in shown})
     options = "".join(f'<option value="{pid}"></option>' for pid in pids)
     return (
-        f'<form class="filters" hidden aria-label="Choose among the ranked lists">'
+        f'<form class="filters" hidden aria-label="Filter the ranked lists">'
         f'<fieldset class="choice"><legend>Queries</legend><div>{radios}</div></fieldset>'
         f"{camera if cameras else ''}"
         f'<p><label for="{key}-pid">Identity</label><input id="{key}-pid" type="search"'
@@ -99,16 +127,16 @@ def _select(key: str, label: str, name: str, values: Sequence[tuple[str, str]]) 
     )
 
 
-def _key() -> str:
-    """What the signs mean."""
-    meaning = {
-        "right": "right: the query's identity, by another camera",
+def _legend() -> str:
+    """Make the legend of the icons."""
+    meanings = {
+        "right": "right: the query's identity, seen by another camera",
         "wrong": "wrong: another identity",
-        "same": "same camera: the query's identity by its own camera; does not count",
+        "same": "same camera: the query's identity, seen by the query's camera; does not count",
     }
     items = "".join(
         f'<li><span class="verdict {name}">{icon(name)}</span>{escape(text)}</li>'
-        for name, text in meaning.items()
+        for name, text in meanings.items()
     )
     return f'<ul class="legend">{items}</ul>'
 
@@ -125,37 +153,31 @@ def _card(card: Card, key: str) -> str:
     kinds = "".join(f'<li title="{KINDS[kind]}">{kind}</li>' for kind in card.kinds)
     where = f", camera {camera}" if camera else ""
     facts = f"AP {card.average_precision:.3f}, first right image at rank {card.first_rank}"
-    more = f"{card.left_out} more of the same camera not shown" if card.left_out else ""
-    places = "".join(
-        _hit(hit, after=counted[i - 1].rank if (i := _place(counted, hit)) else 0)
-        for hit in card.hits
-    )
+    note = f"{card.left_out} more images of the same camera are not shown" if card.left_out else ""
+    previous = {b.rank: a.rank for a, b in itertools.pairwise(counted)}
+    places = "".join(_hit(hit, previous=previous.get(hit.rank, 0)) for hit in card.hits)
     return (
         f'<article class="card" {data} aria-labelledby="{key}">'
         f'<div class="top"><h3 id="{key}">Identity {query.pid}{where}</h3>'
         f'<p>{facts}</p><ul class="kinds">{kinds}</ul></div>'
         f'<div class="row"><div class="query">{picture(query.thumbnail, _alt("Query", query))}'
         f'<p>query</p></div><ol class="hits">{places}</ol></div>'
-        + (f'<p class="note">{more}</p>' if more else "")
+        + (f'<p class="note">{note}</p>' if note else "")
         + "</article>"
     )
 
 
-def _place(counted: Sequence[Hit], hit: Hit) -> int:
-    return counted.index(hit) if hit.rank else 0
-
-
-def _hit(hit: Hit, *, after: int) -> str:
-    """One place; marked where ranks have been skipped before it."""
-    name = "not counted" if not hit.rank else f"rank {hit.rank}"
-    skipped = " far" if after and hit.rank > after + 1 else ""
+def _hit(hit: Hit, *, previous: int) -> str:
+    """Make one place of a list, marked if ranks after the previous place are skipped."""
+    name = f"rank {hit.rank}" if hit.rank else "not counted"
+    skipped = " far" if previous and hit.rank > previous + 1 else ""
     rank = hit.rank or "–"  # noqa: RUF001 - a dash is meant
     camera = "" if hit.image.camera is None else f" · c{hit.image.camera}"
     return (
         f'<li class="hit {hit.verdict}{skipped}">'
         f"{picture(hit.image.thumbnail, _alt(f'Gallery image, {name}', hit.image))}"
         f'<p class="verdict {hit.verdict}">{icon(hit.verdict)}<b>{rank}</b> '
-        f"<span>{_WORDS[hit.verdict]}</span></p>"
+        f"<span>{_VERDICTS[hit.verdict]}</span></p>"
         f'<p class="who">{hit.image.pid}{camera}</p></li>'
     )
 

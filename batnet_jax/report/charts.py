@@ -1,7 +1,7 @@
-"""Charts as inline SVG: lines and histograms. Colours are the page's, so they follow its scheme.
+"""Charts as inline SVG: lines and histograms.
 
-Lines differ by their dashes too. A drawing is narrow, as wide as a phone, so that its letters are
-large enough there.
+CSS of the page colours the charts, so they follow the light or dark scheme. Lines also differ by
+their dashes. A chart is as narrow as a phone, so that its text stays legible on one.
 """
 
 import html
@@ -27,17 +27,18 @@ class Series(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """From values to pixels."""
+    """A linear or logarithmic map from values to pixels."""
 
     low: float
     high: float
     start: float
-    """Where `low` lies."""
+    """The pixel of `low`."""
     end: float
+    """The pixel of `high`."""
     log: bool = False
 
     def at(self, value: float) -> float:
-        """The place of a value, in pixels."""
+        """Return the position of a value in pixels."""
         low, high, value = (
             (math.log10(v) for v in (self.low, self.high, value))
             if self.log
@@ -58,17 +59,17 @@ def line_chart(
     dots: bool = False,
     show: Callable[[float], str] | None = None,
 ) -> Markup:
-    """Lines over a common axis, with a legend where there are several.
+    """Draw lines over a common axis, with a legend for more than one line.
 
     Args:
-      series: at least one, each of at least one point; finite. With `log` the values are above 0.
-      title: what is seen, for those who do not see it.
-      x_label: what the horizontal axis is, with its unit.
-      y_label: what the vertical axis is.
-      y_range: None = what the values need.
-      log: of the vertical axis.
-      dots: mark the points: there are few.
-      show: writes a value of the vertical axis; None = as short as may be.
+      series: at least one, each of at least one finite point. With `log` all values are above 0.
+      title: a description for screen readers.
+      x_label: the name of the horizontal axis, with its unit.
+      y_label: the name of the vertical axis.
+      y_range: limits of the vertical axis; None = chosen from the values.
+      log: make the vertical axis logarithmic.
+      dots: mark the points, for lines of few points.
+      show: formats a value of the vertical axis; None = as short as possible.
     """
     xs = [x for line in series for x in line.xs]
     ys = [y for line in series for y in line.ys]
@@ -95,15 +96,15 @@ def histogram(
     y_label: str,
     limit: tuple[float, str],
 ) -> Markup:
-    """Outlines of histograms over each other, and an upright line.
+    """Draw outlines of histograms over each other, and a vertical line.
 
     Args:
       edges: [bins + 1], ascending.
       shares: one or two, `ys` [bins] each; `xs` is not read.
-      title: what is seen, for those who do not see it.
-      x_label: what the horizontal axis is.
-      y_label: what the vertical axis is.
-      limit: where the upright line stands, and what it is.
+      title: a description for screen readers.
+      x_label: the name of the horizontal axis.
+      y_label: the name of the vertical axis.
+      limit: the position of the vertical line, and its label.
     """
     top = max(max(kind.ys) for kind in shares) or 1.0
     x_axis = Axis(edges[0], edges[-1], _LEFT, WIDTH - _RIGHT)
@@ -126,22 +127,22 @@ def histogram(
     return Markup(_legend([kind.name for kind in shares], "area") + _drawing(title, parts))
 
 
-def thin(series: Series, most: int) -> Series:
-    """The means of neighbours where there are more than `most` points."""
+def thin(series: Series, max_points: int) -> Series:
+    """Reduce a series of more than `max_points` points to means of neighbouring points."""
     length = len(series.xs)
-    if length <= most:
+    if length <= max_points:
         return series
-    starts = np.linspace(0, length, most, endpoint=False).astype(int)
+    starts = np.linspace(0, length, max_points, endpoint=False).astype(int)
     sizes = np.diff([*starts, length])
     means = [np.add.reduceat(np.asarray(v, float), starts) / sizes for v in series[1:]]
     return Series(series.name, means[0].tolist(), means[1].tolist())
 
 
-def ticks(low: float, high: float, most: int = _TICKS) -> list[float]:
-    """Round values between two: steps of 1, 2 or 5 times a power of ten."""
+def ticks(low: float, high: float, max_steps: int = _TICKS) -> list[float]:
+    """Return round values between two limits, in steps of 1, 2 or 5 times a power of ten."""
     if not high > low:
         return [low]
-    raw = (high - low) / most
+    raw = (high - low) / max_steps
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(power * k for k in (1, 2, 5, 10) if power * k >= raw * (1 - 1e-9))
     first = math.ceil(low / step - 1e-9)
@@ -150,7 +151,7 @@ def ticks(low: float, high: float, most: int = _TICKS) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten; with fewer than two of them also 2 and 5 times those."""
+    """Return powers of ten, and 2 and 5 times them if fewer than two are within the limits."""
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     whole = [10.0**p for p in powers if low <= 10.0**p <= high]
     if len(whole) > 1:
@@ -159,13 +160,13 @@ def _log_ticks(low: float, high: float) -> list[float]:
 
 
 def _padded(low: float, high: float, log: bool) -> tuple[float, float]:
-    """A range with some air; from 0 where that is near."""
+    """Return limits with a margin around two values; start at 0 if 0 is near."""
     if log:
         return low / 2, high * 2
     if 0 <= low < 0.5 * high:
         return 0.0, 1.05 * high
-    air = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
-    return low - air, high + air
+    margin = 0.08 * (high - low) or abs(high) * 0.1 or 1.0
+    return low - margin, high + margin
 
 
 def _short(value: float) -> str:

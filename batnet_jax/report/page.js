@@ -1,6 +1,6 @@
 "use strict";
-// Everything is there without this script: it hides what is not asked for, and shows more of it.
-const STEP = 8; // lists at a time
+// Without this script the page shows everything; the script filters lists and fields.
+const STEP = 8; // lists shown at a time
 
 for (const form of document.querySelectorAll("form.filters")) {
   const section = form.closest("section");
@@ -8,33 +8,33 @@ for (const form of document.querySelectorAll("form.filters")) {
   const more = section.querySelector("button.more");
   const nothing = section.querySelector(".nothing");
   const output = form.querySelector("output");
-  let most = STEP;
+  let limit = STEP;
 
-  const asked = () => [...form.querySelectorAll("[data-filter]")]
+  const filters = () => [...form.querySelectorAll("[data-filter]")]
     .filter((input) => input.type !== "radio" || input.checked)
     .map((input) => [input.dataset.filter, input.value.trim()])
     .filter(([, value]) => value);
 
   const show = () => {
-    const wanted = asked();
-    const fits = (card) => wanted.every(([name, value]) =>
+    const wanted = filters();
+    const matches = (card) => wanted.every(([name, value]) =>
       card.dataset[name].split(" ").includes(value));
     let found = 0;
-    for (const card of cards) card.hidden = !fits(card) || ++found > most;
-    const shown = Math.min(found, most);
-    output.textContent = `${shown} of ${found} fitting lists shown, ${cards.length} in all`;
-    more.hidden = found <= most;
+    for (const card of cards) card.hidden = !matches(card) || ++found > limit;
+    const shown = Math.min(found, limit);
+    output.textContent = `${shown} of ${found} matching lists shown, ${cards.length} in total`;
+    more.hidden = found <= limit;
     nothing.hidden = found > 0;
   };
 
-  form.addEventListener("input", () => { most = STEP; show(); });
+  form.addEventListener("input", () => { limit = STEP; show(); });
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => { most = STEP; setTimeout(show); });
+  form.addEventListener("reset", () => { limit = STEP; setTimeout(show); });
   more.addEventListener("click", () => {
     const shown = cards.filter((card) => !card.hidden);
-    most += STEP;
+    limit += STEP;
     show();
-    // The focus moves on to what is new, else a reader by keyboard would stand behind it.
+    // Focus the first new list; otherwise a keyboard user would continue behind all of them.
     const next = cards.find((card) => !card.hidden && !shown.includes(card));
     next.tabIndex = -1;
     next.focus({ preventScroll: true });
@@ -52,10 +52,10 @@ for (const form of document.querySelectorAll("form.search")) {
     const wanted = text.value.trim().toLowerCase();
     let found = 0;
     for (const row of rows) {
-      const fits = row.textContent.toLowerCase().includes(wanted)
+      const matches = row.textContent.toLowerCase().includes(wanted)
         && (!changed.checked || row.classList.contains("is-changed"));
-      row.hidden = !fits;
-      found += fits;
+      row.hidden = !matches;
+      found += matches;
     }
     output.textContent = `${found} of ${rows.length} fields`;
   };

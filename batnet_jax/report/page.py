@@ -1,7 +1,7 @@
-"""The report's page: sections to one HTML file that needs nothing else.
+"""The report's page: HTML elements, and sections joined to one self-contained file.
 
-Whatever is text is escaped here and nowhere else: callers give plain strings, and what the
-functions of this package make is `Markup`.
+Text is escaped here and nowhere else: callers pass plain strings, and the functions of this package
+return `Markup`.
 """
 
 import base64
@@ -19,7 +19,7 @@ _SCRIPT = "page.js"
 
 
 class Markup(str):
-    """HTML; whatever else is text."""
+    """A string of HTML; every other string is text to escape."""
 
     __slots__ = ()
 
@@ -31,7 +31,7 @@ class Section(NamedTuple):
     """Its anchor: letters, digits and hyphens."""
     title: str
     body: str
-    """HTML, made by the functions of this package."""
+    """HTML from the functions of this package."""
 
 
 def write_page(
@@ -42,14 +42,14 @@ def write_page(
     sections: Sequence[Section],
     styles: str = "",
 ) -> None:
-    """Writes the page.
+    """Write the page.
 
     Args:
       path: file to write; its folder must exist.
       title: the page's.
-      facts: what this is a report of; name to value.
+      facts: the subject of the report, as names and values.
       sections: in the order of the page.
-      styles: further CSS, as that of `Thumbnails`.
+      styles: more CSS, such as the `Thumbnails`'.
     """
     links = "".join(f'<li><a href="#{s.key}">{escape(s.title)}</a></li>' for s in sections)
     parts = "\n".join(_section(section) for section in sections)
@@ -85,7 +85,7 @@ def write_page(
 
 
 def _policy(script: str) -> str:
-    """Tells the browser to load nothing and to run our script alone, whatever slips in here."""
+    """Return the policy that makes the browser load nothing and run only our script."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
     return (
         "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
@@ -93,7 +93,7 @@ def _policy(script: str) -> str:
     )
 
 
-# Drawn, as not every font has a tick and a cross.
+# Drawings, because not every font has a tick and a cross.
 _ICONS = """<svg class="icons" aria-hidden="true" width="0" height="0">
 <symbol id="icon-right" viewBox="0 0 16 16"><path d="M2.5 8.5l3.7 4L13.5 4"/></symbol>
 <symbol id="icon-wrong" viewBox="0 0 16 16"><path d="M3.5 3.5l9 9M12.5 3.5l-9 9"/></symbol>
@@ -103,12 +103,12 @@ _ICONS = """<svg class="icons" aria-hidden="true" width="0" height="0">
 
 
 def escape(value: Any) -> str:
-    """Text as HTML; `Markup` as it is."""
+    """Return text escaped for HTML, and `Markup` unchanged."""
     return value if isinstance(value, Markup) else html.escape(str(value))
 
 
 def icon(name: str) -> Markup:
-    """A drawn sign, `right`, `wrong` or `same`; the word must stand beside it."""
+    """Make an icon, `right`, `wrong` or `same`; the caller must put the word beside it."""
     return Markup(f'<svg class="icon" aria-hidden="true"><use href="#icon-{name}"/></svg>')
 
 
@@ -119,17 +119,17 @@ def _section(section: Section) -> str:
 
 
 def paragraph(text: str) -> Markup:
-    """Running text."""
+    """Make a paragraph of text."""
     return Markup(f"<p>{escape(text)}</p>")
 
 
 def heading(text: str) -> Markup:
-    """The title of a part of a section."""
+    """Make the title of a part of a section."""
     return Markup(f"<h3>{escape(text)}</h3>")
 
 
 def definitions(facts: Mapping[str, Any], style: str = "facts") -> Markup:
-    """Names and their values."""
+    """Make a list of names and values."""
     rows = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in facts.items()
@@ -138,18 +138,18 @@ def definitions(facts: Mapping[str, Any], style: str = "facts") -> Markup:
 
 
 def grid(parts: Iterable[str]) -> Markup:
-    """Things side by side where there is room, else one below the other."""
+    """Lay out parts side by side, or one below the other on a narrow screen."""
     panels = "\n".join(f'<div class="panel">{part}</div>' for part in parts)
     return Markup(f'<div class="grid">{panels}</div>')
 
 
 def details(summary: str, body: str) -> Markup:
-    """What is shown on request."""
+    """Make a part that opens on request."""
     return Markup(f"<details><summary>{escape(summary)}</summary>\n{body}\n</details>")
 
 
 def figure(body: str, caption: str) -> Markup:
-    """Something to look at and how to read it."""
+    """Make a figure with a caption."""
     return Markup(f"<figure>\n{body}\n<figcaption>{escape(caption)}</figcaption>\n</figure>")
 
 
@@ -161,14 +161,14 @@ def table(
     style: str = "",
     row_attributes: Sequence[str] = (),
 ) -> Markup:
-    """A table; each row's first cell is its heading. Scrolled sideways where it is too wide.
+    """Make a table; each row's first cell is its heading. A wide table scrolls sideways.
 
     Args:
-      caption: stands above.
-      head: of the columns.
-      rows: text, or `Markup`; a cell that is a `Cell` has a class.
-      style: a class of the table.
-      row_attributes: HTML, of each row; nothing for none.
+      caption: above the table.
+      head: the column headings.
+      rows: text, `Markup`, or `Cell` for a cell with a CSS class.
+      style: the CSS class of the table.
+      row_attributes: HTML attributes of each row; none by default.
     """
     columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
     attributes = row_attributes or [""] * len(rows)
@@ -178,13 +178,13 @@ def table(
     )
     kind = f' class="{style}"' if style else ""
     body = f"<table{kind}>\n<thead><tr>{columns}</tr></thead>\n<tbody>{lines}</tbody>\n</table>"
-    # Not <caption>, which would be scrolled away with the table.
+    # Not a <caption>, which would scroll away with the table.
     name = f"<figcaption>{escape(caption)}</figcaption>"
     return Markup(f'<figure class="table">\n{name}\n{_scroll(body, caption)}\n</figure>')
 
 
 class Cell(NamedTuple):
-    """A table's cell with a class of its own."""
+    """A table cell with a CSS class."""
 
     text: Any
     style: str
@@ -197,6 +197,6 @@ def _cell(cell: Any) -> str:
 
 
 def _scroll(body: str, label: str) -> str:
-    """Lets a wide thing be scrolled sideways, by touch and, once it has the focus, by the keys."""
+    """Make a box that scrolls a wide element sideways, by touch or, when focused, by keys."""
     name = html.escape(label)
     return f'<div class="scroll" role="group" aria-label="{name}" tabindex="0">\n{body}\n</div>'

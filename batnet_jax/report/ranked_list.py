@@ -1,6 +1,6 @@
-"""A picture of ranked lists: each query and the first of its gallery, right and wrong marked.
+"""A picture of ranked lists: each query and its first gallery images, marked right or wrong.
 
-Right and wrong differ by more than colour: a tick in a green frame, a cross in a red one.
+Marks differ by more than colour: a tick in a green frame, a cross in a red one.
 """
 
 import os
@@ -26,18 +26,18 @@ _RIGHT, _WRONG = (0, 130, 60), (200, 30, 30)
 
 
 class Person(NamedTuple):
-    """One image and who is on it."""
+    """An image of a person, with identity and camera."""
 
     image: UInt8[np.ndarray, "h w 3"]
     pid: int
-    camera: int | None  # None: not known
+    camera: int | None  # None: unknown
 
 
 class RankedList(NamedTuple):
     """A query, its average precision (a fraction; None: no match exists) and its best items.
 
-    `gallery` is best first, without the items that evaluation removes (junk; same identity and
-    camera), so that the places shown are the ranks that count.
+    `gallery` is best first. It lacks the items that evaluation removes (junk; same identity and
+    camera), so the places shown are the ranks that count.
     """
 
     query: Person
@@ -57,15 +57,15 @@ def draw_ranked_lists(
     """Write one PNG with a row for each query.
 
     Args:
-      path: file to write, whose folder must exist, or one that is open.
+      path: the file to write, in an existing folder, or an open file.
       rows: at least one.
       dataset: for the title, with the step and the mean AP.
       step: training step of the checkpoint.
       mean_ap: over the whole evaluation, as a fraction.
-      ap: the convention behind every AP shown: "precision" or "trapezoid".
+      ap: the convention of every AP shown: "precision" or "trapezoid".
 
     Raises:
-      UserError: without rows, or for an image that is not [h, w, 3] uint8.
+      UserError: if there are no rows, or an image is not [h, w, 3] uint8.
     """
     if not rows:
         raise UserError("no ranked lists to draw: give at least one query")
@@ -105,7 +105,7 @@ def _caption(draw: ImageDraw.ImageDraw, x: int, y: int, text: str, colour: tuple
 def _draw_person(
     sheet: Image.Image, x: int, y: int, person: Person, right: bool | None, note: str
 ) -> None:
-    """Draw one cell: framed image, badge where `right` is known, caption of two lines."""
+    """Draw a framed image, a badge unless `right` is None, and a caption of two lines."""
     image = np.asarray(person.image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise UserError(

@@ -1,9 +1,9 @@
-"""The sections of the report: plain figures in, HTML out."""
+"""The sections of the report that show figures of a test: metrics, curves, hard cases."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from batnet_jax.report.charts import Series, histogram, line_chart, thin
+from batnet_jax.report.charts import Series, histogram, line_chart
 from batnet_jax.report.page import (
     Cell,
     Markup,
@@ -16,36 +16,35 @@ from batnet_jax.report.page import (
     paragraph,
     table,
 )
+from batnet_jax.report.thumbnails import picture
 
 _AP = {
     "precision": "the mean of the precision at the hits",
-    "trapezoid": "the area under the precision-recall curve, by trapezoids",
+    "trapezoid": "the area under the precision-recall curve, by the trapezoidal rule",
 }
 _SAME_CAMERA = {
-    "remove": "Images of the query's identity by its own camera are left out",
-    "keep": "Images of the query's own camera count",
+    "remove": "Images of the query's identity from the query's own camera are left out",
+    "keep": "Images from the query's own camera count",
 }
 CMC_RANKS = 50
-"""How far the curve is drawn: what a person may look through."""
-ACCEPTED = 1e-2
-"""The false accept rate whose threshold is drawn: the lowest for which a small test has pairs
-enough."""
-POINTS = 400
-"""Of a curve: one for each pixel of its width."""
+"""The last rank of the CMC curve: a person may look through 50 images."""
+DRAWN_ACCEPT_RATE = 1e-2
+"""The false accept rate whose threshold is drawn: the lowest that the pairs of a small test can
+resolve."""
 
 
 def percent(value: float | None) -> str:
-    """A fraction in per cent, as the field writes it."""
+    """Format a fraction in per cent with one decimal, as papers do."""
     return "-" if value is None else f"{100 * value:.1f}"
 
 
 def title_of(result: Mapping[str, Any]) -> str:
-    """A test's name."""
-    return result["dataset"] + " val" * (result["split"] == "val")
+    """Return the title of a test: its data set, and `val` for validation."""
+    return f"{result['dataset']} val" if result["split"] == "val" else result["dataset"]
 
 
 def metrics_section(results: Sequence[Mapping[str, Any]]) -> Section:
-    """The figures: the first test's large, all in a table.
+    """Make the section of figures: large for the first test, and a table of all tests.
 
     Args:
       results: as `eval/step_<N>.json`; at least one.
@@ -65,7 +64,7 @@ def metrics_section(results: Sequence[Mapping[str, Any]]) -> Section:
 
 
 def _rows(result: Mapping[str, Any], ranks: Sequence[str]) -> list[list[Any]]:
-    """Of the table: the test, then what was asked for beside it."""
+    """Return the rows of a test: its figures, then its extra figures."""
 
     def cells(figures: Mapping[str, Any]) -> list[str]:
         values = [figures.get("mAP"), figures.get("mINP")]
@@ -80,10 +79,11 @@ def _rows(result: Mapping[str, Any], ranks: Sequence[str]) -> list[list[Any]]:
             label = f"{title}, {name.replace('_', ' ')}"
             rows.append([label, *cells(result[name]), *counts])
     if "confidence" in result:
-        sure = result["confidence"]
-        pairs = [sure["mAP"], sure["mINP"], *(sure["cmc"].get(rank) for rank in ranks)]
-        texts = ["-" if p is None else f"{percent(p[0])} to {percent(p[1])}" for p in pairs]
-        rows.append([f"{title}, {100 * sure['level']:.0f}% interval", *texts, *counts])
+        interval = result["confidence"]
+        bounds = [interval["mAP"], interval["mINP"]]
+        bounds += [interval["cmc"].get(rank) for rank in ranks]
+        texts = ["-" if b is None else f"{percent(b[0])} to {percent(b[1])}" for b in bounds]
+        rows.append([f"{title}, {100 * interval['level']:.0f}% interval", *texts, *counts])
     return rows
 
 
@@ -95,12 +95,12 @@ def curves_section(
     key: str = "curves",
     title: str = "Curves",
 ) -> Section:
-    """The CMC curve, and how far apart pairs of images lie.
+    """Make the section of the CMC curve and the histogram of distances between pairs.
 
     Args:
-      first_ranks: of the right images, from 1; at least one.
-      verification: see `retrieval.verify`, of the cosine; or why there is none.
-      test: its name.
+      first_ranks: the rank of each query's first right image, from 1; at least one.
+      verification: see `retrieval.verify`, for the cosine; or the reason why it is missing.
+      test: the title of the test.
       key: the section's.
       title: the section's.
     """
@@ -112,10 +112,10 @@ def curves_section(
 
 
 def cmc_figure(first_ranks: Sequence[int], title: str) -> Markup:
-    """The CMC curve.
+    """Draw the CMC curve.
 
     Args:
-      first_ranks: of the right images, from 1; at least one.
+      first_ranks: the rank of each query's first right image, from 1; at least one.
       title: of the test.
     """
     ranks = list(range(1, CMC_RANKS + 1))
@@ -131,16 +131,16 @@ def cmc_figure(first_ranks: Sequence[int], title: str) -> Markup:
         show=lambda value: f"{100 * value:.3g}%",
     )
     rows = [[rank, percent(shares[rank - 1])] for rank in (1, 2, 3, 5, 10, 20, 50)]
-    numbers = table("Queries found at this rank or before, in per cent", ["rank", "found"], rows)
-    text = "The share of queries whose first right image stands at this rank or before."
+    numbers = table("Queries found at this rank or better, in per cent", ["rank", "found"], rows)
+    text = "The share of queries with a right image at this rank or better."
     return Markup(figure(chart, text) + details("CMC in numbers", numbers))
 
 
 def verification_figure(figures: Mapping[str, Any], title: str) -> Markup:
-    """How far apart pairs lie, and where to accept them.
+    """Draw the distances between pairs of images, with the thresholds that accept a pair.
 
     Args:
-      figures: see `retrieval.verify`, of the cosine.
+      figures: see `retrieval.verify`, for the cosine.
       title: of the test.
     """
     counts = figures["histograms"]
@@ -149,17 +149,19 @@ def verification_figure(figures: Mapping[str, Any], title: str) -> Markup:
     used = [i for i, pair in enumerate(zip(*bins, strict=True)) if any(pair)]
     part = slice(max(used[0] - 1, 0), used[-1] + 2)
     totals = [figures["num_positive"], figures["num_negative"]]
-    shares = [[n / total for n in own[part]] for own, total in zip(bins, totals, strict=True)]
+    shares = [[n / total for n in kind[part]] for kind, total in zip(bins, totals, strict=True)]
     points = figures["operating_points"]
-    drawn = min(points, key=lambda point: abs(point["wanted_false_accept_rate"] - ACCEPTED))
+    drawn = min(
+        points, key=lambda point: abs(point["wanted_false_accept_rate"] - DRAWN_ACCEPT_RATE)
+    )
     limit = 1 - drawn["threshold"]
     chart = histogram(
         edges[part.start : part.start + len(shares[0]) + 1],
-        [Series("one person", [], shares[0]), Series("two people", [], shares[1])],
+        [Series("same person", [], shares[0]), Series("different people", [], shares[1])],
         title=f"Histograms of the distances of pairs of {title}; accepted up to {limit:.3f}",
         x_label="cosine distance",
         y_label="pairs",
-        limit=(limit, f"accept to {limit:.3f}"),
+        limit=(limit, f"accept up to {limit:.3f}"),
     )
     rows = [
         [
@@ -172,72 +174,96 @@ def verification_figure(figures: Mapping[str, Any], title: str) -> Markup:
         ]
         for point in points
     ]
-    head = ["wanted", "cosine at least", "distance up to", "one person", "two people", "sure"]
+    head = ["wanted", "cosine at least", "distance at most"]
+    head += ["same person", "different people", "reliable"]
     numbers = table(
-        "Thresholds at which no more than the wanted share of pairs of two people is accepted, "
-        "and what share of either kind is accepted there",
+        "Thresholds that accept at most the wanted share of the pairs of different people, and "
+        "the share of each kind of pair that they accept",
         head,
         rows,
     )
     text = (
-        f"Distances (1 - cosine) of {totals[0]:,} pairs of one person and {totals[1]:,} of two, "
-        "each kind in per cent of its own. Accepting to the left of the upright line takes "
-        f"{100 * drawn['true_accept_rate']:.1f}% of one person's pairs and "
-        f"{100 * drawn['false_accept_rate']:.2g}% of two people's. Equal error rate "
-        f"{100 * figures['equal_error_rate']:.2f}%, area under ROC "
-        f"{figures['area_under_roc']:.4f}."
+        f"Distances (1 - cosine) of {totals[0]:,} pairs of the same person and {totals[1]:,} "
+        "pairs of different people, each kind in per cent of its own number. The vertical line "
+        f"accepts {100 * drawn['true_accept_rate']:.1f}% of the pairs of the same person and "
+        f"{100 * drawn['false_accept_rate']:.2g}% of the pairs of different people, those on its "
+        f"left. Equal error rate {100 * figures['equal_error_rate']:.2f}%, area under the ROC "
+        f"curve {figures['area_under_roc']:.4f}."
     )
     return Markup(figure(chart, text) + details("Thresholds in numbers", numbers))
 
 
+class HardIdentity(NamedTuple):
+    """An identity that is hard to find; its figures are fractions."""
+
+    pid: int
+    thumbnail: str
+    """One of its query images; see `Thumbnails.add`."""
+    num_queries: int
+    mean_ap: float
+    rank1: float
+
+
 def hardest_section(
-    identities: Sequence[Sequence[Any]], pairs: Sequence[Mapping[str, Any]], *, key: str, title: str
+    identities: Sequence[HardIdentity], pairs: Sequence[Mapping[str, Any]], *, key: str, title: str
 ) -> Section:
-    """Who is hard to find, and between which cameras.
+    """Make the section of the identities and the camera pairs that are hardest to match.
 
     Args:
-      identities: rows of (identity, picture, queries, mAP, Rank-1), hardest first; fractions.
-      pairs: see `retrieval.camera_pairs`; none where cameras are not known.
+      identities: hardest first.
+      pairs: see `retrieval.camera_pairs`; none if the cameras are unknown.
       key: the section's.
       title: the section's.
     """
-    rows = [[pid, look, n, percent(ap), percent(first)] for pid, look, n, ap, first in identities]
-    caption = f"The {len(rows)} identities of lowest mAP. In per cent"
-    parts: list[str] = [
-        table(caption, ["identity", "a query", "queries", "mAP", "Rank-1"], rows, style="looks")
-    ]
+    hardest = _identity_table(identities)
     if pairs:
-        worst = sorted(pairs, key=lambda pair: pair["mAP"])[:10]
-        rows = [
-            [
-                f"{pair['query_camera']} to {pair['gallery_camera']}",
-                f"{pair['num_valid_query']:,}",
-                percent(pair["mAP"]),
-                percent(pair["rank1"]),
-            ]
-            for pair in worst
+        columns = [
+            heading("Identities") + hardest,
+            heading("Camera pairs") + _pair_table(pairs) + _pair_matrix(pairs),
         ]
-        caption = f"The {len(rows)} pairs of lowest mAP. In per cent"
-        hardest = table(caption, ["cameras", "queries", "mAP", "Rank-1"], rows)
-        parts = [
-            grid(
-                [
-                    heading("Identities") + parts[0],
-                    heading("Camera pairs") + hardest + _matrix(pairs),
-                ]
-            )
-        ]
+        body = grid(columns)
     else:
-        parts.append(paragraph("Cameras are not known, so there are no pairs of them."))
-    return Section(key, title, "\n".join(parts))
+        text = "Cameras are not known, so there are no camera pairs."
+        body = f"{hardest}\n{paragraph(text)}"
+    return Section(key, title, body)
 
 
-def _matrix(pairs: Sequence[Mapping[str, Any]]) -> Markup:
-    """The mAP of all pairs; the darker the lower."""
-    asking = sorted({pair["query_camera"] for pair in pairs})
-    asked = sorted({pair["gallery_camera"] for pair in pairs})
-    found = {(pair["query_camera"], pair["gallery_camera"]): pair["mAP"] for pair in pairs}
-    low, high = min(found.values()), max(found.values())
+def _identity_table(identities: Sequence[HardIdentity]) -> Markup:
+    rows = [
+        [
+            identity.pid,
+            picture(identity.thumbnail, f"A query of identity {identity.pid}"),
+            identity.num_queries,
+            percent(identity.mean_ap),
+            percent(identity.rank1),
+        ]
+        for identity in identities
+    ]
+    caption = f"The {len(rows)} identities of lowest mAP; figures in per cent"
+    head = ["identity", "a query", "queries", "mAP", "Rank-1"]
+    return table(caption, head, rows, style="looks")
+
+
+def _pair_table(pairs: Sequence[Mapping[str, Any]]) -> Markup:
+    rows = [
+        [
+            f"{pair['query_camera']} to {pair['gallery_camera']}",
+            f"{pair['num_valid_query']:,}",
+            percent(pair["mAP"]),
+            percent(pair["rank1"]),
+        ]
+        for pair in sorted(pairs, key=lambda pair: pair["mAP"])[:10]
+    ]
+    caption = f"The {len(rows)} camera pairs of lowest mAP; figures in per cent"
+    return table(caption, ["cameras", "queries", "mAP", "Rank-1"], rows)
+
+
+def _pair_matrix(pairs: Sequence[Mapping[str, Any]]) -> Markup:
+    """Make the table of the mAP of all camera pairs; lower values are darker."""
+    query_cameras = sorted({pair["query_camera"] for pair in pairs})
+    gallery_cameras = sorted({pair["gallery_camera"] for pair in pairs})
+    values = {(pair["query_camera"], pair["gallery_camera"]): pair["mAP"] for pair in pairs}
+    low, high = min(values.values()), max(values.values())
 
     def cell(value: float | None) -> Any:
         if value is None:
@@ -245,93 +271,11 @@ def _matrix(pairs: Sequence[Mapping[str, Any]]) -> Markup:
         share = (high - value) / (high - low) if high > low else 0
         return Cell(percent(value), f"h{min(int(9.999 * share), 9)}")
 
-    rows = [[f"from {a}", *(cell(found.get((a, b))) for b in asked)] for a in asking]
-    caption = (
-        "mAP in per cent of each camera's queries (rows) in the gallery of another alone "
-        "(columns). The darker the harder"
-    )
-    return table(caption, ["", *(f"in {b}" for b in asked)], rows, style="matrix")
-
-
-def training_section(
-    lines: Sequence[Mapping[str, float]], evaluations: Sequence[Mapping[str, Any]]
-) -> Section:
-    """What happened while training.
-
-    Args:
-      lines: of `metrics.jsonl`.
-      evaluations: of one test, by ascending step; as `eval/step_<N>.json`.
-    """
-    names = {"loss": "loss", "loss_ce": "cross-entropy", "loss_triplet": "triplet"}
-    charts = []
-    losses = [_series(lines, key, name) for key, name in names.items()]
-    losses = [series for series in losses if series.xs]
-    if losses:
-        last = losses[0].ys[-1]
-        text = "The loss and its parts. "
-        if len(losses[0].xs) > POINTS:
-            text += f"A point is the mean of about {len(losses[0].xs) / POINTS:.0f} lines. "
-        charts.append(
-            figure(
-                line_chart(
-                    [thin(series, POINTS) for series in losses],
-                    title=f"Loss by step; {last:.3g} at the end",
-                    x_label="step",
-                    y_label="loss",
-                ),
-                f"{text}At the end: {last:.3g}.",
-            )
-        )
-    rate = _series(lines, "lr", "learning rate")
-    if rate.xs and min(rate.ys) > 0:
-        steps = range(0, len(rate.xs), max(1, len(rate.xs) // POINTS))  # means would blur its jumps
-        rate = Series(rate.name, [rate.xs[i] for i in steps], [rate.ys[i] for i in steps])
-        span = f"from {rate.ys[0]:.3g} to {rate.ys[-1]:.3g}"
-        charts.append(
-            figure(
-                line_chart(
-                    [rate],
-                    title=f"Learning rate by step, {span}",
-                    x_label="step",
-                    y_label="learning rate",
-                    log=True,
-                ),
-                f"The learning rate, {span}; the axis is logarithmic.",
-            )
-        )
-    if evaluations:
-        charts.append(_progress(evaluations))
-    body = grid(charts) if charts else paragraph("This workdir holds no figures of a training.")
-    if charts and not losses:
-        body = paragraph("This workdir holds no metrics.jsonl of a training.") + body
-    return Section("training", "Training", body)
-
-
-def _series(lines: Sequence[Mapping[str, float]], key: str, name: str) -> Series:
-    own = [line for line in lines if key in line]
-    return Series(name, [line["step"] for line in own], [line[key] for line in own])
-
-
-def _progress(evaluations: Sequence[Mapping[str, Any]]) -> Markup:
-    steps = [result["step"] for result in evaluations]
-    lines = [
-        Series("mAP", steps, [result["mAP"] for result in evaluations]),
-        Series("Rank-1", steps, [result["cmc"]["1"] for result in evaluations]),
+    rows = [
+        [f"from {a}", *(cell(values.get((a, b))) for b in gallery_cameras)] for a in query_cameras
     ]
-    last = evaluations[-1]
-    name = f"{title_of(last)}, AP: {last['ap']}"
-    chart = line_chart(
-        lines,
-        title=f"mAP and Rank-1 of {name}, by step; mAP {percent(last['mAP'])}% at the end",
-        x_label="step",
-        y_label="mAP, Rank-1",
-        y_range=(0, min(1, 1.2 * max(y for line in lines for y in line.ys)) or 1),
-        dots=True,
-        show=lambda value: f"{100 * value:.3g}%",
+    caption = (
+        "mAP in per cent of the queries from one camera (rows) in the gallery images of another "
+        "(columns). Darker cells are harder"
     )
-    count = len(steps)
-    plural = "evaluations" if count > 1 else "evaluation"
-    rows = [[r["step"], percent(r["mAP"]), percent(r["cmc"]["1"])] for r in evaluations]
-    numbers = table(f"{name}, in per cent", ["step", "mAP", "Rank-1"], rows)
-    caption = f"{count} {plural} of {name}."
-    return Markup(figure(chart, caption) + details("Evaluations in numbers", numbers))
+    return table(caption, ["", *(f"in {b}" for b in gallery_cameras)], rows, style="matrix")

@@ -1,4 +1,4 @@
-"""The config as a table to search in; what differs from the defaults is marked."""
+"""The section of the config: a searchable table that marks changes from the defaults."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from batnet_jax.report.page import Markup, Section, escape, table
 
 
 def settings_section(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -> Section:
-    """The config.
+    """Make the section of the config.
 
     Args:
-      settings: the run's, by dotted names; JSON.
-      defaults: likewise.
+      settings: JSON values of the run by dotted field names.
+      defaults: JSON values by dotted field names.
     """
     rows, attributes = [], []
     for name, value in settings.items():
@@ -27,10 +27,10 @@ def settings_section(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -
     form = (
         '<form class="search" hidden aria-label="Search the config"><p><label for="config-search">'
         'Field or value</label><input id="config-search" type="search" autocomplete="off"></p>'
-        '<p><label class="check"><input type="checkbox" id="config-changed">changed only</label>'
-        '</p><output aria-live="polite"></output></form>'
+        '<p><label class="check"><input type="checkbox" id="config-changed">changed only</label></p>'
+        '<output aria-live="polite"></output></form>'
     )
-    caption = f"{len(rows)} fields, {count} of them other than batnet_jax/config.py has them"
+    caption = f"{len(rows)} fields; {count} differ from the defaults of batnet_jax/config.py"
     head = ["field", "value", "default", ""]
     body = table(caption, head, rows, style="config", row_attributes=attributes)
     return Section("config", "Config", form + body)

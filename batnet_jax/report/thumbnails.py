@@ -1,7 +1,7 @@
-"""Small pictures in the page itself, each once, however often it is shown.
+"""Thumbnails embedded in the page, each stored once however often it is shown.
 
-A picture is the background of a CSS class. So it needs neither a file nor a script, and a gallery
-image that stands in twenty ranked lists takes the room of one.
+A thumbnail is the background image of a CSS class. It needs neither a file nor a script, and a
+gallery image in twenty ranked lists takes the space of one.
 """
 
 import base64
@@ -16,21 +16,20 @@ from PIL import Image
 from batnet_jax.report.page import Markup
 
 BOX = (80, 160)
-"""Width and height in pixels that a picture is shrunk into: pedestrians are about 1:2."""
+"""Largest width and height in pixels; pedestrians are about 1:2."""
 QUALITY = 78
-"""WebP's: above, the size grows faster than what is seen of it at this size."""
+"""WebP quality: a higher one adds size, but no visible detail at thumbnail size."""
 
 
 class Thumbnails:
-    """The pictures of a page."""
+    """The thumbnails of a page."""
 
     def __init__(self):
-        """Starts with none."""
         self._classes: dict[bytes, str] = {}
         self._rules: list[str] = []
 
     def add(self, image: UInt8[ndarray, "h w 3"], box: tuple[int, int] = BOX) -> str:
-        """Takes in a picture, smaller where it does not fit the box; returns its class."""
+        """Add an image, shrunk to fit the box; return the CSS class of its thumbnail."""
         small = Image.fromarray(image)
         small.thumbnail(box, Image.Resampling.LANCZOS, reducing_gap=None)
         buffer = io.BytesIO()
@@ -43,15 +42,15 @@ class Thumbnails:
         return self._classes[digest]
 
     def styles(self) -> str:
-        """The CSS of all classes."""
+        """Return the CSS of all classes."""
         return "\n".join([*self._rules, ""])
 
 
 def picture(name: str, alt: str) -> Markup:
-    """Shows a picture that `Thumbnails.add` has named.
+    """Make the element that shows a thumbnail.
 
     Args:
-      name: the class.
-      alt: what it shows, for those who do not see it.
+      name: the class that `Thumbnails.add` returned.
+      alt: a description for screen readers.
     """
     return Markup(f'<span class="thumb {name}" role="img" aria-label="{html.escape(alt)}"></span>')

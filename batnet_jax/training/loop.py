@@ -11,9 +11,9 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.data.loading.loader import prefetch
-from batnet_jax.data.run_data import RetrievalTest, RunData, fingerprints
+from batnet_jax.data.run_data import RetrievalTest, RunData, fingerprints, open_store
 from batnet_jax.evaluation.embed import make_embed
-from batnet_jax.evaluation.evaluate import is_evaluated, open_store, run_tests
+from batnet_jax.evaluation.evaluate import is_evaluated, run_tests
 from batnet_jax.runtime import devices, processes
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.preemption import Sigterm, Terminated, is_agreed

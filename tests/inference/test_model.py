@@ -12,10 +12,9 @@ from PIL import Image
 from support.tiny_run import PIXELS, small_config, write_photos, write_run
 
 import batnet_jax
-from batnet_jax.data.run_data import open_tests
+from batnet_jax.data.run_data import open_store, open_tests
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import extract_features, make_embed
-from batnet_jax.evaluation.evaluate import open_store
 from batnet_jax.inference import model as model_module
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import googlenet

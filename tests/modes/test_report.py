@@ -1,4 +1,4 @@
-"""The mode `report`: evaluations on the disk; the whole, on a fresh network."""
+"""The mode `report`: earlier evaluations, and the whole page of a fresh network."""
 
 import json
 
@@ -42,7 +42,7 @@ def test_evaluations_are_found_once_and_in_order(tmp_path):
         (5, "pedestrians", "test"), (5, "a", "test"), (5, "pedestrians", "val"),
         (7, "pedestrians", "test"), (50, "pedestrians", "test"),
     ]  # fmt: skip
-    # On the way to step 50: not another test, not another convention, not what it replaces.
+    # Progress to step 50 leaves out other tests, other conventions and the replaced result.
     assert progress_of(found[-1], found) == [found[0], found[-1]]
     assert read_evaluations(tmp_path / "nothing") == []
 
@@ -64,7 +64,7 @@ def small_config(folder, **model):
 
 
 def write_checkpoint(config, workdir, step=5):
-    """A fresh network as training saves it: what the report needs, without compiling a step."""
+    """Save a fresh network as training does, without compiling a step."""
     recipe = make_recipe(config, num_identities=4, steps_per_epoch=1)
     state = init_state(recipe, tuple(config.data.image_size))
     run = {"model": config.model.to_dict(), "identities": [["pedestrians", k, ""] for k in "abcd"]}
@@ -74,13 +74,13 @@ def write_checkpoint(config, workdir, step=5):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Where the data sets are prepared once."""
+    """A folder in which the data sets are prepared once."""
     return tmp_path_factory.mktemp("report")
 
 
 @pytest.fixture
 def embeddings(monkeypatch):
-    """Counts the images that are embedded."""
+    """Count the embedded images of each batch."""
     counts = []
 
     def counted(*arguments):
@@ -103,9 +103,9 @@ def test_report_of_a_trained_run(folder, capsys, short_backbone, embeddings):
     write_evaluation(workdir, "step_2", step=2)
     lines = [{"step": s, "loss": 5.5 - s, "loss_ce": 1.0, "lr": 1e-3} for s in (1, 2, 3)]
     text = "\n".join(map(json.dumps, lines))
-    (workdir / "metrics.jsonl").write_text(text + '\n{"step": 4, "lo')  # a kill cut it off
+    (workdir / "metrics.jsonl").write_text(text + '\n{"step": 4, "lo')  # cut off by a kill
     run_report(config, workdir)
-    assert sum(embeddings) == 16 + 40  # each image of query and gallery once
+    assert sum(embeddings) == 16 + 40  # each query and gallery image once
     out = workdir / "report"
     assert {p.name for p in out.iterdir()} == {"index.html", "attention_step_5.png"}
     assert f"written: {out / 'index.html'}" in capsys.readouterr().out
@@ -113,7 +113,7 @@ def test_report_of_a_trained_run(folder, capsys, short_backbone, embeddings):
     for said in (
         "a <b> & 'c': report", "attention aia at p2, r = 4, T = 1 parts",
         "AP: precision, the mean of the precision at the hits", "16 of 16", "At the end: 2.5.",
-        "2 evaluations of pedestrians", "model.width", "accept to", "16 of 16 queries",
+        "2 evaluations of pedestrians", "model.width", "accept up to", "16 of 16 queries",
     ):  # fmt: skip
         assert said in " ".join(parsed.text.split()), said
     headings = [s["aria-labelledby"] for s in parsed.all("section")]
@@ -130,7 +130,7 @@ def test_report_of_a_trained_run(folder, capsys, short_backbone, embeddings):
 
 
 def test_report_without_attention_training_or_cameras(folder, short_backbone):
-    """Of an imported network, on a user's images: what is not there is said."""
+    """The page of an imported network on a user's images says what is missing."""
     config, workdir = small_config(folder, attention="none"), folder / "none"
     config.eval.batch = 8
     people = {

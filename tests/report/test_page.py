@@ -1,4 +1,4 @@
-"""What the report is made of: charts, thumbnails, cards, tables; figures worked by hand."""
+"""Charts, thumbnails, cards and tables of the report, with figures worked out by hand."""
 
 import html
 import re
@@ -11,8 +11,10 @@ from support.synthetic_report import VERIFIED, World
 from batnet_jax.report import charts, sections
 from batnet_jax.report.cards import Card, Hit, Shown, cards
 from batnet_jax.report.charts import Axis, Series, line_chart, thin, ticks
+from batnet_jax.report.sections import HardIdentity
 from batnet_jax.report.settings import settings_section
 from batnet_jax.report.thumbnails import BOX, Thumbnails
+from batnet_jax.report.training_section import training_section
 
 TAG = re.compile(r"<[^>]*>")
 
@@ -52,7 +54,7 @@ def test_a_line_goes_through_its_points():
     assert f'points="58,{bottom} {right},10"' in chart
     assert 'aria-label="a &quot;title&quot;"' in chart
     assert "a&lt;b" in chart
-    assert chart.count("<circle") == 1  # a lone point has no line
+    assert chart.count("<circle") == 1  # one point makes no line
 
 
 def test_numbers_on_an_axis_are_short():
@@ -67,7 +69,7 @@ def test_a_rate_that_never_changes_has_an_axis():
     assert {"2e-3", "5e-3"} <= set(text_of(chart).split())
 
 
-def test_a_legend_only_where_there_is_a_choice():
+def test_one_line_needs_no_legend():
     one = line_chart([Series("a", [0, 1], [0, 1])], title="t", x_label="x", y_label="y")
     assert "legend" not in one
 
@@ -89,10 +91,10 @@ def test_cmc_by_hand():
 def test_histograms_are_of_distances_with_the_accept_threshold():
     markup = sections.verification_figure(VERIFIED, "x")
     text = text_of(markup)
-    assert "accept to 0.500" in text  # at a false accept rate of 1%: 1 - 0.5
-    assert "takes 75.0% of one person's pairs and 0.9% of two people's" in text
+    assert "accept up to 0.500" in text  # at a false accept rate of 1%: 1 - 0.5
+    assert "accepts 75.0% of the pairs of the same person and 0.9% of the pairs of diff" in text
     assert "0.01% 0.700 0.300 65.0% 0.009% too few pairs" in text
-    # One person's pairs, of cosine 0.7, lie on the left, two people's, of 0.2, on the right.
+    # Pairs of the same person have cosine 0.7, left of the limit; other pairs have 0.2.
     peaks = []
     for points in re.findall(r'polygon class="area s\d" points="([^"]*)"', markup):
         places = np.array([p.split(",") for p in points.split()], float)
@@ -106,7 +108,7 @@ def test_a_histogram_of_one_bin():
         "histograms": {"edges": [-1.0, 0.0, 1.0], "positive": [0, 9], "negative": [0, 3]},
         "num_positive": 9, "num_negative": 3,
     }  # fmt: skip
-    assert "9 pairs of one person and 3 of two" in text_of(
+    assert "9 pairs of the same person and 3 pairs of different people" in text_of(
         sections.verification_figure(figures, "x")
     )
 
@@ -118,7 +120,7 @@ RESULT = {
 }  # fmt: skip
 
 
-def test_metrics_name_the_convention_and_whatever_was_asked_for():
+def test_metrics_name_the_convention_and_the_extra_figures():
     more = {
         "reranked": {"mAP": 0.2, "mINP": 0.1, "cmc": {"1": 0.3, "5": 0.6}},
         "single_shot": {"cmc": {"1": 0.75}},
@@ -142,7 +144,9 @@ def test_the_darkest_cell_is_the_hardest_pair():
         {"query_camera": a, "gallery_camera": b, "num_valid_query": 3, "mAP": value, "rank1": 1.0}
         for a, b, value in ((1, 2, 0.9), (2, 1, 0.1), (2, 3, 0.5))
     ]
-    section = sections.hardest_section([(7, "", 2, 0.25, 0.5)], pairs, key="k", title="t")
+    section = sections.hardest_section(
+        [HardIdentity(7, "", 2, 0.25, 0.5)], pairs, key="k", title="t"
+    )
     text = text_of(section.body)
     assert "7 2 25.0 50.0" in text
     assert "2 to 1 3 10.0 100.0 2 to 3 3 50.0 100.0 1 to 2" in text
@@ -152,23 +156,23 @@ def test_the_darkest_cell_is_the_hardest_pair():
 
 
 def test_training_without_and_with_figures():
-    assert "no figures of a training" in sections.training_section([], []).body
+    assert "no figures from training" in training_section([], []).body
     lines = [{"step": s, "loss": 9.0 - s, "loss_ce": 1.0, "lr": 1e-3} for s in range(1, 5)]
-    section = sections.training_section(lines, [RESULT])
+    section = training_section(lines, [RESULT])
     text = text_of(section.body)
     assert "At the end: 5." in text
     assert "cross-entropy" in text
     assert "triplet" not in text.replace("The loss and its parts", "")
     assert "from 0.001 to 0.001" in text
     assert "1 evaluation of a, AP: trapezoid" in text
-    assert "no metrics.jsonl" in sections.training_section([], [RESULT]).body
+    assert "no metrics.jsonl" in training_section([], [RESULT]).body
 
 
-def test_what_differs_from_the_defaults_is_marked():
+def test_changes_from_the_defaults_are_marked():
     section = settings_section(
         {"a": 1, "b.c": [6], "d": "", "new": "<i>"}, {"a": 1, "b.c": [150, 200], "d": ""}
     )
-    assert "4 fields, 2 of them other than" in text_of(section.body)
+    assert "4 fields; 2 differ from the defaults" in text_of(section.body)
     rows = re.findall(r"<tr([^>]*)><th scope=\"row\">(.*?)</tr>", section.body)
     assert [text_of(row) for _, row in rows] == [
         "a 1 1", "b.c (6) (150, 200) changed", "d '' ''", "new <i> - changed",
@@ -176,7 +180,7 @@ def test_what_differs_from_the_defaults_is_marked():
     assert ["is-changed" in attributes for attributes, _ in rows] == [False, True, False, True]
 
 
-def test_a_picture_is_in_the_page_once():
+def test_a_thumbnail_is_stored_once():
     thumbnails = Thumbnails()
     rng = np.random.default_rng(0)
     one, other = rng.integers(0, 256, (2, 256, 128, 3), np.uint8)
@@ -184,7 +188,7 @@ def test_a_picture_is_in_the_page_once():
     assert names[0] == names[2] != names[1]
     assert thumbnails.styles().count("data:image/webp;base64,") == 2
     small = Thumbnails()
-    small.add(one[:32, :16])  # a small picture is not blown up
+    small.add(one[:32, :16])  # a small image is not enlarged
     assert len(small.styles()) < len(thumbnails.styles()) / 4
     assert BOX[1] < 256
 
@@ -216,7 +220,7 @@ class Images(HTMLParser):
             self.articles.append(attrs)
 
 
-def test_a_card_says_right_wrong_and_same_camera_in_words_and_signs():
+def test_a_card_shows_verdicts_as_words_and_icons():
     markup = cards([card()], key="list")
     start = markup.index("<article")
     seen = Images(markup[start:])
@@ -228,13 +232,13 @@ def test_a_card_says_right_wrong_and_same_camera_in_words_and_signs():
     text = text_of(markup[start:])
     assert "AP 0.250, first right image at rank 9" in text
     assert "same camera 3 · c2 1 wrong 4 2 wrong 4 9 right 3 · c2" in text
-    assert "4 more of the same camera not shown" in text
-    signs = re.findall(r"icon-(\w+)", markup[start:])
-    assert signs == ["same", "wrong", "wrong", "right"]
+    assert "4 more images of the same camera are not shown" in text
+    icons = re.findall(r"icon-(\w+)", markup[start:])
+    assert icons == ["same", "wrong", "wrong", "right"]
     assert re.findall(r'class="hit (\w+ ?\w*)"', markup) == ["same", "wrong", "wrong", "right far"]
 
 
-def test_what_the_filters_read():
+def test_cards_hold_the_data_that_filters_read():
     shown = [card(), card(hits=[Hit(Shown("t3", 3, 2), 1, "right")], kinds=["best"], first_rank=1)]
     markup = cards(shown, key="list")
     read = [
@@ -251,8 +255,10 @@ def test_what_the_filters_read():
 
 
 def test_the_page_of_the_largest_test_is_bounded(tmp_path):
-    """MSMT17's 11,659 queries; the images are noise, so photographs need less."""
+    """The test has MSMT17's 11,659 queries. Its images are noise; photographs are smaller."""
     world = World(queries=11659, identities=3060)
     world.write(tmp_path / "index.html")
     size = (tmp_path / "index.html").stat().st_size
-    assert 5e6 < size < 15e6  # of 30e6: two tests share the lists, so it hardly grows with them
+    assert (
+        5e6 < size < 15e6
+    )  # far below 30e6; tests share the lists, so more tests hardly add to it

@@ -1,4 +1,4 @@
-"""The report in Chromium: nothing is fetched, filters work by mouse and keys, it fits a phone."""
+"""The report in Chromium: no requests, filters by mouse and keys, layout on a phone."""
 
 import pytest
 from support.synthetic_report import World
@@ -38,7 +38,7 @@ def test_filters(report):
     assert 15 < total <= 24
     assert shown(report) == 8
     output = "document.querySelector('.filters output').textContent"
-    assert report.evaluate(output) == f"8 of {total} fitting lists shown, {total} in all"
+    assert report.evaluate(output) == f"8 of {total} matching lists shown, {total} in total"
     report.evaluate("document.querySelector('input[value=best]').click()")
     kinds = shown(report, ".dataset.kinds")
     assert len(kinds) == 6
@@ -69,7 +69,7 @@ def test_by_keyboard(report):
     report.press("Enter")
     assert report.evaluate("document.activeElement.tagName") == "MAIN"
     report.evaluate("document.querySelector('.filters input').focus()")
-    report.press("ArrowRight")  # the next of the radio buttons: the worst
+    report.press("ArrowRight")  # to the next radio button: the worst
     assert all("worst" in own for own in shown(report, ".dataset.kinds"))
     outline = "getComputedStyle(document.activeElement.nextElementSibling).outlineStyle"
     assert report.evaluate(outline) == "solid"
@@ -81,7 +81,7 @@ def test_by_keyboard(report):
     assert report.evaluate(f"document.activeElement === {SHOWN}[8]")
 
 
-def test_the_config_is_searched(report):
+def test_the_config_can_be_searched(report):
     rows = "[...document.querySelectorAll('.config tbody tr')].filter(row => !row.hidden)"
     names = f"{rows}.map(row => row.cells[0].textContent)"
     assert report.evaluate(names) == ["seed", "data.dir", "steps"]
@@ -98,7 +98,7 @@ def test_it_fits_a_phone(report, width):
     assert report.overflow() == 0
     report.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     assert report.overflow() == 0
-    # What can be touched is large enough to hit.
+    # Touch targets are large enough.
     low = (
         "Math.min(...[...document.querySelectorAll('nav a, .filters select, .filters button,"
         " .choice span, .more')].map(part => part.getBoundingClientRect().height))"
@@ -126,8 +126,8 @@ CONTRAST = """(() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read(report, scheme):
-    """WCAG's 4.5 to 1 for all text, on the paper that is behind it."""
+def test_text_has_contrast(report, scheme):
+    """All text has WCAG's contrast of 4.5 to 1 against its background."""
     report.prefer(scheme)
     ratio, where = report.evaluate(CONTRAST)
     assert ratio >= 4.5, where
@@ -142,7 +142,7 @@ def test_every_control_has_a_name(report):
     assert report.evaluate(nameless) == []
 
 
-def test_without_its_script_all_is_shown(page, path):
+def test_without_its_script_the_page_shows_everything(page, path):
     page.call("Emulation.setScriptExecutionDisabled", value=True)
     page.resize(1280, 900)
     page.open(path)

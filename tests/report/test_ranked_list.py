@@ -1,3 +1,5 @@
+"""The picture of ranked lists: size, marks, order, refused input."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -40,13 +42,15 @@ def test_right_and_wrong_differ_by_frame_and_by_mark(tmp_path):
     assert red.sum() > 4 * 4 * 2 * 192
     assert not np.all(right == (200, 30, 30), axis=2).any()
     assert not np.all(wrong == (0, 130, 60), axis=2).any()
-    # Colours apart, the marks still differ: frames are the same, ticks are not crosses.
+    # Frames are equal; ticks and crosses differ, so marks do not depend on colour.
     assert 4 * 20 < np.sum(green != red) < 4 * 20 * 20
 
 
 def test_images_are_shown_whole_and_in_order(tmp_path):
     def flat(colour):
-        return np.full((50, 100, 3), colour, np.uint8)  # lying: must not be stretched or cut
+        return np.full(
+            (50, 100, 3), colour, np.uint8
+        )  # landscape: must be neither stretched nor cut
 
     blue, yellow = (0, 0, 250), (250, 250, 0)
     gallery = [Person(flat(blue), 1, None), Person(flat(yellow), 2, None)]

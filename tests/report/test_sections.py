@@ -1,4 +1,4 @@
-"""Heat maps and their picture, by hand; a page that stands alone."""
+"""Heat maps and their picture, by hand; a self-contained page."""
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ GREY = np.full((128, 64, 3), 100, np.uint8)
 
 
 def blend(colour):
-    """6 parts of the colour on 4 parts of `GREY`."""
+    """Mix 6 parts of a colour with 4 parts of `GREY`."""
     return np.rint(0.6 * np.array(colour) + 0.4 * 100)
 
 
@@ -36,7 +36,7 @@ def test_colours_by_hand():
     heat = np.array([[0.5, 0.5], [0.5, 2.5]])
     shown = overlay(GREY, heat)
     assert (shown.shape, shown.dtype) == ((128, 64, 3), np.uint8)
-    # Corners lie outside all cells' centres, where bilinear resizing repeats the edge.
+    # Corners are outside all cell centres, where bilinear resizing repeats the edge.
     np.testing.assert_array_equal(shown[0, 0], blend(VIOLET))
     np.testing.assert_array_equal(shown[-1, -1], blend(YELLOW))
     # Halfway between two centres: (63.5 + 0.5) / 128 of the way, seen from either pixel row.
@@ -58,7 +58,7 @@ def test_a_hot_cell_lights_its_own_region(cell):
     assert columns.mean() == pytest.approx(16 * cell[1] + 7.5, abs=4)
 
 
-def test_only_the_map_has_colour_and_the_image_is_seen_through():
+def test_only_the_map_has_colour_and_the_image_shows_through():
     red = np.zeros((16, 8, 3), np.uint8)
     red[:8] = (255, 0, 0)  # luma 76
     shown = overlay(red, np.zeros((2, 1)))
@@ -119,7 +119,7 @@ def test_size_follows_rows_and_positions(tmp_path):
 
 def test_columns_are_image_before_mask_after(tmp_path):
     sheet = draw(tmp_path / "a.png", [attention_row()])
-    # Cells are the only wide things of grey 100 or of colours: find them in a row through all.
+    # Only cells are wide and not white: find them in a pixel row that crosses all of them.
     drawn = np.any(sheet != 255, axis=2)
     y = np.flatnonzero(drawn.sum(1) > 4 * 120)[5]
     edges = np.flatnonzero(np.diff(np.pad(drawn[y], 1).astype(int)))
@@ -133,7 +133,9 @@ def test_columns_are_image_before_mask_after(tmp_path):
 def test_masks_share_their_scale_and_maps_do_not(tmp_path):
     sheet = draw(tmp_path / "a.png", [attention_row(high=0.9), attention_row(high=0.55)])
     bright = np.all(np.abs(sheet - blend(YELLOW)) <= 2, axis=2)
-    half = len(bright) // 2  # a row of three maps each; the second mask does not reach the top
+    half = (
+        len(bright) // 2
+    )  # each half has three maps; the second mask does not reach the top of the scale
     assert [count_runs(part.any(axis=0)) for part in (bright[:half], bright[half:])] == [3, 2]
 
 
@@ -153,7 +155,7 @@ def test_nothing_to_draw_is_refused(tmp_path):
 NASTY = """<script>alert("1")</script> & 'it' é"""
 
 
-def test_a_page_of_everything_stands_alone_and_is_escaped(tmp_path):
+def test_a_page_of_all_elements_is_self_contained_and_escaped(tmp_path):
     thumbnails = Thumbnails()
     body = [
         page.paragraph(NASTY),
@@ -167,8 +169,8 @@ def test_a_page_of_everything_stands_alone_and_is_escaped(tmp_path):
     facts = {NASTY: NASTY, "step": 3}
     page.write_page(path, title=NASTY, facts=facts, sections=sections, styles=thumbnails.styles())
     parsed = read_page(path)
-    # Title, h1, link, h2; fact twice; paragraph, heading; table's caption, head and two cells;
-    # figure's caption; summary and what it hides.
+    # Title, h1, link, h2; fact twice; paragraph, heading; caption, head and two cells of the table;
+    # caption of the figure; summary and contents of the details.
     assert parsed.text.count(NASTY) == 4 + 2 + 2 + 4 + 1 + 2
     assert [a["aria-label"] for _, a in parsed.tags if a.get("role") == "img"] == [NASTY]
     assert [attrs["href"] for attrs in parsed.all("a")] == ["#content", "#one", "#two"]

@@ -9,7 +9,7 @@ from batnet_jax.config import default_config
 from batnet_jax.data import Split
 from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.errors import UserError
-from batnet_jax.evaluation.extra_figures import describe, further_figures
+from batnet_jax.evaluation.extra_figures import compute_extra_figures, format_extra_figures
 from batnet_jax.retrieval import KReciprocal, evaluate_reranked
 
 SETTINGS = KReciprocal(k1=8, k2=3, weight=0.3)
@@ -82,13 +82,13 @@ def test_what_the_main_job_adds_on_request():
     case = query, pids, cameras, gallery, g_pids, g_cameras
     test = RetrievalTest("drawn", "test", split(pids, cameras), split(g_pids, g_cameras))
     config = default_config()
-    assert further_figures(config, test, query, gallery, "remove") == {}
+    assert compute_extra_figures(config, test, query, gallery, "remove") == {}
     config.eval.expand, config.eval.expand_alpha = 3, 2.0
     config.eval.rerank = config.eval.verification = True
     config.eval.single_shot = 4
     config.eval.ap = "trapezoid"
     config.seed = 5
-    figures = further_figures(config, test, query, gallery, "remove")
+    figures = compute_extra_figures(config, test, query, gallery, "remove")
 
     real = gallery[g_pids != -1]
     expanded = retrieval.expand_queries(query, real, k=3, alpha=2.0)
@@ -98,10 +98,10 @@ def test_what_the_main_job_adds_on_request():
         "single_shot": retrieval.single_shot_cmc(*case, trials=4, seed=5),
         "verification": retrieval.verify(*case),
     }
-    kept = further_figures(config, test, query, gallery, "keep")
+    kept = compute_extra_figures(config, test, query, gallery, "keep")
     assert all(kept[name] != figures[name] for name in figures)
 
-    lines = describe(figures, ["mAP", "mINP", "Rank-1", "Rank-5"])
+    lines = format_extra_figures(figures, ["mAP", "mINP", "Rank-1", "Rank-5"])
     single = figures["single_shot"]["cmc"]
     assert lines[2] == f"{'':18}{100 * single['1']:>8.1f}%{100 * single['5']:>8.1f}%  single shot"
     assert lines[1].split() == [

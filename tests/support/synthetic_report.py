@@ -5,16 +5,17 @@ Noise is the hardest to compress, so a page of it is larger than any of photogra
 
 import numpy as np
 
-from batnet_jax.modes.report import LISTS
-from batnet_jax.modes.report_exhibits import PLACES, UNCOUNTED, choose_queries
+from batnet_jax.modes.report_exhibits import LISTS, PLACES, UNCOUNTED, choose_queries
 from batnet_jax.report import sections
 from batnet_jax.report.attention_maps import AttentionMaps, AttentionRow
 from batnet_jax.report.attention_section import attention_section
-from batnet_jax.report.cards import Card, Hit, Shown, cards
-from batnet_jax.report.page import Section, write_page
+from batnet_jax.report.cards import Card, Hit, Shown, ranked_lists_section
+from batnet_jax.report.page import write_page
 from batnet_jax.report.ranked_list import Person
+from batnet_jax.report.sections import HardIdentity
 from batnet_jax.report.settings import settings_section
-from batnet_jax.report.thumbnails import Thumbnails, picture
+from batnet_jax.report.thumbnails import Thumbnails
+from batnet_jax.report.training_section import training_section
 
 CAMERAS = 15
 
@@ -60,7 +61,7 @@ class World:
         kinds = choose_queries(self.average_precisions.tolist(), self.lists, seed=0)
         shown = [self.card(q, own) for q, own in kinds.items()]
         identities = [
-            (pid, picture(self.thumbnails.add(self.noise()), "A query"), 4, pid / 50, 0.25)
+            HardIdentity(pid, self.thumbnails.add(self.noise()), 4, pid / 50, 0.25)
             for pid in range(15)
         ]
         pairs = [
@@ -83,10 +84,12 @@ class World:
         return [
             sections.metrics_section([result]),
             sections.curves_section(self.first_ranks.tolist(), VERIFIED, title),
-            Section("ranked-lists", "Ranked lists", cards(shown, key="list")),
+            ranked_lists_section(
+                shown, num_queries=len(self.pids), num_valid=len(self.pids) - 3
+            ),
             sections.hardest_section(identities, pairs, key="hardest", title="Hardest"),
             attention_section(rows, self.thumbnails),
-            sections.training_section(lines, evaluations),
+            training_section(lines, evaluations),
             settings_section({"seed": 1, "data.dir": "x", "steps": 0}, {"seed": 0, "steps": 0,
                                                                         "data.dir": "x"}),
         ]  # fmt: skip

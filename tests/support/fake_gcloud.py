@@ -29,8 +29,11 @@ AWKWARD = ["--config.a=it's", 'a "b"  c', "$HOME `id` \\ ; & | * ~", "two\nlines
 MISSING = [name for name in ("bash", "flock", "setsid") if not shutil.which(name)]
 needs_linux = pytest.mark.skipif(bool(MISSING), reason=f"not on the PATH: {', '.join(MISSING)}")
 
-# Each of these is recorded by its name; the rest of its behaviour follows.
-RECORD = f"""#!{sys.executable} -SE
+# Each of these is recorded by its name; the rest of its behaviour follows. What sh reads as a
+# command is a string to Python: a path of Python with a space cannot stand behind #!.
+RECORD = f"""#!/bin/sh
+'''exec' "{sys.executable}" -SE "$0" "$@"
+' '''
 import fcntl, json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 

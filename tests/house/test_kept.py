@@ -10,13 +10,12 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 KEPT = ROOT / "tests" / "kept"
 TIME = 1_700_000_000 * 10**9
 """When the photos were last changed, which is a part of their prepared copy's name."""

@@ -13,8 +13,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from batnet_jax.data.loading.images import ArrayStore, ImageFiles, as_list
 from batnet_jax.data.loading.loader import ImageStore, prefetch
+from batnet_jax.data.loading.user_images import ArrayStore, ImageFiles, paths_or_arrays
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.inference.restore import restore_train_state
@@ -78,7 +78,7 @@ class Model:
 
         Raises: UserError naming the file or array that is not an image.
         """
-        paths, arrays = as_list(images)
+        paths, arrays = paths_or_arrays(images)
         total = len(arrays) if paths is None else len(paths)
         with contextlib.ExitStack() as stack:
             bar = None
@@ -100,7 +100,7 @@ class Model:
 
         Raises: see `embed`.
         """
-        paths, arrays = as_list(images)
+        paths, arrays = paths_or_arrays(images)
         workers = max(self.config.data.workers, os.cpu_count() or 1)
         if paths is None:
             store: Any = ArrayStore(arrays, self.image_size)

@@ -25,8 +25,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from batnet_jax.data.files.image_headers import is_cut_off, read_pixels
-from batnet_jax.data.loading.images import ImageFiles
 from batnet_jax.data.loading.loader import decode
+from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.search import hits

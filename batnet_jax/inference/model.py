@@ -143,7 +143,7 @@ def load_with_config(
     Raises: UserError if the config describes another network or another image size.
     """
     workdir, step = choose_checkpoint(path, step)
-    saved = checkpoints.restore_run(workdir, step).get("config")
+    saved = checkpoints.restore_metadata(workdir, step).get("config")
     size = tuple(config.data.image_size)
     trained_size = tuple(from_saved(saved).data.image_size) if saved else size
     if trained_size != size:
@@ -164,7 +164,7 @@ def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
     Raises: UserError if the checkpoint is missing, lacks settings, or has a later version's.
     """
     workdir, step = choose_checkpoint(path, step)
-    run = checkpoints.restore_run(workdir, step)
+    run = checkpoints.restore_metadata(workdir, step)
     saved = run.get("config")
     if saved is None:
         try:

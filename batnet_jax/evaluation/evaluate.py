@@ -135,7 +135,7 @@ def sample_ranked_lists(ranked: RankedTest, *, rows: int = 5, places: int = 10) 
 
 
 def camera_of(split: Split, i: int) -> int | None:
-    """Return the camera of image i, or None if it is unknown."""
+    """Return the camera of image i, or None if the camera is unknown."""
     return int(split.cameras[i]) if split.cameras[i] >= 0 else None
 
 

@@ -1,6 +1,6 @@
 """A trained model that embeds images, loaded from its checkpoint alone.
 
-Its features equal those of an evaluation: both use the same decoding and the same step.
+An evaluation computes the same features: both use the same decoding and the same step.
 """
 
 import contextlib

@@ -253,7 +253,7 @@ def camera_pairs(ranked: RankedTest) -> list[dict[str, Any]]:
 
 
 def _verification(ranked: RankedTest, result: dict[str, Any]) -> dict[str, Any] | str:
-    """Return the figures of `retrieval.verify`, or the reason why there are none."""
+    """Return the figures of `retrieval.verify`, or the reason for their absence."""
     if "verification" in result:
         return result["verification"]
     try:

@@ -3,7 +3,7 @@
     python benchmarks/host_overhead.py --config=configs/demo.py [--windows=5] [--window_steps=20]
         [--config.FIELD=VALUE]
 
-The real loop, `train.run_steps` with its loader, journal and progress bar, takes a window of steps;
+The real loop, `loop.take_steps` with its loader, log and progress bar, takes a window of steps;
 then the same compiled step is taken as often on one batch that lies on the device, with nothing
 between; and so on in turns, as the speed of the machine drifts. What the loop takes longer is the
 overhead, waiting for data included. Then:
@@ -13,10 +13,12 @@ overhead, waiting for data included. Then:
 * a checkpoint: how long the loop stands still for it, and when it is on the disk.
 """
 
+import contextlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -26,18 +28,20 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from batnet_jax import main
-from batnet_jax.data.run_data import open_run_data, open_store
+from batnet_jax.data.run_data import RunData, open_run_data, open_store
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.devices import AXIS
+from batnet_jax.runtime.preemption import Sigterm
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.step.packing import pack_state, unpack_state
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.training import loop
 from batnet_jax.training.non_finite import NonFiniteReport
-from batnet_jax.training.run_length import batch_size, batches, plan_schedule
+from batnet_jax.training.profiling import StepTrace
+from batnet_jax.training.run_length import batch_size, batches, plan_run
 from batnet_jax.training.window import Window
 from batnet_jax.workdir import checkpoints
-from batnet_jax.workdir.metrics_log import MetricsLog
+from batnet_jax.workdir.metrics_log import MetricsLog, read_metrics
 
 WINDOWS = flags.DEFINE_integer("windows", 5, "Windows of each kind.", lower_bound=1)
 WINDOW_STEPS = flags.DEFINE_integer("window_steps", 20, "Steps of a window.", lower_bound=1)
@@ -46,19 +50,19 @@ WINDOW_STEPS = flags.DEFINE_integer("window_steps", 20, "Steps of a window.", lo
 class Loop:
     """The loop of a config, ready to be run with one step or another."""
 
-    def __init__(self, config, store, labels: np.ndarray, num_identities: int):
+    def __init__(self, config, store, data: RunData):
         """Compiles the step and takes two, on a batch that stays on the device."""
-        self.config, self.store, self.labels = config, store, labels
-        self.schedule = plan_schedule(config, labels)
+        self.config, self.data, self.labels = config, data, data.train.labels
+        self.length = plan_run(config, self.labels)
         self.recipe = make_recipe(
             config,
-            num_identities=num_identities,
-            steps_per_epoch=self.schedule.steps_per_epoch,
+            num_identities=len(data.train.identities),
+            steps_per_epoch=self.length.steps_per_epoch,
             axis_name=AXIS if jax.device_count() > 1 else None,
         )
         self.step = loop.pmap_step(self.recipe)
-        rows = next(batches(config, labels, 0, self.schedule))
-        batch = {"image": store.batch(rows), "label": labels[rows].astype(np.int32)}
+        rows = next(batches(config, self.labels, 0, self.length))
+        batch = {"image": store.batch(rows), "label": self.labels[rows].astype(np.int32)}
         sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
         self.batch = jax.device_put(jax.tree.map(devices.split, batch), sharding)
         self.state = devices.replicate(pack_state(self.fresh()))
@@ -76,36 +80,71 @@ class Loop:
         jax.block_until_ready(metrics)
         return time.perf_counter() - start
 
-    def windows(self, step: Callable, workdir: Path) -> Iterator[tuple[float, float]]:
-        """Runs the loop with this step; yields seconds and data wait, a share, of each window."""
+    def windows(
+        self, step: Callable, workdir: Path, between: Callable[[], float] = float
+    ) -> list[tuple[float, float, float]]:
+        """Run the loop with this step.
+
+        Args:
+          step: as `pmap_step` returns it.
+          workdir: a new folder.
+          between: called after each window.
+        Returns: for each window its seconds, what `between` returned, and the data wait, a share.
+        """
         workdir.mkdir()
-        journal, seconds = MetricsLog(workdir, 0), []
-        write = journal.write
-        journal.write = lambda figures: (write(figures), seconds.append(figures["data_wait"]))
-        original, loop.pmap_step = loop.pmap_step, lambda _: step
-        try:
-            taken = loop.run_steps(
-                self.config,
-                self.recipe,
-                self.schedule,
-                self.fresh(),
-                self.store,
-                self.labels,
-                journal,
-                Window(
-                    self.schedule,
-                    batch_size(self.config),
-                    NonFiniteReport(workdir, [], self.labels),
-                ),
-            )
-            start = time.perf_counter()
-            for number, _ in taken:
-                if number % self.config.log.every_steps == 0:
-                    yield time.perf_counter() - start, seconds[-1]
-                    start = time.perf_counter()
-        finally:
-            loop.pmap_step = original
-            journal.close()
+        run = TimedRun(
+            config=self.config,
+            data=self.data,
+            length=self.length,
+            workdir=workdir,
+            metadata={},
+            model=self.recipe.model,
+            step_function=step,
+            state=devices.replicate(pack_state(self.fresh())),
+            step=0,
+            metrics_log=MetricsLog(workdir, 0),
+            manager=checkpoints.NoManager(),
+            trace=StepTrace(workdir, 0, enabled=False),
+            window=Window(
+                self.length, batch_size(self.config), NonFiniteReport(workdir, [], self.labels)
+            ),
+            between=between,
+        )
+        with contextlib.closing(run):
+            loop.take_steps(run, Sigterm())
+        waits = [line["data_wait"] for line in read_metrics(workdir)]
+        return [(*row, wait) for row, wait in zip(run.rows, waits, strict=True)]
+
+
+@dataclass
+class TimedRun(loop.Run):
+    """A run that neither saves nor evaluates.
+
+    Attributes:
+      between: called after each window.
+      rows: of each window the seconds, and what `between` returned.
+      start: of the current window, on the clock.
+    """
+
+    between: Callable[[], float] = float
+    rows: list[tuple[float, float]] = field(default_factory=list)
+    start: float = field(default_factory=time.perf_counter)
+
+    def log(self, bar, wait_seconds: float) -> None:
+        """Log as usual; at the end of a window note its time."""
+        super().log(bar, wait_seconds)
+        if self.step % self.config.log.every_steps == 0:
+            seconds = time.perf_counter() - self.start
+            with self.window.paused():
+                self.rows.append((seconds, self.between()))
+            self.start = time.perf_counter()
+
+    def save(self) -> None:
+        """Save nothing."""
+
+    def evaluate(self) -> dict:
+        """Evaluate nothing."""
+        return {}
 
 
 def save_seconds(state, workdir: Path) -> tuple[float, float]:
@@ -124,10 +163,8 @@ def save_seconds(state, workdir: Path) -> tuple[float, float]:
 
 def measure(loop: Loop, folder: Path) -> None:
     """Prints the figures."""
-    steps, schedule = WINDOW_STEPS.value, loop.schedule
-    rows = []
-    for seconds, wait in loop.windows(loop.step, folder / "loop"):
-        rows.append((seconds, loop.alone(steps), wait))
+    steps = WINDOW_STEPS.value
+    rows = loop.windows(loop.step, folder / "loop", lambda: loop.alone(steps))
     rows = rows[1:]  # the first fills the caches
     within, alone = (median(column) / steps for column in list(zip(*rows, strict=True))[:2])
     overheads = [(a - b) / a for a, b, _ in rows]
@@ -143,12 +180,12 @@ def measure(loop: Loop, folder: Path) -> None:
         return state, {name: zero for name in ("loss", "loss_ce", "loss_triplet", "lr")}
 
     zero = np.float32(0)
-    host = [seconds for seconds, _ in loop.windows(idle, folder / "host")][1:]
+    host = [seconds for seconds, *_ in loop.windows(idle, folder / "host")][1:]
     own = median(host) / steps
     print(f"the loop with an idle step: {1e3 * own:,.2f} ms, {own / alone:.1%} of a step")
 
     held, done = save_seconds(loop.state, folder / "saved")
-    between = loop.config.checkpoint.every_epochs * schedule.steps_per_epoch * alone
+    between = loop.config.checkpoint.every_epochs * loop.length.steps_per_epoch * alone
     share = f"{held / between:.2%}" if between else "once a run"
     print(
         f"a checkpoint holds the loop up for {1e3 * held:,.0f} ms, {share}, and is on the disk "
@@ -164,11 +201,12 @@ def run(argv: list[str]) -> None:
     config.steps = WINDOW_STEPS.value * (WINDOWS.value + 1)
     config.log.every_steps = WINDOW_STEPS.value
     main.use_compilation_cache(Path(config.data.dir) / "xla_cache")
-    images, labels, identities = open_run_data(config).train
+    data = open_run_data(config)
+    images = data.train.images
     with tempfile.TemporaryDirectory() as folder, open_store(config, images) as store:
-        for start in range(0, len(labels), 256):  # decoded, as after the first epoch
-            store.batch(np.arange(start, min(start + 256, len(labels))))
-        measure(Loop(config, store, labels, len(identities)), Path(folder))
+        for start in range(0, len(images), 256):  # decoded, as after the first epoch
+            store.batch(np.arange(start, min(start + 256, len(images))))
+        measure(Loop(config, store, data), Path(folder))
 
 
 if __name__ == "__main__":

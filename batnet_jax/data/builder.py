@@ -14,8 +14,8 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.splits import SplitDict
 from tqdm import tqdm
 
-from batnet_jax.data.checks import Copies, Count, check_image, count, differences, format_counts
-from batnet_jax.data.files.find_dataset import choose_layout, find_layouts
+from batnet_jax.data.checks import Copies, Count, check_image, count, count_warnings, format_counts
+from batnet_jax.data.files.find_dataset import choose_tree, find_trees
 from batnet_jax.data.files.tree import FileTree
 from batnet_jax.errors import ArgumentError, UserError
 
@@ -60,11 +60,11 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     """For messages."""
     WANTED = ""
     """What the user has to put into manual_dir; "" if nothing."""
-    WORD = ""
+    FOLDER_WORD = ""
     """Part of its folder's usual name, which decides if several folders will do."""
     DETECTS_VARIANT = False
     """Whether a variant that is not named is the one that is there, rather than the first."""
-    DISTRACTOR: int | None = None
+    DISTRACTOR_PID: int | None = None
     """The pid of images of nobody who is searched for, if there are any."""
 
     manual_path: Path = Path()
@@ -95,7 +95,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         """
         raise NotImplementedError
 
-    def published(self) -> Mapping[str, Count]:
+    def published_counts(self) -> Mapping[str, Count]:
         """The splits' sizes as published; a copy that differs is warned of."""
         return {}
 
@@ -115,7 +115,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         markers: tuple[str, ...],
         problem: Callable[[FileTree], str] = lambda _: "",
     ) -> FileTree:
-        """The one tree in `manual_dir` that has one of `markers` at its top, see `find_layouts`.
+        """The one tree in `manual_dir` that has one of `markers` at its top, see `find_trees`.
 
         Args:
           manual_dir: of the user; need not exist.
@@ -124,7 +124,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
         Raises: UserError if there is none, or more than one.
         """
-        trees = find_layouts(manual_dir, markers, lambda tree: not problem(tree))
+        trees = find_trees(manual_dir, markers, lambda tree: not problem(tree))
         problems = [problem(tree) for tree in trees]
         wanted = [tree for tree, why in zip(trees, problems, strict=True) if not why]
         if not wanted:
@@ -134,7 +134,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
                 f"{cls.TITLE} not found in '{manual_dir}'{seen}: put {cls.WANTED} (or its "
                 ".zip/.tar) there, or name another place",
             )
-        return choose_layout(wanted, cls.WORD)
+        return choose_tree(wanted, cls.FOLDER_WORD)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(
@@ -168,7 +168,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         copies = Copies()
         splits = [self._write_split(split, source, copies) for split, source in sources.items()]
         self._warn(
-            copies.complaints(
+            copies.warnings(
                 {split: [p.filename for p in source.photos] for split, source in sources.items()},
                 {split: index[f"{split}/pid"] for split in sources},
                 {split: index[f"{split}/camera"] for split in sources},
@@ -188,13 +188,13 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             split: count(
                 index[f"{split}/pid"],
                 index[f"{split}/camera"],
-                distractor=self.DISTRACTOR,
+                distractor=self.DISTRACTOR_PID,
                 junk=source.junk,
             )
             for split, source in sources.items()
         }
         print(format_counts(counts), file=sys.stderr)
-        self._warn(differences(counts, self.published()))
+        self._warn(count_warnings(counts, self.published_counts()))
 
     def _warn(self, lines: Iterable[str]) -> None:
         for line in lines:

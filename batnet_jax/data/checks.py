@@ -10,7 +10,7 @@ import numpy as np
 from batnet_jax.data.files.image_headers import is_cut_off, read_pixels
 from batnet_jax.errors import UserError
 
-LABELLED = ("train", "query", "gallery")
+COMPARED_SPLITS = ("train", "query", "gallery")
 """The splits that are searched for copies; the others repeat images of these on purpose."""
 
 
@@ -72,7 +72,7 @@ def format_counts(counts: Mapping[str, Count]) -> str:
     return "\n".join(lines)
 
 
-def differences(counts: Mapping[str, Count], published: Mapping[str, Count]) -> list[str]:
+def count_warnings(counts: Mapping[str, Count], published: Mapping[str, Count]) -> list[str]:
     """A line for each split whose size is not the published one, with both numbers."""
     lines = []
     for split, want in published.items():
@@ -103,7 +103,7 @@ class Copies:
         """[n] uint64, one for each image of a split, in the order of `add`."""
         return np.array(self._digests.get(split, ()), np.uint64)
 
-    def complaints(
+    def warnings(
         self,
         filenames: Mapping[str, list[str]],
         pids: Mapping[str, np.ndarray],
@@ -117,7 +117,7 @@ class Copies:
           cameras: [n] int of each split; negative = not known. A query's copy from the same camera
             does no harm, as evaluation removes it.
         """
-        splits = [split for split in LABELLED if split in self._digests]
+        splits = [split for split in COMPARED_SPLITS if split in self._digests]
         digests = np.concatenate([np.array(self._digests[split], np.uint64) for split in splits])
         people = np.concatenate([pids[split] for split in splits])
         views = np.concatenate([cameras[split] for split in splits])

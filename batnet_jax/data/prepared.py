@@ -41,10 +41,10 @@ class Split:
     files: Sequence[bytes]
     """The image files of the whole prepared split, read when they are asked for."""
 
-    state: str
+    file_state: str
     """Changes whenever the prepared files do."""
 
-    content: str = ""
+    content_digest: str = ""
     """Changes whenever labels or images of the whole split do, but not from place to place."""
 
     def __len__(self) -> int:
@@ -63,17 +63,17 @@ class Split:
             [self.filenames[row] for row in rows],
             self.rows[rows],
             self.files,
-            self.state,
-            self.content,
+            self.file_state,
+            self.content_digest,
         )
 
     def fingerprint(self) -> str:
         """A name for these very images, for caches of them."""
-        return hashlib.sha256(self.state.encode() + self.rows.tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self.file_state.encode() + self.rows.tobytes()).hexdigest()[:16]
 
     def content_fingerprint(self) -> str:
         """A name for these images and labels, the same wherever they are prepared."""
-        return hashlib.sha256(self.content.encode() + self.rows.tobytes()).hexdigest()[:16]
+        return hashlib.sha256(self.content_digest.encode() + self.rows.tobytes()).hexdigest()[:16]
 
 
 class _ImageFiles(Sequence[bytes]):
@@ -122,8 +122,8 @@ def concatenate(splits: Sequence[Split]) -> Split:
         [name for split in splits for name in split.filenames],
         np.concatenate([split.rows + start for split, start in zip(splits, starts, strict=False)]),
         files,
-        " ".join(split.state for split in splits),
-        " ".join(split.content for split in splits),
+        " ".join(split.file_state for split in splits),
+        " ".join(split.content_digest for split in splits),
     )
 
 

@@ -84,7 +84,7 @@ def open_run_data(config: ml_collections.ConfigDict) -> RunData:
         if held_out is not None:
             val.append(_divide(dataset, held_out))
     tests = [_test(config, opened[name]) for name in dict.fromkeys(tested)]
-    return RunData(join(datasets, parts), val, tests)
+    return RunData(make_training_set(datasets, parts), val, tests)
 
 
 def open_tests(config: ml_collections.ConfigDict) -> list[RetrievalTest]:
@@ -213,7 +213,7 @@ def _divide(dataset: Dataset, held_out: Split) -> RetrievalTest:
     return RetrievalTest(dataset.name, "val", held_out.take(query), held_out.take(gallery))
 
 
-def join(datasets: Sequence[Dataset], splits: Sequence[Split]) -> TrainingSet:
+def make_training_set(datasets: Sequence[Dataset], splits: Sequence[Split]) -> TrainingSet:
     """One training set of several: the same pid in two data sets is two identities.
 
     Args:

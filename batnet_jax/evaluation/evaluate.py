@@ -99,9 +99,7 @@ def make_result(config: ml_collections.ConfigDict, ranked: RankedTest, step: int
     """Return the contents of a test's `eval/step_<N>.json`, with the config's extra figures."""
     test = ranked.test
     figures = {name: value for name, value in ranked.figures.items() if name != "per_query"}
-    extra = compute_extra_figures(
-        config, test, ranked.query_features, ranked.gallery_features, ranked.same_camera
-    )
+    extra = compute_extra_figures(config, ranked.query, ranked.gallery, ranked.same_camera)
     return {
         "dataset": test.name,
         "split": test.split,
@@ -117,12 +115,8 @@ def sample_ranked_lists(ranked: RankedTest, *, rows: int = 5, places: int = 10) 
     query, gallery = ranked.test.query, ranked.test.gallery
     chosen = np.unique(np.linspace(0, len(query) - 1, rows).astype(int))
     heads = retrieval.first_places(
-        ranked.query_features[chosen],
-        query.pids[chosen],
-        query.cameras[chosen],
-        ranked.gallery_features,
-        gallery.pids,
-        gallery.cameras,
+        ranked.query.take(chosen),
+        ranked.gallery,
         same_camera=ranked.same_camera,
         places=places,
     )
@@ -141,7 +135,7 @@ def sample_ranked_lists(ranked: RankedTest, *, rows: int = 5, places: int = 10) 
 
 
 def camera_of(split: Split, i: int) -> int | None:
-    """Return the camera of image i, or None if it is unknown."""
+    """Return the camera of image i, or None if the camera is unknown."""
     return int(split.cameras[i]) if split.cameras[i] >= 0 else None
 
 

@@ -3,18 +3,16 @@
 from typing import Any
 
 import ml_collections
-import numpy as np
 
 from batnet_jax import retrieval
-from batnet_jax.data.run_data import RetrievalTest
+from batnet_jax.retrieval import ImageSet
 from batnet_jax.runtime.progress import counting_bar
 
 
 def compute_extra_figures(
     config: ml_collections.ConfigDict,
-    test: RetrievalTest,
-    query: np.ndarray,
-    gallery: np.ndarray,
+    query: ImageSet,
+    gallery: ImageSet,
     same_camera: str,
 ) -> dict[str, Any]:
     """Return the extra figures that the config selects, by their names in `eval/step_<N>.json`.
@@ -22,34 +20,33 @@ def compute_extra_figures(
     Args:
       config: `eval.expand`, `eval.expand_alpha`, `eval.rerank`, `eval.single_shot`,
         `eval.verification`, `eval.ap` and `seed` are read.
-      test: the identities and cameras of the features.
-      query: features [q, d].
-      gallery: features [g, d].
+      query: q images.
+      gallery: g images.
       same_camera: "remove" or "keep".
     Returns: `expanded` and `reranked` as `retrieval.evaluate` returns them, `single_shot` as
       `retrieval.single_shot_cmc` does, `verification` as `retrieval.verify` does.
     """
-    who = test.query.pids, test.query.cameras
-    whom = test.gallery.pids, test.gallery.cameras
-    case = (query, *who, gallery, *whom)
     figures: dict[str, Any] = {}
     if config.eval.expand:
-        real = gallery[test.gallery.pids != retrieval.JUNK_PID]
-        expanded = retrieval.expand_queries(
-            query, real, k=config.eval.expand, alpha=config.eval.expand_alpha
+        features = retrieval.expand_queries(
+            query.features,
+            gallery.drop_junk().features,
+            k=config.eval.expand,
+            alpha=config.eval.expand_alpha,
         )
-        figures["expanded"] = retrieval.evaluate(
-            expanded, *who, gallery, *whom, ap=config.eval.ap, same_camera=same_camera
-        )
+        options = retrieval.Options(ap=config.eval.ap, same_camera=same_camera)
+        expanded = query.replace_features(features)
+        figures["expanded"] = retrieval.evaluate_sets(expanded, gallery, options)
     if config.eval.rerank:
         with counting_bar("re-rank", "step") as progress:
-            figures["reranked"] = retrieval.evaluate_reranked(
-                *case, ap=config.eval.ap, progress=progress, same_camera=same_camera
+            figures["reranked"] = retrieval.evaluate_reranked_sets(
+                query, gallery, ap=config.eval.ap, progress=progress, same_camera=same_camera
             )
     if config.eval.single_shot:
         with counting_bar("single shot", "query") as progress:
-            figures["single_shot"] = retrieval.single_shot_cmc(
-                *case,
+            figures["single_shot"] = retrieval.single_shot_cmc_sets(
+                query,
+                gallery,
                 trials=config.eval.single_shot,
                 seed=config.seed,
                 progress=progress,
@@ -57,8 +54,8 @@ def compute_extra_figures(
             )
     if config.eval.verification:
         with counting_bar("all pairs", "query") as progress:
-            figures["verification"] = retrieval.verify(
-                *case, progress=progress, same_camera=same_camera
+            figures["verification"] = retrieval.verify_sets(
+                query, gallery, progress=progress, same_camera=same_camera
             )
     return figures
 

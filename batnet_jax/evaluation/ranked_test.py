@@ -11,6 +11,7 @@ from batnet_jax import retrieval
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.run_data import RetrievalTest, open_store
 from batnet_jax.evaluation.embed import Embed, embed_rows, extract_features
+from batnet_jax.retrieval import ImageSet, Labels, check_images
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.progress import progress_bar
 
@@ -21,10 +22,8 @@ class RankedTest(NamedTuple):
     test: RetrievalTest
     query_store: ImageStore
     gallery_store: ImageStore
-    query_features: np.ndarray
-    """[q, d] float32."""
-    gallery_features: np.ndarray
-    """[g, d] float32."""
+    query: ImageSet
+    gallery: ImageSet
     ap: str
     """The convention of average precision, as in `retrieval.evaluate`."""
     same_camera: str
@@ -53,27 +52,28 @@ def rank_test(
         open_store(config, test.query, keep=False) as query_store,
         open_store(config, test.gallery, keep=False) as gallery_store,
     ):
-        query_features = _embed_queries(config, test, query_store, embed, batch)
-        gallery = _GalleryFeatures(gallery_store, embed, query_features.shape[1], batch)
+        query = _embed_queries(config, test, query_store, embed, batch)
+        gallery = _GalleryFeatures(gallery_store, embed, query.features.shape[1], batch)
         with progress_bar(len(test.gallery), description="embed gallery") as bar:
             figures = retrieval.evaluate_stream(
-                query_features,
-                (test.query.pids, test.query.cameras),
+                query,
+                Labels(test.gallery.pids, test.gallery.cameras),
                 lambda rows: gallery.take(rows, bar.update),
-                (test.gallery.pids, test.gallery.cameras),
-                per_query=True,
-                breakdown=breakdown,
-                bootstrap=config.eval.bootstrap,
-                seed=config.seed,
-                ap=config.eval.ap,
-                same_camera=same_camera,
+                retrieval.Options(
+                    per_query=True,
+                    breakdown=breakdown,
+                    bootstrap=config.eval.bootstrap,
+                    seed=config.seed,
+                    ap=config.eval.ap,
+                    same_camera=same_camera,
+                ),
             )
         yield RankedTest(
             test=test,
             query_store=query_store,
             gallery_store=gallery_store,
-            query_features=query_features,
-            gallery_features=gallery.features,
+            query=query,
+            gallery=ImageSet(gallery.features, test.gallery.pids, test.gallery.cameras),
             ap=config.eval.ap,
             same_camera=same_camera,
             figures=figures,
@@ -92,18 +92,16 @@ def _embed_queries(
     store: ImageStore,
     embed: Embed,
     batch: int,
-) -> np.ndarray:
-    """Embed the queries, pooled with `more_query` if the test has it; return [q, d] float32."""
+) -> ImageSet:
+    """Embed the queries, and pool them with `more_query` if the test has it."""
     features = extract_features(store, embed, batch=batch, name="query")
+    query = check_images("query", features, test.query.pids, test.query.cameras)
     if test.more_query is None:
-        return features
+        return query
     with open_store(config, test.more_query, keep=False) as more_store:
-        more_features = extract_features(more_store, embed, batch=batch, name="more_query")
-    return retrieval.pool_queries(
-        (features, test.query.pids, test.query.cameras),
-        (more_features, test.more_query.pids, test.more_query.cameras),
-        config.eval.multi_query,
-    )
+        features = extract_features(more_store, embed, batch=batch, name="more_query")
+    more = check_images("more_query", features, test.more_query.pids, test.more_query.cameras)
+    return retrieval.pool_queries(query, more, config.eval.multi_query)
 
 
 class _GalleryFeatures:

@@ -31,7 +31,7 @@ class Facts(NamedTuple):
 
     Attributes:
       step: steps trained.
-      run: what the checkpoint says of itself, see `checkpoint.facts`.
+      run: what the checkpoint says of itself, see `checkpoints.metadata`.
       results: contents of the evaluations of this step.
       parameters: how many numbers are trained.
       image_size: height and width that the file wants.

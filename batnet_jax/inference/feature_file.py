@@ -30,7 +30,7 @@ class FeatureFile(NamedTuple):
 
 
 def is_feature_file(path: Path) -> bool:
-    """Return whether a path names a feature file, by its suffix, rather than images."""
+    """Return whether a path is a feature file, judged by its suffix."""
     return path.suffix.lower() in SUFFIXES and not path.is_dir()
 
 
@@ -77,7 +77,7 @@ def _open_npz(path: Path) -> tuple[np.ndarray, list[str] | None]:
 
 
 def _map_member(path: Path, name: str) -> np.ndarray | None:
-    """Memory-map an array of an .npz; return None if it is compressed or not in C order."""
+    """Memory-map an array of an .npz; return None for a compressed or Fortran-ordered one."""
     with path.open("rb") as file, zipfile.ZipFile(file) as archive:
         info = archive.getinfo(name)
         if info.compress_type != zipfile.ZIP_STORED:
@@ -105,7 +105,7 @@ def write_features(
     """Write the arrays `features` [n, d] float32 and `paths` [n].
 
     Args:
-      path: the file; appears only once it is complete.
+      path: the file; appears when complete.
       batches: [b, d] float32, in order; n rows in total. Consumed one at a time.
       shape: n and d.
       paths: n names.

@@ -1,6 +1,6 @@
 """A trained model that embeds images, loaded from its checkpoint alone.
 
-Its features equal those of an evaluation: both use the same decoding and the same step.
+An evaluation computes the same features: both use the same decoding and the same step.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from batnet_jax.data.loading.images import ArrayStore, ImageFiles, as_list
 from batnet_jax.data.loading.loader import ImageStore, prefetch
+from batnet_jax.data.loading.user_images import ArrayStore, ImageFiles, paths_or_arrays
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.inference.restore import restore_train_state
@@ -78,7 +78,7 @@ class Model:
 
         Raises: UserError naming the file or array that is not an image.
         """
-        paths, arrays = as_list(images)
+        paths, arrays = paths_or_arrays(images)
         total = len(arrays) if paths is None else len(paths)
         with contextlib.ExitStack() as stack:
             bar = None
@@ -100,7 +100,7 @@ class Model:
 
         Raises: see `embed`.
         """
-        paths, arrays = as_list(images)
+        paths, arrays = paths_or_arrays(images)
         workers = max(self.config.data.workers, os.cpu_count() or 1)
         if paths is None:
             store: Any = ArrayStore(arrays, self.image_size)
@@ -143,7 +143,7 @@ def load_with_config(
     Raises: UserError if the config describes another network or another image size.
     """
     workdir, step = choose_checkpoint(path, step)
-    saved = checkpoints.restore_run(workdir, step).get("config")
+    saved = checkpoints.restore_metadata(workdir, step).get("config")
     size = tuple(config.data.image_size)
     trained_size = tuple(from_saved(saved).data.image_size) if saved else size
     if trained_size != size:
@@ -164,7 +164,7 @@ def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
     Raises: UserError if the checkpoint is missing, lacks settings, or has a later version's.
     """
     workdir, step = choose_checkpoint(path, step)
-    run = checkpoints.restore_run(workdir, step)
+    run = checkpoints.restore_metadata(workdir, step)
     saved = run.get("config")
     if saved is None:
         try:

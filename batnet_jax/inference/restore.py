@@ -25,7 +25,7 @@ def restore_network(
     def read_variables() -> tuple[int, dict[str, Any]]:
         _, state = restore_train_state(config, workdir, step)
         variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return len(checkpoints.restore_run(workdir, step)["identities"]), variables
+        return len(checkpoints.restore_metadata(workdir, step)["identities"]), variables
 
     num_identities, variables = processes.by_lead(read_variables)
     return make_model(config, num_identities), variables
@@ -38,7 +38,7 @@ def restore_train_state(
 
     Raises: UserError if the checkpoint has another architecture than the config.
     """
-    run = checkpoints.restore_run(workdir, step)
+    run = checkpoints.restore_metadata(workdir, step)
     check_architecture(config, run, workdir)
     recipe = make_recipe(config, num_identities=len(run["identities"]), steps_per_epoch=1)
     template: TrainState = init_state(recipe, tuple(config.data.image_size))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 def config_folder() -> Path:
     """The folder of the configs that come with the package."""
-    package = Path(__file__).parent
+    package = Path(__file__).parents[1]
     installed = package / "configs"  # setup.py puts them there in a wheel
     return installed if installed.is_dir() else package.parent / "configs"
 

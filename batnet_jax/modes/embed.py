@@ -9,8 +9,8 @@ from pathlib import Path
 import ml_collections
 import numpy as np
 
-from batnet_jax.data.loading.images import ImageFiles, list_files
 from batnet_jax.data.loading.loader import ImageStore
+from batnet_jax.data.loading.user_images import ImageFiles, list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference.feature_file import write_features
 from batnet_jax.inference.model import BAR_DELAY, Model, load_with_config
@@ -62,11 +62,11 @@ def readable(paths: list[str], model: Model) -> list[str]:
         ImageStore(files, image_size=model.image_size, cache_gb=0.0, workers=workers) as store,
         progress_bar(len(paths), description="look", delay=BAR_DELAY) as bar,
     ):
-        for i, fault in enumerate(store.faults()):
-            if fault is None:
+        for i, error in enumerate(store.errors()):
+            if error is None:
                 kept.append(paths[i])
             else:
-                print(f"left out: {fault}", file=sys.stderr)
+                print(f"left out: {error}", file=sys.stderr)
             bar.update()
     if not kept:
         raise UserError(f"none of the {len(paths)} images can be read: give others")

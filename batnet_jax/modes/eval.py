@@ -28,7 +28,7 @@ def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
     tests = processes.lead_first(lambda: open_tests(config))
     check_same_images(tests)
     if config.data.val_identities:
-        run = processes.by_lead(lambda: checkpoints.restore_run(workdir, step))
+        run = processes.by_lead(lambda: checkpoints.restore_metadata(workdir, step))
         check_held_out(tests, run["identities"], workdir)
     with as_run_failure(workdir, lower=EVALUATION_MEMORY):
         embed = make_embed(model, variables)

@@ -30,7 +30,7 @@ def run_export(config: ml_collections.ConfigDict, workdir: Path, output: Path) -
     """
     check_output(output)
     step = checkpoints.choose_step(workdir, config.eval.step)
-    run = checkpoints.restore_run(workdir, step)
+    run = checkpoints.restore_metadata(workdir, step)
     results = read_results(workdir, step)
     model, variables = restore_network(config, workdir, step)
     height, width = size = tuple(config.data.image_size)

@@ -48,7 +48,7 @@ def run_import(config: ml_collections.ConfigDict, source: Path, output: Path) ->
     state = init_state(recipe, tuple(config.data.image_size))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     filled, report = fill(variables, opened, keep_classifiers=opened.format == BATNET)
-    run = checkpoints.facts(config, unknown_identities(classes))
+    run = checkpoints.metadata(config, unknown_identities(classes))
     try:
         output.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(checkpoints.open_manager(output)) as manager:

@@ -31,9 +31,9 @@ _RESULT_KEYS = {"dataset", "split", "step", "mAP", "cmc", "ap"}
 
 
 def run_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Evaluates a checkpoint; shows what it finds, where it looks and how it was trained."""
+    """Evaluate a checkpoint and show its rankings, its attention and its training on one page."""
     step = checkpoints.choose_step(workdir, config.eval.step)
-    run = checkpoints.restore_run(workdir, step)
+    run = checkpoints.restore_metadata(workdir, step)
     model, variables = restore_network(config, workdir, step)
     tests = _open_tests(config, run, workdir)
     evaluations = read_evaluations(workdir / "eval")

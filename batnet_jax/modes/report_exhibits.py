@@ -160,12 +160,8 @@ def make_cards(
     per_query = ranked.figures["per_query"]
     chosen = np.array(list(kinds), int)
     heads = retrieval.first_places(
-        ranked.query_features[chosen],
-        query.pids[chosen],
-        query.cameras[chosen],
-        ranked.gallery_features,
-        gallery.pids,
-        gallery.cameras,
+        ranked.query.take(chosen),
+        ranked.gallery,
         same_camera=ranked.same_camera,
         places=PLACES,
         uncounted=UNCOUNTED,
@@ -208,13 +204,8 @@ def _verdict(place: retrieval.Place) -> str:
 
 def _first_right_item(ranked: RankedTest, q: int) -> int:
     """Return the gallery index of the first right image of a query that has one."""
-    query, gallery = ranked.test.query, ranked.test.gallery
-    relevant = gallery.pids == query.pids[q]
-    if ranked.same_camera == "remove":
-        relevant &= gallery.cameras != query.cameras[q]
-    return retrieval.first_right(
-        ranked.query_features[q], ranked.gallery_features, np.flatnonzero(relevant)
-    )
+    query = ranked.query.take(np.array([q]))
+    return retrieval.first_right(query, ranked.gallery, same_camera=ranked.same_camera)
 
 
 def _add_images(store: ImageStore, items: Sequence[int], thumbnails: Thumbnails) -> dict[int, str]:
@@ -253,12 +244,8 @@ def camera_pairs(ranked: RankedTest) -> list[dict[str, Any]]:
         return []
     with counting_bar("camera pairs", "camera") as progress:
         return retrieval.camera_pairs(
-            ranked.query_features,
-            query.pids,
-            query.cameras,
-            ranked.gallery_features,
-            gallery.pids,
-            gallery.cameras,
+            ranked.query,
+            ranked.gallery,
             ap=ranked.ap,
             same_camera=ranked.same_camera,
             progress=progress,
@@ -266,19 +253,14 @@ def camera_pairs(ranked: RankedTest) -> list[dict[str, Any]]:
 
 
 def _verification(ranked: RankedTest, result: dict[str, Any]) -> dict[str, Any] | str:
-    """Return the figures of `retrieval.verify`, or the reason why there are none."""
+    """Return the figures of `retrieval.verify`, or the reason for their absence."""
     if "verification" in result:
         return result["verification"]
-    query, gallery = ranked.test.query, ranked.test.gallery
     try:
         with counting_bar("all pairs", "query") as progress:
-            return retrieval.verify(
-                ranked.query_features,
-                query.pids,
-                query.cameras,
-                ranked.gallery_features,
-                gallery.pids,
-                gallery.cameras,
+            return retrieval.verify_sets(
+                ranked.query,
+                ranked.gallery,
                 same_camera=ranked.same_camera,
                 progress=progress,
             )

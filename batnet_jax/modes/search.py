@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from batnet_jax.data.loading.images import list_files
+from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file
 from batnet_jax.inference.search import Searcher

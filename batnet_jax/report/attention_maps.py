@@ -108,7 +108,7 @@ def draw_attention_maps(
       step: training step of the checkpoint.
 
     Raises:
-      UserError: if there are no rows or no positions, or a map is not finite.
+      UserError: if rows or positions are missing, or a map is not finite.
     """
     positions = list(rows[0].maps) if rows else []
     if not positions:

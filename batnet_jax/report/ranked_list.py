@@ -65,7 +65,7 @@ def draw_ranked_lists(
       ap: the convention of every AP shown: "precision" or "trapezoid".
 
     Raises:
-      UserError: if there are no rows, or an image is not [h, w, 3] uint8.
+      UserError: if rows are missing, or an image is not [h, w, 3] uint8.
     """
     if not rows:
         raise UserError("no ranked lists to draw: give at least one query")

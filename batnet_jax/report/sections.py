@@ -99,7 +99,7 @@ def curves_section(
 
     Args:
       first_ranks: the rank of each query's first right image, from 1; at least one.
-      verification: see `retrieval.verify`, for the cosine; or the reason why it is missing.
+      verification: see `retrieval.verify`, for the cosine; or the reason for its absence.
       test: the title of the test.
       key: the section's.
       title: the section's.

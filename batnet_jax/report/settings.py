@@ -25,10 +25,11 @@ def settings_section(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -
         attributes.append(' class="is-changed"' if changed else "")
     count = sum(map(bool, attributes))
     form = (
-        '<form class="search" hidden aria-label="Search the config"><p><label for="config-search">'
-        'Field or value</label><input id="config-search" type="search" autocomplete="off"></p>'
-        '<p><label class="check"><input type="checkbox" id="config-changed">changed only</label></p>'
-        '<output aria-live="polite"></output></form>'
+        '<form class="search" hidden aria-label="Search the config">'
+        '<p><label for="config-search">Field or value</label>'
+        '<input id="config-search" type="search" autocomplete="off"></p>'
+        '<p><label class="check"><input type="checkbox" id="config-changed">changed only</label>'
+        '</p><output aria-live="polite"></output></form>'
     )
     caption = f"{len(rows)} fields; {count} differ from the defaults of batnet_jax/config.py"
     head = ["field", "value", "default", ""]

@@ -4,19 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
 
 from batnet_jax.errors import UserError
-from batnet_jax.retrieval.evaluator import JUNK_PID, evaluate
+from batnet_jax.retrieval.evaluator import Options, evaluate_sets
+from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet
 
 
 def camera_pairs(
-    query_features: Float[np.ndarray, "q d"],
-    query_pids: Int64[np.ndarray, " q"],
-    query_cameras: Int64[np.ndarray, " q"],
-    gallery_features: Float[np.ndarray, "g d"],
-    gallery_pids: Int64[np.ndarray, " g"],
-    gallery_cameras: Int64[np.ndarray, " g"],
+    query: ImageSet,
+    gallery: ImageSet,
     *,
     ap: str = "precision",
     same_camera: str = "remove",
@@ -28,12 +24,8 @@ def camera_pairs(
     of third cameras. The galleries are parts of the whole: together they cost as one evaluation.
 
     Args:
-      query_features: this and the other arrays, `ap` and `same_camera` as in `evaluate`.
-      query_pids: [q] int.
-      query_cameras: [q] int, known.
-      gallery_features: [g, d].
-      gallery_pids: [g] int.
-      gallery_cameras: [g] int, known.
+      query: q images of known cameras.
+      gallery: g images of known cameras.
       ap: "precision" or "trapezoid".
       same_camera: with "remove" a camera has no pair with itself.
       progress: called as progress(gallery cameras done, all of them) after each.
@@ -41,23 +33,15 @@ def camera_pairs(
     Returns: for each pair in which somebody can be found query_camera, gallery_camera,
       num_valid_query, mAP and rank1, fractions; ascending by cameras.
     """
+    if query.cameras is None or gallery.cameras is None:
+        raise UserError("camera_pairs needs the cameras of query and gallery: give both")
+    options = Options(ap=ap, same_camera=same_camera, cmc_ranks=(1,), breakdown=True)
     pairs = []
-    cameras = np.unique(gallery_cameras[gallery_pids != JUNK_PID])
+    cameras = np.unique(gallery.cameras[gallery.pids != JUNK_PID])
     for done, camera in enumerate(cameras.tolist(), start=1):
-        own = np.flatnonzero(gallery_cameras == camera)
+        own = gallery.take(np.flatnonzero(gallery.cameras == camera))
         try:
-            figures = evaluate(
-                query_features,
-                query_pids,
-                query_cameras,
-                gallery_features[own],
-                gallery_pids[own],
-                gallery_cameras[own],
-                ap=ap,
-                same_camera=same_camera,
-                cmc_ranks=(1,),
-                breakdown=True,
-            )["per_camera"]
+            figures = evaluate_sets(query, own, options)["per_camera"]
         except UserError:  # nobody of the queries was seen by this camera
             figures = {}
         pairs += [

@@ -1,11 +1,10 @@
-"""What the user gave, checked once at the boundary; everything inside trusts it."""
+"""Checks of a user's arguments, made once at the boundary; inner code trusts them."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval.mapped_rows import ROWS_AT_ONCE, read_rows, view_rows
@@ -21,27 +20,6 @@ _LARGEST_SQUARED_NORM = 1e37
 
 class NotFiniteFeaturesError(UserError):
     """Some values are NaN or infinite."""
-
-
-class Labels(NamedTuple):
-    """Who is on the n images of a query or gallery set, and from where."""
-
-    pids: Int64[np.ndarray, " n"]
-    cameras: Int64[np.ndarray, " n"] | None  # None: not known
-
-
-class CheckedRows(NamedTuple):
-    """Rows of features on a device, known to be finite and of lengths that float32 has."""
-
-    rows: Float32[Array, "n d"]
-
-
-class Images(NamedTuple):
-    """The n images of a query or gallery set, checked."""
-
-    features: np.ndarray  # [n, d]
-    pids: Int64[np.ndarray, " n"]
-    cameras: Int64[np.ndarray, " n"] | None  # None: not known
 
 
 def choice(name: str, given: Any, allowed: Sequence[str]) -> str:
@@ -91,8 +69,8 @@ def features(name: str, given: Any, metric: str) -> np.ndarray:
     return array if _is_small(array) else array.astype(np.float32)
 
 
-def features_later(name: str, given: Any, metric: str) -> np.ndarray:
-    """`features`, without a look at values that are looked at later."""
+def streamed_features(name: str, given: Any, metric: str) -> np.ndarray:
+    """Check features whose values are checked later, in chunks, if their type permits that."""
     array = _shaped(name, given)
     return array if metric == "cosine" and _is_small(array) else features(name, array, metric)
 
@@ -134,44 +112,12 @@ def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray
     return part
 
 
-def taken(
-    given: Any, dimensions: int, metric: str
-) -> Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows:
-    """Gallery features that were made on the way, checked when they come; not to be written to."""
-    if isinstance(given, CheckedRows):
-        return given
-    there = isinstance(given, jax.Array) and given.ndim == 2 and given.dtype == np.float32
-    stays = there and metric == "cosine"
-    rows = (
-        given
-        if stays
-        else view_rows(features_later("gallery_features", given, metric), slice(None))
-    )
-    if rows.shape[1] != dimensions:
-        same_dimension(np.empty((0, dimensions)), rows)
-    return rows
-
-
-def images(which: str, features_: Any, pids: Any, cameras: Any, metric: str) -> Images:
-    """Check the `which` ("query" or "gallery") set, or raise UserError."""
-    checked = features(f"{which}_features", features_, metric)
-    return Images(checked, *labels(which, pids, cameras, len(checked)))
-
-
-def labels(which: str, pids: Any, cameras: Any, length: int) -> Labels:
-    """Check the labels of `length` images, or raise UserError."""
-    return Labels(
-        ids(f"{which}_pids", pids, length),
-        None if cameras is None else ids(f"{which}_cameras", cameras, length),
-    )
-
-
-def same_dimension(query: np.ndarray, gallery: np.ndarray | Array) -> None:
-    """UserError where query and gallery features differ in length."""
-    if query.shape[1] != gallery.shape[1]:
+def same_dimension(query: int, gallery: int) -> None:
+    """Raise UserError if the features of query and gallery differ in length."""
+    if query != gallery:
         raise UserError(
-            f"query_features have {query.shape[1]} dimensions and gallery_features"
-            f" {gallery.shape[1]}: must be equal; embed both with the same model"
+            f"query_features have {query} dimensions and gallery_features {gallery}: must be equal;"
+            " embed both with the same model"
         )
 
 
@@ -200,12 +146,3 @@ def mask(name: str, given: Any, length: int) -> Bool[np.ndarray, " n"]:
             f" ({length},)"
         )
     return array
-
-
-def no_match(num_query: int, num_gallery: int) -> UserError:
-    """What to raise where no query has a relevant gallery item."""
-    return UserError(
-        f"none of the {num_query} queries has a match among the {num_gallery} gallery items: at"
-        " least one needs its identity seen by another camera; check the pids and cameras, or use"
-        " same_camera='keep'"
-    )

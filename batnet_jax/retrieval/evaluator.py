@@ -1,6 +1,6 @@
 """Arrays in, plain dict out: the standard single-query evaluation of person re-identification."""
 
-import functools
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,13 +9,47 @@ from jaxtyping import ArrayLike
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks, metrics
-from batnet_jax.retrieval.checks import Labels
-from batnet_jax.retrieval.mapped_rows import view_rows
-from batnet_jax.retrieval.streaming.prepare_features import FeatureSource, make_take
+from batnet_jax.retrieval.image_set import (
+    JUNK_PID,
+    ImageSet,
+    Labels,
+    all_junk,
+    check_images,
+    check_streamed_images,
+    no_match,
+)
+from batnet_jax.retrieval.streaming.prepare_features import FeatureSource, make_source
 from batnet_jax.retrieval.streaming.ranks import relevant_ranks
 
-# The identity that data sets give to bad detections: neither right nor wrong when found.
-JUNK_PID = -1
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """The settings of an evaluation, checked when they are made; `evaluate` describes each."""
+
+    metric: str = "cosine"
+    ap: str = "precision"
+    same_camera: str = "remove"
+    cmc_ranks: Sequence[int] = (1, 5, 10, 20)
+    dtype: str = "float32"
+    breakdown: bool = False
+    per_query: bool = False
+    bootstrap: int = 0
+    seed: int = 0
+    block: int | None = None
+    chunk: int | None = None
+
+    def __post_init__(self) -> None:
+        checks.choice("metric", self.metric, checks.METRICS)
+        checks.choice("ap", self.ap, checks.AP_CONVENTIONS)
+        checks.choice("same_camera", self.same_camera, checks.SAME_CAMERA)
+        checks.choice("dtype", self.dtype, checks.DTYPES)
+        for k in self.cmc_ranks:
+            checks.positive_int("cmc_ranks", k)
+        if self.bootstrap:
+            checks.positive_int("bootstrap", self.bootstrap)
+        for name in ("block", "chunk"):
+            if getattr(self, name) is not None:
+                checks.positive_int(name, getattr(self, name))
 
 
 def evaluate(
@@ -83,18 +117,7 @@ def evaluate(
       UserError: for arrays that do not fit together, values that are not finite, ids that are not
         integers, unknown names, or where no query has a match.
     """
-    checks.choice("metric", metric, checks.METRICS)
-    query = checks.features_later("query_features", query_features, metric)
-    gallery = checks.features_later("gallery_features", gallery_features, metric)
-    checks.same_dimension(query, gallery)
-    checks.ids("gallery_pids", gallery_pids, len(gallery))
-    evaluate_it = functools.partial(
-        evaluate_stream,
-        query,
-        (query_pids, query_cameras),
-        make_take(gallery, metric),
-        (gallery_pids, gallery_cameras),
-        junk=junk,
+    options = Options(
         metric=metric,
         ap=ap,
         same_camera=same_camera,
@@ -106,97 +129,104 @@ def evaluate(
         seed=seed,
         block=block,
         chunk=chunk,
-        progress=progress,
     )
+    gallery = check_streamed_images(
+        "gallery", gallery_features, gallery_pids, gallery_cameras, metric
+    )
+    source = make_source(gallery.features, metric)  # first: it uploads while the host goes on
+    query = check_images("query", query_features, query_pids, query_cameras, metric)
+    checks.same_dimension(query.features.shape[1], gallery.features.shape[1])
     try:
-        return evaluate_it()
+        return evaluate_stream(query, gallery.labels, source, options, junk=junk, progress=progress)
     except checks.NotFiniteFeaturesError:  # found in a chunk: name the rows of the whole
-        checks.features("gallery_features", gallery, metric)
+        checks.features("gallery_features", gallery.features, metric)
         raise
 
 
-def evaluate_stream(  # noqa: D417 - the others are those of `evaluate`
-    query_features: ArrayLike,
-    query: tuple[ArrayLike, ArrayLike | None],
-    take: FeatureSource,
-    gallery: tuple[ArrayLike, ArrayLike | None],
+def evaluate_sets(
+    query: ImageSet,
+    gallery: ImageSet,
+    options: Options,
     *,
-    junk: ArrayLike | None = None,
-    metric: str = "cosine",
-    ap: str = "precision",
-    same_camera: str = "remove",
-    cmc_ranks: Sequence[int] = (1, 5, 10, 20),
-    dtype: str = "float32",
-    breakdown: bool = False,
-    per_query: bool = False,
-    bootstrap: int = 0,
-    seed: int = 0,
-    block: int | None = None,
-    chunk: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` for gallery features that are made, or read, while those before are counted.
+    """`evaluate` for image sets."""
+    source = make_source(gallery.features, options.metric)
+    return evaluate_stream(query, gallery.labels, source, options, progress=progress)
+
+
+def evaluate_stream(
+    query: ImageSet,
+    gallery: Labels,
+    source: FeatureSource,
+    options: Options,
+    *,
+    junk: ArrayLike | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """`evaluate` for gallery features that are computed, or read, during the evaluation.
 
     Args:
-      query_features: [q, d].
-      query: pids [q] and cameras, [q] or None.
-      take: gives the features of the gallery items that it is asked for; see `ready.Take`. While it
-        works, accelerators count those that it gave before.
-      gallery: pids [g] and cameras.
+      query: q images.
+      gallery: the labels of g images.
+      source: returns the features of the gallery items that it is asked for. While it works, the
+        devices count the items that it returned before.
+      options: see `evaluate`.
+      junk: [g] bool, or None.
+      progress: called as progress(gallery items seen, g) after each chunk.
+
+    Returns: see `evaluate`.
+
+    Raises: UserError as `evaluate`.
     """
-    checks.choice("metric", metric, checks.METRICS)
-    checks.choice("ap", ap, checks.AP_CONVENTIONS)
-    checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
-    checks.choice("dtype", dtype, checks.DTYPES)
-    cmc_ranks = [checks.positive_int("cmc_ranks", k) for k in cmc_ranks]
-    features = checks.features("query_features", query_features, metric)
-    who = checks.labels("query", *query, len(features))
-    whom = checks.labels("gallery", *gallery, np.size(gallery[0]))
-    if (who.cameras is None) != (whom.cameras is None):
+    if (query.cameras is None) != (gallery.cameras is None):
         raise UserError(
             "cameras were given for only one of query and gallery: give both, or None for both"
         )
-    real, whom = _without_junk(whom, checks.mask("junk", junk, len(whom.pids)))
+    is_junk = checks.mask("junk", junk, len(gallery)) | (gallery.pids == JUNK_PID)
+    kept = np.flatnonzero(~is_junk)
+    if not len(kept):
+        raise all_junk(len(gallery))
     ranks = relevant_ranks(
-        view_rows(features, slice(None)),
-        who,
-        whom,
-        lambda rows: checks.taken(take(real[rows]), features.shape[1], metric),
-        same_camera=same_camera,
-        metric=metric,
-        dtype=dtype,
-        block=None if block is None else checks.positive_int("block", block),
-        chunk=None if chunk is None else checks.positive_int("chunk", chunk),
+        query,
+        gallery.take(kept),
+        lambda rows: source(kept[rows]),
+        same_camera=options.same_camera,
+        metric=options.metric,
+        dtype=options.dtype,
+        block=options.block,
+        chunk=options.chunk,
         progress=progress,
     )
-    figures = metrics.per_query(ranks, ap)
-    summary = metrics.summarise(figures, ap=ap, cmc_ranks=cmc_ranks)
+    return summarise_ranks(ranks, query.labels, len(kept), options)
+
+
+def summarise_ranks(
+    ranks: metrics.Ranks, query: Labels, num_gallery: int, options: Options
+) -> dict[str, Any]:
+    """Return the figures of ranks in a gallery of `num_gallery` items; see `evaluate`.
+
+    Raises: UserError if no query has a match.
+    """
+    figures = metrics.per_query(ranks, options.ap)
+    summary = metrics.summarise(figures, ap=options.ap, cmc_ranks=options.cmc_ranks)
     if summary is None:
-        raise checks.no_match(len(features), len(real))
-    result = {"num_query": len(features), "num_gallery": len(real), **summary}
-    if dtype != "float32":
-        result["features"] = dtype
-    if breakdown:
-        if who.cameras is not None:
-            result["per_camera"] = metrics.breakdown(figures, who.cameras, cmc_ranks)
-        result["per_identity"] = metrics.breakdown(figures, who.pids, cmc_ranks)
-    if per_query:
+        raise no_match(len(query), num_gallery)
+    result = {"num_query": len(query), "num_gallery": num_gallery, **summary}
+    if options.dtype != "float32":
+        result["features"] = options.dtype
+    if options.breakdown:
+        if query.cameras is not None:
+            result["per_camera"] = metrics.breakdown(figures, query.cameras, options.cmc_ranks)
+        result["per_identity"] = metrics.breakdown(figures, query.pids, options.cmc_ranks)
+    if options.per_query:
         result["per_query"] = metrics.listed(figures)
-    if bootstrap:
-        samples = checks.positive_int("bootstrap", bootstrap)
+    if options.bootstrap:
         result["confidence"] = metrics.bootstrap(
-            figures, who.pids, cmc_ranks=cmc_ranks, samples=samples, seed=seed
+            figures,
+            query.pids,
+            cmc_ranks=options.cmc_ranks,
+            samples=options.bootstrap,
+            seed=options.seed,
         )
     return result
-
-
-def _without_junk(gallery: Labels, junk: np.ndarray) -> tuple[np.ndarray, Labels]:
-    """The places of the items that are not junk, and their labels."""
-    real = np.flatnonzero((gallery.pids != JUNK_PID) & ~junk)
-    if not len(real):
-        raise UserError(
-            f"all {len(gallery.pids)} gallery items are junk, by gallery_pids of {JUNK_PID} or by "
-            "the mask: give a gallery with identities"
-        )
-    cameras = None if gallery.cameras is None else gallery.cameras[real]
-    return real, Labels(gallery.pids[real], cameras)

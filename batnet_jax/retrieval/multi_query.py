@@ -2,27 +2,29 @@
 
 import numpy as np
 
+from batnet_jax.errors import UserError
+from batnet_jax.retrieval.image_set import ImageSet
+
 POOLINGS = ("mean", "max")
 
 
-def pool_queries(
-    query: tuple[np.ndarray, np.ndarray, np.ndarray],
-    more: tuple[np.ndarray, np.ndarray, np.ndarray],
-    pooling: str,
-) -> np.ndarray:
-    """One feature a query, of all images of its identity from its camera.
+def pool_queries(query: ImageSet, more: ImageSet, pooling: str) -> ImageSet:
+    """Replace each query's feature by one that is pooled over all images of its person and camera.
 
     Args:
-      query: features [q, d], pids [q] and cameras [q].
-      more: the same of the m further images; they hold the query's own view too, as Market-1501's
-        `gt_bbox` does.
+      query: q images; a query without further images keeps its own feature.
+      more: m further images. They include the queries themselves, as Market-1501's `gt_bbox` does.
       pooling: one of `POOLINGS`.
 
-    Returns: [q, d]; a query without further images keeps its own feature. Not normalised: a query's
-      length does not change its ranking.
+    Returns: the queries with [q, d] features, which are not normalised: a query's length does not
+      change its ranking.
+
+    Raises: UserError if cameras are not known.
     """
-    features, pids, cameras = more
-    views, group = np.unique(np.stack([pids, cameras], 1), axis=0, return_inverse=True)
+    if query.cameras is None or more.cameras is None:
+        raise UserError("pool_queries needs the cameras of the queries and of the further images")
+    features = more.features
+    views, group = np.unique(np.stack([more.pids, more.cameras], 1), axis=0, return_inverse=True)
     group = group.reshape(-1)
     pooled = np.full((len(views), features.shape[1]), -np.inf if pooling == "max" else 0.0)
     if pooling == "max":
@@ -30,9 +32,10 @@ def pool_queries(
     else:
         np.add.at(pooled, group, features)
         pooled /= np.bincount(group, minlength=len(views))[:, None]
-    place = {tuple(view): k for k, view in enumerate(views.tolist())}
-    result = np.array(query[0], copy=True)
-    for q, view in enumerate(zip(query[1].tolist(), query[2].tolist(), strict=True)):
-        if view in place:
-            result[q] = pooled[place[view]]
-    return result
+    row_of = {tuple(view): row for row, view in enumerate(views.tolist())}
+    result = np.array(query.features, copy=True)
+    queries = np.stack([query.pids, query.cameras], 1)
+    for q, view in enumerate(map(tuple, queries.tolist())):
+        if view in row_of:
+            result[q] = pooled[row_of[view]]
+    return query.replace_features(result)

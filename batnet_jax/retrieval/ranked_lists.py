@@ -3,9 +3,8 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64
 
-from batnet_jax.retrieval.evaluator import JUNK_PID
+from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet, camera_views
 from batnet_jax.retrieval.search import top_k
 
 
@@ -30,12 +29,8 @@ class Places(NamedTuple):
 
 
 def first_places(
-    query_features: Float[np.ndarray, "q d"],
-    query_pids: Int64[np.ndarray, " q"],
-    query_cameras: Int64[np.ndarray, " q"],
-    gallery_features: Float[np.ndarray, "g d"],
-    gallery_pids: Int64[np.ndarray, " g"],
-    gallery_cameras: Int64[np.ndarray, " g"],
+    query: ImageSet,
+    gallery: ImageSet,
     *,
     same_camera: str,
     places: int = 10,
@@ -44,27 +39,24 @@ def first_places(
     """Lists, for each query, its first places, junk left out.
 
     Args:
-      query_features: of the queries to list.
-      query_pids: [q] int.
-      query_cameras: [q] int.
-      gallery_features: [g, d].
-      gallery_pids: [g] int; -1 (junk) is dropped.
-      gallery_cameras: [g] int.
+      query: the images to list.
+      gallery: g images.
       same_camera: "remove": the query's identity seen by its own camera does not count.
       places: that count.
       uncounted: how many of those that do not count are listed among them.
     """
-    junk = gallery_pids == JUNK_PID
+    query_views, gallery_views = camera_views(query.labels, gallery.labels, same_camera)
+    junk = gallery.pids == JUNK_PID
     lists, wanted = [], places
-    for pid, camera in zip(query_pids, query_cameras, strict=True):
-        own = (gallery_pids == pid) & (gallery_cameras == camera) & (same_camera == "remove")
+    for pid, view in zip(query.pids, query_views, strict=True):
+        own = (gallery.pids == pid) & (gallery_views == view)
         lists.append(set(np.flatnonzero(own).tolist()))
         wanted = max(wanted, places + len(lists[-1]))
     wanted = min(wanted + int(junk.sum()), len(junk))
-    order, _ = top_k(query_features, gallery_features, wanted)
+    order, _ = top_k(query.features, gallery.features, wanted)
     return [
-        _head([g for g in row.tolist() if not junk[g]], own, gallery_pids == pid, places, uncounted)
-        for row, own, pid in zip(order, lists, query_pids, strict=True)
+        _head([g for g in row.tolist() if not junk[g]], own, gallery.pids == pid, places, uncounted)
+        for row, own, pid in zip(order, lists, query.pids, strict=True)
     ]
 
 
@@ -85,13 +77,17 @@ def _head(
     return Places(first, max(0, seen - uncounted))
 
 
-def first_right(
-    query_feature: Float[np.ndarray, " d"],
-    gallery_features: Float[np.ndarray, "g d"],
-    relevant: Int64[np.ndarray, " r"],
-) -> int:
-    """The item among r >= 1 relevant ones that is most like the query; ties by gallery index."""
-    rows = np.asarray(gallery_features[relevant], np.float64)
+def first_right(query: ImageSet, gallery: ImageSet, *, same_camera: str) -> int:
+    """Return the gallery index of the relevant item that is most like a query; ties by index.
+
+    Args:
+      query: one image, which has a relevant item.
+      gallery: g images.
+      same_camera: "remove": items seen by the query's own camera are not relevant.
+    """
+    (query_view,), gallery_views = camera_views(query.labels, gallery.labels, same_camera)
+    relevant = np.flatnonzero((gallery.pids == query.pids[0]) & (gallery_views != query_view))
+    rows = np.asarray(gallery.features[relevant], np.float64)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-    scores = rows @ np.asarray(query_feature, np.float64)
+    scores = rows @ np.asarray(query.features[0], np.float64)
     return int(relevant[np.argmax(scores / np.where(lengths > 0, lengths, 1))])

@@ -155,7 +155,7 @@ def top_k(
     k = checks.positive_int("k", k)
     query = checks.features("query_features", query_features, metric)
     gallery = _checkable(gallery_features, metric)
-    checks.same_dimension(query, gallery)
+    checks.same_dimension(query.shape[1], gallery.shape[1])
     k, chunk = min(k, len(gallery)), min(CHUNK, len(gallery))
     block = _even(len(query), _BLOCK) if block is None else checks.positive_int("block", block)
 

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.evaluator import JUNK_PID
+from batnet_jax.retrieval.image_set import ImageSet, camera_views, check_pair, no_match
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import block_size, iterate_scores
 from batnet_jax.retrieval.streaming.tiling import own_items
@@ -58,32 +58,55 @@ def single_shot_cmc(
     Raises:
       UserError: as `evaluate`.
     """
-    checks.choice("metric", metric, checks.METRICS)
+    query, gallery = check_pair(
+        (query_features, query_pids, query_cameras),
+        (gallery_features, gallery_pids, gallery_cameras),
+        metric,
+    )
+    return single_shot_cmc_sets(
+        query,
+        gallery,
+        metric=metric,
+        same_camera=same_camera,
+        trials=trials,
+        seed=seed,
+        cmc_ranks=cmc_ranks,
+        block=block,
+        progress=progress,
+    )
+
+
+def single_shot_cmc_sets(
+    query: ImageSet,
+    gallery: ImageSet,
+    *,
+    metric: str = "cosine",
+    same_camera: str = "remove",
+    trials: int = 10,
+    seed: int = 0,
+    cmc_ranks: Sequence[int] = (1, 5, 10, 20),
+    block: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`single_shot_cmc` for image sets."""
     checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
     trials = checks.positive_int("trials", trials)
     cmc_ranks = [checks.positive_int("cmc_ranks", k) for k in cmc_ranks]
-    query = checks.images("query", query_features, query_pids, query_cameras, metric)
-    gallery = checks.images("gallery", gallery_features, gallery_pids, gallery_cameras, metric)
-    checks.same_dimension(query.features, gallery.features)
-    real = np.flatnonzero(gallery.pids != JUNK_PID)
-    pids = gallery.pids[real]
-    if same_camera == "keep" or query.cameras is None or gallery.cameras is None:
-        views = np.full(len(query.pids), -1), np.zeros(len(real), np.int64)
-    else:
-        views = query.cameras, gallery.cameras[real]
-    relevant, _ = own_items(query.pids, views[0], pids, views[1])
+    gallery = gallery.drop_junk()
+    views = camera_views(query.labels, gallery.labels, same_camera)
+    relevant, _ = own_items(query.pids, views[0], gallery.pids, views[1])
     valid = np.flatnonzero(relevant.counts)
     if not len(valid):
-        raise checks.no_match(len(query.pids), len(real))
-    shared, identities = _draw_shared(pids, trials, seed)
+        raise no_match(len(query), len(gallery))
+    shared, identities = _draw_shared(gallery.pids, trials, seed)
     rng = np.random.default_rng([seed, 1])
     own = rng.integers(0, relevant.counts[valid], (trials, len(valid))).T
     own = relevant.items[relevant.offsets[:-1][valid][:, None] + own]  # [v, trials]
 
-    size = block_size(len(valid), len(real)) if block is None else block
+    size = block_size(len(valid), len(gallery)) if block is None else block
     size = checks.positive_int("block", size)
     first = np.empty((len(valid), trials), np.int64)
-    features = read_rows(query.features, valid), read_rows(gallery.features, real)
+    features = read_rows(query.features, valid), gallery.features
     for which, scores in iterate_scores(*features, metric=metric, block=size):
         rows = np.asarray(scores)
         for place in range(which.start, which.stop):
@@ -93,8 +116,8 @@ def single_shot_cmc(
             progress(which.stop, len(valid))
     curves = {str(k): (first <= k).mean(0) for k in cmc_ranks}
     return {
-        "num_query": len(query.pids),
-        "num_gallery": len(real),
+        "num_query": len(query),
+        "num_gallery": len(gallery),
         "num_valid_query": len(valid),
         "trials": trials,
         "seed": seed,

@@ -11,7 +11,7 @@ from jaxtyping import ArrayLike, Int64
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.evaluator import JUNK_PID
+from batnet_jax.retrieval.image_set import ImageSet, camera_views, check_pair
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import block_size, iterate_scores
 from batnet_jax.retrieval.streaming.tiling import own_items
@@ -63,26 +63,48 @@ def verify(
       UserError: as `evaluate`; where there are no positive or no negative pairs; for a rate that is
         not between 0 and 1.
     """
-    checks.choice("metric", metric, checks.METRICS)
+    query, gallery = check_pair(
+        (query_features, query_pids, query_cameras),
+        (gallery_features, gallery_pids, gallery_cameras),
+        metric,
+    )
+    return verify_sets(
+        query,
+        gallery,
+        metric=metric,
+        same_camera=same_camera,
+        false_accept_rates=false_accept_rates,
+        block=block,
+        progress=progress,
+    )
+
+
+def verify_sets(
+    query: ImageSet,
+    gallery: ImageSet,
+    *,
+    metric: str = "cosine",
+    same_camera: str = "remove",
+    false_accept_rates: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
+    block: int | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """`verify` for image sets."""
     checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
     for rate in false_accept_rates:
         if not 0 < rate < 1:
             raise UserError(f"false_accept_rates={rate!r}: each must be between 0 and 1")
-    query = checks.images("query", query_features, query_pids, query_cameras, metric)
-    gallery = checks.images("gallery", gallery_features, gallery_pids, gallery_cameras, metric)
-    checks.same_dimension(query.features, gallery.features)
-    real = np.flatnonzero(gallery.pids != JUNK_PID)
-    if same_camera == "keep" or query.cameras is None or gallery.cameras is None:
-        views = np.full(len(query.pids), -1), np.zeros(len(real), np.int64)
-    else:
-        views = query.cameras, gallery.cameras[real]
-    pairs = own_items(query.pids, views[0], gallery.pids[real], views[1])
-    features = read_rows(query.features, slice(None)), read_rows(gallery.features, real)
-    size = block_size(len(query.pids), max(len(real), 1)) if block is None else block
+    gallery = gallery.drop_junk()
+    views = camera_views(query.labels, gallery.labels, same_camera)
+    pairs = own_items(query.pids, views[0], gallery.pids, views[1])
+    features = read_rows(query.features, slice(None)), gallery.features
+    size = block_size(len(query), max(len(gallery), 1)) if block is None else block
     size = checks.positive_int("block", size)
     low, high = _range(features, metric)
     positive, total = np.zeros((2, BINS), np.int64)
-    for which, scores in iterate_scores(*features, metric=metric, block=size) if len(real) else ():
+    for which, scores in (
+        iterate_scores(*features, metric=metric, block=size) if len(gallery) else ()
+    ):
         likeness = np.asarray(scores)[: which.stop - which.start]
         if metric == "euclidean":
             likeness = _minus_distance(features[0][which], likeness)
@@ -93,7 +115,7 @@ def verify(
             total -= np.bincount(bins[removed], minlength=BINS)
             positive += np.bincount(bins[own], minlength=BINS)
         if progress is not None:
-            progress(which.stop, len(query.pids))
+            progress(which.stop, len(query))
     edges = low + np.arange(BINS + 1) * ((high - low) / BINS)
     edges = edges if metric == "cosine" else -edges
     return _figures(positive, total - positive, edges, false_accept_rates)

@@ -1,4 +1,4 @@
-"""The training step and the embedding step: plain functions that `training/loop.py` and `evaluation/evaluate.py` pmap.
+"""The training step, a plain function that `training/loop.py` passes to `jax.pmap`.
 
 A step is a pure function of the state and the batch; its randomness is a function of
 (seed, step, position in the global batch), so it does not depend on the number of devices.
@@ -47,7 +47,7 @@ class Recipe(NamedTuple):
 
     Attributes:
       model: the network, with `axis_name` where the step runs under pmap.
-      transform: the optimizer.
+      tx: the optimizer.
       schedule: step to learning rate.
       seed: of the initial values, augmentation and dropout.
       erasing_start: the step from which random erasing is on.
@@ -58,7 +58,7 @@ class Recipe(NamedTuple):
     """
 
     model: BATNet
-    transform: optax.GradientTransformation
+    tx: optax.GradientTransformation
     schedule: optax.Schedule
     seed: int
     erasing_start: int
@@ -77,12 +77,12 @@ def make_recipe(
 ) -> Recipe:
     """Reads all that the training step needs from the config."""
     schedule = make_schedule(config, steps_per_epoch)
-    transform = optimizer.adam_l2(
+    tx = optimizer.adam_l2(
         schedule, beta1=config.beta1, beta2=config.beta2, weight_decay=config.weight_decay
     )
     return Recipe(
         model=make_model(config, num_identities, axis_name=axis_name),
-        transform=transform,
+        tx=tx,
         schedule=schedule,
         seed=config.seed,
         erasing_start=config.augment.erasing_start_epoch * steps_per_epoch,
@@ -118,7 +118,7 @@ def init_state(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:
     params = variables["params"]
     zeros = jax.tree.map(
         lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-        jax.eval_shape(recipe.transform.init, params),
+        jax.eval_shape(recipe.tx.init, params),
     )
     return TrainState(
         step=np.zeros((), np.int32),  # type: ignore[arg-type]
@@ -195,7 +195,7 @@ def train_step(
     batch_stats = pack_like(batch_stats, state.batch_stats)
     if axis_name:  # without synchronised BN the devices' statistics differ: keep their mean
         grads, loss, parts, batch_stats = lax.pmean((grads, loss, parts, batch_stats), axis_name)
-    updates, opt_state = recipe.transform.update(grads, state.opt_state, state.params)
+    updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
     metrics = {
         "loss": loss,
         **parts,

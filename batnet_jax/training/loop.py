@@ -2,18 +2,21 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Generator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
+from tqdm import tqdm
 
-from batnet_jax.data.loading.loader import prefetch
+from batnet_jax.data.loading.loader import ImageStore, Prefetcher, prefetch
 from batnet_jax.data.run_data import RetrievalTest, RunData, fingerprints, open_store
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.evaluation.evaluate import is_evaluated, run_tests
+from batnet_jax.models import BATNet
 from batnet_jax.runtime import devices, processes
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.preemption import Sigterm, Terminated, is_agreed
@@ -23,133 +26,132 @@ from batnet_jax.step.packing import pack_state, unpack_state
 from batnet_jax.step.train_step import Recipe, TrainState, make_recipe, train_step
 from batnet_jax.training.non_finite import NonFiniteReport
 from batnet_jax.training.profiling import StepTrace
-from batnet_jax.training.run_length import Schedule, batch_size, batches, plan_schedule
+from batnet_jax.training.run_length import RunLength, batch_size, batches, plan_run
 from batnet_jax.training.start import check_run, open_run
 from batnet_jax.training.window import Window
 from batnet_jax.workdir import best_checkpoint, checkpoints
 from batnet_jax.workdir.metrics_log import MetricsLog, NoMetricsLog
 from batnet_jax.workdir.run_folder import locked
 
+StepFunction = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
+
 
 def train(config: ml_collections.ConfigDict, data: RunData, workdir: Path) -> dict[str, Any]:
-    """Trains from what the workdir holds to the end, and evaluates.
+    """Train from the workdir's latest checkpoint, or from the start, to the end; then evaluate.
 
-    Where identities are held out of training, the evaluations on the way are on these, so that
-    nobody selects on the test set; at the end come both.
+    If identities are held out of training, evaluations during the run use these identities only,
+    so that no checkpoint is selected on the test set. The last evaluation also uses the test set.
 
     Args:
       config: validated.
       data: prepared.
-      workdir: written to: `config.json`, `labels.json`, `parameters.txt`, `metrics.jsonl`,
-        `tensorboard/`, `checkpoints/`, `eval/`.
-    Returns: the last evaluation's result, on the first test.
+      workdir: receives `config.json`, `labels.json`, `parameters.txt`, `metrics.jsonl`,
+        `tensorboard/`, `checkpoints/` and `eval/`.
+    Returns: the result of the last evaluation on the first test.
 
     Raises:
-      UserError: if the batch cannot be divided among the devices, or the workdir cannot be written
-        to, holds a run with other settings or with more steps, or is in use; nothing has been
-        overwritten then.
-      Terminated: after SIGTERM; the steps taken are saved.
+      UserError: if the batch cannot be divided among the devices, or if the workdir cannot be
+        written to, is in use, or holds a run with other settings or with more steps. Nothing has
+        been overwritten then.
+      Terminated: after SIGTERM; all steps taken are saved.
       NotFiniteError: if the loss or a parameter is not finite.
       RunFailure: if the disk or the memory is full.
     """
     check_run(config, workdir)
-    schedule = plan_schedule(config, data.train[1])
+    length = plan_run(config, data.train.labels)
     with (
         contextlib.ExitStack() as stack,
         Sigterm().listen() as sigterm,
         as_run_failure(workdir, lower=TRAINING_MEMORY),
     ):
         processes.by_lead(lambda: stack.enter_context(locked(workdir)))
-        return _train(config, data, schedule, workdir, sigterm)
+        with contextlib.closing(start_run(config, data, length, workdir)) as run:
+            if run.ended_in_evaluation():
+                with run.window.paused():
+                    run.evaluate()
+            take_steps(run, sigterm)
+            print(f"trained {length.total} steps, all in '{workdir}'")
+            return run.result or run.evaluate()
 
 
-def _train(
-    config: ml_collections.ConfigDict,
-    data: RunData,
-    schedule: Schedule,
-    workdir: Path,
-    sigterm: Sigterm,
-) -> dict[str, Any]:
-    """`train`, once nobody else can."""
-    images, labels, identities = data.train
-    recipe = make_recipe(
-        config,
-        num_identities=len(identities),
-        steps_per_epoch=schedule.steps_per_epoch,
-        axis_name=AXIS if jax.device_count() > 1 else None,
-    )
-    run = checkpoints.facts(config, [list(who) for who in identities], fingerprints(data))
-    state = processes.by_lead(lambda: open_run(config, recipe, schedule, workdir, run))
+def take_steps(run: "Run", sigterm: Sigterm) -> None:
+    """Take the remaining steps of a run, and save and evaluate when due.
 
-    def tests_at(step: int) -> list[RetrievalTest]:
-        return [*data.val, *(data.tests if step == schedule.total or not data.val else [])]
+    SIGTERM is held back except during an evaluation, so that each step taken is saved.
 
-    def evaluate_now(state: TrainState, step: int) -> dict[str, Any]:
-        tests = tests_at(step)
-        with as_run_failure(workdir, lower=EVALUATION_MEMORY):
-            variables = {"params": state.params, "batch_stats": state.batch_stats}
-            embed = make_embed(recipe.model, unpack_state(jax.device_get(variables)))
-            results = run_tests(config, tests, embed, step=step, workdir=workdir)
-        if processes.is_lead():
-            best_checkpoint.record(workdir, step, results)
-        for result in results:
-            journal.write_evaluation(result)
-        journal.publish()
-        return results[len(data.val) if step == schedule.total else 0]
-
-    def save(step: int, state: TrainState) -> None:
-        journal.publish()
-        checkpoints.save(manager, step, window.sound(step, state), run)
-
-    result = None
-    first = int(state.step)
-    journal = MetricsLog(workdir, first) if processes.is_lead() else NoMetricsLog()
-    manager = checkpoints.open_manager(
-        workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
-    )
-    trace = StepTrace(workdir / "profile", first)
-    with contextlib.closing(journal), contextlib.closing(manager):
-        evaluated = processes.by_lead(lambda: is_evaluated(workdir, tests_at(first), first))
-        if first % schedule.total and schedule.is_due(first, config.eval.every_epochs) > evaluated:
-            evaluate_now(state, first)  # in which the run was ended
-        window = Window(
-            schedule, batch_size(config), NonFiniteReport(workdir, images.filenames, labels)
-        )
-        with (
-            open_store(config, images) as store,
-            sigterm.held(),
-            contextlib.closing(
-                run_steps(config, recipe, schedule, state, store, labels, journal, window)
-            ) as steps,
-        ):
-            for step, state in steps:
-                if config.profile and processes.is_lead():
-                    trace.after(step)
-                saved = schedule.is_due(step, config.checkpoint.every_epochs)
-                if saved:
-                    save(step, state)
+    Raises: Terminated after SIGTERM, with the last step saved.
+    """
+    with (
+        open_store(run.config, run.data.train.images) as store,
+        sigterm.held(),
+        run.load_batches(store) as loaded,
+        run.show_progress() as bar,
+    ):
+        for row, batch in loaded:
+            run.take_step(row, batch)
+            run.log(bar, loaded.wait_seconds)
+            with run.window.paused():
+                run.trace.after(run.step)
+                if run.is_due(run.config.checkpoint.every_epochs):
+                    run.save()
                 try:
                     with sigterm.held(False):
                         if sigterm.wanted or is_agreed():
                             raise Terminated
-                        if schedule.is_due(step, config.eval.every_epochs):
-                            result = evaluate_now(state, step)
+                        if run.is_due(run.config.eval.every_epochs):
+                            run.result = run.evaluate()
                 except Terminated:
-                    if not saved:
-                        save(step, state)
-                    manager.wait_until_finished()
-                    print(f"ended by SIGTERM after step {step}, which is saved")
+                    run.save()
+                    run.manager.wait_until_finished()
+                    print(f"ended by SIGTERM after step {run.step}, which is saved")
                     raise
-            trace.stop()
-            manager.wait_until_finished()
-        print(f"trained {schedule.total} steps, all in '{workdir}'")
-        return result or evaluate_now(state, schedule.total)
+        run.trace.stop()
+        run.manager.wait_until_finished()
 
 
-def pmap_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, jax.Array]]]:
-    """`train_step` on all devices: (state, batch split by `devices.split`) to (state, metrics).
+def start_run(
+    config: ml_collections.ConfigDict, data: RunData, length: RunLength, workdir: Path
+) -> "Run":
+    """Restore the latest checkpoint of the workdir, or make a fresh state; open the run's files.
 
-    The state has no axis of devices, is packed for speed, and its buffers are donated.
+    Raises: UserError if the workdir holds a run with more steps or on other data.
+    """
+    images, labels, identities = data.train
+    recipe = make_recipe(
+        config,
+        num_identities=len(identities),
+        steps_per_epoch=length.steps_per_epoch,
+        axis_name=AXIS if jax.device_count() > 1 else None,
+    )
+    metadata = checkpoints.metadata(config, [list(who) for who in identities], fingerprints(data))
+    state = processes.by_lead(lambda: open_run(config, recipe, length, workdir, metadata))
+    step = int(state.step)
+    return Run(
+        config=config,
+        data=data,
+        length=length,
+        workdir=workdir,
+        metadata=metadata,
+        model=recipe.model,
+        step_function=pmap_step(recipe),
+        state=devices.replicate(pack_state(state)),
+        step=step,
+        metrics_log=MetricsLog(workdir, step) if processes.is_lead() else NoMetricsLog(),
+        manager=checkpoints.open_manager(
+            workdir, keep=config.checkpoint.keep, keep_best=config.checkpoint.keep_best
+        ),
+        trace=StepTrace(workdir / "profile", step, enabled=config.profile and processes.is_lead()),
+        window=Window(
+            length, batch_size(config), NonFiniteReport(workdir, images.filenames, labels)
+        ),
+    )
+
+
+def pmap_step(recipe: Recipe) -> StepFunction:
+    """Compile `train_step` for all devices.
+
+    Returns: a function of (state, batch split by `devices.split`) that returns (state, metrics).
+      The state has no device axis and is packed for speed; its buffers are donated.
     """
     return jax.pmap(
         functools.partial(train_step, recipe=recipe),
@@ -160,41 +162,152 @@ def pmap_step(recipe: Recipe) -> Callable[..., tuple[TrainState, dict[str, jax.A
     )
 
 
-def run_steps(
-    config: ml_collections.ConfigDict,
-    recipe: Recipe,
-    schedule: Schedule,
-    state: TrainState,
-    store: Any,
-    labels: np.ndarray,
-    journal: MetricsLog | NoMetricsLog,
-    window: Window,
-) -> Generator[tuple[int, TrainState], None, None]:
-    """Takes the steps that are left; yields (steps taken, state) after each.
+@dataclass
+class Run:
+    """A training run: its state on the devices and its open files in the workdir.
 
-    Of each batch a process loads the images of its own devices.
-
-    A yielded state is packed, and valid until the next is asked for: its buffers are donated then.
+    Attributes:
+      config: the settings.
+      data: the training images and the tests.
+      length: the run in steps and epochs.
+      workdir: where the run writes.
+      metadata: saved with each checkpoint.
+      model: the network.
+      step_function: see `pmap_step`.
+      state: the state after `step` steps, packed, on every device of this process. The next step
+        invalidates it, as its buffers are donated.
+      step: number of steps taken.
+      metrics_log: metrics.jsonl and TensorBoard's files.
+      manager: of the checkpoints.
+      trace: of a few steps, for TensorBoard.
+      window: the steps since the last line of metrics.jsonl.
+      result: of the last evaluation; None before the first.
+      saved_step: the last step saved by this process; None before the first.
     """
-    step_fn = pmap_step(recipe)
-    first = int(state.step)
-    state = devices.replicate(pack_state(state))
-    size = batch_size(config)
-    own = devices.own_rows(size)
-    plan = (row[own] for row in batches(config, labels, first, schedule))
-    with (
-        prefetch(store, plan) as loaded,
-        progress_bar(schedule.total * size, description="train", initial=first * size) as bar,
-    ):
-        rows = batches(config, labels, first, schedule)
-        for step, ((own_row, images), row) in enumerate(zip(loaded, rows, strict=False), first + 1):
-            batch = {"image": images, "label": labels[own_row].astype(np.int32)}
-            state, metrics = step_fn(state, jax.tree.map(devices.split, batch))
-            window.add(metrics, row)
-            bar.update(size)
-            if step % config.log.every_steps == 0 or step == schedule.total:
-                figures = window.close(step, loaded.wait_seconds)
-                journal.write(figures)
-                bar.set_postfix_str(f"loss {figures['loss']:.3f}", refresh=False)
-            with window.paused():
-                yield step, state
+
+    config: ml_collections.ConfigDict
+    data: RunData
+    length: RunLength
+    workdir: Path
+    metadata: dict[str, Any]
+    model: BATNet
+    step_function: StepFunction
+    state: TrainState
+    step: int
+    metrics_log: MetricsLog | NoMetricsLog
+    manager: Any
+    trace: StepTrace
+    window: Window
+    result: dict[str, Any] | None = None
+    saved_step: int | None = None
+
+    def load_batches(self, store: ImageStore) -> Prefetcher:
+        """Load the remaining batches ahead of their use.
+
+        Returns: an iterator over (image indices [b] of a global batch, what `take_step` takes).
+        """
+        positions = devices.own_rows(batch_size(self.config))
+        local: Any = LocalBatches(store, self.data.train.labels, positions)
+        rows = batches(self.config, self.data.train.labels, self.step, self.length)
+        return prefetch(local, rows)
+
+    def show_progress(self) -> tqdm:
+        """Open the progress bar, which counts images."""
+        size = batch_size(self.config)
+        total, done = self.length.total * size, self.step * size
+        return progress_bar(total, description="train", initial=done)
+
+    def take_step(self, row: np.ndarray, batch: Any) -> None:
+        """Start a training step on the devices; do not wait for its result.
+
+        Args:
+          row: [b] int, indices of the images in the global batch.
+          batch: this process's share, from `LocalBatches`.
+        """
+        self.state, metrics = self.step_function(self.state, batch)
+        self.step += 1
+        self.window.add(metrics, row)
+
+    def log(self, bar: tqdm, wait_seconds: float) -> None:
+        """Advance the bar; write a line of metrics.jsonl if one is due.
+
+        Args:
+          bar: the progress bar.
+          wait_seconds: time the loop has waited for data since its start.
+        """
+        bar.update(batch_size(self.config))
+        if self.step % self.config.log.every_steps == 0 or self.step == self.length.total:
+            figures = self.window.close(self.step, wait_seconds)
+            self.metrics_log.write(figures)
+            bar.set_postfix_str(f"loss {figures['loss']:.3f}", refresh=False)
+
+    def is_due(self, every_epochs: int) -> bool:
+        """Return whether the current step ends an epoch divisible by `every_epochs`, or the run."""
+        return self.length.is_due(self.step, every_epochs)
+
+    def save(self) -> None:
+        """Start saving the state, unless this step has been saved."""
+        if self.saved_step == self.step:
+            return
+        self.metrics_log.publish()
+        state = self.window.fetch_finite(self.step, self.state)
+        checkpoints.save(self.manager, self.step, state, self.metadata)
+        self.saved_step = self.step
+
+    def tests(self) -> list[RetrievalTest]:
+        """Return the tests of the current step: the held-out ones alone before the last step."""
+        is_last = self.step == self.length.total
+        return [*self.data.val, *(self.data.tests if is_last or not self.data.val else [])]
+
+    def evaluate(self) -> dict[str, Any]:
+        """Evaluate the state; write the figures.
+
+        Returns: the result on the first held-out test, or on the first test at the last step.
+        """
+        with as_run_failure(self.workdir, lower=EVALUATION_MEMORY):
+            variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
+            embed = make_embed(self.model, unpack_state(jax.device_get(variables)))
+            results = run_tests(
+                self.config, self.tests(), embed, step=self.step, workdir=self.workdir
+            )
+        if processes.is_lead():
+            best_checkpoint.record(self.workdir, self.step, results)
+        for result in results:
+            self.metrics_log.write_evaluation(result)
+        self.metrics_log.publish()
+        return results[len(self.data.val) if self.step == self.length.total else 0]
+
+    def ended_in_evaluation(self) -> bool:
+        """Return whether an earlier process has saved this step but not finished evaluating it.
+
+        The evaluation of the last step is made in any case, so it does not count.
+        """
+        if not 0 < self.step < self.length.total or not self.is_due(self.config.eval.every_epochs):
+            return False
+        return not processes.by_lead(lambda: is_evaluated(self.workdir, self.tests(), self.step))
+
+    def close(self) -> None:
+        """Finish saving; close the files."""
+        with contextlib.closing(self.metrics_log):
+            self.manager.close()
+
+
+@dataclass
+class LocalBatches:
+    """The share of this process in the global batches, loaded on demand.
+
+    Attributes:
+      store: all training images.
+      labels: [n] int, of all training images.
+      positions: [b / processes] int, positions of this process's images in a global batch.
+    """
+
+    store: ImageStore
+    labels: np.ndarray
+    positions: np.ndarray
+
+    def batch(self, row: np.ndarray) -> dict[str, np.ndarray]:
+        """Load `image` and `label` [devices, b / all devices, ...] of the global batch `row`."""
+        own = row[self.positions]
+        batch = {"image": self.store.batch(own), "label": self.labels[own].astype(np.int32)}
+        return {name: devices.split(array) for name, array in batch.items()}

@@ -1,4 +1,7 @@
-"""NaN and infinity: found before they are saved, and traced to a step and its images."""
+"""The report on a loss or a parameter that became NaN or infinite: at which step, on which images.
+
+The check comes before each save, so no checkpoint holds such a value.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,41 +15,43 @@ from batnet_jax.errors import NotFiniteError
 from batnet_jax.runtime import processes
 
 REPORT = "not_finite.json"
-SHOWN = 3
+SHOWN = 3  # names of images in the message
 
 
 class NonFiniteReport:
-    """Says which images a run saw when it went wrong."""
+    """Writes `not_finite.json` and makes the error that ends the run."""
 
     def __init__(self, workdir: Path, filenames: Sequence[str], labels: np.ndarray):
-        """Writes nothing yet.
+        """Keep the names for a report; write nothing yet.
 
         Args:
-          workdir: where `not_finite.json` goes.
+          workdir: the folder of `not_finite.json`.
           filenames: of the n training images.
-          labels: [n] int, theirs.
+          labels: [n] int, of the same images.
         """
         self._path = workdir / REPORT
         self._filenames = filenames
         self._labels = labels
 
     def loss(self, step: int, figures: Mapping[str, float], row: np.ndarray) -> NotFiniteError:
-        """The error for a loss that is not finite.
+        """Report a loss that is not finite.
 
         Args:
-          step: the first whose loss is not.
-          figures: of that step, as in metrics.jsonl.
-          row: [b] int, the images of its batch.
+          step: the first step with such a loss.
+          figures: the metrics of this step, as in metrics.jsonl.
+          row: [b] int, indices of the batch's images.
+        Returns: the error to raise.
         """
         return self._error(f"the loss is {figures['loss']} at step {step}", step, figures, row)
 
     def state(self, step: int, name: str, row: np.ndarray) -> NotFiniteError:
-        """The error for an array of the state that is not finite after losses that all were.
+        """Report an array of the state that is not finite although every loss was.
 
         Args:
-          step: the last one.
+          step: the last step taken.
           name: of the array.
-          row: [b] int, the images of that step's batch.
+          row: [b] int, indices of the last batch's images.
+        Returns: the error to raise.
         """
         return self._error(f"{name} is not finite after step {step}", step, {}, row)
 
@@ -57,7 +62,7 @@ class NonFiniteReport:
         report = {
             "what": what,
             "step": step,
-            "figures": {name: repr(value) for name, value in figures.items()},  # NaN is no JSON
+            "figures": {name: repr(value) for name, value in figures.items()},  # JSON has no NaN
             "labels": self._labels[row].tolist(),
             "files": files,
         }
@@ -71,7 +76,7 @@ class NonFiniteReport:
 
 
 def first_bad(tree: Any) -> str | None:
-    """The name of the first array on the host that holds NaN or infinity; None if none does."""
+    """Return the name of the first host array with NaN or infinity, or None."""
     for path, leaf in jax.tree.leaves_with_path(tree):
         if np.issubdtype(leaf.dtype, np.inexact) and not np.isfinite(leaf).all():
             return jax.tree_util.keystr(path, simple=True, separator="/")

@@ -4,34 +4,36 @@ from pathlib import Path
 
 import jax
 
-SKIPPED = 5  # steps before: they compile, and fill the caches
+SKIPPED = 5  # steps before the trace: the first compiles, the next fill the caches
 TRACED = 3
 
 
 class StepTrace:
-    """Traces the steps `first` + 6 to `first` + 8, or fewer where the run ends."""
+    """A trace of steps `first` + 6 to `first` + 8, or of fewer if the run ends before."""
 
-    def __init__(self, folder: Path, first: int) -> None:
-        """Starts nothing yet.
+    def __init__(self, folder: Path, first: int, *, enabled: bool) -> None:
+        """Prepare the trace; start nothing yet.
 
         Args:
-          folder: where `plugins/profile/<time>/` is made, with an .xplane.pb and a Perfetto file.
+          folder: receives `plugins/profile/<time>/` with an .xplane.pb and a Perfetto file.
           first: steps taken before.
+          enabled: False to trace nothing.
         """
         self._folder = folder
         self._start = first + SKIPPED
+        self._enabled = enabled
         self._running = False
 
     def after(self, step: int) -> None:
-        """To be called when `step` has been taken."""
-        if step == self._start:
+        """Start or stop the trace if due; call this after each step."""
+        if self._enabled and step == self._start:
             jax.profiler.start_trace(str(self._folder), create_perfetto_trace=True)
             self._running = True
         elif step == self._start + TRACED:
             self.stop()
 
     def stop(self) -> None:
-        """Writes what has been traced."""
+        """Write the trace, if one is running."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()

@@ -1,4 +1,4 @@
-"""A run in steps and batches: how many, which images, and what cannot be shared evenly."""
+"""The length of a run in steps and epochs, the images of its batches, and checks of both."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +12,8 @@ from batnet_jax.data.loading.sampler import epoch_plan, steps_per_epoch
 from batnet_jax.errors import ArgumentError, UserError
 
 
-class Schedule(NamedTuple):
-    """A run in steps.
+class RunLength(NamedTuple):
+    """The length of a run.
 
     Attributes:
       steps_per_epoch: see `sampler`.
@@ -24,17 +24,20 @@ class Schedule(NamedTuple):
     total: int
 
     def is_due(self, step: int, every_epochs: int) -> bool:
-        """Whether `step` ends an epoch whose number `every_epochs` divides (0: only the last)."""
+        """Return whether `step` ends the run, or an epoch that is a multiple of `every_epochs`.
+
+        With `every_epochs` = 0 only the end of the run counts.
+        """
         if step == self.total:
             return True
         return bool(every_epochs) and step % (every_epochs * self.steps_per_epoch) == 0
 
 
-def plan_schedule(config: ml_collections.ConfigDict, labels: np.ndarray) -> Schedule:
-    """The run's length.
+def plan_run(config: ml_collections.ConfigDict, labels: np.ndarray) -> RunLength:
+    """Return the length of a run on images with these labels, [n] int.
 
-    Raises: UserError if the training set has fewer identities than a batch, or the run goes on
-      where a cosine has brought the learning rate to 0.
+    Raises: UserError if the training set has fewer identities than a batch, or if the run
+      continues after the cosine has brought the learning rate to 0.
     """
     try:
         epoch = steps_per_epoch(labels, **shape_of(config))
@@ -47,35 +50,38 @@ def plan_schedule(config: ml_collections.ConfigDict, labels: np.ndarray) -> Sche
             f"config.num_epochs={config.num_epochs}, after which the cosine is 0: give fewer steps "
             "or more epochs"
         )
-    return Schedule(epoch, config.steps or whole)
+    return RunLength(epoch, config.steps or whole)
 
 
 def batch_size(config: ml_collections.ConfigDict) -> int:
-    """Images a step, over all devices."""
+    """Return the number of images in a global batch."""
     return config.batch.identities * config.batch.images_per_identity
 
 
 def shape_of(config: ml_collections.ConfigDict) -> dict[str, int]:
-    """P and K, as the functions of `sampler` call them."""
+    """Return P and K as the keyword arguments of `sampler`'s functions."""
     return {name: config.batch[name] for name in ("identities", "images_per_identity")}
 
 
 def batches(
-    config: ml_collections.ConfigDict, labels: np.ndarray, first: int, schedule: Schedule
+    config: ml_collections.ConfigDict, labels: np.ndarray, first: int, length: RunLength
 ) -> Iterator[np.ndarray]:
-    """The index rows of the steps `first`, ..., total - 1: a pure function of the seed."""
-    epoch, skipped = divmod(first, schedule.steps_per_epoch)
+    """Yield the image indices, [b] int, of steps `first` to `total` - 1.
+
+    They depend on nothing but the labels, the batch's shape and the seed.
+    """
+    epoch, skipped = divmod(first, length.steps_per_epoch)
     step = first
-    while step < schedule.total:
+    while step < length.total:
         plan = epoch_plan(labels, **shape_of(config), seed=config.seed, epoch=epoch)
-        for row in plan[skipped : skipped + schedule.total - step]:
+        for row in plan[skipped : skipped + length.total - step]:
             yield row
             step += 1
         epoch, skipped = epoch + 1, 0
 
 
 def check_batch(config: ml_collections.ConfigDict) -> None:
-    """Refuses a batch that the devices, or a device's parts, cannot share evenly.
+    """Check that the batch divides evenly among the devices and each device's parts.
 
     Raises: UserError with the numbers.
     """
@@ -93,14 +99,14 @@ def check_batch(config: ml_collections.ConfigDict) -> None:
         )
 
 
-def check_steps_left(schedule: Schedule, taken: int, workdir: Path) -> None:
-    """Refuses to go on with a run that is already longer.
+def check_steps_left(length: RunLength, taken: int, workdir: Path) -> None:
+    """Check that a run is not longer already than the length asked for.
 
     Raises: UserError with both numbers.
     """
-    if taken > schedule.total:
+    if taken > length.total:
         raise UserError(
-            f"'{workdir}' has been trained for {taken} steps, more than the {schedule.total} asked "
+            f"'{workdir}' has been trained for {taken} steps, more than the {length.total} asked "
             f"for: use --mode=eval for its results, a config.steps of at least {taken}, or another "
             "--workdir"
         )

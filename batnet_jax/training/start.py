@@ -1,4 +1,4 @@
-"""What a run starts from: a fresh state, the weights of others, or its latest checkpoint."""
+"""The state that a run starts from: fresh, with another run's weights, or the latest checkpoint."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from batnet_jax.data.run_data import Identity
 from batnet_jax.errors import UserError
 from batnet_jax.runtime import processes
 from batnet_jax.step.train_step import Recipe, TrainState, init_state
-from batnet_jax.training.run_length import Schedule, check_batch, check_steps_left
+from batnet_jax.training.run_length import RunLength, check_batch, check_steps_left
 from batnet_jax.weights import initialise
 from batnet_jax.workdir import checkpoints, environment
 from batnet_jax.workdir.run_folder import (
@@ -25,10 +25,10 @@ INIT = "init.txt"
 
 
 def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """What can be refused before the data set is prepared; writes nothing.
+    """Check all that can be checked before the data set is prepared; write nothing.
 
-    Raises: UserError if the devices cannot share the batch, the workdir cannot be written to or
-      holds a run with other settings, or the weights to start from are not there.
+    Raises: UserError if the devices cannot share the batch, if the workdir cannot be written to or
+      holds a run with other settings, or if the weights to start from do not exist.
     """
     check_batch(config)
 
@@ -44,28 +44,28 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 def open_run(
     config: ml_collections.ConfigDict,
     recipe: Recipe,
-    schedule: Schedule,
+    length: RunLength,
     workdir: Path,
-    run: dict[str, Any],
+    metadata: dict[str, Any],
 ) -> TrainState:
-    """The state to go on from; the workdir then says what run it holds.
+    """Return the state to continue from, and write the run's settings to the workdir.
 
     Args:
       config: of the run.
-      recipe: gives the fresh state.
-      schedule: see `plan_schedule`.
+      recipe: describes the fresh state.
+      length: see `plan_run`.
       workdir: of the run.
-      run: the facts that checkpoints are saved with.
+      metadata: see `checkpoints.metadata`.
 
-    Raises: UserError if the workdir holds a run with more steps, or another's checkpoints.
+    Raises: UserError if the workdir holds a run with more steps, or another run's checkpoints.
     """
     state, report = init_state(recipe, tuple(config.data.image_size)), ""
     if checkpoints.latest_step(workdir) is None:
-        state, report = start_from(config, state, run)
+        state, report = start_from(config, state, metadata)
     else:
-        state = resume(config, workdir, state, run)
-        check_steps_left(schedule, int(state.step), workdir)
-    open_workdir(config, workdir, [Identity(*who) for who in run["identities"]])
+        state = resume(config, workdir, state, metadata)
+        check_steps_left(length, int(state.step), workdir)
+    open_workdir(config, workdir, [Identity(*who) for who in metadata["identities"]])
     environment.record(workdir, seed=config.seed, step=int(state.step))
     if report:
         (workdir / INIT).write_text(report)
@@ -75,40 +75,43 @@ def open_run(
 
 
 def start_from(
-    config: ml_collections.ConfigDict, fresh: TrainState, run: dict[str, Any]
+    config: ml_collections.ConfigDict, fresh: TrainState, metadata: dict[str, Any]
 ) -> tuple[TrainState, str]:
-    """The fresh state with the weights of `config.init.from`, if it names any.
+    """Fill the fresh state with the weights of `config.init.from`, if it names any.
 
-    Returns: the state, and a line for each tensor that says where it is from; "" without a source.
+    Returns: the state, and a report with a line for each tensor that names its source; "" without
+      a source.
     Raises: UserError if the source cannot be read, or is of another network.
     """
     source = config.init["from"]
     if not source:
         return fresh, ""
     variables = {"params": fresh.params, "batch_stats": fresh.batch_stats}
-    filled, report = initialise(config, variables, Path(source), identities=run["identities"])
+    filled, report = initialise(config, variables, Path(source), identities=metadata["identities"])
     print(f"{report.summary()}; see {INIT}")
     return fresh.replace(**filled), report.text()  # type: ignore[attr-defined]
 
 
 def resume(
-    config: ml_collections.ConfigDict, workdir: Path, fresh: TrainState, run: dict[str, Any]
+    config: ml_collections.ConfigDict, workdir: Path, fresh: TrainState, metadata: dict[str, Any]
 ) -> TrainState:
-    """The latest checkpoint's state.
+    """Return the state of the latest checkpoint that can be read.
+
+    Damaged ones are set aside while others are left.
 
     Args:
       config: of the run.
       workdir: of the run; holds a checkpoint.
       fresh: a state of the same structure.
-      run: the facts that checkpoints are saved with.
+      metadata: see `checkpoints.metadata`.
 
-    Raises: UserError if the checkpoint cannot be read, is of another architecture, or was trained
-      on other identities.
+    Raises: UserError if no checkpoint can be read, or if it is of another architecture or was
+      trained on other identities.
     """
     while True:
         step = checkpoints.choose_step(workdir, 0)
         try:
-            saved = checkpoints.restore_run(workdir, step)
+            saved = checkpoints.restore_metadata(workdir, step)
             check_architecture(config, saved, workdir)
             state = checkpoints.restore_state(workdir, step, fresh)
             break
@@ -117,12 +120,12 @@ def resume(
                 raise
             moved = checkpoints.set_aside(workdir, step)
             print(f"warning: {error}; it is now '{moved}', the one before is used", file=sys.stderr)
-    check_data(saved.get("data", {}), run["data"], workdir)
-    if saved["identities"] != run["identities"]:
+    check_data(saved.get("data", {}), metadata["data"], workdir)
+    if saved["identities"] != metadata["identities"]:
         raise UserError(
             f"'{workdir}' was trained on {len(saved['identities'])} identities that are not the "
-            f"{len(run['identities'])} of the training data now: restore the data, or name another "
-            "--workdir"
+            f"{len(metadata['identities'])} of the training data now: restore the data, or name "
+            "another --workdir"
         )
     print(f"resuming '{workdir}' after step {step}")
     return state

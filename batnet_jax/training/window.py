@@ -1,4 +1,4 @@
-"""The steps between two lines of metrics.jsonl: their means, and whether they are finite."""
+"""The steps between two lines of metrics.jsonl: mean metrics, and a check for NaN and infinity."""
 
 import contextlib
 import itertools
@@ -12,23 +12,26 @@ import numpy as np
 from batnet_jax.step.packing import unpack_state
 from batnet_jax.step.train_step import TrainState
 from batnet_jax.training.non_finite import NonFiniteReport, first_bad
-from batnet_jax.training.run_length import Schedule
+from batnet_jax.training.run_length import RunLength
 
 
 class Window:
-    """The steps between two lines of metrics.jsonl; nothing waits for the device before `close`."""
+    """The steps since the last line of metrics.jsonl.
 
-    def __init__(self, schedule: Schedule, batch_size: int, suspects: NonFiniteReport):
-        """Starts the clock.
+    Metrics stay on the device until `close` or `check`, so that the loop need not wait for it.
+    """
+
+    def __init__(self, length: RunLength, batch_size: int, report: NonFiniteReport):
+        """Start the clock.
 
         Args:
-          schedule: of the run.
+          length: of the run.
           batch_size: images a step.
-          suspects: names the images if a loss is not finite.
+          report: makes the error for a loss or a state that is not finite.
         """
-        self._schedule = schedule
+        self._length = length
         self._batch_size = batch_size
-        self._suspects = suspects
+        self._report = report
         self._waited = 0.0
         self._restart()
 
@@ -38,27 +41,27 @@ class Window:
         self._start = time.perf_counter()
 
     def add(self, metrics: dict[str, jax.Array], row: np.ndarray) -> None:
-        """Adds a step's metrics, still on the device, and the indices of its images."""
+        """Add a step: its metrics, on the device, and the indices of its images, [b] int."""
         self._metrics.append(metrics)
         self._rows.append(row)
         self._last_row = row
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Time spent within (checkpoints, evaluation) does not count as training."""
+        """Stop the clock within the context, for checkpoints and evaluations."""
         before = time.perf_counter()
         yield
         self._start += time.perf_counter() - before
 
     def close(self, step: int, wait_seconds: float) -> dict[str, Any]:
-        """The window's means, and a new window.
+        """Return the window's mean metrics and start a new window.
 
         Args:
           step: steps taken.
-          wait_seconds: that the loop has waited for data since its beginning.
+          wait_seconds: time the loop has waited for data since its start.
         Returns: a line of metrics.jsonl: `step`, `epoch` (from 0), `loss`, `loss_ce`,
-          `loss_triplet` (means), `lr` (the last), `images_per_second`, and `data_wait`, the share
-          of the time that the loop waited for data.
+          `loss_triplet` (means), `lr` (of the last step), `images_per_second`, and `data_wait`,
+          the share of the window's time spent waiting for data.
         Raises: NotFiniteError if a loss of the window is not finite.
         """
         taken = self.check(step)
@@ -66,7 +69,7 @@ class Window:
         means = {name: float(np.mean([m[name] for m in taken])) for name in taken[0]}
         figures = {
             "step": step,
-            "epoch": (step - 1) // self._schedule.steps_per_epoch,
+            "epoch": (step - 1) // self._length.steps_per_epoch,
             **means,
             "lr": float(taken[-1]["lr"]),
             "images_per_second": len(taken) * self._batch_size / seconds,
@@ -77,7 +80,7 @@ class Window:
         return figures
 
     def check(self, step: int) -> list[dict[str, Any]]:
-        """Waits for the window's steps, of which `step` is the last; returns their metrics.
+        """Wait for the window's steps, the last of which is `step`; return their metrics.
 
         Raises: NotFiniteError if a loss of the window is not finite.
         """
@@ -86,20 +89,20 @@ class Window:
         for number, metrics, row in zip(itertools.count(first), taken, self._rows, strict=False):
             if not np.isfinite(metrics["loss"]):
                 figures = {name: float(value) for name, value in metrics.items()}
-                raise self._suspects.loss(number, figures, row)
+                raise self._report.loss(number, figures, row)
         return taken
 
-    def sound(self, step: int, state: TrainState) -> TrainState:
-        """Fetches a state to save it, so that a checkpoint never holds NaN or infinity.
+    def fetch_finite(self, step: int, state: TrainState) -> TrainState:
+        """Fetch a state from the device and check it, so that no checkpoint holds NaN or infinity.
 
         Args:
-          step: the last of the window.
-          state: after it, on the device.
-        Returns: the state on the host, not packed.
+          step: the last step of the window.
+          state: the state after this step, on the device.
+        Returns: the state on the host, unpacked.
         Raises: NotFiniteError naming the first step that went wrong.
         """
         fetched = unpack_state(jax.device_get(state))
         if name := first_bad(fetched):
             self.check(step)
-            raise self._suspects.state(step, name, self._last_row)
+            raise self._report.state(step, name, self._last_row)
         return fetched

@@ -154,7 +154,7 @@ def _equal(name: str, one: Any, other: Any) -> bool:
 
 def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
     step = checkpoints.choose_step(workdir, 0)
-    run = checkpoints.restore_run(workdir, step)
+    run = checkpoints.restore_metadata(workdir, step)
     saved = config.copy_and_resolve_references()
     with saved.unlocked():
         saved.model = ml_collections.ConfigDict(run["model"])

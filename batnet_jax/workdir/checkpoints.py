@@ -1,9 +1,8 @@
-"""Checkpoints: Orbax's, with the run's facts beside the arrays.
-
-Of several processes only the lead reads and writes them, for all have the same state.
+"""Checkpoints, written by Orbax: the arrays of a state and metadata of the run.
 
 A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats, opt_state) and
-`run` (JSON, see `facts`), so that a checkpoint can be used wherever it is copied to.
+`run` (JSON, see `metadata`). The metadata describes the network, so a checkpoint can be used
+without its workdir. All processes have the same state; only the lead reads and writes checkpoints.
 """
 
 import errno
@@ -29,31 +28,32 @@ from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
 from batnet_jax.workdir.gcs import absolute, is_bucket
 
 FOLDER = "checkpoints"
-FACTS = "facts"
-"""Among the checksums: that of the facts themselves."""
+METADATA = "facts"
+"""The key of the metadata's own checksum among the checksums of the arrays."""
 BEST = -1
-"""For `config.eval.step`: the best checkpoint by validation."""
+"""A value of `config.eval.step`: the best checkpoint by validation."""
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(AssertionError, RecursionError, EOFError),
 )
-"""What Orbax raises of a damaged checkpoint; not what a network or too little memory does."""
+"""What Orbax raises for a damaged checkpoint. Lack of memory is not among them."""
 ITSELF = -2
-"""In place of a step: the path is the checkpoint's own, copied out of a workdir."""
+"""In place of a step: the path is a checkpoint's folder, copied out of its workdir."""
 
 
-def facts(
+def metadata(
     config: ml_collections.ConfigDict,
     identities: Sequence[Sequence],
     data: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """What a checkpoint says of itself beside its arrays.
+    """Return the metadata of a run's checkpoints.
 
     Args:
       config: of the run.
       identities: [data set, pid, name] in label order.
-      data: see `run_data.fingerprints`; None where nothing was trained.
-    Returns: `model` (that section), `identities`, `config` (all of it) and `data`, JSON.
+      data: see `run_data.fingerprints`; None if the weights were imported.
+    Returns: JSON with `model` (this section of the config), `identities`, `config` (the whole) and
+      `data`.
     """
     settings = json.loads(config.to_json())
     return {
@@ -65,26 +65,26 @@ def facts(
 
 
 class NoManager:
-    """In place of Orbax's manager, in the processes that do not write."""
+    """Takes the place of Orbax's manager in the processes that do not write."""
 
     def wait_until_finished(self) -> None:
-        """There is nothing to wait for."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
 
 def open_manager(
     workdir: Path, *, keep: int = 1, keep_best: int = 0
 ) -> ocp.CheckpointManager | NoManager:
-    """The manager of a workdir's checkpoints; saving is asynchronous and atomic.
+    """Open the manager of a workdir's checkpoints, which saves asynchronously and atomically.
 
-    What a process that was killed has left half-written is removed, so no other may save there.
+    Incomplete checkpoints of a killed process are removed, so no other process may be saving there.
 
     Args:
       workdir: of the run.
-      keep: the newest so many stay.
-      keep_best: and the best so many, see `selection`.
+      keep: number of newest checkpoints to keep.
+      keep_best: number of best checkpoints to keep besides, see `best_checkpoint`.
     """
     if not processes.is_lead():
         return NoManager()
@@ -101,7 +101,7 @@ def open_manager(
 
 
 def _by_itself() -> MultiprocessingOptions:
-    """Orbax does not wait for other processes."""
+    """Return options with which Orbax does not wait for other processes."""
     if processes.alone():
         return MultiprocessingOptions()
     own = jax.process_index()
@@ -111,34 +111,36 @@ def _by_itself() -> MultiprocessingOptions:
 def save(
     manager: ocp.CheckpointManager | NoManager, step: int, state: Any, run: dict[str, Any]
 ) -> None:
-    """Starts saving; the state is copied to the host first, so it may be donated at once.
+    """Copy a state to the host and start saving it; the state may be donated afterwards.
 
-    Checksums of the arrays go with the facts, for a disk may give back other bytes than it took.
+    Checksums of the arrays are saved too, as a disk may return other bytes than were written.
 
     Args:
       manager: of the workdir.
       step: steps taken.
       state: a TrainState, replicated.
-      run: the facts, JSON.
+      run: see `metadata`.
 
-    Raises: OSError if the disk has no room; or, for the save before, what that met with.
+    Raises: OSError if the disk has no room; also the exception of the save before, if it failed.
     """
     if isinstance(manager, NoManager):
         return
-    # A copy: on a CPU what device_get returns may be the device's own memory, which the next step
-    # writes to while Orbax reads.
+    # A copy: on a CPU, device_get may return the device's own memory, to which the next step writes
+    # while Orbax reads.
     fetched = jax.tree.map(np.array, jax.device_get(vars(state)))
     check_room(str(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
     arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
-    sums = checksums(fetched) | {FACTS: _facts_checksum(run)}
-    facts = ocp.args.JsonSave(run | {"checksums": sums})  # type: ignore[call-arg]
-    manager.save(step, args=ocp.args.Composite(state=arrays, run=facts))
+    sums = checksums(fetched) | {METADATA: _metadata_checksum(run)}
+    saved = ocp.args.JsonSave(run | {"checksums": sums})  # type: ignore[call-arg]
+    manager.save(step, args=ocp.args.Composite(state=arrays, run=saved))
 
 
 def check_room(folder: str, nbytes: int) -> None:
-    """Raises OSError if a disk has no room for so many bytes, before Orbax is half-way.
+    """Check that the folder's disk has room for `nbytes`, before Orbax writes a part of them.
 
-    Of a bucket nothing is known, and of quotas.
+    The room in a bucket or within a quota is unknown and not checked.
+
+    Raises: OSError with both sizes.
     """
     if "://" in folder:
         return
@@ -149,7 +151,7 @@ def check_room(folder: str, nbytes: int) -> None:
 
 
 def checksums(tree: Any) -> dict[str, int]:
-    """The CRC-32 of each array's bytes, by its name."""
+    """Return the CRC-32 of each array's bytes by the array's name."""
     return {
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).data)
         for path, leaf in jax.tree.leaves_with_path(tree)
@@ -157,13 +159,13 @@ def checksums(tree: Any) -> dict[str, int]:
 
 
 def latest_step(workdir: Path) -> int | None:
-    """The step of the latest whole checkpoint of a workdir, or None."""
+    """Return the step of a workdir's latest complete checkpoint, or None."""
     return max(steps_of(workdir), default=None)
 
 
 def steps_of(workdir: Path) -> list[int]:
-    """The steps of all whole checkpoints of a workdir, ascending."""
-    # Orbax renames a checkpoint to its step once it is whole; in a bucket it puts a file beside it.
+    """Return the steps of all complete checkpoints of a workdir, ascending."""
+    # Orbax renames a complete checkpoint's folder to its step; in a bucket it adds a file instead.
     folder = workdir / FOLDER
     found = [p for p in folder.iterdir() if p.name.isdecimal()] if folder.exists() else []
     if is_bucket(workdir):
@@ -172,13 +174,13 @@ def steps_of(workdir: Path) -> list[int]:
 
 
 def choose_step(workdir: Path, step: int) -> int:
-    """The step of the checkpoint to restore.
+    """Return the step of the checkpoint to restore.
 
     Args:
       workdir: of the run.
-      step: the wanted one; 0 = the latest, -1 = the best by validation, see `selection`.
+      step: a checkpoint's; 0 = the latest, -1 = the best by validation, see `best_checkpoint`.
 
-    Raises: UserError if it does not exist.
+    Raises: UserError if there is no such checkpoint.
     """
     folder = workdir / FOLDER
     steps = steps_of(workdir)
@@ -200,10 +202,10 @@ def choose_step(workdir: Path, step: int) -> int:
 
 
 def locate(path: Path) -> tuple[Path, int | None]:
-    """The workdir and step of a place: those of a checkpoint's folder, else a workdir itself.
+    """Split the path of a workdir or of a checkpoint's folder into workdir and step.
 
-    For a checkpoint that was copied out of its workdir, whatever its name, they are the path and
-    `ITSELF`. The step is None for a workdir.
+    Returns: (workdir, step) for the folder of a checkpoint in a workdir; (path, None) for a
+      workdir; (path, `ITSELF`) for a checkpoint's folder outside a workdir, whatever its name.
     """
     if (path / FOLDER).is_dir() or not (path / "run").is_dir():
         return path, None
@@ -214,26 +216,26 @@ def locate(path: Path) -> tuple[Path, int | None]:
 
 
 def folder_of(workdir: Path, step: int) -> Path:
-    """Where a checkpoint lies."""
+    """Return the folder of a checkpoint."""
     return workdir if step == ITSELF else workdir / FOLDER / str(step)
 
 
-def restore_run(workdir: Path, step: int) -> dict[str, Any]:
-    """The facts saved with a checkpoint.
+def restore_metadata(workdir: Path, step: int) -> dict[str, Any]:
+    """Read the metadata of a checkpoint, see `metadata`.
 
-    Raises: DamagedError if they cannot be read, or are others than were saved.
+    Raises: DamagedError if it cannot be read or does not have its checksum.
     """
     run = _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
-    if not _are_facts(run):
-        raise _unreadable(workdir, step, ValueError("it lacks the facts of its run"))
+    if not _is_metadata(run):
+        raise _unreadable(workdir, step, ValueError("it lacks its run's metadata"))
     sums = run.get("checksums")  # older checkpoints have none
-    if sums and sums.get(FACTS) != _facts_checksum(run):
-        raise _unreadable(workdir, step, ValueError("its facts do not have their checksum"))
+    if sums and sums.get(METADATA) != _metadata_checksum(run):
+        raise _unreadable(workdir, step, ValueError("its metadata does not have its checksum"))
     return run
 
 
-def _are_facts(run: Any) -> bool:
-    """Whether they are as `facts` makes them; older ones lack some."""
+def _is_metadata(run: Any) -> bool:
+    """Return whether JSON has the structure of `metadata`; older versions saved fewer sections."""
     if not isinstance(run, dict) or not isinstance(run.get("identities"), list):
         return False
     named = all(
@@ -244,15 +246,15 @@ def _are_facts(run: Any) -> bool:
     return named and all(isinstance(section, dict) for section in sections)
 
 
-def _facts_checksum(run: dict[str, Any]) -> int:
+def _metadata_checksum(run: dict[str, Any]) -> int:
     own = {name: value for name, value in run.items() if name != "checksums"}
     return zlib.crc32(json.dumps(own, sort_keys=True).encode())
 
 
 def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
-    """Reads items of a checkpoint; changes nothing.
+    """Read some items of a checkpoint.
 
-    Raises: DamagedError if they cannot be read or are of another structure.
+    Raises: DamagedError if they cannot be read or have another structure.
     """
     path = absolute(folder_of(workdir, step))
     try:
@@ -264,16 +266,16 @@ def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
 
 
 def restore_state(workdir: Path, step: int, like: Any) -> Any:
-    """Reads a state as NumPy arrays, whatever devices wrote it.
+    """Read a state as NumPy arrays; the devices that wrote it do not matter.
 
     Args:
       workdir: of the run.
-      step: an existing checkpoint's.
+      step: of an existing checkpoint.
       like: a TrainState of the same structure and shapes.
 
-    Raises: DamagedError if it cannot be read or is of another structure.
+    Raises: DamagedError if the checkpoint cannot be read or has another structure.
     """
-    wanted_sums = restore_run(workdir, step).get("checksums", {})
+    wanted_sums = restore_metadata(workdir, step).get("checksums", {})
     target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), vars(like))
     _check_declared(workdir, step, sum(leaf.nbytes for leaf in jax.tree.leaves(target)))
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
@@ -286,19 +288,22 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
             problem = ValueError(f"{name} has shape {got.shape}, not {want.shape}")
             raise _unreadable(workdir, step, problem)
     sums = checksums(restored)
-    for name in wanted_sums.keys() - {FACTS}:
+    for name in wanted_sums.keys() - {METADATA}:
         if sums.get(name) != wanted_sums[name]:
             raise _unreadable(workdir, step, ValueError(f"{name} does not have its checksum"))
     return like.replace(**restored)
 
 
 def _check_declared(workdir: Path, step: int, nbytes: int) -> None:
-    """Refuses arrays that are far larger than the wanted ones, before their memory is taken.
+    """Check that a checkpoint does not declare far larger arrays than expected.
+
+    Otherwise a damaged checkpoint could exhaust the memory. A moderately larger state of another
+    architecture passes, and is reported by its shapes.
 
     Args:
       workdir: of the run.
-      step: an existing checkpoint's.
-      nbytes: of the wanted arrays.
+      step: of an existing checkpoint.
+      nbytes: of the expected arrays.
 
     Raises: DamagedError.
     """
@@ -310,21 +315,21 @@ def _check_declared(workdir: Path, step: int, nbytes: int) -> None:
         )
     except UNREADABLE as error:
         raise _unreadable(workdir, step, error) from error
-    if declared > 4 * nbytes + 10**8:  # what is of another architecture is told by its shapes
+    if declared > 4 * nbytes + 10**8:
         problem = f"its arrays take {declared:,} bytes, the network's {nbytes:,}"
         raise _unreadable(workdir, step, ValueError(problem))
 
 
 def _declared_bytes(leaf: Any) -> int:
-    """What reading an array takes; its chunks are read whole."""
+    """Return an upper bound of the memory for reading an array; chunks are read whole."""
     shape = getattr(leaf, "shape", None) or ()
     storage = getattr(leaf, "storage", None)
     chunk = (storage and storage.chunk_shape) or ()
-    return max(math.prod(shape), math.prod(chunk)) * 8  # of any type
+    return max(math.prod(shape), math.prod(chunk)) * 8  # bytes of the largest type
 
 
 def set_aside(workdir: Path, step: int) -> Path:
-    """Moves a checkpoint to `damaged/`, out of the way; returns its new place."""
+    """Move a checkpoint to the workdir's `damaged/`; return its new path."""
     place = workdir / "damaged" / str(step)
     while place.exists():
         place = place.with_name(place.name + "_")
@@ -333,7 +338,7 @@ def set_aside(workdir: Path, step: int) -> Path:
 
 
 class DamagedError(UserError):
-    """A checkpoint cannot be read, or is of another structure."""
+    """A checkpoint that cannot be read or has another structure."""
 
 
 def _unreadable(workdir: Path, step: int, error: Exception) -> DamagedError:

@@ -15,7 +15,7 @@ import jax
 from batnet_jax.workdir.gcs import is_bucket
 
 ENVIRONMENT = "environment.jsonl"
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(workdir: Path, *, seed: int, step: int) -> None:

@@ -8,10 +8,10 @@ import pytest
 from support.tiny_datasets import FOLDERS, LAYOUTS, fails, jpg, market_with, write_tree
 
 from batnet_jax.data import load_dataset
-from batnet_jax.data.checks import Copies, Count, count, differences
+from batnet_jax.data.checks import Copies, Count, count, count_warnings
 
 
-def complaints(camera=-1, **splits):
+def warnings_of(camera=-1, **splits):
     """Of splits [(content, pid), ...]; the files are named by their places."""
     copies = Copies()
     for split, images in splits.items():
@@ -20,11 +20,11 @@ def complaints(camera=-1, **splits):
     names = {split: [f"{k}.jpg" for k in range(len(images))] for split, images in splits.items()}
     pids = {split: np.array([pid for _, pid in images]) for split, images in splits.items()}
     cameras = {split: np.full(len(images), camera) for split, images in splits.items()}
-    return copies.complaints(names, pids, cameras)
+    return copies.warnings(names, pids, cameras)
 
 
 def test_no_copies():
-    found = complaints(
+    found = warnings_of(
         train=[(b"a", 1), (b"b", 1)],
         query=[(b"c", 1), (b"d", 2)],
         gallery=[(b"e", 1), (b"f", 2)],
@@ -32,29 +32,29 @@ def test_no_copies():
         multi_query=[(b"c", 1)],
     )
     assert found == []
-    assert complaints(train=[(b"a", 1)], query=[], gallery=[(b"b", 1)]) == []
+    assert warnings_of(train=[(b"a", 1)], query=[], gallery=[(b"b", 1)]) == []
 
 
 def test_kinds_of_copies():
     a, b, c = b"a", b"b", b"c"
     rest = {"query": [(b"q", 5)], "gallery": [(b"g", 5)]}
-    assert complaints(train=[(b, 1), (a, 1), (a, 1)], **rest) == [
+    assert warnings_of(train=[(b, 1), (a, 1), (a, 1)], **rest) == [
         "1 images are in one split twice, 'train/1.jpg' and 'train/2.jpg' for one"
     ]
-    assert complaints(train=[(a, 1), (b, 1), (a, 2)], **rest) == [
+    assert warnings_of(train=[(a, 1), (b, 1), (a, 2)], **rest) == [
         "1 images bear another identity in a second file, 'train/0.jpg' and 'train/2.jpg' for one"
     ]
-    assert complaints(train=[(a, 1)], query=[(b, 1)], gallery=[(c, 2), (b, 3)]) == [
+    assert warnings_of(train=[(a, 1)], query=[(b, 1)], gallery=[(c, 2), (b, 3)]) == [
         "1 images bear another identity in a second file, 'query/0.jpg' and 'gallery/1.jpg' for one"
     ]
-    assert complaints(train=[(a, 1)], query=[(b, 1)], gallery=[(c, 2), (b, 1)]) == [
+    assert warnings_of(train=[(a, 1)], query=[(b, 1)], gallery=[(c, 2), (b, 1)]) == [
         "1 images in query are also in gallery: each would find itself, 'query/0.jpg' and "
         "'gallery/1.jpg' for one"
     ]
     # From the same camera it is removed before ranking; CUHK03's classic splits are so.
-    assert complaints(train=[(a, 1)], query=[(b, 1)], gallery=[(b, 1)], camera=2) == []
+    assert warnings_of(train=[(a, 1)], query=[(b, 1)], gallery=[(b, 1)], camera=2) == []
     # Pids of training and test may be other people's: MSMT17 counts anew.
-    (line,) = complaints(
+    (line,) = warnings_of(
         train=[(c, 1), (a, 1), (b, 2)], query=[(a, 7)], gallery=[(b"d", 7), (b, 2)]
     )
     what, examples = line.split(", ")
@@ -63,7 +63,7 @@ def test_kinds_of_copies():
         "'train/1.jpg' and 'query/0.jpg' for one",
         "'train/2.jpg' and 'gallery/1.jpg' for one",
     )
-    everywhere = complaints(train=[(a, 1)], query=[(a, 1)], gallery=[(a, 1), (a, 2)])
+    everywhere = warnings_of(train=[(a, 1)], query=[(a, 1)], gallery=[(a, 1), (a, 2)])
     assert [line.split(",")[0].split(":")[0] for line in everywhere] == [
         "1 images in train are also in query or gallery",
         "1 images bear another identity in a second file",
@@ -98,11 +98,11 @@ def test_count():
 
 def test_differences_from_what_was_published():
     published = {"train": Count(12_936, 751, 6), "query": Count(3_368, 750, 6)}
-    assert differences(published, published) == []
-    assert differences({}, published) == []
-    assert differences(published | {"val": Count(1, 1)}, published) == []
+    assert count_warnings(published, published) == []
+    assert count_warnings({}, published) == []
+    assert count_warnings(published | {"val": Count(1, 1)}, published) == []
     found = {"train": Count(12_935, 751, 6), "query": Count(3_369, 750, 5, 1, 2)}
-    assert differences(found, published) == [
+    assert count_warnings(found, published) == [
         "train has 12,935 images (published: 12,936): is the copy whole?",
         "query has 3,369 images (published: 3,368), 5 cameras (published: 6), 1 distractors "
         "(published: 0), 2 junk (published: 0): is the copy whole?",

@@ -194,14 +194,14 @@ def test_nothing_stays_open(tmp_path, release):
 
 def test_published_counts():
     for boxes, (train, query, gallery) in REAL_SIZES.items():
-        counts = published(boxes)
+        counts = published_counts(boxes)
         assert [counts[s].images for s in ("train", "query", "gallery")] == [train, query, gallery]
         assert [counts[s].identities for s in ("train", "query", "gallery")] == [767, 700, 700]
-    assert published("labeled-classic-20") == {}
+    assert published_counts("labeled-classic-20") == {}
 
 
-def published(variant, tmp="/nonexistent"):
-    return Cuhk03(data_dir=tmp, config=variant, file_format="array_record").published()
+def published_counts(variant, tmp="/nonexistent"):
+    return Cuhk03(data_dir=tmp, config=variant, file_format="array_record").published_counts()
 
 
 # --- at true scale --------------------------------------------------------------------------------

@@ -17,10 +17,10 @@ from support.tiny_datasets import JPG, MSMT17, market_with, write_tree, write_zi
 
 from batnet_jax.data import DATASETS
 from batnet_jax.data.checks import check_image
-from batnet_jax.data.files.safe_open import MOST_BYTES
+from batnet_jax.data.files.safe_open import MAX_BYTES
 from batnet_jax.data.files.tree import open_tree
-from batnet_jax.data.loading.images import ImageFiles, list_files
 from batnet_jax.data.loading.loader import decode
+from batnet_jax.data.loading.user_images import ImageFiles, list_files
 from batnet_jax.data.prepared import make_builder
 from batnet_jax.errors import UserError
 
@@ -35,7 +35,7 @@ def test_files_that_are_none(tmp_path):
     with (tmp_path / "hole.jpg").open("wb") as file:
         file.truncate(10**12)
     wanted = {"pipe": "a pipe or a device", "zero": "a pipe or a device", "folder": "a folder"}
-    wanted["hole"] = f"of which at most {MOST_BYTES:,} are read"
+    wanted["hole"] = f"of which at most {MAX_BYTES:,} are read"
     for name, reason in wanted.items():
         refused(reason, ImageFiles([str(tmp_path / f"{name}.jpg")]).encoded, 0)
     tree = open_tree(tmp_path)
@@ -46,7 +46,7 @@ def test_files_that_are_none(tmp_path):
 
 def test_links_that_lead_to_and_fro(tmp_path, monkeypatch):
     """20 folders, each with two links to the next, are a million ways."""
-    monkeypatch.setattr("batnet_jax.data.files.tree.MOST_FOLDERS", 1000)
+    monkeypatch.setattr("batnet_jax.data.files.tree.MAX_FOLDERS", 1000)
     for level in range(20):
         folder = tmp_path / str(level)
         folder.mkdir()

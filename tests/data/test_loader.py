@@ -271,7 +271,7 @@ def test_wait_seconds_counts_only_waiting():
 
 def test_a_thread_that_dies_without_a_word(monkeypatch):
     """Nobody waits for it for ever; what it had loaded before is used."""
-    monkeypatch.setattr(loader, "PATIENCE", 0.05)
+    monkeypatch.setattr(loader, "QUEUE_TIMEOUT", 0.05)
 
     def load(store, plan, out, stop):
         del stop

@@ -23,7 +23,7 @@ from support.tiny_datasets import (
 )
 
 from batnet_jax.data import DATASETS, load_dataset
-from batnet_jax.data.files.find_dataset import find_layouts
+from batnet_jax.data.files.find_dataset import find_trees
 from batnet_jax.data.files.tree import open_tree
 from batnet_jax.data.pedestrians.draw import SIZES, Size, draw_jpeg, plan
 from batnet_jax.data.sources import pedestrians
@@ -133,7 +133,7 @@ def test_links_are_followed_and_loops_end(tmp_path, market):
 def test_unpacked_folder_is_taken_before_its_archive(tmp_path):
     write_tree(tmp_path / "manual", MARKET, "m")
     write_zip(tmp_path / "manual" / "m.zip", MARKET)
-    (tree,) = find_layouts(tmp_path / "manual", ("query",))
+    (tree,) = find_trees(tmp_path / "manual", ("query",))
     assert tree.location == str(tmp_path / "manual" / "m")
 
 

@@ -201,7 +201,7 @@ def facts(**changes):
         **{"num_valid_query": 11659, "num_gallery": 82161, "same_camera": "remove"},
         "cmc": {"1": 0.795, "5": 0.891, "10": 0.911, "20": 0.93},
     }  # fmt: skip
-    run = checkpoints.facts(config, who)
+    run = checkpoints.metadata(config, who)
     base = Facts(1200, run, [result], 34567, SIZE, "ab" * 32, 890, {"appearance": 16, "part": 16})
     return base._replace(**changes)
 
@@ -244,7 +244,7 @@ def test_the_card_without_figures_or_settings():
 def save_checkpoint(config, workdir):
     recipe = make_recipe(config, num_identities=2, steps_per_epoch=1)
     state = init_state(recipe, SIZE)
-    run = checkpoints.facts(config, [["pedestrians", i, ""] for i in range(2)])
+    run = checkpoints.metadata(config, [["pedestrians", i, ""] for i in range(2)])
     with checkpoints.open_manager(workdir) as manager:
         checkpoints.save(manager, 3, state, run)
 

@@ -55,9 +55,7 @@ def ours():
         recipe = train_step.make_recipe(
             config, num_identities=IDENTITIES, steps_per_epoch=1, axis_name=None
         )
-        recipe = recipe._replace(
-            model=recipe.model.clone(dtype=np.float64), transform=KEEP_GRADIENT
-        )
+        recipe = recipe._replace(model=recipe.model.clone(dtype=np.float64), tx=KEEP_GRADIENT)
         state = train_step.init_state(recipe, (64, 32))
         rng = np.random.default_rng(0)
         wide = jax.tree.map(lambda x: x + 0.1 * rng.random(x.shape), vars(state))

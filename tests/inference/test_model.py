@@ -153,9 +153,9 @@ def test_a_smaller_batch_changes_only_the_rounding(run, model, photos):
 
 def test_an_older_checkpoint_takes_its_settings_from_the_workdir(run, tmp_path, monkeypatch):
     monkeypatch.setattr(model_module, "make_embed", lambda *_: None)
-    whole = checkpoints.restore_run(run, 7)
+    whole = checkpoints.restore_metadata(run, 7)
     monkeypatch.setattr(
-        checkpoints, "restore_run", lambda *_: {k: whole[k] for k in ("model", "identities")}
+        checkpoints, "restore_metadata", lambda *_: {k: whole[k] for k in ("model", "identities")}
     )
     with pytest.raises(UserError, match=r"config\.json"):
         batnet_jax.load(run)
@@ -195,9 +195,9 @@ def test_mistakes_are_named(run, model, photos, tmp_path):
 
 
 def test_a_later_version_is_refused(run, monkeypatch):
-    whole = checkpoints.restore_run(run, 7)
+    whole = checkpoints.restore_metadata(run, 7)
     monkeypatch.setattr(
-        checkpoints, "restore_run", lambda *_: whole | {"model": whole["model"] | {"wings": 2}}
+        checkpoints, "restore_metadata", lambda *_: whole | {"model": whole["model"] | {"wings": 2}}
     )
     with pytest.raises(UserError, match=r"model\.wings"):
         batnet_jax.load(run)

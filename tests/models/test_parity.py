@@ -270,7 +270,7 @@ def draw_batches():
 def train(recipe, variables):
     """The losses and the last state, by our code."""
     params, stats = variables["params"], variables["batch_stats"]
-    state = TrainState(jnp.int32(0), jnp.int32(0), params, stats, recipe.transform.init(params))
+    state = TrainState(jnp.int32(0), jnp.int32(0), params, stats, recipe.tx.init(params))
     step = jit(partial(train_step, recipe=recipe))
     losses = []
     for images, labels in draw_batches():

@@ -1,4 +1,4 @@
-"""The mode `search`: ranked lists, their file, the index for faiss."""
+"""The mode `search`: ranked lists, their JSON file, the index for faiss."""
 
 import json
 import sys
@@ -34,7 +34,7 @@ def run(folder, **changes):
 
 
 def expected():
-    """Cosines with the query's colour, worked out in float64, greatest first."""
+    """Return the cosines with the query's colour in float64, greatest first."""
     query = np.array([200, 8, 8]) / np.linalg.norm([200, 8, 8])
     cosines = {n: np.dot(query, c) / np.linalg.norm(c) for n, c in COLOURS.items()}
     return sorted(cosines.items(), key=lambda item: -item[1])
@@ -58,7 +58,7 @@ def test_ranked_list(world, capsys):
     assert [p.name for p in (world / "out").iterdir()] == ["F.json"]
 
 
-def test_a_file_and_its_folder_give_the_same(world, capsys):
+def test_a_feature_file_and_its_folder_give_the_same_ranks(world, capsys):
     run(world, top=99)
     from_folder = capsys.readouterr().out
     assert len(from_folder.splitlines()) == 1 + len(COLOURS)
@@ -76,7 +76,9 @@ def test_several_queries(world, capsys):
     run(world, query=world / "gallery", top=1)
     rows = capsys.readouterr().out.splitlines()
     assert rows[::2] == [str(world / "gallery" / name) for name in ORDER]
-    assert [row.split(maxsplit=2)[2] for row in rows[1::2]] == rows[::2]  # itself first
+    assert [row.split(maxsplit=2)[2] for row in rows[1::2]] == rows[
+        ::2
+    ]  # each image finds itself first
 
 
 def test_mistakes(world):
@@ -99,7 +101,7 @@ def test_without_faiss(world, monkeypatch):
 
 
 def test_faiss_finds_the_same(world, capsys, monkeypatch):
-    """The index alone needs no model; its order of cosines is ours."""
+    """The index alone needs no model; faiss ranks as `top_k` does."""
     faiss = needs.package("faiss")
     monkeypatch.setattr(search, "ROWS_AT_ONCE", 64)
     rng = np.random.default_rng(0)

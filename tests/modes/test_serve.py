@@ -1,4 +1,4 @@
-"""The page of `--mode=serve`: what is asked and answered, and Chromium with mouse and keys."""
+"""The mode `serve`: requests and answers, and the page in Chromium by mouse and keys."""
 
 import io
 import json
@@ -64,7 +64,7 @@ def test_ranked_hits(client):
     assert found["hits"][0]["score"] == pytest.approx(0.9999998, abs=1e-6)
 
 
-def test_pictures_are_asked_for_by_number_only(client):
+def test_gallery_images_are_served_by_number_only(client):
     answer = client.get("/gallery/2")  # deep/green.png, 40 x 30, needs no scaling
     assert answer.headers["content-type"] == "image/jpeg"
     image = cv2.imdecode(np.frombuffer(answer.content, np.uint8), cv2.IMREAD_COLOR)
@@ -77,7 +77,7 @@ def test_pictures_are_asked_for_by_number_only(client):
         assert (answer.status_code, answer.headers["content-type"]) == (404, "application/json")
 
 
-def test_a_large_picture_is_made_small(client, searcher):
+def test_a_large_image_is_shrunk(client, searcher):
     path = searcher.gallery.paths[0]
     cv2.imwrite(path, np.zeros((1000, 300, 3), np.uint8))
     with Image.open(io.BytesIO(client.get("/gallery/0").content)) as image:
@@ -88,7 +88,7 @@ def test_a_large_picture_is_made_small(client, searcher):
 
 
 def huge_png(width, height):
-    """The header of a PNG without pixels."""
+    """Return a PNG with a header and no pixels."""
 
     def chunk(name, content):
         check = struct.pack(">I", zlib.crc32(name + content))
@@ -108,9 +108,9 @@ REFUSED = {
     "too many bytes": (bytes(10 * 2**20 + 1), "", IMAGE, 413, "at most 10 MB"),
     "too many pixels": (huge_png(8000, 8000), "", IMAGE, 413, "50 megapixels"),
     "far too many": (huge_png(20_000, 20_000), "", IMAGE, 413, "50 megapixels"),
-    "GIF": (gif(), "", IMAGE, 415, "no image of a known kind"),
-    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "", IMAGE, 415, "known kind"),
-    "nothing": (b"", "", IMAGE, 415, "known kind"),
+    "GIF": (gif(), "", IMAGE, 415, "not an image of a known format"),
+    "SVG": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "", IMAGE, 415, "known format"),
+    "nothing": (b"", "", IMAGE, 415, "known format"),
     "cut off": (RED[:-20], "", IMAGE, 422, "cut off"),
     "a header alone": (huge_png(40, 30), "", IMAGE, 422, "cannot be decoded"),
     "sent as text": (RED, "", {"Content-Type": "text/plain"}, 415, "send an image"),
@@ -121,13 +121,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_is_refused(client, case):
+def test_bad_requests_are_refused(client, case):
     content, parameters, headers, status, message = REFUSED[case]
     answer = client.post(f"/search{parameters}", content=content, headers=headers)
     assert (answer.status_code, message in answer.json()["error"]) == (status, True)
 
 
-def test_what_is_too_long_is_not_read_to_its_end(app):
+def test_a_body_that_is_too_long_is_not_read_to_its_end(app):
     import anyio
     from starlette.exceptions import HTTPException
 
@@ -140,11 +140,11 @@ def test_what_is_too_long_is_not_read_to_its_end(app):
                 yield bytes(taken[-1])
 
     with pytest.raises(HTTPException, match="413"):
-        anyio.run(app._read, Endless())
-    assert sum(taken) == app.MOST_BYTES + 2**20
+        anyio.run(app._read_body, Endless())
+    assert sum(taken) == app.MAX_BYTES + 2**20
 
 
-def test_nothing_that_is_sent_stays(client, tmp_path, monkeypatch):
+def test_uploads_are_not_kept(client, tmp_path, monkeypatch):
     before = sorted(tmp_path.rglob("*"))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     big = cv2.imencode(".png", np.random.default_rng(0).integers(0, 256, (1200, 1200, 3)))[1]
@@ -166,10 +166,10 @@ def test_answers_are_for_this_page_alone(client):
 
 def test_the_page_names_no_other_site(client):
     for path in ("/", "/page.css", "/page.js"):
-        assert "//" not in client.get(path).text.replace("// of the searches", "").split("<!--")[0]
+        assert "//" not in client.get(path).text.split("<!--")[0]
 
 
-def test_where_it_listens():
+def test_listening_address():
     assert [serve.is_local(h) for h in ("127.0.0.1", "::1", "localhost")] == [True] * 3
     assert [serve.is_local(h) for h in ("0.0.0.0", "::", "10.1.2.3", "mine")] == [False] * 4
     with serve.listen("127.0.0.1", 0) as first:
@@ -189,12 +189,12 @@ def test_without_the_extra(monkeypatch):
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 def test_run(app, uvicorn, searcher, tmp_path, monkeypatch, capsys, host):
-    """It tells its address, answers there, warns where others reach it, and ends when told to."""
+    """The server prints its address, answers there, and warns if other machines can reach it."""
     servers = []
-    whole = uvicorn.Server
+    real_server = uvicorn.Server
 
     def server(settings):
-        servers.append(whole(settings))
+        servers.append(real_server(settings))
         return servers[0]
 
     monkeypatch.setattr(uvicorn, "Server", server)
@@ -206,8 +206,8 @@ def test_run(app, uvicorn, searcher, tmp_path, monkeypatch, capsys, host):
     try:
         while thread.is_alive() and not (servers and servers[0].started):
             thread.join(0.02)
-        said = capsys.readouterr()
-        port = int(said.out.split(" (Ctrl-C")[0].rsplit(":", 1)[1])
+        output = capsys.readouterr()
+        port = int(output.out.split(" (Ctrl-C")[0].rsplit(":", 1)[1])
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(b"GET /gallery/0 HTTP/1.0\r\nHost: localhost\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
@@ -215,13 +215,13 @@ def test_run(app, uvicorn, searcher, tmp_path, monkeypatch, capsys, host):
         for one in servers:
             one.should_exit = True
         thread.join()
-    assert ("warning: --host=0.0.0.0" in said.err) == (host == "0.0.0.0")
-    assert f"{len(COLOURS)} gallery images" in said.out
+    assert ("warning: --host=0.0.0.0" in output.err) == (host == "0.0.0.0")
+    assert f"{len(COLOURS)} gallery images" in output.out
 
 
 @pytest.fixture
 def address(app, uvicorn, searcher):
-    """Of a server in a thread."""
+    """Yield the address of a server that runs in a thread."""
     listener = serve.listen("127.0.0.1", 0)
     settings = uvicorn.Config(app.make_app(searcher, local=True), log_config=None)
     server = uvicorn.Server(settings)
@@ -252,7 +252,7 @@ STATUS = "document.getElementById('status').textContent"
 
 
 def test_in_chromium(page, address, tmp_path):
-    """Chosen, dropped, pasted; ranked hits with pictures; mistakes are said."""
+    """Images are chosen, dropped and pasted; hits have pictures; mistakes are reported."""
     (tmp_path / "q.png").write_bytes(RED)
     (tmp_path / "cut.png").write_bytes(RED[:-20])
     page.open(address)
@@ -286,7 +286,7 @@ def test_with_keys_and_on_a_phone(page, address, tmp_path):
     page.press("Tab")
     assert page.evaluate("document.activeElement.id") == "file"
     ring = "getComputedStyle(document.getElementById('drop')).outlineStyle"
-    assert page.evaluate(ring) == "solid"  # the focus is seen
+    assert page.evaluate(ring) == "solid"  # the focus is visible
     page.press("Tab")
     assert page.evaluate("document.activeElement.id") == "top"
     page.choose_files("#file", tmp_path / "q.png")

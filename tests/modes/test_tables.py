@@ -19,7 +19,7 @@ from batnet_jax.export.published import export_torch
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.modes.tables import TABLES, runs, text
-from batnet_jax.training.run_length import Schedule
+from batnet_jax.training.run_length import RunLength
 from batnet_jax.validation import validate
 from batnet_jax.workdir.run_folder import open_workdir
 
@@ -267,7 +267,7 @@ def test_other_settings_are_refused_or_run_again(training, tmp_path):
 
 def test_the_papers_own_settings_differ_in_nothing_but_the_weights():
     """Each config of the paper's, in each table that has its data set."""
-    schedule = Schedule(steps_per_epoch=10, total=3000)
+    length = RunLength(steps_per_epoch=10, total=3000)
     for name, dataset in (
         *(("market1501", "market1501"), ("dukemtmc", "dukemtmc_reid"), ("msmt17", "msmt17:v1")),
         *(("cuhk03_labeled", "cuhk03:labeled"), ("cuhk03_detected", "cuhk03:detected")),
@@ -275,7 +275,7 @@ def test_the_papers_own_settings_differ_in_nothing_but_the_weights():
         tables = [table for table in TABLES.values() if dataset in table.datasets]
         assert tables
         for table in tables:
-            said = text.describe(load(name), table, schedule)
+            said = text.describe(load(name), table, length)
             assert (said.data, said.paper_dataset, said.comparable) == (dataset, dataset, True)
             assert said.differences == ["the weights start at random, not from ImageNet's"]
 
@@ -287,7 +287,7 @@ def test_other_data_and_settings_are_said():
     config.eval.same_camera = "keep"
     config.model.reduction = 8
     config.init["from"] = "googlenet.pth"
-    said = text.describe(config, TABLES[6], Schedule(10, 3000))
+    said = text.describe(config, TABLES[6], RunLength(10, 3000))
     assert said.data == "trained on market1501, msmt17:v2; tested on cuhk03:labeled"
     assert not said.comparable
     assert sorted(said.differences) == [
@@ -295,7 +295,7 @@ def test_other_data_and_settings_are_said():
         "`model.reduction` 8 instead of 4",
         "the weights start from 'googlenet.pth'",
     ]
-    varied = text.describe(config, TABLES[7], Schedule(10, 3000))  # r is what Table 7 varies
+    varied = text.describe(config, TABLES[7], RunLength(10, 3000))  # r is what Table 7 varies
     assert not any("reduction" in difference for difference in varied.differences)
 
 

@@ -6,11 +6,9 @@ from support import rerank_oracle, retrieval_oracle
 
 from batnet_jax import retrieval
 from batnet_jax.config import default_config
-from batnet_jax.data import Split
-from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.extra_figures import compute_extra_figures, format_extra_figures
-from batnet_jax.retrieval import KReciprocal, evaluate_reranked
+from batnet_jax.retrieval import ImageSet, KReciprocal, evaluate_reranked
 
 SETTINGS = KReciprocal(k1=8, k2=3, weight=0.3)
 
@@ -66,29 +64,25 @@ def test_reranked_mistakes():
     case = [query, pids, cameras, gallery, g_pids, g_cameras]
     with pytest.raises(UserError, match="none of the 12 queries has a match"):
         evaluate_reranked(query, pids + 100, cameras, gallery, g_pids, g_cameras)
+    with pytest.raises(UserError, match="all 60 gallery items are junk"):
+        evaluate_reranked(query, pids, cameras, gallery, np.full(60, -1), g_cameras)
     with pytest.raises(UserError, match="k1"):
         evaluate_reranked(*case, settings=KReciprocal(k1=0))
     with pytest.raises(UserError, match="ap="):
         evaluate_reranked(*case, ap="other")
 
 
-def split(pids, cameras):
-    names = [str(i) for i in range(len(pids))]
-    return Split(pids, cameras, names, np.arange(len(pids)), [b""] * len(pids), "")
-
-
 def test_what_the_main_job_adds_on_request():
-    query, pids, cameras, gallery, g_pids, g_cameras = draw(1)
-    case = query, pids, cameras, gallery, g_pids, g_cameras
-    test = RetrievalTest("drawn", "test", split(pids, cameras), split(g_pids, g_cameras))
+    case = query, _, _, gallery, g_pids, _ = draw(1)
+    sets = ImageSet(*case[:3]), ImageSet(*case[3:])
     config = default_config()
-    assert compute_extra_figures(config, test, query, gallery, "remove") == {}
+    assert compute_extra_figures(config, *sets, "remove") == {}
     config.eval.expand, config.eval.expand_alpha = 3, 2.0
     config.eval.rerank = config.eval.verification = True
     config.eval.single_shot = 4
     config.eval.ap = "trapezoid"
     config.seed = 5
-    figures = compute_extra_figures(config, test, query, gallery, "remove")
+    figures = compute_extra_figures(config, *sets, "remove")
 
     real = gallery[g_pids != -1]
     expanded = retrieval.expand_queries(query, real, k=3, alpha=2.0)
@@ -98,7 +92,7 @@ def test_what_the_main_job_adds_on_request():
         "single_shot": retrieval.single_shot_cmc(*case, trials=4, seed=5),
         "verification": retrieval.verify(*case),
     }
-    kept = compute_extra_figures(config, test, query, gallery, "keep")
+    kept = compute_extra_figures(config, *sets, "keep")
     assert all(kept[name] != figures[name] for name in figures)
 
     lines = format_extra_figures(figures, ["mAP", "mINP", "Rank-1", "Rank-5"])

@@ -10,7 +10,7 @@ from support import retrieval_oracle as oracle
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import evaluate, metrics, top_k
-from batnet_jax.retrieval.checks import Labels
+from batnet_jax.retrieval.image_set import ImageSet, Labels
 from batnet_jax.retrieval.scores import block_scores, block_size
 from batnet_jax.retrieval.streaming import ranks as ranks_module
 from batnet_jax.retrieval.streaming.prepare_features import make_queries
@@ -80,9 +80,9 @@ def test_equals_the_oracle(shape, metric):
 
 def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="remove"):
     """The ranks, and all scores as the evaluator's tiles had them, each computed once."""
-    query, gallery = Labels(*case[1:3]), Labels(*case[4:6])
+    query, gallery = ImageSet(*case[:3]), Labels(*case[4:6])
     sizes = {"same_camera": same_camera, "block": block, "chunk": chunk}
-    plan = plan_tiles(query, gallery, **sizes)
+    plan = plan_tiles(query.labels, gallery, **sizes)
     taken, columns = [], {}
     scores = np.full((len(case[0]), len(case[3])), np.nan, np.float32)
     load, tile_scores = ranks_module._load, ranks_module._tile_scores
@@ -110,7 +110,7 @@ def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="re
 
     monkeypatch.setattr(ranks_module, "_load", watched_load)
     monkeypatch.setattr(ranks_module, "_tile_scores", watched_scores)
-    return relevant_ranks(case[0], query, gallery, take, metric=metric, **sizes), scores, taken
+    return relevant_ranks(query, gallery, take, metric=metric, **sizes), scores, taken
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -387,9 +387,9 @@ def test_market1501_lists():
 
     options = {"metric": "euclidean", "same_camera": "remove"}
     real = np.flatnonzero(gallery_pids != -1)
-    query = Labels(query_pids, query_cameras)
+    query = ImageSet(case[0], query_pids, query_cameras)
     gallery = Labels(gallery_pids[real], gallery_cameras[real])
-    ranks = relevant_ranks(case[0], query, gallery, lambda rows: case[3][real[rows]], **options)
+    ranks = relevant_ranks(query, gallery, lambda rows: case[3][real[rows]], **options)
     for ap in ("precision", "trapezoid"):
         ours = metrics.summarise(metrics.per_query(ranks, ap), ap=ap, cmc_ranks=(1, 5, 10, 20))
         if ap == "trapezoid":

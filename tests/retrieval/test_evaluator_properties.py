@@ -13,7 +13,15 @@ from hypothesis import strategies as st
 from support.evaluator_cases import FEW, make_case, rank
 from support.paths import ROOT
 
-from batnet_jax.retrieval import evaluate, evaluate_stream, metrics
+from batnet_jax.retrieval import (
+    ImageSet,
+    Labels,
+    Options,
+    check_labels,
+    evaluate,
+    evaluate_stream,
+    metrics,
+)
 from batnet_jax.retrieval.streaming import chunk_cache, ranks
 from batnet_jax.retrieval.streaming.tiling import PAGE, ROWS, fill_pages, list_steps, make_plan
 
@@ -136,11 +144,11 @@ def test_chunks_that_find_no_room_are_asked_for_again(monkeypatch):
             asked.append(rows)
             return case["gallery_features"][rows]
 
-        got = evaluate_stream(
-            case["query_features"], (case["query_pids"], case["query_cameras"]), take,
-            (case["gallery_pids"], case["gallery_cameras"]), metric="euclidean", block=8, chunk=128,
-            cmc_ranks=(1, 2, 3, 5, 10, 50, 200),
-        )  # fmt: skip
+        query = ImageSet(case["query_features"], case["query_pids"], case["query_cameras"])
+        gallery = Labels(case["gallery_pids"], case["gallery_cameras"])
+        cmc_ranks = (1, 2, 3, 5, 10, 50, 200)
+        options = Options(metric="euclidean", block=8, chunk=128, cmc_ranks=cmc_ranks)
+        got = evaluate_stream(query, gallery, take, options)
         assert got == expected
         return sum(map(len, asked))
 
@@ -302,5 +310,8 @@ def test_two_hosts_give_the_result_of_one():
 
 
 def test_labels_are_checked_before_anything_is_asked_for():
+    query = ImageSet(np.eye(2, dtype=np.float32), np.array([1, 2]), None)
     with pytest.raises(ValueError, match="gallery_pids"):
-        evaluate_stream(np.eye(2, dtype=np.float32), ([1, 2], None), None, ([[1]], None))
+        evaluate_stream(query, check_labels("gallery", [[1]], None, 1), None, Options())
+    with pytest.raises(ValueError, match="cameras were given for only one"):
+        evaluate_stream(query, check_labels("gallery", [1], [1], 1), None, Options())

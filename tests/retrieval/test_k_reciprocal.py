@@ -8,7 +8,7 @@ from support import rerank_oracle as oracle
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import scores
-from batnet_jax.retrieval.checks import Images
+from batnet_jax.retrieval.image_set import Labels
 from batnet_jax.retrieval.reranking import encoding, k_reciprocal, neighbours
 from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
 from batnet_jax.retrieval.reranking.row_ranks import ranks_of_rows
@@ -161,11 +161,11 @@ def test_two_thirds_are_not_enough():
 def test_people_are_found_better(seed):
     """Where neighbours tell something, re-ranking moves the right ones up."""
     query, gallery, query_pids, gallery_pids = people(seed, 60, 300)
-    sets = Images(query, query_pids, None), Images(gallery, gallery_pids, None)
+    labels = Labels(query_pids, None), Labels(gallery_pids, None)
 
     def mean_log_rank(weight):
         rows = reranked_rows(query, gallery, KReciprocal(5, 3, weight))
-        return np.log(ranks_of_rows(rows, *sets, same_camera="keep").values).mean()
+        return np.log(ranks_of_rows(rows, *labels, same_camera="keep").values).mean()
 
     assert mean_log_rank(0.3) < mean_log_rank(1) - 0.02
 

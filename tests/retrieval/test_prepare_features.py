@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from support.evaluator_cases import FEW, make_case
 
 from batnet_jax.errors import UserError
-from batnet_jax.retrieval import evaluate, evaluate_stream
-from batnet_jax.retrieval.checks import CheckedRows
+from batnet_jax.retrieval import ImageSet, Labels, Options, evaluate, evaluate_stream
 from batnet_jax.retrieval.streaming import prepare_features, ranks
+from batnet_jax.retrieval.streaming.prepare_features import CheckedRows
 
 
 def chunks(dtype="float32", metric="cosine"):
@@ -54,10 +54,10 @@ def test_each_row_may_have_a_length_of_its_own(seed):
         assert evaluate(**case | {name: scaled}, chunk=64) == evaluate(**case)
 
 
-def stream(case, take, **more):
-    query = case["query_pids"], case["query_cameras"]
-    gallery = case["gallery_pids"], case["gallery_cameras"]
-    return evaluate_stream(case["query_features"], query, take, gallery, **more)
+def stream(case, source, **options):
+    query = ImageSet(case["query_features"], case["query_pids"], case["query_cameras"])
+    gallery = Labels(case["gallery_pids"], case["gallery_cameras"])
+    return evaluate_stream(query, gallery, source, Options(**options))
 
 
 def test_rows_may_come_from_a_device():
@@ -76,7 +76,7 @@ def test_an_accelerator_with_room_gathers_the_rows_itself(monkeypatch, tmp_path)
     gallery, expected = case["gallery_features"], evaluate(**case, chunk=64)
     monkeypatch.setattr(prepare_features, "_room", lambda: gallery.nbytes)
     rows = np.array([5, 0, 2])
-    got = prepare_features.make_take(gallery, "cosine")(rows)
+    got = prepare_features.make_source(gallery, "cosine")(rows)
     assert isinstance(got, CheckedRows)
     assert isinstance(got.rows, jax.Array)
     np.testing.assert_array_equal(got.rows, gallery[rows])
@@ -84,10 +84,10 @@ def test_an_accelerator_with_room_gathers_the_rows_itself(monkeypatch, tmp_path)
     np.save(tmp_path / "gallery.npy", gallery)
     mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
     for other in mapped, np.concatenate([gallery, gallery]), gallery.astype(np.float16):
-        assert isinstance(prepare_features.make_take(other, "cosine")(rows), np.ndarray)
-    assert isinstance(prepare_features.make_take(gallery, "euclidean")(rows), np.ndarray)
+        assert isinstance(prepare_features.make_source(other, "cosine")(rows), np.ndarray)
+    assert isinstance(prepare_features.make_source(gallery, "euclidean")(rows), np.ndarray)
     strange = gallery * np.where(np.arange(len(gallery)) == 4, np.float32(1e-25), 1)[:, None]
-    got = prepare_features.make_take(strange, "cosine")(rows)
+    got = prepare_features.make_source(strange, "cosine")(rows)
     np.testing.assert_array_equal(got, strange[rows])  # from the host, which mends what is strange
     assert evaluate(**case | {"gallery_features": strange}, chunk=64) == expected
     strange[4, 1] = np.nan

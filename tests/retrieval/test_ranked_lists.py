@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 
+from batnet_jax.errors import UserError
 from batnet_jax.modes.report_exhibits import choose_queries
 from batnet_jax.report.cards import KINDS
-from batnet_jax.retrieval import Place, camera_pairs, evaluate, first_places, first_right
+from batnet_jax.retrieval import (
+    ImageSet,
+    Place,
+    camera_pairs,
+    evaluate,
+    first_places,
+    first_right,
+)
 
 
 def at_angles(degrees):
@@ -24,21 +32,27 @@ GALLERY = (
 
 
 def test_first_places_by_hand():
-    (head,) = first_places(*QUERY, *GALLERY, same_camera="remove", places=2, uncounted=1)
+    (head,) = first_places(
+        ImageSet(*QUERY), ImageSet(*GALLERY), same_camera="remove", places=2, uncounted=1
+    )
     assert head.first == [Place(0, 0, True), Place(3, 1, False), Place(4, 2, True)]
     assert head.left_out == 1
-    (head,) = first_places(*QUERY, *GALLERY, same_camera="remove", places=9)
+    (head,) = first_places(ImageSet(*QUERY), ImageSet(*GALLERY), same_camera="remove", places=9)
     assert [place.item for place in head.first] == [3, 4, 5]
     assert head.left_out == 2
-    (head,) = first_places(*QUERY, *GALLERY, same_camera="keep", places=3)
+    (head,) = first_places(ImageSet(*QUERY), ImageSet(*GALLERY), same_camera="keep", places=3)
     assert head.first == [Place(0, 1, True), Place(1, 2, True), Place(3, 3, False)]
     assert head.left_out == 0
 
 
 def test_the_first_right_one_ignores_length():
-    long = at_angles([0, 30, 10]) * np.array([[1], [50], [2]], np.float32)
-    assert first_right(QUERY[0][0], long, np.array([1, 2])) == 2
-    assert first_right(QUERY[0][0], at_angles([5, 5]), np.array([0, 1])) == 0
+    query = ImageSet(*QUERY)
+    long = at_angles([0, 5, 30, 10]) * np.array([[1], [1], [50], [2]], np.float32)
+    gallery = ImageSet(long, np.array([1, 2, 1, 1]), np.array([1, 2, 2, 2]))
+    assert first_right(query, gallery, same_camera="remove") == 3
+    assert first_right(query, gallery, same_camera="keep") == 0
+    tied = ImageSet(at_angles([5, 5]), np.array([1, 1]), np.array([2, 2]))
+    assert first_right(query, tied, same_camera="remove") == 0
 
 
 def drawn(rng, n, people=6, cameras=3):
@@ -50,7 +64,7 @@ def test_ranks_are_those_of_evaluate():
     rng = np.random.default_rng(0)
     query, gallery = drawn(rng, 20), drawn(rng, 60)
     own = evaluate(*query, *gallery, per_query=True)["per_query"]
-    heads = first_places(*query, *gallery, same_camera="remove", places=60)
+    heads = first_places(ImageSet(*query), ImageSet(*gallery), same_camera="remove", places=60)
     for head, rank in zip(heads, own["first_rank"], strict=True):
         assert [place.rank for place in head.first] == list(range(1, len(head.first) + 1))
         assert next((place.rank for place in head.first if place.right), 0) == rank
@@ -60,7 +74,7 @@ def test_camera_pairs_are_evaluations_of_parts():
     rng = np.random.default_rng(1)
     query, gallery = drawn(rng, 30), drawn(rng, 90)
     calls = []
-    pairs = camera_pairs(*query, *gallery, progress=lambda *a: calls.append(a))
+    pairs = camera_pairs(ImageSet(*query), ImageSet(*gallery), progress=lambda *a: calls.append(a))
     assert calls == [(1, 3), (2, 3), (3, 3)]
     assert [(p["query_camera"], p["gallery_camera"]) for p in pairs] == [
         (a, b) for a in (1, 2, 3) for b in (1, 2, 3) if a != b
@@ -72,15 +86,18 @@ def test_camera_pairs_are_evaluations_of_parts():
         assert pair["mAP"] == pytest.approx(own["mAP"], rel=1e-12)
         assert pair["rank1"] == own["cmc"]["1"]
         assert pair["num_valid_query"] == own["num_valid_query"]
-    kept = camera_pairs(*query, *gallery, same_camera="keep")
+    kept = camera_pairs(ImageSet(*query), ImageSet(*gallery), same_camera="keep")
     assert (kept[0]["query_camera"], kept[0]["gallery_camera"]) == (1, 1)
 
 
 def test_a_camera_that_saw_nobody_of_the_queries_has_no_pair():
     features, pids, cameras = GALLERY
-    pairs = camera_pairs(*QUERY, features, np.where(cameras == 1, 7, pids), cameras)
+    gallery = ImageSet(features, np.where(cameras == 1, 7, pids), cameras)
+    pairs = camera_pairs(ImageSet(*QUERY), gallery)
     assert [(p["query_camera"], p["gallery_camera"]) for p in pairs] == [(1, 2)]
     assert pairs[0]["mAP"] == 0.5  # behind one other
+    with pytest.raises(UserError, match="needs the cameras"):
+        camera_pairs(ImageSet(*QUERY), ImageSet(features, pids, None))
 
 
 def test_figures_of_each_query():

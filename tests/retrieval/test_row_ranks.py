@@ -1,12 +1,8 @@
 import numpy as np
 import pytest
 
-from batnet_jax.retrieval.checks import Images
+from batnet_jax.retrieval.image_set import Labels
 from batnet_jax.retrieval.reranking.row_ranks import ranks_of_rows
-
-
-def images(pids, cameras):
-    return Images(np.zeros((len(pids), 1), np.float32), np.array(pids), cameras)
 
 
 def obvious_ranks(distances, pid, camera, gallery, keep):
@@ -30,8 +26,8 @@ def test_against_a_walk_down_the_list(same_camera, with_cameras):
         distances = rng.integers(-3, 4, (num_query, num_gallery)).astype(np.float32)  # tied
         distances[rng.random(distances.shape) < 0.1] = -0.0
         cameras = [rng.integers(0, 3, n) if with_cameras else None for n in distances.shape]
-        query = images(rng.integers(0, 5, num_query), cameras[0])
-        gallery = images(rng.integers(0, 5, num_gallery), cameras[1])
+        query = Labels(rng.integers(0, 5, num_query), cameras[0])
+        gallery = Labels(rng.integers(0, 5, num_gallery), cameras[1])
         blocks = [slice(s, min(s + 4, num_query)) for s in range(0, num_query, 4)]
         calls = []
         ranks = ranks_of_rows(
@@ -54,6 +50,7 @@ def test_against_a_walk_down_the_list(same_camera, with_cameras):
 
 def test_nobody_is_found():
     rows = [(slice(0, 2), np.zeros((2, 3), np.float32))]
-    ranks = ranks_of_rows(rows, images([1, 2], None), images([3] * 3, None), same_camera="keep")
+    query, gallery = Labels(np.array([1, 2]), None), Labels(np.array([3] * 3), None)
+    ranks = ranks_of_rows(rows, query, gallery, same_camera="keep")
     assert ranks.values.tolist() == []
     assert ranks.offsets.tolist() == [0, 0, 0]

@@ -51,7 +51,7 @@ def take_step(axis_name, *, sync_batch_norm=True):
     )
     config = default_config()
     recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=axis_name)
-    recipe = recipe._replace(model=model, transform=KEEP_GRADIENT, erasing_start=0)
+    recipe = recipe._replace(model=model, tx=KEEP_GRADIENT, erasing_start=0)
     state = jax.tree.map(
         lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf,
         init_state(recipe, IMAGE_SIZE),
@@ -61,7 +61,7 @@ def take_step(axis_name, *, sync_batch_norm=True):
     step = functools.partial(train_step, recipe=recipe)
     if axis_name:
         step = jax.pmap(step, axis_name, in_axes=(None, 0), out_axes=(None, None))
-        state = devices.replicate(pack_state(state))  # as `train.run_steps` has it
+        state = devices.replicate(pack_state(state))  # as `loop.start_run` has it
         batch = jax.tree.map(devices.split, batch)
     else:
         step = jax.jit(step)

@@ -59,7 +59,7 @@ def make_step(model, accumulate, axis_name=None):
     recipe = train_step.make_recipe(
         config, num_identities=4, steps_per_epoch=1, axis_name=axis_name
     )
-    recipe = recipe._replace(model=model, transform=KEEP_GRADIENT, erasing_start=0)
+    recipe = recipe._replace(model=model, tx=KEEP_GRADIENT, erasing_start=0)
     return functools.partial(train_step.train_step, recipe=recipe)
 
 

@@ -39,7 +39,7 @@ def step():
     config.augment.enlarge_probability = 0.0
     config.decay_epochs = (2,)
     recipe = make_recipe(config, num_identities=3, steps_per_epoch=STEPS_PER_EPOCH, axis_name=None)
-    recipe = recipe._replace(model=Mirror(), transform=KEEP_GRADIENT)
+    recipe = recipe._replace(model=Mirror(), tx=KEEP_GRADIENT)
     images = np.random.default_rng(0).integers(0, 256, (9, 32, 16, 3)).astype(np.uint8)
     batch = {"image": images, "label": np.repeat(np.arange(3), 3)}
     compiled = jax.jit(partial(train_step, recipe=recipe))

@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 
 from batnet_jax.config import default_config
-from batnet_jax.data.loading.images import as_list
 from batnet_jax.data.loading.loader import decode
+from batnet_jax.data.loading.user_images import paths_or_arrays
 from batnet_jax.inference import model
 
 SIZE = (16, 16)
@@ -28,7 +28,7 @@ class Colours:
     step = 5
 
     def embed(self, images):
-        paths, arrays = as_list(images)
+        paths, arrays = paths_or_arrays(images)
         if paths is not None:
             arrays = [decode(Path(path).read_bytes(), SIZE) for path in paths]
         return np.stack([np.mean(array, (0, 1)) for array in arrays]).astype(np.float32)

@@ -1,6 +1,6 @@
-"""Runs without their network, for tests of what disk, clock, memory and data do to them.
+"""Runs with a stub in place of the network, for tests of faults of disk, clock, memory and data.
 
-All else is the real thing: data set, loader, loop, checkpoints, journal, evaluation.
+Everything else is real: data set, loader, loop, checkpoints, metrics log, evaluation.
 """
 
 import os
@@ -24,7 +24,7 @@ STEPS = 8
 
 
 def tiny_config(folder, **fields):
-    """The settings of a run of 8 steps on `pedestrians:tiny`, each saved and logged."""
+    """Return the settings of a run of 8 steps on `pedestrians:tiny`, each saved and logged."""
     c = default_config()
     c.data.dataset, c.data.variant, c.data.dir = "pedestrians", "tiny", str(folder / "data")
     c.data.image_size = (64, 32)
@@ -37,7 +37,7 @@ def tiny_config(folder, **fields):
 
 
 def fake_state(recipe, image_size):
-    """A state of three small arrays."""
+    """Return a state of three small arrays."""
     del recipe, image_size
     value = np.random.default_rng(0).normal(size=(30, 40)).astype(np.float32)
     zeros = {"momentum": np.zeros((30, 40), np.float32)}
@@ -45,7 +45,7 @@ def fake_state(recipe, image_size):
 
 
 def fake_step(state, batch, *, recipe):
-    """Depends on the state, the images and the labels."""
+    """Take a step that depends on the state, the images and the labels."""
     del recipe
     state = unpack_state(state)
     pixels = batch["image"].astype(jnp.float32).mean() / 255
@@ -60,7 +60,7 @@ def fake_step(state, batch, *, recipe):
 
 
 def fake_embed(model, variables):
-    """Mean colours of the upper and the lower half, times a number of the state."""
+    """Embed as mean colours of the upper and the lower half, times a number of the state."""
     del model
     scale = np.float32(variables["params"]["w"].mean())
 
@@ -85,28 +85,28 @@ class Runs:
         return tiny_config(self.data, **fields)
 
     def train(self, name="run", **fields):
-        """Trains or resumes; returns the workdir."""
+        """Train or resume; return the workdir."""
         config = self.config(**{"checkpoint.every_epochs": 1, **fields})
         self.every_step_is_an_epoch()
         training.train(config, open_run_data(config), self.folder / name)
         return self.folder / name
 
     def every_step_is_an_epoch(self):
-        plan = training.plan_schedule
-        if plan.__name__ == "plan_schedule":
+        plan = training.plan_run
+        if plan.__name__ == "plan_run":
             self.monkeypatch.setattr(
-                training, "plan_schedule", lambda *a: plan(*a)._replace(steps_per_epoch=1)
+                training, "plan_run", lambda *a: plan(*a)._replace(steps_per_epoch=1)
             )
             batches = training.batches
             self.monkeypatch.setattr(
                 training, "batches",
-                lambda config, labels, first, schedule: batches(
+                lambda config, labels, first, length: batches(
                     config, labels, first, plan(config, labels)
                 ),
             )  # fmt: skip
 
     def fail_at(self, step, break_it):
-        """`break_it(state, parts)` changes what the step returns."""
+        """Let `break_it(state, parts)` change the results of a step."""
 
         def broken(state, batch, *, recipe):
             new, parts = fake_step(state, batch, recipe=recipe)
@@ -124,7 +124,7 @@ def steps_saved(workdir):
 
 
 def arrays(workdir, step=STEPS):
-    """All arrays of a checkpoint."""
+    """Return all arrays of a checkpoint by name."""
     state = checkpoints.restore_state(workdir, step, fake_state(None, None))
     named = jax.tree.leaves_with_path(vars(state))
     return {jax.tree_util.keystr(name): np.asarray(value) for name, value in named}
@@ -132,7 +132,7 @@ def arrays(workdir, step=STEPS):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A folder whose data/ holds the prepared data set."""
+    """Return a folder whose data/ holds the prepared data set."""
     folder = tmp_path_factory.mktemp("faults")
     open_run_data(tiny_config(folder))
     return folder
@@ -145,7 +145,7 @@ def runs(tmp_path, prepared, monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A folder on a disk of its own, of 4 MB."""
+    """Return a folder on its own disk of 4 MB."""
     needs.program("mount")
     folder = tmp_path / "disk"
     folder.mkdir()
@@ -159,7 +159,7 @@ def small_disk(tmp_path):
 
 
 def fill(folder, leave=0):
-    """Fills the disk that a folder is on, but for some bytes."""
+    """Fill the disk of a folder, except for `leave` bytes."""
     path = folder / "filler"
     with path.open("ab", buffering=0) as file:
         for size in (65536, 4096):

@@ -35,7 +35,7 @@ def write_run(workdir):
             recipe = make_recipe(config, num_identities=3, steps_per_epoch=1)
             state = init_state(recipe, config.data.image_size)
             state = state.replace(step=np.int32(step))
-            checkpoints.save(manager, step, state, checkpoints.facts(config, IDENTITIES))
+            checkpoints.save(manager, step, state, checkpoints.metadata(config, IDENTITIES))
     return workdir
 
 

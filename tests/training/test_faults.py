@@ -24,10 +24,10 @@ from batnet_jax.workdir import checkpoints, environment, metrics_log
 
 
 def test_a_run_without_faults(runs):
-    """What the others are compared with; and all of a run's facts are written down."""
+    """The other runs are compared with this one; its metadata is complete."""
     workdir = runs.train()
     assert steps_saved(workdir) == list(range(1, STEPS + 1))
-    saved = checkpoints.restore_run(workdir, STEPS)
+    saved = checkpoints.restore_metadata(workdir, STEPS)
     assert saved["config"]["seed"] == 0
     assert len(saved["identities"]) == 12
     assert saved["data"].keys() == {"train", "pedestrians test"}
@@ -48,17 +48,17 @@ def lose_state(state, parts):
 
 
 @pytest.mark.parametrize(
-    ("lose", "told"),
+    ("lose", "message"),
     [
         (lose_loss, "the loss is nan at step 5, on the images '"),
         (lose_state, "opt_state/momentum is not finite after step 5, on the images '"),
     ],
 )
-def test_what_is_not_finite_is_never_saved(runs, lose, as_run_failure):
+def test_what_is_not_finite_is_never_saved(runs, lose, message):
     runs.fail_at(5, lose)
     with pytest.raises(NotFiniteError) as error:  # although the log looks at every 100th step only
         runs.train(**{"log.every_steps": 100})
-    assert str(error.value).startswith(as_run_failure)
+    assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
     workdir = runs.folder / "run"
     report = json.loads((workdir / "not_finite.json").read_text())
@@ -178,7 +178,7 @@ def test_a_read_only_workdir(runs, small_disk):
             runs.train("disk/run", steps=steps)
     with pytest.raises(UserError, match="cannot write to the workdir"):
         runs.train("disk/new")
-    assert checkpoints.restore_run(workdir, 2)["config"]["seed"] == 0  # reading is fine
+    assert checkpoints.restore_metadata(workdir, 2)["config"]["seed"] == 0  # reading is fine
 
 
 def test_an_image_that_a_worker_cannot_read(runs):

@@ -11,7 +11,7 @@ from batnet_jax.config import default_config
 from batnet_jax.data.loading.sampler import epoch_plan
 from batnet_jax.errors import UserError
 from batnet_jax.training.non_finite import NonFiniteReport
-from batnet_jax.training.run_length import Schedule, batches, plan_schedule, shape_of
+from batnet_jax.training.run_length import RunLength, batches, plan_run, shape_of
 from batnet_jax.training.window import Window
 from batnet_jax.workdir.run_folder import check_same_run, flatten
 
@@ -27,33 +27,33 @@ def small_config():
 
 
 def test_batches_are_the_plans_in_order_whatever_the_first_step():
-    config, schedule = small_config(), Schedule(steps_per_epoch=3, total=8)
-    whole = np.stack(list(batches(config, LABELS, 0, schedule)))
+    config, length = small_config(), RunLength(steps_per_epoch=3, total=8)
+    whole = np.stack(list(batches(config, LABELS, 0, length)))
     plans = [epoch_plan(LABELS, **shape_of(config), seed=0, epoch=e) for e in range(3)]
     np.testing.assert_array_equal(whole, np.concatenate(plans)[:8])
     for first in range(1, 9):
-        rest = list(batches(config, LABELS, first, schedule))
+        rest = list(batches(config, LABELS, first, length))
         assert len(rest) == 8 - first
         for row, wanted in zip(rest, whole[first:], strict=True):
             np.testing.assert_array_equal(row, wanted)
 
 
 def test_due_at_the_ends_of_epochs_and_always_at_the_end():
-    schedule = Schedule(steps_per_epoch=3, total=14)
-    assert [s for s in range(1, 15) if schedule.is_due(s, 2)] == [6, 12, 14]
-    assert [s for s in range(1, 15) if schedule.is_due(s, 0)] == [14]
+    length = RunLength(steps_per_epoch=3, total=14)
+    assert [s for s in range(1, 15) if length.is_due(s, 2)] == [6, 12, 14]
+    assert [s for s in range(1, 15) if length.is_due(s, 0)] == [14]
 
 
 def test_a_run_ends_with_its_cosine():
     config = small_config()  # 3 steps an epoch
     config.num_epochs, config.steps = 2, 6
     config.schedule = "cosine"
-    assert plan_schedule(config, LABELS) == Schedule(steps_per_epoch=3, total=6)
+    assert plan_run(config, LABELS) == RunLength(steps_per_epoch=3, total=6)
     config.steps = 7
     with pytest.raises(UserError, match=r"steps=7 is more than the 6 of config.num_epochs=2, af"):
-        plan_schedule(config, LABELS)
+        plan_run(config, LABELS)
     config.schedule = "piecewise"
-    assert plan_schedule(config, LABELS).total == 7
+    assert plan_run(config, LABELS).total == 7
 
 
 def test_fewer_identities_than_a_batch_holds():
@@ -63,7 +63,7 @@ def test_fewer_identities_than_a_batch_holds():
         r"^a batch of 7 identities, but .* only 6 identities: choose 6 or fewer \(config\.batch"
     )
     with pytest.raises(UserError, match=message + r"\.identities\)$"):
-        plan_schedule(config, LABELS)
+        plan_run(config, LABELS)
 
 
 def metrics(loss, lr=0.5):
@@ -71,7 +71,7 @@ def metrics(loss, lr=0.5):
 
 
 def test_a_window_reports_means_and_the_last_rate(tmp_path):
-    window = Window(Schedule(3, 9), 8, NonFiniteReport(tmp_path, NAMES, LABELS))
+    window = Window(RunLength(3, 9), 8, NonFiniteReport(tmp_path, NAMES, LABELS))
     for loss, lr in ((1.0, 0.5), (4.0, 0.25)):
         window.add(metrics(loss, lr), ROW)
     figures = window.close(4, wait_seconds=0.0)
@@ -83,34 +83,34 @@ def test_a_window_reports_means_and_the_last_rate(tmp_path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_loss_that_is_not_finite_names_the_step_and_its_images(bad, tmp_path):
-    window = Window(Schedule(3, 9), 8, NonFiniteReport(tmp_path, NAMES, LABELS))
+    window = Window(RunLength(3, 9), 8, NonFiniteReport(tmp_path, NAMES, LABELS))
     for number, loss in enumerate((1.0, bad, np.nan)):
         window.add(metrics(loss), ROW + number)
-    with pytest.raises(FloatingPointError) as as_run_failure:
+    with pytest.raises(FloatingPointError) as error:
         window.close(7, 0.0)
     report = tmp_path / "not_finite.json"
-    assert str(as_run_failure.value) == (
+    assert str(error.value) == (
         f"the loss is {bad} at step 6, on the images 'b.jpg', 'c.jpg', 'd.jpg' and 1 more "
         f"('{report}' names all): lower config.learning_rate, or look at the images; the last "
         "checkpoint is kept"
     )
-    as_run_failure = json.loads(report.read_text())
-    assert (as_run_failure["step"], as_run_failure["figures"]["loss"]) == (6, str(bad))
-    assert as_run_failure["files"] == ["b.jpg", "c.jpg", "d.jpg", "e.jpg"]
-    assert as_run_failure["labels"] == [0, 0, 0, 1]
+    saved = json.loads(report.read_text())
+    assert (saved["step"], saved["figures"]["loss"]) == (6, str(bad))
+    assert saved["files"] == ["b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    assert saved["labels"] == [0, 0, 0, 1]
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
-    window = Window(Schedule(3, 9), 8, NonFiniteReport(tmp_path, NAMES, LABELS))
+    window = Window(RunLength(3, 9), 8, NonFiniteReport(tmp_path, NAMES, LABELS))
     good = {"step": np.int32(5), "a": {"b": np.ones(3, np.float32)}}
     window.add(metrics(1.0), ROW)
-    assert window.sound(5, good) == good
+    assert window.fetch_finite(5, good) == good
     with pytest.raises(FloatingPointError, match="a/b is not finite after step 5, on the images"):
-        window.sound(5, good | {"a": {"b": jnp.array([1.0, np.inf])}})
+        window.fetch_finite(5, good | {"a": {"b": jnp.array([1.0, np.inf])}})
     window.add(metrics(np.nan), ROW + 1)  # the loss went first: that step is the one to look at
     window.add(metrics(np.nan), ROW + 2)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 6, on the images 'b"):
-        window.sound(7, good | {"a": {"b": jnp.array([1.0, np.nan])}})
+        window.fetch_finite(7, good | {"a": {"b": jnp.array([1.0, np.nan])}})
 
 
 def test_a_run_may_be_continued_with_other_free_fields_only(tmp_path):

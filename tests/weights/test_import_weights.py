@@ -98,7 +98,7 @@ def test_import_makes_a_checkpoint(config, variables, published, imported):
     model, restored = restore_network(config, workdir, checkpoints.choose_step(workdir, 0))
     assert_same(restored, variables)
     assert isinstance(model, BATNet)
-    run = checkpoints.restore_run(workdir, 0)
+    run = checkpoints.restore_metadata(workdir, 0)
     assert [who[:2] for who in run["identities"]] == [["imported", k] for k in range(IDENTITIES)]
     with pytest.raises(UserError, match="already holds a checkpoint"):
         run_import(config, published[0], workdir)

@@ -156,7 +156,7 @@ def test_a_workdir_is_a_source(config, variables, fresh, imported, monkeypatch):
     workdir, _ = imported
     opened = open_source(config, workdir)
     monkeypatch.setattr(initialise, "open_source", lambda *_: opened)  # once is slow enough
-    identities = checkpoints.restore_run(workdir, 0)["identities"]
+    identities = checkpoints.restore_metadata(workdir, 0)["identities"]
     same, report = weights.initialise(config, fresh, workdir, identities=identities)
     assert_same(same, variables)
     assert (report.format, report.initial) == ("batnet_jax workdir", [])

@@ -122,6 +122,7 @@ def test_each_start_is_recorded(runs):
 
 def test_git_state(tmp_path):
     needs.program("git")
+    assert (environment.ROOT / "batnet_jax" / "main.py").is_file()
     assert environment.git_state(tmp_path) is None
 
     def git(*arguments):

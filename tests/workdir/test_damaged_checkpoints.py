@@ -45,10 +45,10 @@ def empty_folder(path):
 
 
 DAMAGE = {  # of a checkpoint: what, and what is done to it
-    "facts cut off": ("run/metadata", halve),
-    "facts empty": ("run/metadata", empty),
-    "no facts": ("run", remove),
-    "facts not JSON": ("run/metadata", flip),
+    "metadata cut off": ("run/metadata", halve),
+    "metadata empty": ("run/metadata", empty),
+    "no metadata": ("run", remove),
+    "metadata not JSON": ("run/metadata", flip),
     "no arrays": ("state", remove),
     "arrays cut off": ("state/d/*", halve),
     "arrays emptied": ("state/d/*", empty),
@@ -68,8 +68,8 @@ DAMAGE = {  # of a checkpoint: what, and what is done to it
 
 
 QUICK = (
-    "facts cut off",
-    "facts not JSON",
+    "metadata cut off",
+    "metadata not JSON",
     "no arrays",
     "arrays changed",
     "no manifest",
@@ -128,4 +128,4 @@ def test_what_a_killed_save_leaves_is_removed(whole, runs):
     (folder / str(STEPS)).rename(folder / f"{STEPS}.orbax-checkpoint-tmp")
     workdir = runs.train()
     assert {p.name for p in folder.iterdir()} == {str(step) for step in range(1, STEPS + 1)}
-    assert checkpoints.restore_run(workdir, STEPS)["config"]["seed"] == 0
+    assert checkpoints.restore_metadata(workdir, STEPS)["config"]["seed"] == 0

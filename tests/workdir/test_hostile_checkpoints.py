@@ -140,9 +140,9 @@ def saved(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("saved") / "run"
     config, state = tiny_config(workdir), fake_state(None, None)
     with checkpoints.open_manager(workdir) as manager:
-        facts = checkpoints.facts(config, [["pedestrians", 3, ""], ["pedestrians", 5, ""]])
+        facts = checkpoints.metadata(config, [["pedestrians", 3, ""], ["pedestrians", 5, ""]])
         checkpoints.save(manager, 1, state, facts)
-    return workdir, state, checkpoints.restore_run(workdir, 1)
+    return workdir, state, checkpoints.restore_metadata(workdir, 1)
 
 
 def files_of(workdir):
@@ -150,7 +150,7 @@ def files_of(workdir):
 
 
 def read_all(workdir, state):
-    return checkpoints.restore_run(workdir, 1), checkpoints.restore_state(workdir, 1, state)
+    return checkpoints.restore_metadata(workdir, 1), checkpoints.restore_state(workdir, 1, state)
 
 
 def assert_same(found, saved):
@@ -192,7 +192,7 @@ def rewrite(workdir, **changes):
     run = json.loads(path.read_text()) | changes
     own = {name: value for name, value in run.items() if name != "checksums"}
     if isinstance(run.get("checksums"), dict):
-        run["checksums"][checkpoints.FACTS] = checkpoints._facts_checksum(own)
+        run["checksums"][checkpoints.METADATA] = checkpoints._metadata_checksum(own)
     path.write_text(json.dumps(run))
     return path
 

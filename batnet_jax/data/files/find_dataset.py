@@ -9,20 +9,20 @@ from batnet_jax.data.files.tree import FileTree, is_archive, is_hidden, open_tre
 from batnet_jax.errors import ArgumentError, UserError
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar")
-MOST_LAYOUTS = 100
+MAX_MATCHES = 100
 """In one archive."""
-DEPTH = 2
+SEARCH_DEPTH = 2
 """How many folders below manual_dir data sets are looked for: peers nest `market1501/Market-*/`."""
 
 
-def find_layouts(
+def find_trees(
     manual_dir: str | os.PathLike,
     markers: tuple[str, ...],
     is_wanted: Callable[[FileTree], bool] = lambda _: True,
 ) -> list[FileTree]:
     """Finds the trees that have one of `markers` at their top.
 
-    Looks at `manual_dir` itself, then at what lies in it, up to `DEPTH` folders deep: folders, and
+    Looks at `manual_dir` itself, then at what lies in it, up to `SEARCH_DEPTH` folders deep: folders, and
     if none of these will do, archives. An archive may hold the layout anywhere inside.
 
     Args:
@@ -39,10 +39,10 @@ def find_layouts(
         return _inside(root, markers) if is_archive(root) else []
     places, trees = [root], []
     archives = []
-    for _ in range(DEPTH + 1):
+    for _ in range(SEARCH_DEPTH + 1):
         trees += [open_tree(p) for p in places if any(os.path.exists(p / m) for m in markers)]
         known = {tree.location for tree in trees}
-        below = [e for p in places if str(p) not in known for e in entries(p)]
+        below = [e for p in places if str(p) not in known for e in list_candidates(p)]
         archives += [path for path in below if not path.is_dir()]
         places = [path for path in below if path.is_dir()]
     if not any(map(is_wanted, trees)):
@@ -53,7 +53,7 @@ def find_layouts(
     return trees
 
 
-def choose_layout(trees: list[FileTree], word: str) -> FileTree:
+def choose_tree(trees: list[FileTree], word: str) -> FileTree:
     """The only tree, or the only one with `word` ("" = none) in the name of its place.
 
     Raises: UserError if this leaves several.
@@ -68,7 +68,7 @@ def choose_layout(trees: list[FileTree], word: str) -> FileTree:
     return trees[0]
 
 
-def entries(folder: Path) -> list[Path]:
+def list_candidates(folder: Path) -> list[Path]:
     """The folders and archives in a folder, sorted; none if it may not be read."""
     try:
         with os.scandir(folder) as found:
@@ -101,7 +101,7 @@ def _inside(path: Path, markers: tuple[str, ...]) -> list[FileTree]:
         for name in tree.names
         for found in re.finditer(rf"(?<![^/]){re.escape(marker)}(?![^/])", name)
     }
-    if len(tops) > MOST_LAYOUTS:
+    if len(tops) > MAX_MATCHES:
         raise UserError(
             f"'{path}' holds {len(tops):,} folders that look like a data set: unpack the one that "
             "is meant"

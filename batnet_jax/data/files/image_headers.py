@@ -12,9 +12,9 @@ import numpy as np
 
 from batnet_jax.errors import UserError
 
-MOST_PIXELS = 100_000_000
+MAX_PIXELS = 100_000_000
 """Of an image; decoding one takes 3 to 8 bytes a pixel."""
-MOST_SCANS = 100
+MAX_SCANS = 100
 """Of a progressive JPEG; each is a pass over all of its pixels, and may take a few bytes only."""
 FORMATS = "JPEG, PNG, BMP, WebP or TIFF"
 
@@ -31,7 +31,7 @@ def read_pixels(encoded: bytes) -> np.ndarray:
     """Decodes an image file: [h, w, 3] uint8, BGR, turned upright; grey is repeated.
 
     Raises: UserError with the bare reason, to be put after the file's name, if it is none of
-      `FORMATS`, damaged, or declares more than `MOST_PIXELS`.
+      `FORMATS`, damaged, or declares more than `MAX_PIXELS`.
     """
     check_size(encoded)
     try:
@@ -55,9 +55,9 @@ def check_size(encoded: bytes) -> None:
     except (struct.error, ValueError):
         raise UserError("cut off, or no image") from None
     for width, height in sizes:
-        if width * height > MOST_PIXELS:
+        if width * height > MAX_PIXELS:
             raise UserError(
-                f"{width:,} x {height:,} pixels, of which at most {MOST_PIXELS:,} are read"
+                f"{width:,} x {height:,} pixels, of which at most {MAX_PIXELS:,} are read"
             )
 
 
@@ -86,8 +86,8 @@ def _sizes(encoded: bytes) -> list[tuple[int, int]]:
 def _jpeg_size(encoded: bytes) -> tuple[int, int]:
     markers = list(jpeg_markers(encoded))
     scans = sum(marker == JPEG_SCAN for marker, _ in markers)
-    if scans > MOST_SCANS:
-        raise UserError(f"a JPEG of {scans:,} scans, of which at most {MOST_SCANS} are read")
+    if scans > MAX_SCANS:
+        raise UserError(f"a JPEG of {scans:,} scans, of which at most {MAX_SCANS} are read")
     for marker, place in markers:
         if marker in JPEG_FRAMES:
             height, width = struct.unpack_from(">HH", encoded, place + 3)

@@ -28,7 +28,7 @@ TEXTS = {1: "latin1", 2: "latin1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "
 MATRIX, COMPRESSED = 14, 15
 CELL, CHARACTERS, NUMERIC = 1, 4, range(6, 16)
 """Classes of a matrix."""
-MOST_BYTES = 20_000_000
+MAX_BYTES = 20_000_000
 """Of a file, and of what is unpacked from it; CUHK03's lists have some 2e6."""
 
 
@@ -42,9 +42,9 @@ def read_mat(content: bytes, wanted: Collection[str]) -> dict[str, np.ndarray | 
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if order is None or content[124:126] not in (b"\0\1", b"\1\0"):
         raise ValueError("it does not begin as such a file does")
-    if len(content) > MOST_BYTES:
-        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
-    variables, left = {}, MOST_BYTES
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+    variables, left = {}, MAX_BYTES
     for kind, data in _elements(content, 128, order):
         if kind == COMPRESSED:
             data = _unpack(data, left)
@@ -64,7 +64,7 @@ def _unpack(data: bytes, most: int) -> bytes:
     except zlib.error as error:
         raise ValueError(str(error)) from error
     if not unpacker.eof:
-        more = f"it holds more than {MOST_BYTES:,} bytes"
+        more = f"it holds more than {MAX_BYTES:,} bytes"
         raise ValueError(more if unpacker.unconsumed_tail else "it is cut off")
     return unpacked
 

@@ -10,7 +10,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
-MOST_BYTES = 300_000_000
+MAX_BYTES = 300_000_000
 """Of a file that is read whole: 3 bytes for each of the pixels that an image may have."""
 
 
@@ -35,8 +35,8 @@ def check_bytes(size: int) -> None:
 
     Raises: OSError.
     """
-    if size > MOST_BYTES:
-        raise OSError(f"{size:,} bytes, of which at most {MOST_BYTES:,} are read")
+    if size > MAX_BYTES:
+        raise OSError(f"{size:,} bytes, of which at most {MAX_BYTES:,} are read")
 
 
 def _open(path: str | os.PathLike) -> int:

@@ -21,13 +21,13 @@ from batnet_jax.errors import UserError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 IMAGES = ".jpg, .png, .bmp, .webp or .tif"  # the usual ones, for messages
-MOST_UNPACKED = 8_000_000_000
+MAX_UNPACKED_BYTES = 8_000_000_000
 """Bytes of a file that is taken out of a .zip, beside it on the disk; cuhk-03.mat has 2e9."""
-LONGEST_NAME = 4096
+MAX_NAME_LENGTH = 4096
 """Bytes of a path in an archive, as Linux has it."""
-MOST_FOLDERS = 100_000
+MAX_FOLDERS = 100_000
 """Below one place. Links that lead to and fro make any number of ways through a few folders."""
-MOST_NESTED = 100
+MAX_DEPTH = 100
 """Folders in folders."""
 
 
@@ -180,9 +180,9 @@ def open_tree(path: str | os.PathLike) -> FileTree:
         raise UserError(
             f"'{path}' cannot be read ({_one_line(error)}): restore or remove it"
         ) from error
-    if any(len(name) > LONGEST_NAME for name in files):
+    if any(len(name) > MAX_NAME_LENGTH for name in files):
         raise UserError(
-            f"'{path}' holds a name of more than {LONGEST_NAME:,} characters: pack it anew"
+            f"'{path}' holds a name of more than {MAX_NAME_LENGTH:,} characters: pack it anew"
         )
     # The names never become paths on disk, so one like '../x' is odd but harmless.
     files = {posixpath.normpath(name).lstrip("/"): content for name, content in files.items()}
@@ -199,10 +199,10 @@ def _walk(path: Path) -> Iterator[str]:
     above: dict[str, tuple[str, ...]] = {}  # the real paths of each folder and those it lies in
     walk = os.walk(path, followlinks=True, onerror=stop)
     for number, (folder, folders, files) in enumerate(walk):
-        if number > MOST_FOLDERS:
-            raise OSError(f"more than {MOST_FOLDERS:,} folders: do links in it lead to and fro?")
-        if folder.count(os.sep) > str(path).count(os.sep) + MOST_NESTED:
-            raise OSError(f"more than {MOST_NESTED} folders, one in another")
+        if number > MAX_FOLDERS:
+            raise OSError(f"more than {MAX_FOLDERS:,} folders: do links in it lead to and fro?")
+        if folder.count(os.sep) > str(path).count(os.sep) + MAX_DEPTH:
+            raise OSError(f"more than {MAX_DEPTH} folders, one in another")
         real, parents = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
         above[folder] = (*parents, real)
         folders[:] = [] if real in parents else [name for name in folders if not is_hidden(name)]
@@ -235,9 +235,9 @@ def _zip_files(path: Path) -> dict[str, _Content]:
         return archive.read(info)
 
     def unpack(info: zipfile.ZipInfo) -> BinaryIO:
-        if info.file_size > MOST_UNPACKED:
+        if info.file_size > MAX_UNPACKED_BYTES:
             raise OSError(
-                f"{info.file_size:,} bytes, of which at most {MOST_UNPACKED:,} are unpacked"
+                f"{info.file_size:,} bytes, of which at most {MAX_UNPACKED_BYTES:,} are unpacked"
             )
         with archive.open(info) as packed, tempfile.TemporaryFile() as file:
             shutil.copyfileobj(packed, file, 1 << 20)

@@ -13,7 +13,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-SPARE = 10**9
+FREE_BYTES = 10**9
 """Bytes of the disk that a cache leaves free, for checkpoints."""
 
 
@@ -179,8 +179,8 @@ def _open_file(path: Path, nbytes: int) -> FileIO:
         whole = path.exists() and path.stat().st_size == nbytes
         need = nbytes - (path.stat().st_blocks * 512 if whole else 0)
         free = shutil.disk_usage(path.parent).free
-        if free < need + SPARE:
-            gb = f"{(need + SPARE) / 1e9:.1f} GB to be free, {free / 1e9:.1f} GB are"
+        if free < need + FREE_BYTES:
+            gb = f"{(need + FREE_BYTES) / 1e9:.1f} GB to be free, {free / 1e9:.1f} GB are"
             raise OSError(errno.ENOSPC, f"it wants {gb}")
         if not whole:
             # A new file in its place: another process may still use the old one.

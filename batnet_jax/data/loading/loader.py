@@ -16,10 +16,10 @@ from batnet_jax.data.files.image_headers import read_pixels
 from batnet_jax.data.loading.cache import open_cache
 from batnet_jax.errors import RunFailure, UserError
 
-PATIENCE = 5.0
+QUEUE_TIMEOUT = 5.0
 """Seconds after which a consumer looks whether the loading thread still lives."""
 
-_FAULTS_AT_ONCE = 1024
+_CHECKED_AT_ONCE = 1024
 
 
 class EncodedImages(Protocol):
@@ -67,11 +67,11 @@ def decode(
     cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     if out is None:
         out = np.empty((height, width, 3), np.uint8)
-    fit(image, out)
+    resize_into(image, out)
     return out
 
 
-def fit(image: np.ndarray, out: np.ndarray) -> None:
+def resize_into(image: np.ndarray, out: np.ndarray) -> None:
     """Resizes an image bilinearly to the size of `out`; both [height, width, 3] uint8."""
     if image.shape == out.shape:
         np.copyto(out, image)
@@ -145,18 +145,20 @@ class ImageStore:
             images[:] = images[first[which]]
         return images
 
-    def faults(self) -> Iterator[UserError | None]:
+    def errors(self) -> Iterator[UserError | None]:
         """For each image what is wrong with it, None if it can be read; decodes all of them."""
 
-        def fault(i: int) -> UserError | None:
+        def error_of(i: int) -> UserError | None:
             try:
                 self._load(i, np.empty((*self._image_size, 3), np.uint8))
             except UserError as error:
                 return error
             return None
 
-        for start in range(0, len(self), _FAULTS_AT_ONCE):  # `map` would take all at once
-            yield from self._pool.map(fault, range(start, min(start + _FAULTS_AT_ONCE, len(self))))
+        for start in range(0, len(self), _CHECKED_AT_ONCE):  # `map` would take all at once
+            yield from self._pool.map(
+                error_of, range(start, min(start + _CHECKED_AT_ONCE, len(self)))
+            )
 
     def close(self) -> None:
         """Ends the decoding threads; the store is of no use afterwards."""
@@ -233,7 +235,7 @@ class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):
         while True:
             alive = self._thread.is_alive()
             try:
-                return self._queue.get(timeout=PATIENCE)
+                return self._queue.get(timeout=QUEUE_TIMEOUT)
             except queue.Empty:
                 if not alive:
                     raise RunFailure(

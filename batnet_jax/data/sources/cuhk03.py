@@ -28,10 +28,10 @@ import tensorflow_datasets as tfds
 
 from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
 from batnet_jax.data.checks import Count
-from batnet_jax.data.files.find_dataset import choose_layout, find_layouts
+from batnet_jax.data.files.find_dataset import choose_tree, find_trees
 from batnet_jax.data.files.tree import FileTree, open_tree
 from batnet_jax.data.sources.cuhk03_mat import NAME, MatImages, Release, read_protocol
-from batnet_jax.data.sources.market import MARKERS, market_sources, source_of
+from batnet_jax.data.sources.market import MARKERS, make_source, market_sources
 from batnet_jax.errors import ArgumentError, UserError
 
 BOXES = {"labeled": "boxes drawn by hand", "detected": "boxes of a pedestrian detector"}
@@ -59,7 +59,7 @@ class Cuhk03(ReIDBuilder):
     ]
     TITLE = "CUHK03"
     WANTED = f"cuhk03-np/ with labeled/ and detected/, or cuhk03_release/{RELEASE}"
-    WORD = "cuhk"
+    FOLDER_WORD = "cuhk"
 
     @classmethod
     def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
@@ -90,9 +90,9 @@ class Cuhk03(ReIDBuilder):
                 else tree.below(f"images_{boxes}")
             )
             _check_present(splits, images)
-        return {split: source_of(photos, images) for split, photos in splits.items()}
+        return {split: make_source(photos, images) for split, photos in splits.items()}
 
-    def published(self) -> Mapping[str, Count]:
+    def published_counts(self) -> Mapping[str, Count]:
         """The counts of the new protocol's lists; nobody tells those of the classic splits."""
         train, gallery = {"labeled": (7_368, 5_328), "detected": (7_365, 5_332)}.get(
             self.variant, (0, 0)
@@ -119,7 +119,7 @@ class Cuhk03(ReIDBuilder):
             return tree, min(below, key=lambda path: (path.count("/"), path))
         above = Path(self.manual_path).absolute().parent
         try:
-            trees = find_layouts(self.manual_path, (name,))
+            trees = find_trees(self.manual_path, (name,))
         except UserError:  # about an archive that may be none of ours
             trees = []
         if not trees and (above / name).is_file():
@@ -129,7 +129,7 @@ class Cuhk03(ReIDBuilder):
                 f"'{name}' is missing, which lists the splits of the images in '{tree.location}': "
                 "put it beside these (it is in github.com/zhunzhong07/person-re-ranking)"
             )
-        return choose_layout(trees, self.WORD), name
+        return choose_tree(trees, self.FOLDER_WORD), name
 
     def _find_form(self, boxes: str, forms: tuple[str, ...]) -> tuple[str, FileTree]:
         """The first of `forms` that is there, and the tree that has it at its top."""
@@ -142,12 +142,12 @@ class Cuhk03(ReIDBuilder):
             *(posixpath.join(folder, RELEASE) for folder in RELEASE_FOLDERS),
             *(f"images_{name}" for name in BOXES),
         )
-        found = [_forms(tree, boxes) for tree in find_layouts(manual, markers)]
+        found = [_forms(tree, boxes) for tree in find_trees(manual, markers)]
         for form in forms:
             # In an archive, one release is found by two of the markers.
             trees = {parts[form].location: parts[form] for parts in found if form in parts}
             if trees:
-                return form, choose_layout(list(trees.values()), self.WORD)
+                return form, choose_tree(list(trees.values()), self.FOLDER_WORD)
         return "", self.find(manual, markers, self._other_form)  # raises: each tree has a problem
 
     def _other_form(self, tree: FileTree) -> str:

@@ -24,7 +24,7 @@ import numpy as np
 
 from batnet_jax.data.builder import Photo
 from batnet_jax.data.files.matlab_v5 import read_mat
-from batnet_jax.data.files.safe_open import MOST_BYTES
+from batnet_jax.data.files.safe_open import MAX_BYTES
 from batnet_jax.data.files.tree import FileTree
 from batnet_jax.errors import UserError
 
@@ -32,9 +32,9 @@ NAME = re.compile(r"([1-9])_([0-9]{3,6})_([12])_([0-9]{2})\.png")
 IMAGES = 10
 """Places for images of a person; the first half is of the first view."""
 LISTS = {"train": "train_idx", "query": "query_idx", "gallery": "gallery_idx"}
-LIMIT = 10**9  # of pids
+MAX_PID = 10**9  # of pids
 MAX_SIDE = 10_000
-MOST_PAIRS, MOST_PEOPLE = 9, 999_999  # that a name has room for
+MAX_PAIRS, MAX_PEOPLE = 9, 999_999  # that a name has room for
 PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 
 
@@ -102,7 +102,7 @@ class Release:
                 "file"
             )
         size, chunk = dataset.size or 0, math.prod(dataset.chunks or ())
-        if max(size, chunk) * dataset.dtype.itemsize > MOST_BYTES:
+        if max(size, chunk) * dataset.dtype.itemsize > MAX_BYTES:
             raise UserError(f"'{self.location}': '{place}' is of an absurd size: restore the file")
         return np.asarray(dataset[()])
 
@@ -160,10 +160,10 @@ class MatImages(FileTree):
                         f"'{release.location}': '{boxes}' of camera pair {pair + 1} is not "
                         f"persons x {IMAGES}: restore the file"
                     )
-                if pair >= MOST_PAIRS or table.shape[1] > MOST_PEOPLE:
+                if pair >= MAX_PAIRS or table.shape[1] > MAX_PEOPLE:
                     raise UserError(
-                        f"'{release.location}': '{boxes}' has more than {MOST_PAIRS} pairs of "
-                        f"cameras, or one of more than {MOST_PEOPLE:,} persons: restore the file"
+                        f"'{release.location}': '{boxes}' has more than {MAX_PAIRS} pairs of "
+                        f"cameras, or one of more than {MAX_PEOPLE:,} persons: restore the file"
                     )
                 self.people.append(table.shape[1])
                 for image, person in np.ndindex(*table.shape):
@@ -208,7 +208,7 @@ def read_protocol(tree: FileTree, name: str) -> dict[str, list[Photo]]:
     location = f"{tree.location}/{name}"
     variables = _load(tree.read(name), location)
     filenames = _names(variables["filelist"], location)
-    pids = _numbers(variables["labels"], "labels", len(filenames), LIMIT, location)
+    pids = _numbers(variables["labels"], "labels", len(filenames), MAX_PID, location)
     cameras = _numbers(variables["camId"], "camId", len(filenames), 2, location)
     photos = list(map(Photo, filenames, pids, cameras))
     for photo in photos:

@@ -25,9 +25,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from batnet_jax.data.builder import UNKNOWN_CAMERA, Photo, ReIDBuilder, SplitSource
-from batnet_jax.data.files.find_dataset import entries
+from batnet_jax.data.files.find_dataset import list_candidates
 from batnet_jax.data.files.tree import IMAGE_SUFFIXES, IMAGES, FileTree, open_tree
-from batnet_jax.data.sources.market import FOLDERS, JUNK, MARKERS, source_of
+from batnet_jax.data.sources.market import FOLDERS, JUNK, MARKERS, make_source
 from batnet_jax.data.splits import query_and_gallery
 from batnet_jax.errors import UserError
 
@@ -39,7 +39,7 @@ LAYOUTS: tuple[Mapping[str, str], ...] = (
 ALL_MARKERS = tuple(dict.fromkeys((*MARKERS, "gallery", "train", "test")))
 TEST_SHARE = 0.25
 """Of the identities, if there are only their sub-folders."""
-DEEPEST = 20
+MAX_DEPTH = 20
 """Folders, one in another, that are looked through for those of identities."""
 PID = re.compile(r"(-1|[0-9]{1,9})(?=[_.])")
 CAMERA = re.compile(r"(?:^|_)c([0-9]{1,9})(?![0-9])", re.IGNORECASE)
@@ -99,7 +99,7 @@ class Folder(ReIDBuilder):
                 raise UserError(
                     f"'{parts[split].location}' is missing or holds no images but junk: add some"
                 )
-            sources[split] = source_of(photos, parts[split], junk=junk.get(split, 0))
+            sources[split] = make_source(photos, parts[split], junk=junk.get(split, 0))
         if "test" in sources:
             sources = {"train": sources["train"], **_divide(sources["test"], parts["test"])}
         self._warn(_doubts(sources))
@@ -137,9 +137,9 @@ def _find_flat(path: Path) -> FileTree | None:
     A folder is looked into only as far as needed, as `path` may be the top of a disk.
     """
     if path.is_dir():
-        for _ in range(DEEPEST):
-            folders = [p for p in entries(path) if p.is_dir()]
-            near = (*folders, *itertools.chain(*map(entries, folders)))
+        for _ in range(MAX_DEPTH):
+            folders = [p for p in list_candidates(path) if p.is_dir()]
+            near = (*folders, *itertools.chain(*map(list_candidates, folders)))
             if any(p.name in ALL_MARKERS for p in near):
                 return None
             if sum(_has_image(p) for p in folders) > 1:
@@ -246,7 +246,7 @@ def _divide(test: SplitSource, tree: FileTree) -> dict[str, SplitSource]:
             "cameras are named): add some"
         )
     return {
-        split: source_of([photos[i] for i in chosen], tree)
+        split: make_source([photos[i] for i in chosen], tree)
         for split, chosen in zip(("query", "gallery"), rows, strict=True)
     }
 

@@ -39,12 +39,12 @@ class Market1501(ReIDBuilder):
 
     TITLE = "Market-1501"
     WANTED = "Market-1501-v15.09.15/"
-    WORD = "market"
-    DISTRACTOR = 0
+    FOLDER_WORD = "market"
+    DISTRACTOR_PID = 0
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
-        tree = self.find(self.manual_path, MARKERS, self.of_another)
+        tree = self.find(self.manual_path, MARKERS, self.other_dataset)
         sources = market_sources(tree)
         boxes = tree.below(MULTI_QUERY)
         if boxes.images():
@@ -52,16 +52,16 @@ class Market1501(ReIDBuilder):
             photos = [parse_name(name, boxes.location) for name in boxes.images()]
             photos = [photo for photo in photos if (photo.pid, photo.camera) in shown]
             if photos:
-                sources["multi_query"] = source_of(photos, boxes)
+                sources["multi_query"] = make_source(photos, boxes)
         for folder in DISTRACTORS:
             crowd = tree.below(folder)
             if crowd.images():
                 photos = [_distractor(name) for name in crowd.images()]
-                sources["distractors"] = source_of(photos, crowd)
+                sources["distractors"] = make_source(photos, crowd)
                 break
         return sources
 
-    def published(self) -> Mapping[str, Count]:
+    def published_counts(self) -> Mapping[str, Count]:
         """The counts of the data set's own page, and of its lists."""
         return {
             "train": Count(12_936, 751, 6),
@@ -70,9 +70,9 @@ class Market1501(ReIDBuilder):
         }
 
     @classmethod
-    def of_another(cls, tree: FileTree) -> str:
+    def other_dataset(cls, tree: FileTree) -> str:
         """Says that a tree's names are those of another public data set, "" if not."""
-        return of_another(tree, cls.TITLE)
+        return other_dataset(tree, cls.TITLE)
 
 
 class DukemtmcReid(ReIDBuilder):
@@ -83,15 +83,15 @@ class DukemtmcReid(ReIDBuilder):
 
     TITLE = "DukeMTMC-reID"
     WANTED = "DukeMTMC-reID/"
-    WORD = "duke"
+    FOLDER_WORD = "duke"
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
         return market_sources(
-            self.find(self.manual_path, MARKERS, lambda tree: of_another(tree, self.TITLE))
+            self.find(self.manual_path, MARKERS, lambda tree: other_dataset(tree, self.TITLE))
         )
 
-    def published(self) -> Mapping[str, Count]:
+    def published_counts(self) -> Mapping[str, Count]:
         """The counts of Zheng et al. (ICCV 2017), who cut the data set out of DukeMTMC."""
         return {
             "train": Count(16_522, 702, 8),
@@ -100,7 +100,7 @@ class DukemtmcReid(ReIDBuilder):
         }
 
 
-def of_another(tree: FileTree, title: str) -> str:
+def other_dataset(tree: FileTree, title: str) -> str:
     """Says that a tree's names are in the style of another than `title`, "" if they are not."""
     names = [name for folder in ("query", *MARKERS) for name in tree.below(folder).images()[:20]]
     for other, style in STYLES.items():
@@ -129,10 +129,10 @@ def _source(tree: FileTree, pattern: re.Pattern[str]) -> SplitSource:
             f"'{tree.location}' is missing or holds no images: Market's layout is "
             f"{', '.join(MARKERS)}, each with {IMAGES} files"
         )
-    return source_of(photos, tree, junk=len(found) - len(photos))
+    return make_source(photos, tree, junk=len(found) - len(photos))
 
 
-def source_of(photos: list[Photo], tree: FileTree, *, junk: int = 0) -> SplitSource:
+def make_source(photos: list[Photo], tree: FileTree, *, junk: int = 0) -> SplitSource:
     """A split of photos that lie in one tree under their names."""
     return SplitSource(photos, map(tree.read, [photo.filename for photo in photos]), junk)
 

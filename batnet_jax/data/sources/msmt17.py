@@ -14,9 +14,9 @@ import tensorflow_datasets as tfds
 
 from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
 from batnet_jax.data.checks import Count
-from batnet_jax.data.files.find_dataset import find_layouts
+from batnet_jax.data.files.find_dataset import find_trees
 from batnet_jax.data.files.tree import FileTree
-from batnet_jax.data.sources.market import source_of
+from batnet_jax.data.sources.market import make_source
 from batnet_jax.errors import UserError
 
 FOLDERS = {"v1": ("train", "test"), "v2": ("mask_train_v2", "mask_test_v2")}
@@ -26,7 +26,7 @@ LISTS = {
     "query": ("list_query.txt",),
     "gallery": ("list_gallery.txt",),
 }
-LIMIT = 10**9  # of pids and cameras
+MAX_LABEL = 10**9  # of pids and cameras
 MARKERS = tuple(dict.fromkeys(name for names in LISTS.values() for name in names))
 
 
@@ -39,33 +39,31 @@ class Msmt17(ReIDBuilder):
     ]
     TITLE = "MSMT17"
     WANTED = "MSMT17_V1/ (variant v1) or MSMT17_V2/ (variant v2)"
-    WORD = "msmt"
+    FOLDER_WORD = "msmt"
     DETECTS_VARIANT = True
 
     @classmethod
     def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
         """See the base class; where no variant is named, the one that `manual_dir` holds."""
-        held = (
-            {version_of(tree) for tree in find_layouts(manual_dir, MARKERS)} if not variant else ()
-        )
+        held = {version_of(tree) for tree in find_trees(manual_dir, MARKERS)} if not variant else ()
         return super().choose_config("v2" if held == {"v2"} else variant, manual_dir)
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
-        tree = self.find(self.manual_path, MARKERS, self.of_another_version)
+        tree = self.find(self.manual_path, MARKERS, self.other_version)
         train, test = FOLDERS[self.variant]
         learnt, tested = tree.below(train), tree.below(test)  # each is walked once
         images = {"train": learnt, "val": learnt, "query": tested, "gallery": tested}
         return {split: _source(tree, LISTS[split], images[split]) for split in LISTS}
 
-    def of_another_version(self, tree: FileTree) -> str:
+    def other_version(self, tree: FileTree) -> str:
         """Says that a tree is of the other version, "" if not."""
         version = version_of(tree)
         if version == self.variant:
             return ""
         return f"'{tree.location}' is MSMT17_{version.upper()}: choose variant {version}"
 
-    def published(self) -> Mapping[str, Count]:
+    def published_counts(self) -> Mapping[str, Count]:
         """The counts of its lists; the paper's Table 1 has the same."""
         return {
             "train": Count(32_621, 1_041, 15),
@@ -103,14 +101,14 @@ def _source(tree: FileTree, lists: tuple[str, ...], images: FileTree) -> SplitSo
             photos[photo.filename] = photo
     if not photos:
         raise UserError(f"'{tree.location}': {' and '.join(lists)} list nothing: restore them")
-    return source_of(sorted(photos.values()), images)
+    return make_source(sorted(photos.values()), images)
 
 
 def _parse_line(line: str, place: str) -> Photo:
     try:
         name, pid = line.rsplit(maxsplit=1)
         photo = Photo(name, int(pid), int(posixpath.basename(name).split("_")[2]))
-        if not 0 <= photo.pid < LIMIT or not 0 <= photo.camera < LIMIT:
+        if not 0 <= photo.pid < MAX_LABEL or not 0 <= photo.camera < MAX_LABEL:
             raise ValueError
         return photo
     except (ValueError, IndexError):

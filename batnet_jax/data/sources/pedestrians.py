@@ -32,7 +32,7 @@ class Pedestrians(ReIDBuilder):
     ]
     VERSION = tfds.core.Version("1.0.0")
     TITLE = "drawn pedestrians"
-    DISTRACTOR = 0
+    DISTRACTOR_PID = 0
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class; `manual_path` is not looked at."""
@@ -65,7 +65,7 @@ def draw_all(shots: list[Shot], size: Size, workers: int) -> Iterator[bytes]:
     if workers < 2:
         yield from (_draw(shot, size) for shot in shots)
         return
-    command = [sys.executable, "-c", f"from {__name__} import work; work()"]
+    command = [sys.executable, "-c", f"from {__name__} import run_worker; run_worker()"]
     path = [str(Path(batnet_jax.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
     with contextlib.ExitStack() as stack:
@@ -85,7 +85,7 @@ def draw_all(shots: list[Shot], size: Size, workers: int) -> Iterator[bytes]:
             yield _receive(pipes[i % workers])
 
 
-def work() -> None:
+def run_worker() -> None:
     """Is a worker of `draw_all`: reads the shots from stdin, writes the images to stdout."""
     size, shots = json.load(sys.stdin)
     try:

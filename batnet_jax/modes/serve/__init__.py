@@ -1,6 +1,7 @@
-"""The mode `serve`: a page where an image is dropped and the gallery's like it are shown.
+"""The mode `serve`: a web page that shows the gallery images most similar to a dropped image.
 
-`app` answers requests; `page.html`, `page.css` and `page.js` are what the browser gets.
+app: answers requests.
+page.html, page.css, page.js: the page in the browser.
 """
 
 import ipaddress
@@ -18,35 +19,35 @@ from batnet_jax.runtime.preemption import Terminated
 
 __all__ = ["run_serve"]
 
-WAITING = 32
-"""Requests at once; further ones are told to come later."""
+MAX_REQUESTS = 32
+"""Requests at a time; the server answers more with status 503."""
 
 
 def run_serve(
     config: ml_collections.ConfigDict, workdir: Path, *, gallery: Path, host: str, port: int
 ) -> None:
-    """Serves the page until it is stopped (Ctrl-C, or SIGTERM).
+    """Serve the page until Ctrl-C or SIGTERM.
 
     Args:
       config: see `model.load_with_config`.
       workdir: a workdir or a checkpoint.
       gallery: see `Searcher`.
       host: the address to listen at.
-      port: 0 = any that is free.
+      port: 0 = any free port.
 
-    Raises: UserError if the extra is not installed, the address cannot be had, or the model or the
-      gallery is missing.
+    Raises: UserError if the packages of the extra `serve` are not installed, the address is not
+      available, or the model or the gallery is missing.
     """
     uvicorn = import_uvicorn()
     from batnet_jax.modes.serve.app import make_app
 
-    with listen(host, port) as listener:  # before the work
+    with listen(host, port) as listener:  # fails before the slow steps
         searcher = Searcher(config, workdir, gallery, batch=1)
-        searcher.search(np.zeros((1, 8, 8, 3), np.uint8), 1)  # compiles
+        searcher.search(np.zeros((1, 8, 8, 3), np.uint8), 1)  # compiles the network
         local = is_local(host)
         if not local:
             print(
-                f"warning: --host={host} lets everybody who reaches this machine search the"
+                f"warning: --host={host} lets everybody who can reach this machine search the"
                 " gallery and see its images; there is no password",
                 file=sys.stderr,
             )
@@ -58,10 +59,10 @@ def run_serve(
         )
         settings = uvicorn.Config(
             make_app(searcher, local=local),
-            log_config=None,  # uvicorn's own would close the handlers that are there
+            log_config=None,  # uvicorn's default would close the existing log handlers
             log_level="warning",
             server_header=False,
-            limit_concurrency=WAITING,
+            limit_concurrency=MAX_REQUESTS,
         )
         try:
             uvicorn.Server(settings).run(sockets=[listener])
@@ -70,9 +71,9 @@ def run_serve(
 
 
 def import_uvicorn() -> Any:
-    """The server.
+    """Import the web server.
 
-    Raises: UserError if it or the framework is not installed.
+    Raises: UserError if the server or its framework is not installed.
     """
     try:
         import starlette  # noqa: F401
@@ -86,9 +87,9 @@ def import_uvicorn() -> Any:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens.
+    """Open a listening socket.
 
-    Raises: UserError if there is no such address, or the port is taken.
+    Raises: UserError if the address does not exist or the port is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
@@ -101,8 +102,8 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether only this machine can reach an address."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # another name
+    except ValueError:  # a host name
         return False

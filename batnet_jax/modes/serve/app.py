@@ -1,7 +1,7 @@
-"""The answers of `--mode=serve`.
+"""The web application of the mode `serve`.
 
-Nothing that is sent is written to the disk. Gallery images are asked for by their number, so no
-request can name a file. Answers are for this page alone: no other site may read or frame them.
+Uploads are never written to the disk. Requests ask for gallery images by number, so no request can
+name a file. Headers keep other sites from reading or framing the answers.
 """
 
 import io
@@ -25,18 +25,18 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from batnet_jax.data.files.image_headers import is_cut_off, read_pixels
-from batnet_jax.data.loading.images import ImageFiles
 from batnet_jax.data.loading.loader import decode
+from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.search import hits
 
-MOST_BYTES = 10 * 2**20
-MOST_PIXELS = 50_000_000
-MOST_HITS = 100
+MAX_BYTES = 10 * 2**20
+MAX_PIXELS = 50_000_000
+MAX_HITS = 100
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 THUMBNAIL = (256, 192)
-"""Height and width into which a gallery image is fitted, in pixels."""
+"""Largest height and width of a gallery image on the page, in pixels."""
 LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
 
 HEADERS = {
@@ -53,22 +53,22 @@ PAGES |= {"/page.js": ("page.js", "text/javascript")}
 
 
 def make_app(searcher: Searcher, *, local: bool) -> Starlette:
-    """The application: the page, `POST /search` and `GET /gallery/<number>`.
+    """Make the application: the page, `POST /search` and `GET /gallery/<number>`.
 
     Args:
       searcher: the model and the gallery.
-      local: answer only to this machine's names, so that no web site can reach the page under a
-        name of its own.
+      local: answer only requests to local host names, so that a web site cannot reach the
+        application through a domain of its own (DNS rebinding).
     """
     folder = Path(__file__).parent
     routes = [
-        Route(path, _fixed((folder / name).read_text(encoding="utf-8"), kind))
-        for path, (name, kind) in PAGES.items()
+        Route(path, _constant((folder / name).read_text(encoding="utf-8"), media_type))
+        for path, (name, media_type) in PAGES.items()
     ]
-    desk = _Desk(searcher)
+    endpoints = _SearchEndpoints(searcher)
     routes += [
-        Route("/search", desk.search, methods=["POST"]),
-        Route("/gallery/{number:int}", desk.picture),
+        Route("/search", endpoints.search, methods=["POST"]),
+        Route("/gallery/{number:int}", endpoints.gallery_image),
     ]
     names = LOCAL_NAMES if local else ["*"]
     return Starlette(
@@ -78,15 +78,18 @@ def make_app(searcher: Searcher, *, local: bool) -> Starlette:
     )
 
 
-def _fixed(text: str, kind: str) -> Any:
+def _constant(text: str, media_type: str) -> Any:
+    """Return an endpoint that always answers with one text."""
+
     async def answer(request: Request) -> Response:
         del request
-        return Response(text, media_type=kind, headers=HEADERS)
+        return Response(text, media_type=media_type, headers=HEADERS)
 
     return answer
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
+    """Answer an HTTPException with its detail as JSON."""
     del request
     assert isinstance(error, HTTPException)
     return JSONResponse(
@@ -94,8 +97,8 @@ async def _refuse(request: Request, error: Exception) -> Response:
     )
 
 
-class _Desk:
-    """Answers what needs the model or the gallery; one search at a time."""
+class _SearchEndpoints:
+    """The endpoints that need the model or the gallery; one search runs at a time."""
 
     def __init__(self, searcher: Searcher):
         self._searcher = searcher
@@ -103,16 +106,16 @@ class _Desk:
         paths = searcher.gallery.paths or []
         folders = {os.path.dirname(path) for path in paths}
         mixed = len({os.path.isabs(folder) for folder in folders}) != 1
-        above = "" if mixed else os.path.commonpath(folders)
-        self._above = os.path.join(above, "")  # what all paths share
+        common = "" if mixed else os.path.commonpath(folders)
+        self._common_folder = os.path.join(common, "")
 
     async def search(self, request: Request) -> Response:
-        """The ranked list of the image in the request's body, JSON."""
-        top = _number(request.query_params.get("top", "10"))
+        """Answer with the ranked list, as JSON, of the image in the request's body."""
+        top = _parse_top(request.query_params.get("top", "10"))
         if not request.headers.get("content-type", "").startswith("image/"):
-            # Other sites' forms cannot send such a type without being asked for leave.
+            # A form of another site cannot send an image type without a CORS preflight request.
             raise HTTPException(415, f"send an image: {', '.join(FORMATS)}")
-        content = await _read(request)
+        content = await _read_body(request)
         return JSONResponse(await run_in_threadpool(self._find, content, top), headers=HEADERS)
 
     def _find(self, content: bytes, top: int) -> dict[str, Any]:
@@ -124,23 +127,24 @@ class _Desk:
             raise HTTPException(422, str(error)) from error
         with self._busy:
             indices, scores = self._searcher.search(image[None], top)
-        found = hits(self._searcher, indices[0], scores[0])
-        for hit in found:
-            hit["path"] = hit["path"].removeprefix(self._above)
+        ranked = hits(self._searcher, indices[0], scores[0])
+        for hit in ranked:
+            hit["path"] = hit["path"].removeprefix(self._common_folder)
         total = len(self._searcher.gallery.features)
-        return {"hits": found, "gallery": total, "seconds": time.perf_counter() - start}
+        return {"hits": ranked, "gallery": total, "seconds": time.perf_counter() - start}
 
-    def picture(self, request: Request) -> Response:
-        """A gallery image, made small, JPEG."""
+    def gallery_image(self, request: Request) -> Response:
+        """Answer with a gallery image, shrunk to `THUMBNAIL`, as JPEG."""
         number, paths = request.path_params["number"], self._searcher.gallery.paths
         if paths is None or number >= len(paths):
             raise HTTPException(404, "there is no such gallery image")
-        lost = "the image is no longer where it was embedded from"
         try:
             image = read_pixels(ImageFiles([paths[number]]).encoded(0))
         except UserError as error:
-            raise HTTPException(404, lost) from error
-        scale = min(1.0, *(most / size for most, size in zip(THUMBNAIL, image.shape, strict=False)))
+            raise HTTPException(404, "the image file has been moved or deleted") from error
+        scale = min(
+            1.0, *(limit / size for limit, size in zip(THUMBNAIL, image.shape, strict=False))
+        )
         if scale < 1:
             size = [max(1, round(scale * length)) for length in image.shape[1::-1]]
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -148,39 +152,39 @@ class _Desk:
         return Response(np.asarray(encoded).tobytes(), media_type="image/jpeg", headers=HEADERS)
 
 
-def _number(given: str) -> int:
-    if not given.isdecimal() or not 1 <= int(given) <= MOST_HITS:
-        raise HTTPException(400, f"top={given[:20]}: must be 1 to {MOST_HITS}")
-    return int(given)
+def _parse_top(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value) <= MAX_HITS:
+        raise HTTPException(400, f"top={value[:20]}: must be 1 to {MAX_HITS}")
+    return int(value)
 
 
-async def _read(request: Request) -> bytes:
-    """The body; it is no longer read once it is too long."""
+async def _read_body(request: Request) -> bytes:
+    """Read the body of a request; stop as soon as it is too long."""
     content = bytearray()
     async for part in request.stream():
         content += part
-        if len(content) > MOST_BYTES:
-            raise HTTPException(413, f"the file is too large: at most {MOST_BYTES >> 20} MB")
+        if len(content) > MAX_BYTES:
+            raise HTTPException(413, f"the file is too large: at most {MAX_BYTES >> 20} MB")
     return bytes(content)
 
 
 def check_upload(content: bytes) -> None:
-    """Looks at an image's beginning only, before anything is made of it.
+    """Check the header of an uploaded image before the image is decoded.
 
-    Raises: HTTPException if it is of another format, too large or cut off.
+    Raises: HTTPException if the image has another format, is too large or is cut off.
     """
-    wanted = f"this is no image of a known kind: {', '.join(FORMATS)}"
-    large = f"the image is too large: at most {MOST_PIXELS // 10**6} megapixels"
+    unknown = f"this is not an image of a known format: {', '.join(FORMATS)}"
+    too_large = f"the image is too large: at most {MAX_PIXELS // 10**6} megapixels"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(content), formats=FORMATS) as image:
                 width, height = image.size
     except Image.DecompressionBombError as error:
-        raise HTTPException(413, large) from error
-    except Exception as error:  # Pillow raises what it likes of damaged headers
-        raise HTTPException(415, wanted) from error
-    if width * height > MOST_PIXELS:
-        raise HTTPException(413, large)
+        raise HTTPException(413, too_large) from error
+    except Exception as error:  # Pillow raises many types of errors for damaged headers
+        raise HTTPException(415, unknown) from error
+    if width * height > MAX_PIXELS:
+        raise HTTPException(413, too_large)
     if is_cut_off(content):
         raise HTTPException(422, "the image is cut off")

@@ -1,6 +1,8 @@
-"""The paper's tables: what it reports, and what comes out here.
+"""The mode `tables`: the paper's tables beside our figures.
 
-paper (the rows and the numbers) -> runs (a training run a row and seed) -> text (Markdown, JSON).
+paper: the rows and their figures in the paper.
+runs: one training run per row and seed.
+text: a table as Markdown and as JSON.
 """
 
 from batnet_jax.modes.tables.paper import TABLES, Row, Table

@@ -1,4 +1,4 @@
-"""The rows of Tables 1-7 that are the paper's own networks, with its figures in per cent.
+"""The paper's Tables 1 to 7: the rows of its own networks, with its figures in per cent.
 
 Fang et al., "Bilinear Attention Networks for Person Retrieval", ICCV 2019, sections 5.3 and 5.4.
 """
@@ -18,23 +18,23 @@ TITLES = {
     DETECTED: "CUHK03, detected",
 }
 
-# What section 4.4 sets for one data set alone; `default_config()` has the rest.
+# Settings of section 4.4 for single data sets; `default_config()` has all others.
 SETTINGS = {LABELED: {"learning_rate": 1e-3, "model.reduction": 8}}
 SETTINGS[DETECTED] = SETTINGS[LABELED]
 
 
 class Row(NamedTuple):
-    """A network of a table."""
+    """A row of a table: a network and its figures."""
 
     name: str
     overrides: dict[str, Any]
-    """Of `config.model`: what the table varies; the config says the rest."""
+    """The fields of `config.model` that the table varies."""
     paper: dict[str, tuple[float, ...]]
-    """The figures by data set, in the order of the table's metrics, in per cent."""
+    """Figures in per cent by data set, in the order of the table's metrics."""
 
 
 class Table(NamedTuple):
-    """A table; `rows` lacks other people's methods."""
+    """A table of the paper, without the methods of other authors."""
 
     title: str
     metrics: tuple[str, ...]
@@ -43,7 +43,7 @@ class Table(NamedTuple):
 
     @property
     def datasets(self) -> list[str]:
-        """Those that the paper has figures on, the main one first."""
+        """The data sets that the paper has figures for, the main one first."""
         return list(self.rows[-1].paper)
 
 
@@ -101,7 +101,7 @@ TABLES = {
         ),
     ),
     5: Table(
-        "what the Bi-attention and the parts bring",
+        "the effect of the Bi-attention and of the parts",
         SHORT,
         (
             _ablation("(i) Fa", NONE | ALONE, (80.7, 91.6), (64.5, 67.1)),
@@ -111,7 +111,7 @@ TABLES = {
         ),
     ),
     6: Table(
-        "where the Bi-attention stands",
+        "the position of the Bi-attention",
         SHORT,
         (
             _NO_ATTENTION,

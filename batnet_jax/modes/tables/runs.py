@@ -15,7 +15,7 @@ from batnet_jax.errors import NotFiniteError, UserError
 from batnet_jax.modes.tables.paper import TABLES, Row, Table
 from batnet_jax.modes.tables.text import Setting, describe, write_table
 from batnet_jax.training.loop import train
-from batnet_jax.training.run_length import plan_schedule
+from batnet_jax.training.run_length import plan_run
 from batnet_jax.training.start import check_run
 from batnet_jax.validation import validate
 from batnet_jax.weights.sources import check_agrees, open_source
@@ -59,12 +59,12 @@ def run_table(
     table = TABLES[number]
     runs = plan_runs(config, workdir, table, seeds)
     data = open_run_data(config)
-    schedule = plan_schedule(config, data.train.labels)
-    setting = Setting(number, table, describe(config, table, schedule), tuple(seeds), workdir)
-    results = {run.workdir: read_result(run, schedule.total) for run in runs}
+    length = plan_run(config, data.train.labels)
+    setting = Setting(number, table, describe(config, table, length), tuple(seeds), workdir)
+    results = {run.workdir: read_result(run, length.total) for run in runs}
     to_do = [run for run in runs if results[run.workdir] is None]
     print(
-        f"table {number}: {len(table.rows)} rows x {len(seeds)} seeds, {schedule.total} steps a "
+        f"table {number}: {len(table.rows)} rows x {len(seeds)} seeds, {length.total} steps a "
         f"run; {len(runs) - len(to_do)} of {len(runs)} runs are finished and kept"
     )
     path = write(setting, runs, results)
@@ -74,7 +74,7 @@ def run_table(
         what = f"{run.row.name}, seed {run.seed}"
         print(f"table {number}: {what}, in '{run.workdir}'", flush=True)
         try:
-            results[run.workdir] = finish(run, data, schedule.total)
+            results[run.workdir] = finish(run, data, length.total)
         except NotFiniteError as error:
             failures.append(f"{what}: {error}")
             print(failures[-1], file=sys.stderr)

@@ -14,7 +14,7 @@ from batnet_jax.config import RESUMABLE_FIELDS, default_config
 from batnet_jax.data import DATASETS
 from batnet_jax.errors import UserError
 from batnet_jax.modes.tables.paper import SETTINGS, TITLES, Table
-from batnet_jax.training.run_length import Schedule
+from batnet_jax.training.run_length import RunLength
 from batnet_jax.workdir.run_folder import flatten
 
 # Not settings of the method, or said elsewhere.
@@ -50,15 +50,15 @@ class Setting(NamedTuple):
     workdir: Path
 
 
-def describe(config: ml_collections.ConfigDict, table: Table, schedule: Schedule) -> Description:
+def describe(config: ml_collections.ConfigDict, table: Table, length: RunLength) -> Description:
     """Compares a config with the paper's setting of a table."""
     trained, tested = data_names(config)
     same = trained == [tested] and tested in table.datasets
     reference = tested if same else table.datasets[0]
     data = tested if trained == [tested] else f"trained on {', '.join(trained)}; tested on {tested}"
-    length = f"{schedule.total} steps ({schedule.total / schedule.steps_per_epoch:.3g} epochs)"
-    differences = [f"{length} instead of 300 epochs"] * (
-        schedule.total != 300 * schedule.steps_per_epoch
+    duration = f"{length.total} steps ({length.total / length.steps_per_epoch:.3g} epochs)"
+    differences = [f"{duration} instead of 300 epochs"] * (
+        length.total != 300 * length.steps_per_epoch
     )
     paper = flatten(default_config().to_dict()) | SETTINGS.get(reference, {})
     attended = [row.overrides for row in table.rows if row.overrides["attention"] != "none"]
@@ -74,7 +74,7 @@ def describe(config: ml_collections.ConfigDict, table: Table, schedule: Schedule
         differences.append(f"the weights start from '{start}'")
     else:
         differences.append("the weights start at random, not from ImageNet's")
-    return Description(data, reference, same, schedule.total, length, config.eval.ap, differences)
+    return Description(data, reference, same, length.total, duration, config.eval.ap, differences)
 
 
 def data_names(config: ml_collections.ConfigDict) -> tuple[list[str], str]:

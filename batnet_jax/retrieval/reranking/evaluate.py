@@ -3,14 +3,15 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from jaxtyping import ArrayLike
 
-from batnet_jax.retrieval import checks, metrics
-from batnet_jax.retrieval.checks import Images
-from batnet_jax.retrieval.evaluator import JUNK_PID
-from batnet_jax.retrieval.mapped_rows import read_rows
-from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
+from batnet_jax.retrieval.evaluator import Options, summarise_ranks
+from batnet_jax.retrieval.image_set import ImageSet, all_junk, check_pair
+from batnet_jax.retrieval.reranking.k_reciprocal import (
+    KReciprocal,
+    check_settings,
+    iterate_distances,
+)
 from batnet_jax.retrieval.reranking.row_ranks import ranks_of_rows
 
 
@@ -50,20 +51,42 @@ def evaluate_reranked(
     Returns: as `evaluate`.
     Raises: UserError as `evaluate`, and for settings out of range.
     """
-    checks.choice("ap", ap, checks.AP_CONVENTIONS)
-    checks.choice("metric", metric, checks.METRICS)
-    checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
-    cmc_ranks = [checks.positive_int("cmc_ranks", k) for k in cmc_ranks]
-    query = checks.images("query", query_features, query_pids, query_cameras, metric)
-    gallery = checks.images("gallery", gallery_features, gallery_pids, gallery_cameras, metric)
-    real = np.flatnonzero(gallery.pids != JUNK_PID)
-    cameras = None if gallery.cameras is None else gallery.cameras[real]
-    kept = Images(read_rows(gallery.features, real), gallery.pids[real], cameras)
-    rows = reranked_rows(
-        query.features, kept.features, settings or KReciprocal(), metric=metric, progress=progress
+    query, gallery = check_pair(
+        (query_features, query_pids, query_cameras),
+        (gallery_features, gallery_pids, gallery_cameras),
+        metric,
     )
-    ranks = ranks_of_rows(rows, query, kept, same_camera=same_camera)
-    summary = metrics.summarise(metrics.per_query(ranks, ap), ap=ap, cmc_ranks=cmc_ranks)
-    if summary is None:
-        raise checks.no_match(len(query.pids), len(real))
-    return {"num_query": len(query.pids), "num_gallery": len(real), **summary}
+    return evaluate_reranked_sets(
+        query,
+        gallery,
+        settings=settings,
+        metric=metric,
+        ap=ap,
+        same_camera=same_camera,
+        cmc_ranks=cmc_ranks,
+        progress=progress,
+    )
+
+
+def evaluate_reranked_sets(
+    query: ImageSet,
+    gallery: ImageSet,
+    *,
+    settings: KReciprocal | None = None,
+    metric: str = "cosine",
+    ap: str = "precision",
+    same_camera: str = "remove",
+    cmc_ranks: Sequence[int] = (1, 5, 10, 20),
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """`evaluate_reranked` for image sets."""
+    options = Options(metric=metric, ap=ap, same_camera=same_camera, cmc_ranks=cmc_ranks)
+    settings = check_settings(settings or KReciprocal())
+    kept = gallery.drop_junk()
+    if not len(kept):
+        raise all_junk(len(gallery))
+    rows = iterate_distances(
+        query.features, kept.features, settings, metric=metric, progress=progress
+    )
+    ranks = ranks_of_rows(rows, query.labels, kept.labels, same_camera=same_camera)
+    return summarise_ranks(ranks, query.labels, len(kept), options)

@@ -64,13 +64,12 @@ def reranked_rows(
     settings = check_settings(settings)
     query = checks.features("query_features", query_features, metric)
     gallery = checks.features("gallery_features", gallery_features, metric)
-    checks.same_dimension(query, gallery)
-    block = block_size(len(query), len(gallery)) if block is None else block
-    block = checks.positive_int("block", block)
-    features = np.concatenate([query, gallery])
-    if metric == "cosine":
-        features = unit_length(features)
-    return _rows(features, len(query), settings, block, progress)
+    checks.same_dimension(query.shape[1], gallery.shape[1])
+    if block is not None:
+        block = checks.positive_int("block", block)
+    return iterate_distances(
+        query, gallery, settings, metric=metric, block=block, progress=progress
+    )
 
 
 def check_settings(settings: KReciprocal) -> KReciprocal:
@@ -87,13 +86,21 @@ def check_settings(settings: KReciprocal) -> KReciprocal:
     return KReciprocal(k1, k2, float(weight))
 
 
-def _rows(
-    features: Float32[np.ndarray, "n d"],
-    num_query: int,
+def iterate_distances(
+    query: np.ndarray,
+    gallery: np.ndarray,
     settings: KReciprocal,
-    block: int,
-    progress: Callable[[int, int], None] | None,
+    *,
+    metric: str,
+    block: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "b g"]]]:
+    """`reranked_rows` for arguments that have been checked."""
+    num_query = len(query)
+    block = block or block_size(num_query, len(gallery))
+    features = np.concatenate([query, gallery])
+    if metric == "cosine":
+        features = unit_length(features)
     blocks = -(-num_query // block)
     before = 0
 

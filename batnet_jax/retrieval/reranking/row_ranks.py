@@ -5,14 +5,14 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from batnet_jax.retrieval.checks import Images
+from batnet_jax.retrieval.image_set import Labels, camera_views
 from batnet_jax.retrieval.metrics import Ranks
 
 
 def ranks_of_rows(
     rows: Iterable[tuple[slice, Float32[np.ndarray, "b g"]]],
-    query: Images,
-    gallery: Images,
+    query: Labels,
+    gallery: Labels,
     *,
     same_camera: str,
     progress: Callable[[int, int], None] | None = None,
@@ -22,27 +22,21 @@ def ranks_of_rows(
     Args:
       rows: (which queries, their distances to the gallery), block after block; smaller is nearer,
         equal distances are ordered by gallery index.
-      query: q images.
-      gallery: g images, none of them junk.
+      query: of q images.
+      gallery: of g images, none of them junk.
       same_camera: "remove" leaves out items of the query's identity and camera, where cameras are
         known; "keep" leaves nothing out.
       progress: called as progress(queries done, queries in all) after each block.
     """
-    nothing = np.zeros(len(gallery.pids), bool)
-    found = [np.zeros(0, np.int64)] * len(query.pids)
+    query_views, gallery_views = camera_views(query, gallery, same_camera)
+    found = [np.zeros(0, np.int64)] * len(query)
     for which, distances in rows:
         for number, row in zip(range(which.start, which.stop), distances, strict=True):
-            relevant = gallery.pids == query.pids[number]
-            removed = nothing
-            if (
-                same_camera == "remove"
-                and query.cameras is not None
-                and gallery.cameras is not None
-            ):
-                removed = relevant & (gallery.cameras == query.cameras[number])
-            found[number] = _row_ranks(row, relevant & ~removed, removed)
+            own = gallery.pids == query.pids[number]
+            same_view = gallery_views == query_views[number]
+            found[number] = _row_ranks(row, own & ~same_view, own & same_view)
         if progress is not None:
-            progress(which.stop, len(query.pids))
+            progress(which.stop, len(query))
     offsets = np.cumsum([0, *(len(ranks) for ranks in found)])
     return Ranks(np.concatenate(found), offsets)
 

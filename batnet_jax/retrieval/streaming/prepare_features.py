@@ -7,6 +7,7 @@ next to nothing.
 import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,15 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.checks import CheckedRows
-from batnet_jax.retrieval.mapped_rows import in_memory, read_rows
+from batnet_jax.retrieval.mapped_rows import in_memory, read_rows, view_rows
 from batnet_jax.retrieval.scores import near_one, row_lengths
+
+
+class CheckedRows(NamedTuple):
+    """Rows of features on a device, known to be finite and of lengths that float32 has."""
+
+    rows: Float32[Array, "n d"]
+
 
 # Gives the features of gallery items by their indices, [n, d] float32 on the host or a device, as
 # often as asked.
@@ -29,7 +36,7 @@ _SHARE = 0.25
 _PIECES, _PIECE = 16, 2**20  # an array goes to an accelerator in so many, of so many bytes or more
 
 
-def make_take(gallery: np.ndarray, metric: str) -> FeatureSource:
+def make_source(gallery: np.ndarray, metric: str) -> FeatureSource:
     """What gives rows of a gallery: an accelerator that has room for it gathers them itself.
 
     It takes the gallery while the host plans, and looks at all of it at once.
@@ -42,13 +49,36 @@ def make_take(gallery: np.ndarray, metric: str) -> FeatureSource:
     upload = pool.submit(_hold, gallery)
     pool.shutdown(wait=False)
 
-    def take(rows: np.ndarray) -> Float32[np.ndarray, "n d"] | CheckedRows:
+    def source(rows: np.ndarray) -> Float32[np.ndarray, "n d"] | CheckedRows:
         held = upload.result()
         if held is None:  # what is strange is found, and named, chunk by chunk
             return read_rows(gallery, rows)
         return CheckedRows(_gather(held, rows.astype(np.int32)))
 
-    return take
+    return source
+
+
+def check_rows(
+    given: Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows,
+    dimensions: int,
+    metric: str,
+) -> Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows:
+    """Check what a `FeatureSource` returned, except values that `ChunkPreparer` checks.
+
+    Returns: float32 rows, which are not to be written to.
+
+    Raises: UserError for rows of another shape or type.
+    """
+    if isinstance(given, CheckedRows):
+        return given
+    is_float32_matrix = given.ndim == 2 and given.dtype == np.float32
+    if isinstance(given, jax.Array) and is_float32_matrix and metric == "cosine":
+        rows = given
+    else:
+        array = checks.streamed_features("gallery_features", given, metric)
+        rows = view_rows(array, slice(None))
+    checks.same_dimension(dimensions, rows.shape[1])
+    return rows
 
 
 def _hold(gallery: Float32[np.ndarray, "g d"]) -> Float32[Array, "g d"] | None:
@@ -130,6 +160,7 @@ class ChunkPreparer:
 
         Raises: UserError for values that are not finite.
         """
+        rows = check_rows(rows, self._buffer.shape[1], self._metric)
         self.held = isinstance(rows, CheckedRows)
         if isinstance(rows, CheckedRows):
             return _unit_columns(self._fill(rows.rows), dtype=self._dtype)[0], None

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Array, Float32
+from jaxtyping import Array
 
-from batnet_jax.retrieval.checks import Labels
+from batnet_jax.retrieval.image_set import ImageSet, Labels, camera_views
+from batnet_jax.retrieval.mapped_rows import view_rows
 from batnet_jax.retrieval.metrics import Ranks
 from batnet_jax.retrieval.streaming import count
 from batnet_jax.retrieval.streaming.chunk_cache import ChunkCache
@@ -62,10 +63,9 @@ class _Tile(NamedTuple):
 
 
 def relevant_ranks(
-    query_features: Float32[np.ndarray, "q d"],
-    query: Labels,
+    query: ImageSet,
     gallery: Labels,
-    take: FeatureSource,
+    source: FeatureSource,
     *,
     same_camera: str,
     metric: str,
@@ -77,10 +77,9 @@ def relevant_ranks(
     """For every query the 1-based ranks of its relevant gallery items among the kept ones.
 
     Args:
-      query_features: [q, d] finite.
-      query: pids [q] and cameras.
-      gallery: pids [g] and cameras; none of it is junk.
-      take: see `FeatureSource`. Called with about `chunk` ascending indices at a time, while the
+      query: q images.
+      gallery: the labels of g images, none of them junk.
+      source: see `FeatureSource`. Called with about `chunk` ascending indices at a time, while the
         devices
         count those before; each item is asked for once, or more often where the chunks that must
         wait do not fit the devices.
@@ -92,20 +91,21 @@ def relevant_ranks(
       chunk: gallery items at a time, None chooses.
       progress: called as progress(gallery items seen, g) after each chunk.
     """
-    queries = make_queries(query_features, metric, dtype)  # a device works on it while this plans
-    plan = plan_tiles(query, gallery, same_camera=same_camera, block=block, chunk=chunk)
-    is_wanted = np.zeros(len(gallery.pids), bool)
+    features = view_rows(query.features, slice(None))
+    queries = make_queries(features, metric, dtype)  # a device works on it while this plans
+    plan = plan_tiles(query.labels, gallery, same_camera=same_camera, block=block, chunk=chunk)
+    is_wanted = np.zeros(len(gallery), bool)
     is_wanted[plan.relevant.items] = is_wanted[plan.removed.items] = True
     wanted, place = np.flatnonzero(is_wanted), np.cumsum(is_wanted) - 1
     lay_out = Layout(plan, place, queries, _steps(plan.rows))
-    ready = ChunkPreparer(plan.length, query_features.shape[1], metric, dtype)
-    load = functools.partial(_load, take, plan, wanted, ready)
+    ready = ChunkPreparer(plan.length, features.shape[1], metric, dtype)
+    load = functools.partial(_load, source, plan, wanted, ready)
     blocks: dict[int, Block] = {}
     seen = 0
     for number in _visit(plan, lay_out, load, blocks, lambda: ready.held):
         seen += len(plan.chunks[number])
         if progress is not None:
-            progress(seen, len(gallery.pids))
+            progress(seen, len(gallery))
     return _sorted(plan.relevant, [page for b in blocks.values() for page in b.relevant])
 
 
@@ -114,12 +114,9 @@ def plan_tiles(
 ) -> Plan:
     """The plan for this machine's devices; see `relevant_ranks`."""
     labels = _number(query.pids, gallery.pids)
-    if same_camera == "keep" or query.cameras is None or gallery.cameras is None:
-        views = np.full(len(query.pids), -1), np.zeros(len(gallery.pids), np.int32)
-    else:
-        views = _number(query.cameras, gallery.cameras)
+    views = _number(*camera_views(query, gallery, same_camera))
     usual = _TILES.get(jax.default_backend(), _LARGE_TILES)
-    share = -(-len(query.pids) // jax.device_count())
+    share = -(-len(query) // jax.device_count())
     return make_plan(
         labels[0],
         views[0],
@@ -143,10 +140,10 @@ def _number(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _load(
-    take: FeatureSource, plan: Plan, wanted: np.ndarray, ready: ChunkPreparer, number: int
+    source: FeatureSource, plan: Plan, wanted: np.ndarray, ready: ChunkPreparer, number: int
 ) -> _Chunk:
     rows = plan.chunks[number]
-    features, offset = ready(take(rows))
+    features, offset = ready(source(rows))
     columns = np.zeros(1 << len(wanted).bit_length(), np.int32)  # few lengths: few compilations
     columns[: len(wanted)] = np.searchsorted(rows, wanted)
     return _Chunk(*replicate((features, offset, columns, np.int32(len(rows)))))

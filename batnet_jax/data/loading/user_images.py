@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from batnet_jax.data.files.image_headers import is_cut_off
 from batnet_jax.data.files.safe_open import read_whole
 from batnet_jax.data.files.tree import IMAGE_SUFFIXES, open_tree
-from batnet_jax.data.loading.loader import fit
+from batnet_jax.data.loading.loader import resize_into
 from batnet_jax.errors import UserError
 
 
@@ -97,14 +97,14 @@ class ArrayStore:
         """
         images = np.empty((len(indices), *self._image_size, 3), np.uint8)
         for i, out in zip(indices.tolist(), images, strict=True):
-            fit(as_rgb(self._images[i], f"image {i}"), out)
+            resize_into(to_rgb(self._images[i], f"image {i}"), out)
         return images
 
     def close(self) -> None:
         """As `ImageStore`'s."""
 
 
-def as_rgb(image: Any, name: str) -> np.ndarray:
+def to_rgb(image: Any, name: str) -> np.ndarray:
     """An image in memory as `decode` would give its file: [h, w, 3] uint8.
 
     Grey is repeated, transparency dropped; of 16 bits the upper 8 are taken.
@@ -131,7 +131,7 @@ def as_rgb(image: Any, name: str) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def as_list(given: Any) -> tuple[list[str] | None, Sequence[Any]]:
+def paths_or_arrays(given: Any) -> tuple[list[str] | None, Sequence[Any]]:
     """What a caller may give for images: paths or arrays.
 
     Returns: (paths, []) or (None, arrays).

@@ -1,5 +1,6 @@
-"""The loop does not wait for the device, but where it writes a line of figures."""
+"""The loop waits for the device only where it writes a line of figures."""
 
+import contextlib
 from typing import Any
 
 import jax
@@ -7,18 +8,21 @@ import numpy as np
 import pytest
 
 from batnet_jax.config import default_config
-from batnet_jax.step.train_step import TrainState
+from batnet_jax.data.run_data import RunData, TrainingSet
+from batnet_jax.runtime.preemption import Sigterm
 from batnet_jax.training import loop
 from batnet_jax.training.non_finite import NonFiniteReport
-from batnet_jax.training.run_length import Schedule, batch_size
+from batnet_jax.training.profiling import StepTrace
+from batnet_jax.training.run_length import RunLength, batch_size
 from batnet_jax.training.window import Window
+from batnet_jax.workdir.checkpoints import NoManager
 
 EVERY, STEPS = 4, 10
 LABELS = np.repeat(np.arange(6), 4)
 
 
 class Pending:
-    """A scalar that is still being computed: whatever asks for its value waits, and is noted."""
+    """A scalar that is still being computed; every request for its value is noted."""
 
     def __init__(self, asked: list[str]):
         self._asked = asked
@@ -44,7 +48,7 @@ class Pending:
 
 
 class Store:
-    """Images of one pixel."""
+    """Yields images of one pixel."""
 
     def batch(self, indices):
         return np.zeros((len(indices), 1, 1, 3), np.uint8)
@@ -58,11 +62,12 @@ class Lines:
         self.steps.append(figures["step"])
 
 
-def test_nothing_asks_for_a_value_but_the_lines_of_figures(tmp_path, monkeypatch):
+def test_only_the_lines_of_figures_fetch_values(tmp_path, monkeypatch):
     asked, fetched, shown = [], [], []
     config = default_config()
     config.batch.identities = 2
     config.log.every_steps = EVERY
+    config.eval.every_epochs = config.checkpoint.every_epochs = 1  # which is a step here
 
     def step(state, batch):
         names = ("loss", "loss_ce", "loss_triplet", "lr")
@@ -72,19 +77,35 @@ def test_nothing_asks_for_a_value_but_the_lines_of_figures(tmp_path, monkeypatch
         fetched.append(len(jax.tree.leaves(tree)))
         return jax.tree.map(lambda _: np.float32(1), tree)
 
-    monkeypatch.setattr(loop, "pmap_step", lambda _: step)
-    monkeypatch.setattr(loop.devices, "replicate", lambda tree: tree)
+    class NothingSaved(loop.Run):
+        def save(self):
+            shown.append((self.step, len(fetched)))
+
+        def evaluate(self):
+            return {}
+
+    monkeypatch.setattr(loop, "open_store", lambda *_: contextlib.nullcontext(Store()))
     monkeypatch.setattr(jax, "device_get", device_get)
-    state: Any = TrainState(np.zeros((), np.int32), np.zeros((), np.int32), None, None, None)
-    schedule, journal = Schedule(3, STEPS), Lines()
-    recipe: Any = None
-    images: Any = Store()
-    window = Window(schedule, batch_size(config), NonFiniteReport(tmp_path, [], LABELS))
-    taken = loop.run_steps(config, recipe, schedule, state, images, LABELS, journal, window)
-    for number, _ in taken:
-        shown.append((number, len(fetched)))
+    length, metrics_log = RunLength(1, STEPS), Lines()
+    images: Any = None
+    run = NothingSaved(
+        config=config,
+        data=RunData(TrainingSet(images, LABELS, []), [], []),
+        length=length,
+        workdir=tmp_path,
+        metadata={},
+        model=images,
+        step_function=step,
+        state=images,
+        step=0,
+        metrics_log=metrics_log,  # type: ignore[arg-type]
+        manager=NoManager(),
+        trace=StepTrace(tmp_path, 0, enabled=False),
+        window=Window(length, batch_size(config), NonFiniteReport(tmp_path, [], LABELS)),
+    )
+    loop.take_steps(run, Sigterm())
     assert asked == []
-    assert journal.steps == [4, 8, 10]
+    assert metrics_log.steps == [4, 8, 10]
     assert fetched == [4 * EVERY, 4 * EVERY, 4 * 2]  # four figures a step, all at once
     # By step 4 nothing had been fetched before its own line, and so on.
     assert shown == [(n, n // EVERY + (n == STEPS)) for n in range(1, STEPS + 1)]

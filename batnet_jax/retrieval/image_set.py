@@ -1,0 +1,146 @@
+"""Sets of images as retrieval compares them: features, identities and cameras.
+
+A user's arrays are checked once, by `check_images` and `check_labels`. Code that receives an
+`ImageSet` or `Labels` trusts them.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from batnet_jax.errors import UserError
+from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.mapped_rows import read_rows
+
+JUNK_PID = -1
+"""The identity that data sets give to bad detections: neither right nor wrong when found."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Labels:
+    """The identities and cameras of n images."""
+
+    pids: Int64[np.ndarray, " n"]
+    cameras: Int64[np.ndarray, " n"] | None  # None: not known
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    def take(self, rows: np.ndarray) -> "Labels":
+        """Return the labels of some images."""
+        return Labels(self.pids[rows], None if self.cameras is None else self.cameras[rows])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageSet:
+    """The features, identities and cameras of the n images of a query or gallery set."""
+
+    features: np.ndarray  # [n, d] real numbers; may be a mapped file
+    pids: Int64[np.ndarray, " n"]
+    cameras: Int64[np.ndarray, " n"] | None  # None: not known
+
+    def __len__(self) -> int:
+        return len(self.pids)
+
+    @property
+    def labels(self) -> Labels:
+        """The identities and cameras."""
+        return Labels(self.pids, self.cameras)
+
+    def take(self, rows: np.ndarray) -> "ImageSet":
+        """Return some images; their features are copied, as float32."""
+        labels = self.labels.take(rows)
+        return ImageSet(read_rows(self.features, rows), labels.pids, labels.cameras)
+
+    def replace_features(self, features: np.ndarray) -> "ImageSet":
+        """Return the same images with other features."""
+        return dataclasses.replace(self, features=features)
+
+    def drop_junk(self) -> "ImageSet":
+        """Return the images whose identity is not `JUNK_PID`; their features are copied."""
+        return self.take(np.flatnonzero(self.pids != JUNK_PID))
+
+
+def check_images(
+    which: str, features: Any, pids: Any, cameras: Any, metric: str = "cosine"
+) -> ImageSet:
+    """Check a user's arrays of one set and return them as an `ImageSet`.
+
+    Args:
+      which: "query" or "gallery": messages name the arrays after it.
+      features: [n, d] finite floats, not necessarily normalised.
+      pids: [n] int.
+      cameras: [n] int, or None where they are not known.
+      metric: "cosine" or "euclidean". The latter limits the features' lengths.
+
+    Raises: UserError if an array is not as described.
+    """
+    checks.choice("metric", metric, checks.METRICS)
+    array = checks.features(f"{which}_features", features, metric)
+    labels = check_labels(which, pids, cameras, len(array))
+    return ImageSet(array, labels.pids, labels.cameras)
+
+
+def check_streamed_images(
+    which: str, features: Any, pids: Any, cameras: Any, metric: str = "cosine"
+) -> ImageSet:
+    """`check_images` without the pass over the features' values, if it can be made in chunks.
+
+    Whoever reads the features has to check their values.
+    """
+    checks.choice("metric", metric, checks.METRICS)
+    array = checks.streamed_features(f"{which}_features", features, metric)
+    labels = check_labels(which, pids, cameras, len(array))
+    return ImageSet(array, labels.pids, labels.cameras)
+
+
+def check_labels(which: str, pids: Any, cameras: Any, length: int) -> Labels:
+    """Check a user's identities and cameras of `length` images; see `check_images`."""
+    return Labels(
+        checks.ids(f"{which}_pids", pids, length),
+        None if cameras is None else checks.ids(f"{which}_cameras", cameras, length),
+    )
+
+
+def check_pair(
+    query: tuple[Any, Any, Any], gallery: tuple[Any, Any, Any], metric: str
+) -> tuple[ImageSet, ImageSet]:
+    """Check the features, pids and cameras of a query set and of a gallery to be searched.
+
+    Raises: UserError as `check_images`, and if the features differ in length.
+    """
+    sets = check_images("query", *query, metric), check_images("gallery", *gallery, metric)
+    checks.same_dimension(sets[0].features.shape[1], sets[1].features.shape[1])
+    return sets
+
+
+def camera_views(
+    query: Labels, gallery: Labels, same_camera: str
+) -> tuple[Int64[np.ndarray, " q"], Int64[np.ndarray, " g"]]:
+    """Return a number for the camera of each query and of each gallery item.
+
+    An item of a query's identity is left out of its ranking where the two numbers are equal. They
+    never are if `same_camera` is "keep" or if cameras are not known.
+    """
+    if same_camera == "keep" or query.cameras is None or gallery.cameras is None:
+        return np.full(len(query), -1), np.zeros(len(gallery), np.int64)
+    return query.cameras, gallery.cameras
+
+
+def no_match(num_query: int, num_gallery: int) -> UserError:
+    """Return the error to raise where no query has a relevant gallery item."""
+    return UserError(
+        f"none of the {num_query} queries has a match among the {num_gallery} gallery items: at"
+        " least one needs its identity seen by another camera; check the pids and cameras, or use"
+        " same_camera='keep'"
+    )
+
+
+def all_junk(num_gallery: int) -> UserError:
+    """Return the error to raise where no gallery item is left."""
+    return UserError(
+        f"all {num_gallery} gallery items are junk, by gallery_pids of {JUNK_PID} or by the mask:"
+        " give a gallery with identities"
+    )

@@ -1,27 +1,28 @@
-"""The files of configs/, wherever the package lies: in its source tree or installed."""
+"""The config files that come with the package, found by name."""
 
 from pathlib import Path
 
+import batnet_jax
+
 
 def config_folder() -> Path:
-    """The folder of the configs that come with the package."""
-    package = Path(__file__).parents[1]
+    """Return the folder of the config files, in the installed package or in the source tree."""
+    package = Path(batnet_jax.__file__).parent
     installed = package / "configs"  # setup.py puts them there in a wheel
     return installed if installed.is_dir() else package.parent / "configs"
 
 
 def config_names() -> list[str]:
-    """What can be asked for by name alone."""
+    """Return the names that `find_config` knows."""
     return sorted(path.stem for path in config_folder().glob("*.py"))
 
 
 def find_config(name: str) -> str:
-    """The path of a config: a file as it is, else the shipped one of that name.
+    """Return the path of a config file: the user's file, else the package's file of that name.
 
     Args:
-      name: a path, as `mine.py`; or of a shipped one, as `demo` or `configs/demo.py`, which an
-        installed package has wherever it is called.
-    Returns: a path; `name` itself if there is no such config.
+      name: a path like `mine.py`, or one of the package's as `demo` or `configs/demo.py`.
+    Returns: a path; `name` itself if there is no such file.
     """
     shipped = config_folder() / f"{Path(name).stem}.py"
     asked = name in (shipped.stem, f"configs/{shipped.name}")
@@ -29,7 +30,7 @@ def find_config(name: str) -> str:
 
 
 def name_configs(argv: list[str]) -> list[str]:
-    """`--config=demo` and `--config demo` with the path of the config that the package has."""
+    """Return a command line with the value of `--config` replaced by the config file's path."""
     named, before = [], ""
     for argument in argv:
         flag, equals, value = argument.partition("=")

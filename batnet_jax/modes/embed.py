@@ -1,4 +1,4 @@
-"""TODO."""
+"""The mode `embed`: write the features of images to a file."""
 
 import os
 import sys
@@ -8,34 +8,48 @@ from pathlib import Path
 
 import ml_collections
 import numpy as np
+from absl import flags
 
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.loading.user_images import ImageFiles, list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference.feature_file import write_features
 from batnet_jax.inference.model import BAR_DELAY, Model, load_with_config
+from batnet_jax.modes.flags import OUTPUT, define_path
 from batnet_jax.runtime.progress import progress_bar
 
+HELP = "Writes the features of --images=DIR|LIST to --output=F.npz; needs no --config."
+IMAGES = define_path("images", "a folder, or a list with a path a line")
+SKIP = flags.DEFINE_boolean("skip_unreadable", False, "leave out images that cannot be read")
+NEEDS = (IMAGES, OUTPUT)
+TAKES = (SKIP,)
 
-def run_embed(
-    config: ml_collections.ConfigDict, workdir: Path, images: Path, output: Path, *, skip: bool
+
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    images: Path,
+    output: Path,
+    skip_unreadable: bool,
 ) -> None:
-    """Writes the features of images to a file.
+    """Write the features of images to a file.
 
     Args:
       config: see `load_with_config`.
       workdir: a workdir or a checkpoint.
       images: see `list_files`.
       output: the .npz to write.
-      skip: leave out images that cannot be read, naming them on stderr; each is decoded twice then.
+      skip_unreadable: leave out images that cannot be read, and name them on stderr. Every image
+        is decoded twice then.
 
-    Raises: UserError if there is no such model, no image, or one that cannot be read.
+    Raises: UserError if the model or the images are missing, or an image cannot be read.
     """
     if output.suffix.lower() != ".npz":
         raise UserError(f"--output={output} does not end in .npz: features are written as .npz")
     paths = list_files(images)
     model = load_with_config(config, workdir, step=config.eval.step)
-    if skip:
+    if skip_unreadable:
         paths = readable(paths, model)
     print(f"{model}: {len(paths)} images of '{images}' go to '{output}'")
     start = time.perf_counter()
@@ -52,9 +66,9 @@ def run_embed(
 
 
 def readable(paths: list[str], model: Model) -> list[str]:
-    """Those images that can be read; the others are named on stderr.
+    """Return the paths of images that can be read, and name the others on stderr.
 
-    Raises: UserError if none is left.
+    Raises: UserError if no image can be read.
     """
     files, kept = ImageFiles(paths), []
     workers = max(model.config.data.workers, os.cpu_count() or 1)
@@ -62,9 +76,9 @@ def readable(paths: list[str], model: Model) -> list[str]:
         ImageStore(files, image_size=model.image_size, cache_gb=0.0, workers=workers) as store,
         progress_bar(len(paths), description="look", delay=BAR_DELAY) as bar,
     ):
-        for i, error in enumerate(store.errors()):
+        for path, error in zip(paths, store.errors(), strict=True):
             if error is None:
-                kept.append(paths[i])
+                kept.append(path)
             else:
                 print(f"left out: {error}", file=sys.stderr)
             bar.update()

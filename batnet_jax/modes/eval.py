@@ -1,4 +1,4 @@
-"""TODO."""
+"""The mode `eval`: evaluate a checkpoint on the config's tests."""
 
 from pathlib import Path
 
@@ -14,9 +14,12 @@ from batnet_jax.runtime.resource_errors import EVALUATION_MEMORY, as_run_failure
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import check_writable
 
+HELP = "Restores a checkpoint (config.eval.step; 0 = latest, -1 = best) and evaluates it."
+NEEDS = TAKES = ()
 
-def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Restores a checkpoint (config.eval.step; 0 = latest, -1 = best) and evaluates it."""
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Print the figures of the checkpoint `config.eval.step`, and write them to `eval/`."""
 
     def choose() -> int:
         step = checkpoints.choose_step(workdir, config.eval.step)
@@ -28,8 +31,8 @@ def run_eval(config: ml_collections.ConfigDict, workdir: Path) -> None:
     tests = processes.lead_first(lambda: open_tests(config))
     check_same_images(tests)
     if config.data.val_identities:
-        run = processes.by_lead(lambda: checkpoints.restore_metadata(workdir, step))
-        check_held_out(tests, run["identities"], workdir)
+        metadata = processes.by_lead(lambda: checkpoints.restore_metadata(workdir, step))
+        check_held_out(tests, metadata["identities"], workdir)
     with as_run_failure(workdir, lower=EVALUATION_MEMORY):
         embed = make_embed(model, variables)
         run_tests(config, tests, embed, step=step, workdir=workdir)

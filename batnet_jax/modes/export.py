@@ -1,4 +1,4 @@
-"""The mode `export`: checks what is asked for, writes the file and its card."""
+"""The mode `export`: write a checkpoint as a file for other programs, and the file's card."""
 
 import hashlib
 import os
@@ -13,20 +13,25 @@ from batnet_jax.export.model_card import Facts, model_card, read_results
 from batnet_jax.export.published import EXPORTS, export_published
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import feature_sizes
+from batnet_jax.modes.flags import OUTPUT
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 from batnet_jax.workdir import checkpoints
 
+HELP = "Writes a checkpoint to --output: .stablehlo, .onnx; .pth, .safetensors: published names."
+NEEDS = (OUTPUT,)
+TAKES = ()
 
-def run_export(config: ml_collections.ConfigDict, workdir: Path, output: Path) -> None:
-    """Writes a checkpoint as a file that runs or loads elsewhere, and `<output>.md`, its card.
+
+def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> None:
+    """Write a checkpoint as a file for other programs, and `<output>.md`, the file's card.
 
     Args:
       config: `model` and `data.image_size` describe the network, `eval.step` picks the checkpoint.
       workdir: of the run; the figures in its `eval/` go into the card.
-      output: ends in one of `FORMATS` or of `pretrained`'s `EXPORTS`.
+      output: its suffix is a key of `FORMATS` or of `EXPORTS`.
 
-    Raises: UserError if it cannot be written, or the checkpoint is missing or another network's;
-      what was at `output` is as before then.
+    Raises: UserError if the file cannot be written, or the checkpoint is missing or of another
+      network. An older file at `output` is kept then.
     """
     check_output(output)
     step = checkpoints.choose_step(workdir, config.eval.step)
@@ -58,14 +63,14 @@ def run_export(config: ml_collections.ConfigDict, workdir: Path, output: Path) -
 
 
 def card_path(output: Path) -> Path:
-    """Where the card of a file stands: beside it."""
+    """Return the path of a file's card, in the same folder."""
     return output.with_name(f"{output.name}.md")
 
 
 def check_output(output: Path) -> None:
-    """Refuses what could not be written at the end, before anything is restored.
+    """Refuse an output that could not be written at the end, before anything is restored.
 
-    Raises: UserError for another suffix, a missing package, or a place that cannot be written to.
+    Raises: UserError for an unknown suffix, a missing package, or a folder without write access.
     """
     suffixes = (*FORMATS, *EXPORTS)
     if not output.name.endswith(suffixes):

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The mode `import`: make a checkpoint of weights from a PyTorch or safetensors file."""
 
 import contextlib
 from pathlib import Path
@@ -6,34 +6,43 @@ from pathlib import Path
 import ml_collections
 
 from batnet_jax.errors import UserError
+from batnet_jax.modes.flags import OUTPUT, define_path
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.weights.convert import Report, Source, fill
 from batnet_jax.weights.names import BATNET
 from batnet_jax.weights.sources import check_agrees, open_source
 from batnet_jax.workdir import checkpoints
 
+HELP = "Makes a checkpoint in --output of PyTorch's or other weights in --source."
+SOURCE = define_path("source", "a .pth, .pth.tar or .safetensors file")
+NEEDS = (SOURCE, OUTPUT)
+TAKES = ()
+
 REPORT = "import.txt"
 
 
-def unknown_identities(count: int) -> list[list]:
-    """The identities of a checkpoint that does not say whom it was trained on."""
-    return [["imported", label, ""] for label in range(count)]
+def run(config: ml_collections.ConfigDict, workdir: Path, *, source: Path, output: Path) -> None:
+    """Make the workdir `output` of weights from a file, and print a summary."""
+    del workdir  # stands for --workdir, which `output` replaces
+    report = import_weights(config, source, output)
+    print(f"{report.summary()}\nwritten: {output / checkpoints.FOLDER / '0'}, {output / REPORT}")
 
 
-def run_import(config: ml_collections.ConfigDict, source: Path, output: Path) -> Report:
-    """Makes a checkpoint, step 0, of a PyTorch or .safetensors file.
+def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path) -> Report:
+    """Make a checkpoint of step 0 from a PyTorch or safetensors file.
 
-    A published BAT-net is taken whole, its identities being nameless. Of a backbone, the part
-    streams are copies and the rest has its initial values; its classifiers have one class.
+    A published BAT-net is imported whole, and its identities have no names. A backbone is imported
+    with copies of it as part streams. All else keeps its initial values, and the classifiers have
+    one class.
 
     Args:
       config: validated; its `model` section must describe the network.
       source: the file.
-      output: the workdir to make; `checkpoints/0` and `import.txt`, a line a tensor.
-    Returns: the report, whose summary is printed too.
+      output: the workdir to make, with `checkpoints/0` and `import.txt`, which has a line for each
+        tensor.
 
-    Raises: UserError if the file cannot be read safely or whole, or is of another network than
-      the config's, or the output cannot be written or holds a checkpoint; nothing is written then.
+    Raises: UserError if the file cannot be read safely and completely, or its network is not the
+      config's, or the output cannot be written or has a checkpoint. Nothing is written then.
     """
     if output.exists() and not output.is_dir():
         raise UserError(f"--output={output} is a file: name a folder to make")
@@ -48,22 +57,26 @@ def run_import(config: ml_collections.ConfigDict, source: Path, output: Path) ->
     state = init_state(recipe, tuple(config.data.image_size))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     filled, report = fill(variables, opened, keep_classifiers=opened.format == BATNET)
-    run = checkpoints.metadata(config, unknown_identities(classes))
+    metadata = checkpoints.metadata(config, _nameless_identities(classes))
     try:
         output.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(checkpoints.open_manager(output)) as manager:
-            checkpoints.save(manager, 0, state.replace(**filled), run)  # type: ignore[attr-defined]
+            checkpoints.save(manager, 0, state.replace(**filled), metadata)  # type: ignore[attr-defined]
         (output / REPORT).write_text(report.text())
     except OSError as error:
         raise UserError(f"cannot write to --output={output} ({error.strerror})") from error
-    print(f"{report.summary()}\nwritten: {output / checkpoints.FOLDER / '0'}, {output / REPORT}")
     return report
 
 
-def _count_classes(opened: Source) -> int:
-    """How many identities a source tells apart; 1 for a backbone.
+def _nameless_identities(count: int) -> list[list]:
+    """Return the identities for a checkpoint of an unknown training set."""
+    return [["imported", label, ""] for label in range(count)]
 
-    Raises: UserError if its classifier is none.
+
+def _count_classes(opened: Source) -> int:
+    """Return the number of a source's identities, 1 for a backbone.
+
+    Raises: UserError if the classifier's shape is not that of a matrix.
     """
     name = "classifier_global.1.weight"
     if opened.format != BATNET or name not in opened.tensors:

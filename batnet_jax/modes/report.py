@@ -24,18 +24,21 @@ from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.metrics_log import read_metrics
 from batnet_jax.workdir.run_folder import flatten
 
+HELP = "Evaluates a checkpoint; shows what it finds, where it looks and how it was trained."
+NEEDS = TAKES = ()
+
 FOLDER = "report"
 PAGE = "index.html"
 
 _RESULT_KEYS = {"dataset", "split", "step", "mAP", "cmc", "ap"}
 
 
-def run_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Evaluate a checkpoint and show its rankings, its attention and its training on one page."""
     step = checkpoints.choose_step(workdir, config.eval.step)
-    run = checkpoints.restore_metadata(workdir, step)
+    metadata = checkpoints.restore_metadata(workdir, step)
     model, variables = restore_network(config, workdir, step)
-    tests = _open_tests(config, run, workdir)
+    tests = _open_tests(config, metadata, workdir)
     evaluations = read_evaluations(workdir / "eval")
     folder = _make_folder(workdir / FOLDER)
 
@@ -46,7 +49,7 @@ def run_report(config: ml_collections.ConfigDict, workdir: Path) -> None:
     ]
     attention = attention_rows(config, model, variables, tests[0], reported[0].sample)
     progress = progress_of(reported[0].result, evaluations)
-    settings = run.get("config") or json.loads(config.to_json())  # old checkpoints have none
+    settings = metadata.get("config") or json.loads(config.to_json())  # old checkpoints have none
     defaults = json.loads(default_config().to_json())
 
     page.write_page(

@@ -1,4 +1,4 @@
-"""The mode `search`: the gallery's images that are most like each query; an index for faiss."""
+"""The mode `search`: rank a gallery for query images; write the gallery as an index for faiss."""
 
 import json
 from pathlib import Path
@@ -6,18 +6,28 @@ from typing import Any
 
 import ml_collections
 import numpy as np
+from absl import flags
 
 from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file
 from batnet_jax.inference.search import Searcher
+from batnet_jax.modes.flags import GALLERY, OUTPUT, define_path
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import unit_length
 
+HELP = "Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json, --faiss=F.index."
+QUERY = define_path("query", "an image, a folder or a list")
+TOP = flags.DEFINE_integer("top", 10, "length of a ranked list", lower_bound=1)
+FAISS = define_path("faiss", "the index of the gallery to write")
+NEEDS = (GALLERY,)
+TAKES = (QUERY, TOP, OUTPUT, FAISS)
+
 ROWS_AT_ONCE = 2**14
+"""Features that are read and added to an index at a time."""
 
 
-def run_search(
+def run(
     config: ml_collections.ConfigDict,
     workdir: Path,
     *,
@@ -25,53 +35,53 @@ def run_search(
     query: Path | None,
     top: int,
     output: Path | None,
-    index: Path | None,
+    faiss: Path | None,
 ) -> None:
-    """Prints a ranked list for each query image; writes it, and an index for faiss, if wanted.
+    """Print a ranked list for each query image; write the lists, and an index for faiss, if asked.
 
     Args:
       config: see `model.load_with_config`.
       workdir: a workdir or a checkpoint.
       gallery: see `Searcher`.
-      query: see `list_files`; None where only the index is wanted.
-      top: places of a list.
+      query: see `list_files`; None to write an index only.
+      top: length of a list.
       output: the .json to write.
-      index: the file for faiss to write.
+      faiss: the index to write.
 
-    Raises: UserError for whatever is missing or does not fit.
+    Raises: UserError if something is missing or does not fit.
     """
-    if query is None and (index is None or output is not None):
+    if query is None and (faiss is None or output is not None):
         raise UserError("--mode=search needs --query (or --faiss alone, to write an index)")
     queries = [] if query is None else list_files(query)
-    if index is not None:
-        import_faiss()  # before the work
-    # Where only the queries are embedded, a batch need not have room for more.
+    if faiss is not None:
+        import_faiss()  # fails before the work if faiss is missing
+    # If the gallery's features are given, a batch needs room for the queries only.
     few = min(len(queries), config.eval.batch) if feature_file.is_feature_file(gallery) else 0
     searcher = Searcher(config, workdir, gallery, batch=few)
     if queries:
         indices, scores = searcher.search(queries, top)
         lists = [
-            {"query": name, "hits": hits(searcher, own, ones)}
-            for name, own, ones in zip(queries, indices, scores, strict=True)
+            {"query": name, "hits": hits(searcher, *found)}
+            for name, *found in zip(queries, indices, scores, strict=True)
         ]
         print("\n".join(format_list(one) for one in lists))
         if output is not None:
-            facts = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
+            source = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
             with feature_file.replacing(output, "output") as partial:
-                partial.write_text(json.dumps({**facts, "results": lists}, indent=1) + "\n")
+                partial.write_text(json.dumps({**source, "results": lists}, indent=1) + "\n")
             print(f"written: {output}")
-    if index is not None:
-        write_index(index, searcher.gallery.features)
+    if faiss is not None:
+        write_index(faiss, searcher.gallery.features)
         count, dim = searcher.gallery.features.shape
-        print(f"written: {index}, IndexFlatIP of {count} vectors of unit length, {dim} dimensions")
+        print(f"written: {faiss}, IndexFlatIP of {count} vectors of unit length, {dim} dimensions")
 
 
 def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
-    """A ranked list: `rank` from 1, `score` (the cosine), `index` in the gallery, `path`.
+    """Return a ranked list: for each hit `rank` from 1, `score` (cosine), `index`, `path`.
 
     Args:
-      searcher: has the gallery.
-      indices: [k] of its images, best first.
+      searcher: its gallery names the paths.
+      indices: [k] gallery images, best first.
       scores: [k] float32.
     """
     return [
@@ -81,13 +91,13 @@ def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[di
 
 
 def format_list(one: dict[str, Any]) -> str:
-    """A query's ranked list for people: rank, cosine, path."""
+    """Return a ranked list as text: the query, then a row of rank, cosine and path for each hit."""
     rows = [f"{hit['rank']:5}  {hit['score']:7.4f}  {hit['path']}" for hit in one["hits"]]
     return "\n".join([one["query"], *rows])
 
 
 def import_faiss() -> Any:
-    """The library.
+    """Return the module `faiss`.
 
     Raises: UserError if it is not installed.
     """
@@ -101,16 +111,16 @@ def import_faiss() -> Any:
 
 
 def write_index(path: Path, features: np.ndarray) -> None:
-    """Writes an exact index of inner products that faiss can open.
+    """Write an exact index of inner products, which faiss can open.
 
-    Its vectors are the features brought to unit length as a whole, so for queries brought to unit
-    length, too, faiss's inner products are our cosines. It is made in memory.
+    The features are normalised to unit length as a whole. For queries of unit length, the inner
+    products are the cosines that `Searcher` returns. The index is built in memory.
 
     Args:
       path: the file.
-      features: [n, d]; may be mapped.
+      features: [n, d]; may be memory-mapped.
 
-    Raises: UserError if it cannot be written.
+    Raises: UserError if the file cannot be written.
     """
     faiss = import_faiss()
     index = faiss.IndexFlatIP(features.shape[1])

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The mode `train`: train a network, or resume its training, and evaluate it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,9 +11,12 @@ from batnet_jax.runtime import processes
 from batnet_jax.training.loop import train
 from batnet_jax.training.start import check_run
 
+HELP = "Prepares the data if needed, trains or resumes, evaluates."
+NEEDS = TAKES = ()
 
-def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Prepares the data if needed, trains or resumes, evaluates."""
+
+def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Train the config's network in a workdir, from the workdir's last checkpoint if it has one."""
     check_run(config, workdir)
     data = processes.lead_first(lambda: open_run_data(config))
     check_same_images([*data.val, *data.tests], data.train.images)
@@ -21,10 +24,10 @@ def run_train(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def check_same_images(tests: Sequence[RetrievalTest], *more: Split) -> None:
-    """Refuses processes that have different images or labels.
+    """Refuse to run if the processes have different images or labels.
 
     Raises: UserError in all processes.
     """
-    splits = [split for t in tests for split in (t.query, t.gallery, t.more_query) if split]
-    prints = [split.content_fingerprint() for split in (*splits, *more)]
-    processes.check_same("images", " ".join(prints))
+    splits = [s for test in tests for s in (test.query, test.gallery, test.more_query) if s]
+    fingerprints = [split.content_fingerprint() for split in (*splits, *more)]
+    processes.check_same("images", " ".join(fingerprints))

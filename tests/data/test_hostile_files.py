@@ -23,7 +23,7 @@ from batnet_jax.config import default_config
 from batnet_jax.data.files.matlab_v5 import read_mat
 from batnet_jax.data.files.tree import open_tree
 from batnet_jax.data.sources.cuhk03_mat import MatImages, Release, read_protocol
-from batnet_jax.modes.import_weights import run_import
+from batnet_jax.modes.import_weights import import_weights
 from batnet_jax.weights.read_tensors import read_tensors
 
 WANTED = ("filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
@@ -191,7 +191,7 @@ def tensors():
 def import_of(path):
     config = default_config()
     config.data.image_size, config.model.width = (64, 32), 1 / 16
-    return run_import(config, path, path.parent / "run")
+    return import_weights(config, path, path.parent / "run")
 
 
 @examples(100, 4_000)

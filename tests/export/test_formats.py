@@ -29,7 +29,8 @@ from batnet_jax.export.model_card import Facts, model_card, read_results
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.models.preprocess import normalise
-from batnet_jax.modes.export import run_export, write_whole
+from batnet_jax.modes import export as export_mode
+from batnet_jax.modes.export import write_whole
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.workdir import checkpoints
 
@@ -257,7 +258,7 @@ def test_a_checkpoint_becomes_a_file_and_a_card(tmp_path, capsys):
         result = facts().results[0] | {"dataset": name.replace("step_3.json", "pedestrians")}
         (tmp_path / "run" / "eval" / name).write_text(json.dumps(result))
     output = tmp_path / "new" / "m.stablehlo"
-    run_export(config, tmp_path / "run", output)
+    export_mode.run(config, tmp_path / "run", output=output)
     assert {p.name for p in output.parent.iterdir()} == {"m.stablehlo", "m.stablehlo.md"}
     card = (output.parent / "m.stablehlo.md").read_text()
     assert hashlib.sha256(output.read_bytes()).hexdigest() in card
@@ -267,7 +268,7 @@ def test_a_checkpoint_becomes_a_file_and_a_card(tmp_path, capsys):
     assert "no person is shown" in card
     assert str(output) in capsys.readouterr().out
     config.data.image_size = (48, 32)
-    run_export(config, tmp_path / "run", output.with_name("w.safetensors"))
+    export_mode.run(config, tmp_path / "run", output=output.with_name("w.safetensors"))
     assert "note: for images of 48 x 32, and trained on 32 x 32" in capsys.readouterr().out
     assert "published PyTorch code" in (output.parent / "w.safetensors.md").read_text()
 
@@ -279,7 +280,7 @@ def test_mistakes_are_named_before_anything_is_read(tmp_path, monkeypatch):
 
     def refused(name, match):
         with pytest.raises(UserError, match=match) as caught:
-            run_export(make_config(), tmp_path / "no run", tmp_path / name)
+            export_mode.run(make_config(), tmp_path / "no run", output=tmp_path / name)
         assert "\n" not in str(caught.value)
         assert sorted(tmp_path.rglob("*")) == before
 

@@ -66,12 +66,13 @@ def arguments(command):
 
 PARSE = """
 import json, os, sys
-from batnet_jax import main, shipped
+from batnet_jax import main
+from batnet_jax.modes import config_files
 for number, words in enumerate(json.load(sys.stdin)):
     child = os.fork()
     if not child:
         try:
-            sys.argv = shipped.name_configs(["main", *map(main.quote_keyword, words)])
+            sys.argv = config_files.name_configs(["main", *map(main.quote_keyword, words)])
             main.parse(sys.argv)
         except BaseException as error:
             print(f"{number} {type(error).__name__}: {error}", flush=True)

@@ -84,8 +84,12 @@ def test_embed_refuses_another_suffix_and_a_folder_without_images(tmp_path, monk
     (images / "m.jpg").write_bytes(b"no image")
     config = default_config()
     with pytest.raises(UserError, match=r"does not end in \.npz"):
-        embed.run_embed(config, tmp_path / "run", images, tmp_path / "F.h5", skip=False)
+        embed.run(
+            config, tmp_path / "run", images=images, output=tmp_path / "F.h5", skip_unreadable=False
+        )
     model = SimpleNamespace(config=config, image_size=(64, 32))
     monkeypatch.setattr(embed, "load_with_config", lambda *_, **__: model)
     with pytest.raises(UserError, match="none of the 1 images"):
-        embed.run_embed(config, tmp_path / "run", images, tmp_path / "F.npz", skip=True)
+        embed.run(
+            config, tmp_path / "run", images=images, output=tmp_path / "F.npz", skip_unreadable=True
+        )

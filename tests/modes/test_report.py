@@ -13,7 +13,7 @@ from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.modes import report
-from batnet_jax.modes.report import progress_of, read_evaluations, run_report
+from batnet_jax.modes.report import progress_of, read_evaluations
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.workdir import checkpoints
 
@@ -104,7 +104,7 @@ def test_report_of_a_trained_run(folder, capsys, short_backbone, embeddings):
     lines = [{"step": s, "loss": 5.5 - s, "loss_ce": 1.0, "lr": 1e-3} for s in (1, 2, 3)]
     text = "\n".join(map(json.dumps, lines))
     (workdir / "metrics.jsonl").write_text(text + '\n{"step": 4, "lo')  # cut off by a kill
-    run_report(config, workdir)
+    report.run(config, workdir)
     assert sum(embeddings) == 16 + 40  # each query and gallery image once
     out = workdir / "report"
     assert {p.name for p in out.iterdir()} == {"index.html", "attention_step_5.png"}
@@ -143,7 +143,7 @@ def test_report_without_attention_training_or_cameras(folder, short_backbone):
     config.data.dataset, config.data.manual_dir = "folder", str(folder / "mine")
     config.data.variant = ""
     write_checkpoint(config, workdir)
-    run_report(config, workdir)
+    report.run(config, workdir)
     parsed = read_page(workdir / "report" / "index.html")
     for said in ("This network has no attention", "no metrics.jsonl", "Cameras are not known"):
         assert said in parsed.text
@@ -153,5 +153,5 @@ def test_report_without_attention_training_or_cameras(folder, short_backbone):
 
 def test_without_a_checkpoint_nothing_is_written(folder):
     with pytest.raises(UserError, match="holds no checkpoint"):
-        run_report(small_config(folder), folder / "nothing")
+        report.run(small_config(folder), folder / "nothing")
     assert not (folder / "nothing").exists()

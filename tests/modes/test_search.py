@@ -28,9 +28,9 @@ def world(tmp_path, monkeypatch):
 def run(folder, **changes):
     arguments = {
         "gallery": folder / "gallery", "query": folder / "q.png",
-        "top": 3, "output": None, "index": None,
+        "top": 3, "output": None, "faiss": None,
     }  # fmt: skip
-    search.run_search(config(), folder / "run", **(arguments | changes))
+    search.run(config(), folder / "run", **(arguments | changes))
 
 
 def expected():
@@ -97,7 +97,7 @@ def test_mistakes(world):
 def test_without_faiss(world, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(UserError, match=r"pip install 'batnet-jax\[faiss\]'"):
-        run(world, index=world / "F.index")
+        run(world, faiss=world / "F.index")
 
 
 def test_faiss_finds_the_same(world, capsys, monkeypatch):
@@ -108,7 +108,7 @@ def test_faiss_finds_the_same(world, capsys, monkeypatch):
     gallery = rng.standard_normal((500, 24)) * rng.uniform(0.1, 9, (500, 1))
     query = rng.standard_normal((20, 24)).astype(np.float32)
     np.save(world / "F.npy", gallery.astype(np.float32))
-    run(world, gallery=world / "F.npy", query=None, index=world / "F.index")
+    run(world, gallery=world / "F.npy", query=None, faiss=world / "F.index")
     assert "500 vectors" in capsys.readouterr().out
     index = faiss.read_index(str(world / "F.index"))
     assert (index.ntotal, index.d, index.metric_type) == (500, 24, faiss.METRIC_INNER_PRODUCT)

@@ -199,9 +199,7 @@ def test_run(app, uvicorn, searcher, tmp_path, monkeypatch, capsys, host):
 
     monkeypatch.setattr(uvicorn, "Server", server)
     arguments = {"gallery": tmp_path / "gallery", "host": host, "port": 0}
-    thread = threading.Thread(
-        target=serve.run_serve, args=(config(), tmp_path / "run"), kwargs=arguments
-    )
+    thread = threading.Thread(target=serve.run, args=(config(), tmp_path / "run"), kwargs=arguments)
     thread.start()
     try:
         while thread.is_alive() and not (servers and servers[0].started):

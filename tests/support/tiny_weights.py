@@ -9,7 +9,7 @@ from batnet_jax.config import default_config
 from batnet_jax.export.published import export_torch
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
-from batnet_jax.modes.import_weights import run_import
+from batnet_jax.modes.import_weights import import_weights
 
 SIZE = (64, 32)
 IDENTITIES = 5
@@ -75,4 +75,4 @@ def imported(config, published, tmp_path_factory):
     extra = {f"{name}.num_batches_tracked": np.asarray(7) for name in counts}
     tensors = {f"module.{name}": t for name, t in (published[1] | extra).items()}
     source = write(folder / "batnet.safetensors", tensors)
-    return folder / "run", run_import(config, source, folder / "run")
+    return folder / "run", import_weights(config, source, folder / "run")

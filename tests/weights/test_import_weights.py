@@ -18,7 +18,7 @@ from batnet_jax.export.published import export_torch
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet
 from batnet_jax.models.bi_attention import bilinear
-from batnet_jax.modes.import_weights import run_import
+from batnet_jax.modes.import_weights import import_weights
 from batnet_jax.weights.convert import fill, flatten, from_torch, to_torch
 from batnet_jax.weights.names import bilinear_order, canonical, published_name, torchvision_name
 from batnet_jax.weights.read_tensors import read_tensors
@@ -101,7 +101,7 @@ def test_import_makes_a_checkpoint(config, variables, published, imported):
     run = checkpoints.restore_metadata(workdir, 0)
     assert [who[:2] for who in run["identities"]] == [["imported", k] for k in range(IDENTITIES)]
     with pytest.raises(UserError, match="already holds a checkpoint"):
-        run_import(config, published[0], workdir)
+        import_weights(config, published[0], workdir)
 
 
 def test_import_has_a_line_for_every_tensor(variables, imported):
@@ -169,7 +169,7 @@ def test_a_refused_import_writes_nothing(config, published, tmp_path):
     del tensors["fc_local.1.bias"]
     source = write(tmp_path / "bad.safetensors", tensors)
     with pytest.raises(UserError, match="1 missing"):
-        run_import(config, source, tmp_path / "run")
+        import_weights(config, source, tmp_path / "run")
     assert list(tmp_path.iterdir()) == [source]
 
 
@@ -190,7 +190,7 @@ def test_a_refused_import_writes_nothing(config, published, tmp_path):
 )  # fmt: skip
 def test_the_flags_to_pass_are_named(published, tmp_path, model, flags):
     with pytest.raises(UserError) as caught:
-        run_import(make_config(**model), published[0], tmp_path / "run")
+        import_weights(make_config(**model), published[0], tmp_path / "run")
     assert str(caught.value).endswith(f"pass {flags}")
     assert not (tmp_path / "run").exists()
 
@@ -207,9 +207,9 @@ def test_paths_that_cannot_be_imported(config, tmp_path):
     }
     for name, message in cases.items():
         with pytest.raises(UserError, match=message):
-            run_import(config, tmp_path / name, tmp_path / "run")
+            import_weights(config, tmp_path / name, tmp_path / "run")
     with pytest.raises(UserError, match="is a file"):
-        run_import(config, tmp_path / "a", tmp_path / "text.safetensors")
+        import_weights(config, tmp_path / "a", tmp_path / "text.safetensors")
 
 
 def test_without_pytorch_the_message_says_what_to_do(published, tmp_path, monkeypatch, variables):

@@ -10,7 +10,7 @@ import batnet_jax
 from batnet_jax import weights
 from batnet_jax.errors import UserError
 from batnet_jax.export.published import export_published
-from batnet_jax.modes.import_weights import run_import
+from batnet_jax.modes.import_weights import import_weights
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.weights.convert import flatten, to_torch
 from batnet_jax.weights.names import resnet_name
@@ -31,7 +31,7 @@ def state():
 def test_parts_start_as_copies_and_import_makes_a_checkpoint(state, tmp_path):
     source = write(tmp_path / "resnet50.safetensors", state)
     config = make_config(num_parts=2, attention="aia")
-    report = run_import(config, source, tmp_path / "run")
+    report = import_weights(config, source, tmp_path / "run")
     assert "2 ImageNet classifier" in report.summary()
     model = batnet_jax.load(tmp_path / "run")
     assert model.dim == (1 + 2) * 128

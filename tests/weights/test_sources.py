@@ -20,7 +20,7 @@ from batnet_jax.inference.restore import restore_network
 from batnet_jax.models.build import make_model
 from batnet_jax.models.googlenet import BACKBONES, Block, Stem
 from batnet_jax.models.init_variables import draw_variables
-from batnet_jax.modes.import_weights import run_import
+from batnet_jax.modes.import_weights import import_weights
 from batnet_jax.weights import initialise
 from batnet_jax.weights.convert import flatten, to_torch
 from batnet_jax.weights.names import BATNET, published_name, torchvision_name
@@ -79,7 +79,7 @@ def test_import_of_a_backbone_leaves_the_rest_at_its_initial_values(variables, t
     config = make_config(num_parts=1, attention="none")
     tensors = backbone_tensors(variables, published_name, drop_modules)
     source = write(tmp_path / "backbone.safetensors", tensors)
-    report = run_import(config, source, tmp_path / "run")
+    report = import_weights(config, source, tmp_path / "run")
     assert {name.split("/")[1] for name, _ in report.initial} == {"appearance_head", "part_head"}
     _, restored = restore_network(config, tmp_path / "run", 0)
     initial = draw_variables(make_model(config, 1, axis_name=None), SIZE, config.seed)

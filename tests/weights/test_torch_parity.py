@@ -23,7 +23,7 @@ from batnet_jax.inference.restore import restore_network
 from batnet_jax.models.bi_attention import bilinear
 from batnet_jax.models.build import make_model
 from batnet_jax.models.googlenet import Block, Stem
-from batnet_jax.modes.import_weights import run_import
+from batnet_jax.modes.import_weights import import_weights
 from batnet_jax.weights.convert import fill
 from batnet_jax.weights.names import bilinear_order
 from batnet_jax.weights.read_tensors import read_tensors
@@ -157,7 +157,7 @@ def test_a_pickle_that_runs_code_is_refused(config, tmp_path, zipped):
     content = {"state_dict": {"a": torch.ones(2)}, "args": Malicious(marker)}
     torch.save(content, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
     with pytest.raises(UserError, match="run code") as caught:
-        run_import(config, tmp_path / "evil.pth", tmp_path / "run")
+        import_weights(config, tmp_path / "evil.pth", tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not marker.exists()
     assert not (tmp_path / "run").exists()
@@ -254,7 +254,7 @@ def test_features_equal_pytorchs_at_full_width(tmp_path, attention, parts):
     network = torch_batnet.TorchBATNet(50, attention=attention, parts=parts)
     torch_batnet.randomise(network, seed=0)
     torch.save({"state_dict": network.state_dict()}, tmp_path / "batnet.pth.tar")
-    run_import(config, tmp_path / "batnet.pth.tar", tmp_path / "run")
+    import_weights(config, tmp_path / "batnet.pth.tar", tmp_path / "run")
     model, variables = restore_network(config, tmp_path / "run", 0)
     images = np.random.default_rng(0).standard_normal((2, 256, 128, 3)).astype(np.float32)
     close(features_of(model, variables, images), torch_features(network, images))

@@ -5,7 +5,45 @@ runs: one training run per row and seed.
 text: a table as Markdown and as JSON.
 """
 
+from pathlib import Path
+
+import ml_collections
+from absl import flags
+
+from batnet_jax.errors import UserError
 from batnet_jax.modes.tables.paper import TABLES, Row, Table
 from batnet_jax.modes.tables.runs import run_table
 
-__all__ = ["TABLES", "Row", "Table", "run_table"]
+__all__ = ["HELP", "NEEDS", "TABLES", "TAKES", "Row", "Table", "run", "run_table"]
+
+HELP = "Trains the rows of the paper's table --table=1..7, with each of --seeds=0,1,...; resumes."
+TABLE = flags.DEFINE_integer(
+    "table",
+    None,
+    f"a number of {min(TABLES)}..{max(TABLES)}",
+    lower_bound=min(TABLES),
+    upper_bound=max(TABLES),
+)
+SEEDS = flags.DEFINE_list("seeds", None, "seeds of each row's runs; default config.seed")
+NEEDS = (TABLE,)
+TAKES = (SEEDS,)
+
+
+def run(
+    config: ml_collections.ConfigDict, workdir: Path, *, table: int, seeds: list[str] | None
+) -> None:
+    """Run a table's rows with each seed, and write the table.
+
+    Args:
+      config: see `run_table`.
+      workdir: written to.
+      table: its number.
+      seeds: as given on the command line; None = the config's seed.
+
+    Raises: see `run_table`; UserError if a seed is not a number, or is given twice.
+    """
+    given = [str(config.seed)] if seeds is None else seeds
+    numbers = [int(seed) for seed in given if seed.isdecimal()]
+    if not numbers or len(set(numbers)) < len(given):
+        raise UserError(f"--seeds={','.join(given)}: give different numbers, as in --seeds=0,1,2")
+    run_table(config, workdir, table, numbers)

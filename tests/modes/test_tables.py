@@ -1,4 +1,4 @@
-"""The mode `tables`: the paper's numbers, which runs are made, what is written."""
+"""The mode `tables`: the paper's figures, the planned runs, the written files."""
 
 import json
 import re
@@ -26,7 +26,7 @@ from batnet_jax.workdir.run_folder import open_workdir
 CONFIGS = sorted((ROOT / "configs").glob("*.py"))
 CUHK03 = ["cuhk03:labeled", "cuhk03:detected"]
 ABLATION = ["market1501", "cuhk03:detected"]
-# Typed from the paper once more: the data sets in the order of the columns, then the rows.
+# Typed from the paper a second time: data sets in the order of the columns, then rows.
 PRINTED = {
     1: (CUHK03, "72.0 74.2 68.7 71.4 / 76.1 78.6 73.2 76.2"),
     2: (["market1501"], "85.5 94.1 98.2 99.1 / 87.4 95.1 98.2 98.9"),
@@ -57,12 +57,12 @@ def load(name):
 
 
 def figures(number, datasets):
-    """The figures of a table's rows, as they stand in it from left to right."""
+    """Return the figures of a table's rows, from left to right."""
     return [[v for name in datasets for v in row.paper[name]] for row in TABLES[number].rows]
 
 
 @pytest.mark.parametrize("number", PRINTED)
-def test_numbers_are_the_papers(number):
+def test_figures_equal_the_typed_ones(number):
     datasets, printed = PRINTED[number]
     assert TABLES[number].datasets == datasets
     wanted = [[float(v) for v in row.split()] for row in printed.split("/")]
@@ -72,7 +72,7 @@ def test_numbers_are_the_papers(number):
 
 
 @pytest.mark.parametrize("number", PRINTED)
-def test_numbers_stand_in_the_papers_text(number):
+def test_figures_are_in_the_text_of_the_paper(number):
     paper = needs.shared("paper", "bat-net-iccv2019.txt").read_text()
     content = paper.split(f"Table {number}. E")[1].split(f"Table {number + 1}. E")[0]
     rows = [
@@ -86,7 +86,7 @@ def test_numbers_stand_in_the_papers_text(number):
 
 
 def test_same_network_has_the_same_figures_in_all_tables():
-    """Table 5's (iii) and (iv) are rows of Tables 6 and 7, and of those on the data sets."""
+    """Rows (iii) and (iv) of Table 5 are also in Tables 6 and 7 and in the data sets' tables."""
     config = load("market1501")
     config.lock()
     seen = {}
@@ -106,8 +106,8 @@ def test_same_network_has_the_same_figures_in_all_tables():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_row_is_valid_with_every_config(path):
     config = load(path.stem)
-    if path.stem == "market1501_resnet50":  # without parts, as its source: made only with some
-        with pytest.raises(UserError, match="num_parts=0 leaves no parts to the rows"):
+    if path.stem == "market1501_resnet50":  # has no parts, like its source; tables need parts
+        with pytest.raises(UserError, match="num_parts=0 leaves no parts for the rows"):
             runs.plan_runs(config, path, TABLES[next(iter(TABLES))], [0])
         config.model.num_parts = 4
     for table in TABLES.values():
@@ -119,11 +119,11 @@ def test_every_row_is_valid_with_every_config(path):
             assert {k: own.model[k] for k in row.overrides} == row.overrides
             names.add(runs.network_name(own))
         assert len(names) == len(table.rows)
-    assert config.seed == 0  # the user's is left alone
+    assert config.seed == 0  # the user's config is unchanged
 
 
 class FakeTraining:
-    """Stands for `train`: writes what it leaves; figures depend on the network and the seed."""
+    """Replace `train` by writing its files, with figures that depend on network and seed."""
 
     def __init__(self, monkeypatch):
         self.made = []
@@ -171,7 +171,7 @@ def small_config():
     return config
 
 
-def test_a_killed_table_goes_on_where_it_was(training, tmp_path, capsys):
+def test_a_killed_table_resumes(training, tmp_path, capsys):
     training.stop_at = 2
     with pytest.raises(KeyboardInterrupt):
         runs.run_table(small_config(), tmp_path, 5, [0, 1])
@@ -198,7 +198,7 @@ def test_a_killed_table_goes_on_where_it_was(training, tmp_path, capsys):
     assert training.opened == 5  # once a command, whatever the number of rows
 
 
-def test_what_is_written(training, tmp_path):
+def test_written_files(training, tmp_path):
     seeds = [0, 1, 5]
     path = runs.run_table(small_config(), tmp_path, 5, seeds)
     contents = json.loads((tmp_path / "table_5.json").read_text())
@@ -217,7 +217,7 @@ def test_what_is_written(training, tmp_path):
     assert ours["std"] == pytest.approx(statistics.stdev(values))
     assert (tmp_path / row["folder"] / "seed_5" / "eval" / "step_6.json").is_file()
     lines = path.read_text().splitlines()
-    # 0.516 and seeds 0, 1, 5 hundredths: mean 2 above, deviation sqrt((4 + 1 + 9) / 2) = 2.65
+    # 51.6 plus the seeds 0, 1, 5: the mean adds 2, the deviation is sqrt((4 + 1 + 9) / 2) = 2.65.
     assert "| (iv) BAT-net w/ AiA | 3 | 53.6 ± 2.6 | 87.4 | 63.6 ± 2.6 | 95.1 |" in lines
     assert lines[2].startswith("| network | runs | mAP, ours | mAP, paper, Market-1501 | R-1, ours")
     whole = "\n".join(lines)
@@ -236,7 +236,7 @@ def test_one_seed_has_no_spread(training, tmp_path):
     assert "| (iv) BAT-net w/ AiA | 1 | 51.6 | 87.4 | 61.6 | 95.1 |" in path.read_text()
 
 
-def test_a_loss_that_is_not_finite_is_told_and_the_other_rows_are_run(training, tmp_path):
+def test_a_loss_that_is_not_finite_is_reported_and_other_rows_run(training, tmp_path):
     training.explode = "none-parts4"
     with pytest.raises(NotFiniteError, match=r"1 of 4 runs failed: \(iii\) Fa \+ Fp, seed 0"):
         runs.run_table(small_config(), tmp_path, 5, [0])
@@ -253,7 +253,7 @@ def test_other_settings_are_refused_or_run_again(training, tmp_path):
         runs.run_table(other, tmp_path, 2, [0])
     trapezoid = small_config()
     trapezoid.eval.ap = "trapezoid"
-    runs.run_table(trapezoid, tmp_path, 2, [0])  # evaluated again: AP is another
+    runs.run_table(trapezoid, tmp_path, 2, [0])  # evaluated again, by the other AP
     assert len(training.made) == 4
     (tmp_path / "tables" / "aia-p2-r4-parts4" / "seed_0" / "checkpoints" / "9").mkdir(parents=True)
     with pytest.raises(UserError, match="trained for 9 steps, more than 6"):
@@ -266,7 +266,7 @@ def test_other_settings_are_refused_or_run_again(training, tmp_path):
 
 
 def test_the_papers_own_settings_differ_in_nothing_but_the_weights():
-    """Each config of the paper's, in each table that has its data set."""
+    """Each config of the paper is compared in each table of its data set."""
     length = RunLength(steps_per_epoch=10, total=3000)
     for name, dataset in (
         *(("market1501", "market1501"), ("dukemtmc", "dukemtmc_reid"), ("msmt17", "msmt17:v1")),
@@ -280,7 +280,7 @@ def test_the_papers_own_settings_differ_in_nothing_but_the_weights():
             assert said.differences == ["the weights start at random, not from ImageNet's"]
 
 
-def test_other_data_and_settings_are_said():
+def test_other_data_and_settings_are_named():
     config = default_config()
     config.data.train = ("market1501", "msmt17:v2")
     config.eval.datasets = ("cuhk03",)
@@ -346,13 +346,13 @@ def test_table_5_from_end_to_end(tmp_path):
 
 
 def test_weights_that_do_not_fit_all_rows_are_refused_at_once(training, tmp_path):
-    """A whole network is of one row; a backbone would fit all."""
+    """A whole network fits one row; a backbone would fit all rows."""
     config = small_config()
     config.model.part_sampling = "published"
     variables = draw_variables(make_model(config, 2), tuple(config.data.image_size), 0)
     config.init["from"] = str(tmp_path / "w.safetensors")
     export_torch(variables, tmp_path / "w.safetensors")
-    with pytest.raises(UserError, match=r"which row \(ii\) p1 is not: start .* from a backbone"):
+    with pytest.raises(UserError, match=r"not the one of row \(ii\) p1: start .* from a backbone"):
         runs.run_table(config, tmp_path / "run", 6, [0])
     assert training.made == []
     assert not (tmp_path / "run").exists()

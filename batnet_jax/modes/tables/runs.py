@@ -1,4 +1,4 @@
-"""Running a table: an ordinary training run for each row and seed, kept where it is finished."""
+"""The runs of a table: one ordinary training run per row and seed; finished runs are kept."""
 
 import json
 import sys
@@ -23,12 +23,12 @@ from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import CONFIG
 
 FOLDER = "tables"
-# On these of the `eval` section's fields the figures depend.
+# Fields of the `eval` section that change the figures of a table.
 EVAL_FIELDS = ("ap", "same_camera", "multi_query", "distractors", "datasets")
 
 
 class Run(NamedTuple):
-    """One row with one seed."""
+    """The training run of a row with one seed."""
 
     row: Row
     seed: int
@@ -39,22 +39,23 @@ class Run(NamedTuple):
 def run_table(
     config: ml_collections.ConfigDict, workdir: Path, number: int, seeds: Sequence[int]
 ) -> Path:
-    """Runs what a table lacks, writes `table_<number>.md` and `.json` after every run.
+    """Train and evaluate the runs that a table lacks, and write the table after each run.
 
-    A run lies in `tables/<network>/seed_<seed>` of the workdir: rows of several tables that are the
-    same network are the same run. One that has its evaluation is kept, one that was killed goes on.
-    The first seed of all rows comes first.
+    The files are `table_<number>.md` and `.json`. A run's folder is `tables/<network>/seed_<seed>`
+    in the workdir, so tables with a row of the same network share the run. A run that has its
+    evaluation is kept, and a killed run resumes. All rows run with the first seed, then with the
+    next.
 
     Args:
       config: validated; the rows change its `model` section and its seed.
       workdir: written to.
-      number: of the table, see `TABLES`.
-      seeds: of the runs of each row.
-    Returns: the path of the Markdown.
+      number: the table's, a key of `TABLES`.
+      seeds: one run of each row per seed.
+    Returns: the path of the Markdown file.
 
     Raises:
       UserError: if a row does not fit the config, or the workdir holds other runs.
-      NotFiniteError: at the end, if the loss of a run was not finite; the others are there.
+      NotFiniteError: after all runs, if the loss of a run was not finite.
     """
     table = TABLES[number]
     runs = plan_runs(config, workdir, table, seeds)
@@ -62,33 +63,33 @@ def run_table(
     length = plan_run(config, data.train.labels)
     setting = Setting(number, table, describe(config, table, length), tuple(seeds), workdir)
     results = {run.workdir: read_result(run, length.total) for run in runs}
-    to_do = [run for run in runs if results[run.workdir] is None]
+    missing = [run for run in runs if results[run.workdir] is None]
     print(
-        f"table {number}: {len(table.rows)} rows x {len(seeds)} seeds, {length.total} steps a "
-        f"run; {len(runs) - len(to_do)} of {len(runs)} runs are finished and kept"
+        f"table {number}: {len(table.rows)} rows x {len(seeds)} seeds, {length.total} steps per "
+        f"run; {len(runs) - len(missing)} of {len(runs)} runs are finished and kept"
     )
-    path = write(setting, runs, results)
+    path = write_results(setting, runs, results)
     failures = []
     start = time.perf_counter()
-    for count, run in enumerate(to_do, 1):
-        what = f"{run.row.name}, seed {run.seed}"
-        print(f"table {number}: {what}, in '{run.workdir}'", flush=True)
+    for count, run in enumerate(missing, 1):
+        title = f"{run.row.name}, seed {run.seed}"
+        print(f"table {number}: {title}, in '{run.workdir}'", flush=True)
         try:
             results[run.workdir] = finish(run, data, length.total)
         except NotFiniteError as error:
-            failures.append(f"{what}: {error}")
+            failures.append(f"{title}: {error}")
             print(failures[-1], file=sys.stderr)
-        write(setting, runs, results, failures)
-        minutes = (time.perf_counter() - start) / 60 / count * (len(to_do) - count)
-        print(f"table {number}: {count} of {len(to_do)} runs; about {minutes:.0f} minutes left")
+        write_results(setting, runs, results, failures)
+        minutes = (time.perf_counter() - start) / 60 / count * (len(missing) - count)
+        print(f"table {number}: {count} of {len(missing)} runs; about {minutes:.0f} minutes left")
     print(f"\n{path.read_text()}\nwritten: {path}, {path.with_suffix('.json')}")
     if failures:
-        raise NotFiniteError(f"{len(failures)} of {len(to_do)} runs failed: {failures[0]}")
+        raise NotFiniteError(f"{len(failures)} of {len(missing)} runs failed: {failures[0]}")
     return path
 
 
 def finish(run: Run, data: RunData, total: int) -> dict[str, Any] | None:
-    """Trains or resumes a run; returns its evaluation.
+    """Train or resume a run and return its evaluation.
 
     Raises: NotFiniteError if the loss is not finite.
     """
@@ -96,35 +97,35 @@ def finish(run: Run, data: RunData, total: int) -> dict[str, Any] | None:
     try:
         train(run.config, data, run.workdir)
     finally:
-        jax.clear_caches()  # else the compiled steps of all rows pile up
+        jax.clear_caches()  # otherwise memory fills with the compiled steps of all rows
     return read_result(run, total)
 
 
 def plan_runs(
     config: ml_collections.ConfigDict, workdir: Path, table: Table, seeds: Sequence[int]
 ) -> list[Run]:
-    """The runs in the order in which they are made; nothing is written.
+    """Plan the runs in their order, without writing anything.
 
-    Raises: UserError if one does not fit the config, or its workdir holds another run.
+    Raises: UserError if a run does not fit the config, or its workdir holds another run.
     """
     if not config.model.num_parts:
         raise UserError(
-            "config.model.num_parts=0 leaves no parts to the rows that have them: give 1 or more"
+            "config.model.num_parts=0 leaves no parts for the rows that need them: give 1 or more"
         )
     runs = []
     for seed in seeds:
         for row in table.rows:
-            own = row_config(config, row, seed)
-            validate(own)
-            folder = workdir / FOLDER / network_name(own) / f"seed_{seed}"
-            check_run(own, folder)
-            check_start(own, row, folder)
-            runs.append(Run(row, seed, own, folder))
+            run_config = row_config(config, row, seed)
+            validate(run_config)
+            folder = workdir / FOLDER / network_name(run_config) / f"seed_{seed}"
+            check_run(run_config, folder)
+            check_start(run_config, row, folder)
+            runs.append(Run(row, seed, run_config, folder))
     return runs
 
 
 def check_start(config: ml_collections.ConfigDict, row: Row, folder: Path) -> None:
-    """Refuses weights to start from that do not fit a row, before any row is trained.
+    """Check, before any row is trained, that the initial weights fit a row's network.
 
     Raises: UserError that names the row.
     """
@@ -136,30 +137,30 @@ def check_start(config: ml_collections.ConfigDict, row: Row, folder: Path) -> No
         check_agrees(opened, config.model, whole=False)
     except UserError as error:
         raise UserError(
-            f"config.init.from={source!r} is a network of its own, which row {row.name} is not: "
+            f"config.init.from={source!r} is a whole network, and not the one of row {row.name}: "
             "start a table's rows from a backbone"
         ) from error
 
 
 def row_config(config: ml_collections.ConfigDict, row: Row, seed: int) -> ml_collections.ConfigDict:
-    """The config of a row's run."""
-    own = config.copy_and_resolve_references()
-    own.seed = seed
-    own.model.update(row.overrides)
-    return own
+    """Return the config of a row's run."""
+    config = config.copy_and_resolve_references()
+    config.seed = seed
+    config.model.update(row.overrides)
+    return config
 
 
 def network_name(config: ml_collections.ConfigDict) -> str:
-    """A folder's name: what the tables vary, where it matters."""
+    """Return the name of a network's folder, made from the fields that the tables vary."""
     model = config.model
     attention = "" if model.attention == "none" else f"-{model.position}-r{model.reduction}"
     return f"{model.attention}{attention}-parts{model.num_parts}"
 
 
 def read_result(run: Run, total: int) -> dict[str, Any] | None:
-    """The evaluation of a finished run, or None if it is not finished, or was evaluated otherwise.
+    """Return the evaluation of a finished run, or None if it is missing or has other settings.
 
-    Raises: UserError if it has been trained for more steps than `total`.
+    Raises: UserError if the run has taken more steps than `total`.
     """
     latest = checkpoints.latest_step(run.workdir)
     if latest is not None and latest > total:
@@ -175,19 +176,19 @@ def read_result(run: Run, total: int) -> dict[str, Any] | None:
         return None
     wanted = json.loads(run.config.to_json())["eval"]
     same = all(saved.get(name) == wanted[name] for name in EVAL_FIELDS)
-    # Whoever ran `--mode=eval` since may have written figures of another convention.
+    # A later `--mode=eval` may have written figures by another convention.
     same = same and isinstance(result, dict) and result.get("ap") == wanted["ap"]
     return result if same else None
 
 
-def write(
+def write_results(
     setting: Setting,
     runs: Sequence[Run],
     results: dict[Path, dict[str, Any] | None],
     failures: Sequence[str] = (),
 ) -> Path:
-    """Writes the table as far as it is known; returns the Markdown's path."""
-    found = {
+    """Write the table with all results so far; return the path of the Markdown file."""
+    by_row = {
         row.name: {
             run.seed: result
             for run in runs
@@ -196,4 +197,4 @@ def write(
         for row in setting.table.rows
     }
     folders = {run.row.name: str(run.workdir.parent.relative_to(setting.workdir)) for run in runs}
-    return write_table(setting, found, folders, failures)
+    return write_table(setting, by_row, folders, failures)

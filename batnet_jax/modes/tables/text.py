@@ -1,4 +1,4 @@
-"""A table as Markdown for people and as JSON for programs."""
+"""A table as text: Markdown for people and JSON for programs."""
 
 import importlib.metadata
 import json
@@ -17,9 +17,9 @@ from batnet_jax.modes.tables.paper import SETTINGS, TITLES, Table
 from batnet_jax.training.run_length import RunLength
 from batnet_jax.workdir.run_folder import flatten
 
-# Not settings of the method, or said elsewhere.
+# Fields that are not settings of the method, or that the notes mention elsewhere.
 OWN_FIELDS = ("seed", "init", "data.dataset", "data.variant", "data.train")
-# Of the free fields, those on which the figures depend.
+# Resumable fields that change the figures.
 EVAL_SETTINGS = ("eval.same_camera", "eval.multi_query", "eval.distractors")
 
 
@@ -27,21 +27,21 @@ class Description(NamedTuple):
     """The setting of a table in words; see `describe`."""
 
     data: str
-    """What is trained and tested on."""
+    """The training and test data."""
     paper_dataset: str
-    """Whose figures of the paper's stand beside ours."""
+    """The data set whose figures the paper's columns show."""
     comparable: bool
-    """Whether they are on the same data."""
+    """Whether our figures are on the same data."""
     steps: int
-    length: str
-    """The steps, with the epochs that they are."""
+    duration: str
+    """The steps and the number of epochs they make."""
     ap: str
     differences: list[str]
-    """What is not as in the paper."""
+    """The settings that differ from the paper's."""
 
 
 class Setting(NamedTuple):
-    """What is written about, apart from the results."""
+    """A table and the setting of its runs, without results."""
 
     number: int
     table: Table
@@ -51,15 +51,15 @@ class Setting(NamedTuple):
 
 
 def describe(config: ml_collections.ConfigDict, table: Table, length: RunLength) -> Description:
-    """Compares a config with the paper's setting of a table."""
+    """Compare a config with the paper's setting of a table."""
     trained, tested = data_names(config)
     same = trained == [tested] and tested in table.datasets
     reference = tested if same else table.datasets[0]
     data = tested if trained == [tested] else f"trained on {', '.join(trained)}; tested on {tested}"
     duration = f"{length.total} steps ({length.total / length.steps_per_epoch:.3g} epochs)"
-    differences = [f"{duration} instead of 300 epochs"] * (
-        length.total != 300 * length.steps_per_epoch
-    )
+    differences = []
+    if length.total != 300 * length.steps_per_epoch:
+        differences.append(f"{duration} instead of 300 epochs")
     paper = flatten(default_config().to_dict()) | SETTINGS.get(reference, {})
     attended = [row.overrides for row in table.rows if row.overrides["attention"] != "none"]
     varied = set.intersection(*(set(overrides) for overrides in attended))
@@ -78,7 +78,7 @@ def describe(config: ml_collections.ConfigDict, table: Table, length: RunLength)
 
 
 def data_names(config: ml_collections.ConfigDict) -> tuple[list[str], str]:
-    """The names, as in `paper.TITLES`, of what is trained on, and of the first test."""
+    """Return the names, as in `paper.TITLES`, of the training data sets and of the first test."""
 
     def full_name(name: str) -> str:
         base, _, detail = name.partition(":")
@@ -99,16 +99,16 @@ def write_table(
     folders: Mapping[str, str],
     failures: Sequence[str] = (),
 ) -> Path:
-    """Writes `table_<number>.json` and `.md`, each at once and whole.
+    """Write `table_<number>.json` and `.md`, each atomically.
 
     Args:
       setting: of the table.
-      results: of each row by name: the evaluations (CONTRACT) there are, by seed.
-      folders: of each row by name, relative to the workdir.
-      failures: what went wrong in runs that were tried in vain.
-    Returns: the path of the Markdown.
+      results: the available evaluations by row name and seed, as in `eval/step_<N>.json`.
+      folders: the folder of each row, by name, relative to the workdir.
+      failures: the messages of runs that failed.
+    Returns: the path of the Markdown file.
 
-    Raises: UserError if they cannot be written.
+    Raises: UserError if a file cannot be written.
     """
     contents = tabulate(setting, results, folders) | {"failures": list(failures)}
     path = setting.workdir / f"table_{setting.number}.md"
@@ -133,21 +133,21 @@ def tabulate(
     results: Mapping[str, Mapping[int, dict[str, Any]]],
     folders: Mapping[str, str],
 ) -> dict[str, Any]:
-    """What is in the JSON file; figures are fractions, the paper's too."""
+    """Return the contents of the JSON file; all figures are fractions, including the paper's."""
     table, description = setting.table, setting.description
     rows = []
     for row in table.rows:
-        found = results[row.name]
+        by_seed = results[row.name]
         paper = zip(table.metrics, row.paper[description.paper_dataset], strict=True)
         rows.append(
             {
                 "name": row.name,
                 "overrides": row.overrides,
                 "folder": folders[row.name],
-                "seeds": list(found),
+                "seeds": list(by_seed),
                 "paper": {metric: round(value / 100, 3) for metric, value in paper},
                 "ours": {
-                    metric: summarise([figure(result, metric) for result in found.values()])
+                    metric: summarise([figure(result, metric) for result in by_seed.values()])
                     for metric in table.metrics
                 },
             }
@@ -173,12 +173,12 @@ def tabulate(
 
 
 def figure(result: dict[str, Any], metric: str) -> float:
-    """A metric of a table, such as R-5, of an evaluation."""
+    """Return a metric of a table, such as R-5, from an evaluation."""
     return result["mAP"] if metric == "mAP" else result["cmc"][metric.removeprefix("R-")]
 
 
 def summarise(values: list[float]) -> dict[str, Any] | None:
-    """Mean and standard deviation (n - 1; None for one value); None if there are no values."""
+    """Return mean and standard deviation (n - 1; None for one value), or None without values."""
     if not values:
         return None
     spread = statistics.stdev(values) if len(values) > 1 else None
@@ -186,7 +186,7 @@ def summarise(values: list[float]) -> dict[str, Any] | None:
 
 
 def format_markdown(contents: dict[str, Any], setting: Setting) -> str:
-    """The table with our figures beside the paper's, in per cent, and what they rest on."""
+    """Return the table of our figures beside the paper's, in per cent, with notes."""
     table, description = setting.table, setting.description
     title = TITLES[description.paper_dataset]
     paper = "paper" if description.comparable else f"paper, {title}"
@@ -202,10 +202,10 @@ def format_markdown(contents: dict[str, Any], setting: Setting) -> str:
             cells += [format_figure(row["ours"][metric]), f"{100 * row['paper'][metric]:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     notes = [
-        f"Data: {description.data}. {description.length} a run; seeds "
-        f"{', '.join(map(str, setting.seeds))}. Per cent; where a row has several runs, mean ± "
-        f"standard deviation (n - 1) over them. Average precision: `{description.ap}`; the paper "
-        "does not name its own.",
+        f"Data: {description.data}. {description.duration} per run; seeds "
+        f"{', '.join(map(str, setting.seeds))}. Figures in per cent; a row of several runs "
+        "shows mean ± standard deviation (n - 1). Average precision: "
+        f"`{description.ap}`; the paper does not name its convention.",
         f"Not as in the paper: {'; '.join(description.differences)}.",
         "The rows of other authors' methods are left out: only the paper's own networks are run.",
         f"batnet_jax {contents['versions']['batnet_jax']}, JAX {contents['versions']['jax']}, "
@@ -214,7 +214,7 @@ def format_markdown(contents: dict[str, Any], setting: Setting) -> str:
     if not description.comparable:
         notes.insert(
             1,
-            f"The paper has no figures for this data: its columns are those of {title}, and only "
+            f"The paper has no figures for this data: its columns show {title}, and only "
             "the order of the rows can be compared.",
         )
     notes += [f"Failed: {failure}." for failure in contents["failures"]]
@@ -223,7 +223,7 @@ def format_markdown(contents: dict[str, Any], setting: Setting) -> str:
 
 
 def format_figure(summary: dict[str, Any] | None) -> str:
-    """Mean and spread in per cent."""
+    """Return mean and standard deviation in per cent."""
     if summary is None:
         return "no result yet"
     spread = "" if summary["std"] is None else f" ± {100 * summary['std']:.1f}"

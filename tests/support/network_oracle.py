@@ -1,17 +1,18 @@
-"""The network once more: slow, obvious, NumPy float64. How it is trained: support/training_oracle.py.
+"""The network again, slow and obvious, in NumPy float64; support/training_oracle.py trains it.
 
 It is written from the paper and imports none of the code under test. Variables are nested dicts
-under the code's names. The network is on the tape: it takes arrays, or tensors where gradients are
-wanted, and returns tensors, which compare as arrays do.
+under the code's names. autograd differentiates it.
 """
 
+import functools
 import math
 
 import numpy as np
+from autograd import numpy as anp
+from autograd.tracer import getval
 
-from support import tape
-
-# FACTS: 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool projection.
+# Measured on the published PyTorch network: 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool
+# projection.
 INCEPTIONS = {
     "3a": (64, 96, 128, 16, 32, 32),
     "3b": (128, 128, 192, 32, 96, 64),
@@ -83,35 +84,55 @@ def count_parameters(*, identities, attention, position, reduction, num_parts, w
 
 def batch_norm(x, params, stats, train, *, momentum=0.1, epsilon=1e-5):
     """PyTorch's: normalises by the biased variance, keeps the unbiased one."""
-    x = tape.tensor(x)
     if train:
         over = tuple(range(len(x.shape) - 1))
         count = math.prod(x.shape[:-1])
         mean = x.mean(over)
-        squares = ((x - mean) * (x - mean)).sum(over)
+        squares = ((x - mean) ** 2).sum(over)
         var = squares / count
-        unbiased = squares.value / (count - 1)
+        # Statistics carry no gradient.
+        moments = {"mean": getval(mean), "var": getval(squares) / (count - 1)}
         stats = {
-            "mean": (1 - momentum) * stats["mean"] + momentum * mean.value,
-            "var": (1 - momentum) * stats["var"] + momentum * unbiased,
+            name: (1 - momentum) * stats[name] + momentum * new for name, new in moments.items()
         }
     else:
-        mean, var = tape.tensor(stats["mean"]), tape.tensor(stats["var"])
-    return (x - mean) / tape.sqrt(var + epsilon) * params["scale"] + params["bias"], stats
+        mean, var = stats["mean"], stats["var"]
+    return (x - mean) / anp.sqrt(var + epsilon) * params["scale"] + params["bias"], stats
+
+
+def relu(x):
+    return anp.maximum(x, 0)
+
+
+def windows(x, side, stride):
+    """Yield, for each place (i, j) of a square window, what all windows on x have there.
+
+    x is [b, h, w, c], and what is yielded [b, h', w', c].
+    """
+    rows, columns = ((size - side) // stride + 1 for size in x.shape[1:3])
+    for i in range(side):
+        for j in range(side):
+            yield x[:, i : i + stride * rows : stride, j : j + stride * columns : stride]
+
+
+def conv2d(x, kernel, *, padding, stride):
+    """[b, h, w, c] and [side, side, c, d] to [b, h', w', d], behind a border of zeros."""
+    x = anp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)], mode="constant")
+    side, _, inputs, outputs = kernel.shape
+    matrices = kernel.reshape(side * side, inputs, outputs)
+    return sum(here @ matrices[place] for place, here in enumerate(windows(x, side, stride)))
 
 
 def conv_bn(x, params, stats, train, stride=1):
     """The kernel's side // 2 of zeros around, so that stride 1 keeps the size."""
-    kernel, bias = map(tape.tensor, (params["conv"]["kernel"], params["conv"]["bias"]))
-    pads = [(kernel.shape[0] // 2,) * 2] * 2
-    y = tape.conv2d(tape.tensor(x), kernel, pads=pads, stride=stride) + bias
+    kernel = params["conv"]["kernel"]
+    y = conv2d(x, kernel, padding=kernel.shape[0] // 2, stride=stride) + params["conv"]["bias"]
     y, new = batch_norm(y, params["bn"], stats["bn"], train)
-    return tape.relu(y), {"bn": new}
+    return relu(y), {"bn": new}
 
 
 def max_pool(x, *, stride, padding, ceil=False):
     """PyTorch's MaxPool2d(3, stride, padding, ceil_mode=ceil)."""
-    x = tape.tensor(x)
 
     def pads(size):
         steps = (size + 2 * padding - 3) / stride
@@ -120,7 +141,9 @@ def max_pool(x, *, stride, padding, ceil=False):
             count -= 1
         return padding, max(padding, (count - 1) * stride + 3 - size - padding)
 
-    return tape.max_pool2d(x, side=3, pads=[pads(size) for size in x.shape[1:3]], stride=stride)
+    widths = [(0, 0), *(pads(size) for size in x.shape[1:3]), (0, 0)]
+    x = anp.pad(x, widths, mode="constant", constant_values=-np.inf)
+    return functools.reduce(anp.maximum, windows(x, 3, stride))
 
 
 def inception(x, params, stats, train):
@@ -136,7 +159,7 @@ def inception(x, params, stats, train):
         layer(layer(x, "reduce5"), "five"),
         layer(max_pool(x, stride=1, padding=1), "pool"),
     ]
-    return tape.concatenate(branches, -1), new
+    return anp.concatenate(branches, -1), new
 
 
 def stem(x, params, stats, train):
@@ -161,7 +184,6 @@ def block(number, x, params, stats, train):
 
 def bilinear(x):
     """The upper triangle of the outer product, row by row."""
-    x = tape.tensor(x)
     rows, columns = np.triu_indices(x.shape[-1])
     return (x[..., :, None] * x[..., None, :])[..., rows, columns]
 
@@ -169,21 +191,19 @@ def bilinear(x):
 def bi_attention(x, params, stats, train, aia):
     """Eq. 1-6. Returns the masked map, the mask and the new statistics."""
     new = {}
-    x = tape.tensor(x)
     embedded, new["embed"] = conv_bn(x, params["embed"], stats["embed"], train)
     second_order = bilinear(embedded)
     local, new["local"] = conv_bn(second_order, params["local"], stats["local"], train)
     if aia:
-        m = second_order.mean((1, 2))[:, None, None, :]
+        m = second_order.mean((1, 2), keepdims=True)
         weight, new["global"] = conv_bn(m, params["global"], stats["global"], train)
         local = local * weight
-    mask = 1 / (1 + tape.exp(-local))
+    mask = 1 / (1 + anp.exp(-local))
     return mask * x, mask, new
 
 
 def crop_and_resize(x, part, num_parts):
     """The part's rows alone, [b, h / T, w, c], to [b, h, w, c]: half-pixel, edges repeated."""
-    x = tape.tensor(x)
     height = x.shape[1]
     crop = x[:, part * height // num_parts : (part + 1) * height // num_parts]
     out = []
@@ -194,7 +214,7 @@ def crop_and_resize(x, part, num_parts):
         last = crop.shape[1] - 1
         before, after = (min(max(row, 0), last) for row in (below, below + 1))
         out.append((1 - share) * crop[:, [before]] + share * crop[:, [after]])
-    return tape.concatenate(out, 1)
+    return anp.concatenate(out, 1)
 
 
 def affine_grid_sample(x, part, num_parts):
@@ -203,7 +223,6 @@ def affine_grid_sample(x, part, num_parts):
     The grid runs from -1 (first row's centre) to 1 (last row's); T = 4 has the offsets -3/4, -1/4,
     1/4, 3/4.
     """
-    x = tape.tensor(x)
     height = x.shape[1]
     offset = -1 + (2 * part + 1) / num_parts
     out = []
@@ -213,7 +232,7 @@ def affine_grid_sample(x, part, num_parts):
         below = math.floor(position)
         shares = {below: 1 - (position - below), below + 1: position - below}
         out.append(sum(s * x[:, [row]] for row, s in shares.items() if 0 <= row < height))
-    return tape.concatenate(out, 1)
+    return anp.concatenate(out, 1)
 
 
 SAMPLERS = {"paper": crop_and_resize, "published": affine_grid_sample}
@@ -223,10 +242,10 @@ def head(x, params, stats, train, *, with_relu):
     """Without dropout. Returns feature, scores and the new statistics."""
     new = {}
     x, new["map_bn"] = batch_norm(x, params["map_bn"], stats["map_bn"], train)
-    x = (tape.relu(x) if with_relu else x).mean((1, 2))
+    x = (relu(x) if with_relu else x).mean((1, 2))
     x = x @ params["embedding"]["kernel"] + params["embedding"]["bias"]
     x, new["bn"] = batch_norm(x, params["bn"], stats["bn"], train)
-    feature = tape.relu(x)
+    feature = relu(x)
     return feature, feature @ params["classifier"]["kernel"] + params["classifier"]["bias"], new
 
 
@@ -266,5 +285,5 @@ def network(images, params, stats, train, *, attention, num_parts, sampling, pos
             y = SAMPLERS[sampling](x, t, num_parts)
             y = named_block(3, y, f"stream{t}_blk3", *own)
             parts.append(named_block(4, y, f"stream{t}_blk4", *own))
-        embed(tape.concatenate(parts, -1), "part", with_relu=False)
+        embed(anp.concatenate(parts, -1), "part", with_relu=False)
     return features, scores, new

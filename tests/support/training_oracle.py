@@ -1,20 +1,21 @@
-"""Losses, gradients, optimizer and random erasing once more: slow, obvious, NumPy float64.
+"""Losses, gradients, optimizer and random erasing again, slow and obvious, in NumPy float64.
 
-Written from the paper, as `support/network_oracle.py` is, and importing none of the code under test. Losses are on
-the tape.
+As support/network_oracle.py, it is written from the paper, imports none of the code under test, and
+is differentiated by autograd.
 """
 
 import math
 
 import numpy as np
+from autograd import numpy as anp
+from autograd import value_and_grad
+from autograd.tracer import getval
 
-from support import tape
-from support.network_oracle import network
+from support.network_oracle import network, relu
 
 
 def triplet_loss(features, pids, margin, num_negatives):
     """Every anchor: its farthest positive against each of its `num_negatives` nearest negatives."""
-    features = tape.tensor(features)
     people = [features[i] for i in range(len(features))]
     hinges = []
     for i, anchor in enumerate(people):
@@ -22,21 +23,21 @@ def triplet_loss(features, pids, margin, num_negatives):
         for j, other in enumerate(people):
             if j != i:
                 apart = anchor - other
-                distance = tape.sqrt((apart * apart).sum())
+                distance = anp.sqrt((apart * apart).sum())
                 (positives if pids[i] == pids[j] else negatives).append(distance)
         for negative in sorted(negatives)[:num_negatives]:
-            hinges.append(tape.relu(max(positives) - negative + margin))
+            hinges.append(relu(max(positives) - negative + margin))
     return sum(hinges) / len(hinges)
 
 
 def cross_entropy(scores, labels, smoothing):
-    scores, total = tape.tensor(scores), 0.0
+    total = 0.0
     for i, label in enumerate(labels):
         row = scores[i]
         target = np.full(len(row), smoothing / len(row))
         target[label] += 1 - smoothing
-        top = row.value.max()  # a constant, against overflow
-        log_sum = top + tape.log(tape.exp(row - top).sum())
+        top = getval(row).max()  # a constant, against overflow
+        log_sum = top + anp.log(anp.exp(row - top).sum())
         total = total + (target * (log_sum - row)).sum()
     return total / len(scores)
 
@@ -59,11 +60,15 @@ def loss_and_gradients(params, stats, images, labels, *, loss, net):
 
     `loss` and `net` are the options of `multi_task_loss` and `network`.
     """
-    leaves = map_tree(tape.Tensor, params)
-    features, scores, new = network(images, leaves, stats, True, **net)
-    total = multi_task_loss(features, scores, labels, **loss)
-    total.backward()
-    return float(total), map_tree(lambda leaf: leaf.grad, leaves), new
+    new_stats = {}
+
+    def total_loss(params):
+        features, scores, new = network(images, params, stats, True, **net)
+        new_stats.update(new)
+        return multi_task_loss(features, scores, labels, **loss)
+
+    value, gradients = value_and_grad(total_loss)(params)
+    return value, gradients, new_stats
 
 
 def train(params, stats, batches, rates, *, loss, net, adam):

@@ -13,7 +13,7 @@ __all__ = ["Model", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports JAX and the network only for those who ask for them."""
+    """Import JAX and the network at the first use of a name in `__all__`."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from batnet_jax.inference import model

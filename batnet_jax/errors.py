@@ -1,37 +1,36 @@
-"""The exceptions whose message is all that a user needs."""
+"""The exceptions that `main` reports in one line, without a traceback."""
 
 import re
 
-LONGEST = 1500
-"""Characters of a message."""
-# What would break the line, or make a terminal do something: names of files come from anywhere.
+MAX_CHARACTERS = 1500
+"""Length that a message is cut to."""
+# File names come from anywhere: these characters would break the line or control the terminal.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 
 
-class _Told(Exception):  # noqa: N818 (its subclasses say what it is)
-    """Is told in a line, whatever the file names in its message hold."""
+class _OneLine(Exception):  # noqa: N818 (a base class)
+    """An exception whose message is printed as one line, whatever file names it contains."""
 
     def __str__(self) -> str:
         line = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().__str__())
-        half = LONGEST // 2
-        return line if len(line) <= LONGEST else f"{line[:half]} [...] {line[-half:]}"
+        half = MAX_CHARACTERS // 2
+        return line if len(line) <= MAX_CHARACTERS else f"{line[:half]} [...] {line[-half:]}"
 
 
-class UserError(_Told, ValueError):
-    """A mistake in what the user gave: a config field, a path, a data set.
+class UserError(_OneLine, ValueError):
+    """A mistake in a value that the user gave: a config field, a path, a data set.
 
-    The message is one line that says what was given, what is allowed and what to do.
-    `main` prints it and exits with status 2; but for `RunFailure` anything else is a failure of
-    ours and keeps its traceback.
+    The message is one line with the value given, the values allowed and the remedy. `main` prints
+    the message and exits with status 2.
     """
 
 
 class ArgumentError(UserError):
-    """A mistake that another value of one argument would mend.
+    """A mistake in one argument of a function.
 
-    A library function names its argument; its caller adds the setting that the user knows.
+    A library function names its argument. Its caller adds the name of the user's setting.
 
     Attributes:
       argument: the argument's name.
@@ -42,13 +41,13 @@ class ArgumentError(UserError):
         self.argument = argument
 
 
-class RunFailure(_Told, RuntimeError):  # noqa: N818 (not an error in what was given)
-    """What ends a run in its course: a full disk, too little memory, a loss that is not finite.
+class RunFailure(_OneLine, RuntimeError):  # noqa: N818 (not an error in a value given)
+    """The end of a run by a full disk, too little memory, or a loss that is not finite.
 
-    The message is one line that says what has happened, what is kept and what to do. `main` prints
-    it and exits with status 1.
+    The message is one line with the cause, the results that are kept and the remedy. `main` prints
+    the message and exits with status 1.
     """
 
 
 class NotFiniteError(RunFailure, FloatingPointError):
-    """The loss or a parameter is NaN or infinite."""
+    """A loss or a parameter that is NaN or infinite."""

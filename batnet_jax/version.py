@@ -1,3 +1,3 @@
-"""The package's version; pyproject.toml reads it here."""
+"""The package's version, which pyproject.toml reads."""
 
 VERSION = "0.1.0"

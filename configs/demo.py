@@ -1,7 +1,9 @@
-"""The demo: the whole of BAT-net, narrow and on small images, on the embedded `pedestrians`.
+"""The demo: all of BAT-net on the embedded data set `pedestrians`, narrow and with small images.
 
-`make demo`, or `python -m batnet_jax.main --config=configs/demo.py`. Minutes on 2 CPU cores;
-`docs/pedestrians.md` shows what it reaches.
+Takes minutes on 2 CPU cores; `docs/pedestrians.md` has the figures.
+
+make demo, or
+python -m batnet_jax.main --config=configs/demo.py
 """
 
 from batnet_jax.config import default_config
@@ -15,7 +17,7 @@ def get_config():
     c.model.width = 0.25
     c.batch.identities = 8
     c.steps = 600
-    c.decay_epochs = (6,)  # of 75 steps
+    c.decay_epochs = (6,)  # an epoch has 75 steps
     c.learning_rate = 3e-3
     c.checkpoint.every_epochs = 4
     return c

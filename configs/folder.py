@@ -1,14 +1,15 @@
 """BAT-net on images of your own: a narrow network, small images.
 
-Give each identity a sub-folder; or make `bounding_box_train/`, `query/` and `bounding_box_test/`,
-where a file's name begins with the identity and the camera, as in 0001_c2_anything.jpg. More in
-docs/data.md. A query is not compared with images of the same identity and the same camera; where
-no name has a camera, with all.
+Data: a sub-folder for each identity; or `bounding_box_train/`, `query/` and `bounding_box_test/`
+with file names that begin with the identity and the camera, as in 0001_c2_anything.jpg
+(docs/data.md). A query is not compared with images of the same identity and the same camera. If no
+file name has a camera, a query is compared with all images.
 
-The settings suit a small set and two CPU cores; for more, raise num_epochs and decay_epochs first.
-The paper's are --config.model.width=1 --config.data.image_size=256,128
---config.batch.identities=16 --config.learning_rate=5e-4 --config.num_epochs=300
---config.decay_epochs=150,200,250. A batch has no more identities than the training folder.
+The settings suit a small data set and two CPU cores. For a larger one, raise num_epochs and
+decay_epochs first. The paper's settings are --config.model.width=1
+--config.data.image_size=256,128 --config.batch.identities=16 --config.learning_rate=5e-4
+--config.num_epochs=300 --config.decay_epochs=150,200,250. The training folder must have at least
+as many identities as a batch.
 
 python -m batnet_jax.main --config=configs/folder.py --config.data.manual_dir=DIR_OR_ZIP
 """

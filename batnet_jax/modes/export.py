@@ -35,11 +35,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
     """
     check_output(output)
     step = checkpoints.choose_step(workdir, config.eval.step)
-    run = checkpoints.restore_metadata(workdir, step)
+    metadata = checkpoints.restore_metadata(workdir, step)
     results = read_results(workdir, step)
     model, variables = restore_network(config, workdir, step)
     height, width = size = tuple(config.data.image_size)
-    trained = tuple(run["config"]["data"]["image_size"]) if "config" in run else size
+    trained = tuple(metadata["config"]["data"]["image_size"]) if "config" in metadata else size
     if trained != size:
         print(f"note: for images of {height} x {width}, and trained on {trained[0]} x {trained[1]}")
     if output.suffix in FORMATS:
@@ -49,7 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
     written = output.read_bytes()
     facts = Facts(
         step=step,
-        run=run,
+        run=metadata,
         results=results,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         image_size=size,
@@ -68,7 +68,7 @@ def card_path(output: Path) -> Path:
 
 
 def check_output(output: Path) -> None:
-    """Refuse an output that could not be written at the end, before anything is restored.
+    """Refuse an output that could not be written, before the checkpoint is restored.
 
     Raises: UserError for an unknown suffix, a missing package, or a folder without write access.
     """
@@ -88,9 +88,9 @@ def check_output(output: Path) -> None:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file at once and whole, or leaves what was there.
+    """Write a file whole, or keep the file that exists.
 
-    Raises: UserError if it cannot be written.
+    Raises: UserError if the file cannot be written.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:

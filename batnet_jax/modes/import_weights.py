@@ -22,8 +22,17 @@ REPORT = "import.txt"
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path, *, source: Path, output: Path) -> None:
-    """Make the workdir `output` of weights from a file, and print a summary."""
-    del workdir  # stands for --workdir, which `output` replaces
+    """Import weights from a file into a new workdir, and print a summary.
+
+    Args:
+      config: see `import_weights`.
+      workdir: not used; `output` is the workdir.
+      source: see `import_weights`.
+      output: see `import_weights`.
+
+    Raises: see `import_weights`.
+    """
+    del workdir
     report = import_weights(config, source, output)
     print(f"{report.summary()}\nwritten: {output / checkpoints.FOLDER / '0'}, {output / REPORT}")
 
@@ -31,15 +40,14 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, source: Path, outpu
 def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path) -> Report:
     """Make a checkpoint of step 0 from a PyTorch or safetensors file.
 
-    A published BAT-net is imported whole, and its identities have no names. A backbone is imported
-    with copies of it as part streams. All else keeps its initial values, and the classifiers have
-    one class.
+    A published BAT-net gives all values; its identities have no names. A backbone also gives the
+    part streams' values. The other layers keep their initial values, and the classifiers have one
+    class.
 
     Args:
       config: validated; its `model` section must describe the network.
       source: the file.
-      output: the workdir to make, with `checkpoints/0` and `import.txt`, which has a line for each
-        tensor.
+      output: the workdir to make, with `checkpoints/0` and the report as `import.txt`.
 
     Raises: UserError if the file cannot be read safely and completely, or its network is not the
       config's, or the output cannot be written or has a checkpoint. Nothing is written then.
@@ -82,6 +90,6 @@ def _count_classes(opened: Source) -> int:
     if opened.format != BATNET or name not in opened.tensors:
         return 1
     shape = opened.tensors[name][1].shape
-    if len(shape) != 2 or 0 in shape:  # of no size, a tensor may have any shape
+    if len(shape) != 2 or 0 in shape:  # an empty tensor may declare any number of rows
         raise UserError(f"'{opened.label}' has {name} of shape {shape}: check that it is whole")
     return shape[0]

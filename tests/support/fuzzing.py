@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from batnet_jax.errors import LONGEST, UserError
+from batnet_jax.errors import MAX_CHARACTERS, UserError
 
 SECONDS = 20
 """For one case; each takes well below one where nothing else runs."""
@@ -72,7 +72,7 @@ def survives(read, *arguments, folder=None):
             message = str(error)
     assert "\n" not in message
     assert not CONTROL.search(message), ascii(message)
-    assert len(message) < LONGEST + 100
+    assert len(message) < MAX_CHARACTERS + 100
     return message
 
 

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.atomic_write import atomic_path
 from batnet_jax.weights.convert import flatten, to_torch
 from batnet_jax.weights.names import published_name
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
@@ -67,17 +68,15 @@ def export_torch(variables: dict[str, Any], path: Path) -> int:
         tensors[name] = to_torch(key, value)
     _check_attention(tensors)
     tensors |= _part_predictors(tensors)
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == SAFETENSORS:
-            from safetensors.numpy import save_file
+        with atomic_path(path) as temporary:
+            if path.suffix == SAFETENSORS:
+                from safetensors.numpy import save_file
 
-            save_file(tensors, partial)
-        else:
-            torch = import_torch("writing .pth")
-            torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, partial)
-        partial.replace(path)
+                save_file(tensors, temporary)
+            else:
+                torch = import_torch("writing .pth")
+                torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, temporary)
     except OSError as error:
         raise UserError(f"cannot write --output={path} ({error.strerror})") from error
     return len(tensors)

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.atomic_write import atomic_path
 
 SUFFIXES = (".npz", ".npy")
 _ALIGNMENT = 64
@@ -113,8 +114,8 @@ def write_features(
     Raises: UserError if the file cannot be written.
     """
     with (
-        replacing(path, "output") as partial,
-        partial.open("wb") as file,
+        replacing(path, "output") as temporary,
+        temporary.open("wb") as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
     ):
         with _open_member(archive, file, "features.npy") as out:
@@ -146,15 +147,10 @@ def replacing(path: Path, flag: str) -> Iterator[Path]:
 
     Raises: UserError if the file cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
+    if path.is_dir():
+        raise UserError(f"--{flag}={path} is a folder: name a file")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            raise UserError(f"--{flag}={path} is a folder: name a file")
-        yield partial
-        partial.replace(path)
+        with atomic_path(path) as temporary:
+            yield temporary
     except OSError as error:
         raise UserError(f"cannot write --{flag}={path} ({error.strerror or error})") from error
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

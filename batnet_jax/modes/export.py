@@ -14,6 +14,7 @@ from batnet_jax.export.published import EXPORTS, export_published
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import feature_sizes
 from batnet_jax.modes.flags import OUTPUT
+from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 from batnet_jax.workdir import checkpoints
 
@@ -92,11 +93,7 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Raises: UserError if the file cannot be written.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        partial.replace(path)
+        write_atomically(path, content)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"cannot write --output={path} ({error.strerror})") from error

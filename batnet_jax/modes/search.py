@@ -67,8 +67,8 @@ def run(
         print("\n".join(format_list(one) for one in lists))
         if output is not None:
             source = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
-            with feature_file.replacing(output, "output") as partial:
-                partial.write_text(json.dumps({**source, "results": lists}, indent=1) + "\n")
+            with feature_file.replacing(output, "output") as temporary:
+                temporary.write_text(json.dumps({**source, "results": lists}, indent=1) + "\n")
             print(f"written: {output}")
     if faiss is not None:
         write_index(faiss, searcher.gallery.features)
@@ -126,5 +126,5 @@ def write_index(path: Path, features: np.ndarray) -> None:
     index = faiss.IndexFlatIP(features.shape[1])
     for start in range(0, len(features), ROWS_AT_ONCE):
         index.add(unit_length(read_rows(features, slice(start, start + ROWS_AT_ONCE))))
-    with feature_file.replacing(path, "faiss") as partial:
-        faiss.write_index(index, str(partial))
+    with feature_file.replacing(path, "faiss") as temporary:
+        faiss.write_index(index, str(temporary))

@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batnet_jax.runtime.atomic_write import write_atomically
+
 _FOLDER = files("batnet_jax.report")
 _STYLE = "page.css"
 _SCRIPT = "page.js"
@@ -45,7 +47,7 @@ def write_page(
     """Write the page.
 
     Args:
-      path: file to write; its folder must exist.
+      path: the file; it is written as a whole or not at all.
       title: the page's.
       facts: the subject of the report, as names and values.
       sections: in the order of the page.
@@ -81,7 +83,7 @@ def write_page(
 </body>
 </html>
 """
-    Path(path).write_text(page, encoding="utf-8")
+    write_atomically(Path(path), page)
 
 
 def _policy(script: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from etils import epath
 
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.atomic_write import write_atomically
 
 SCHEME = "gs://"
 
@@ -73,9 +74,7 @@ def write_whole(path: Path, text: str) -> None:
     if is_bucket(path):
         path.write_text(text)
         return
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_atomically(path, text)
 
 
 class Mirror:

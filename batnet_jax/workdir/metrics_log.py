@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.workdir.gcs import Mirror
 from batnet_jax.workdir.tensorboard import Events
 
@@ -32,9 +33,7 @@ class MetricsLog:
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         kept = [line for line in lines if _step_of(line) <= step]
         if kept != lines:
-            partial = path.with_name(f"{METRICS}.partial")
-            partial.write_text("".join(kept))
-            partial.replace(path)
+            write_atomically(path, "".join(kept))
         self._file = path.open("a")
         self._events = Events(self._mirror.folder / "tensorboard", step)
 

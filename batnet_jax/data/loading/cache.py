@@ -13,6 +13,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from batnet_jax.runtime.atomic_write import atomic_path
+
 FREE_BYTES = 10**9
 """Bytes of the disk that a cache leaves free, for checkpoints."""
 
@@ -184,10 +186,8 @@ def _open_file(path: Path, nbytes: int) -> FileIO:
             raise OSError(errno.ENOSPC, f"it wants {gb}")
         if not whole:
             # A new file in its place: another process may still use the old one.
-            fresh = path.with_name(f"{path.name}.new")
-            with fresh.open("wb") as file:
+            with atomic_path(path) as fresh, fresh.open("wb") as file:
                 file.truncate(nbytes)
-            fresh.replace(path)
         return path.open("r+b", buffering=0)
 
 

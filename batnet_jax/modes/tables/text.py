@@ -14,6 +14,7 @@ from batnet_jax.config import RESUMABLE_FIELDS, default_config
 from batnet_jax.data import DATASETS
 from batnet_jax.errors import UserError
 from batnet_jax.modes.tables.paper import SETTINGS, TITLES, Table
+from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.training.run_length import RunLength
 from batnet_jax.workdir.run_folder import flatten
 
@@ -115,11 +116,8 @@ def write_table(
     texts = {path.with_suffix(".json"): json.dumps(contents, indent=2) + "\n"}
     texts[path] = format_markdown(contents, setting)
     try:
-        setting.workdir.mkdir(parents=True, exist_ok=True)
         for file, text in texts.items():
-            partial = file.with_suffix(f"{file.suffix}.partial")
-            partial.write_text(text)
-            partial.replace(file)
+            write_atomically(file, text)
     except OSError as error:
         raise UserError(
             f"cannot write to the workdir '{setting.workdir}' ({error.strerror}): name another "

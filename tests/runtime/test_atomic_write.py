@@ -1,0 +1,62 @@
+"""A file is replaced as a whole or stays as it was."""
+
+import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
+
+
+def test_a_file_is_made_and_replaced(tmp_path):
+    path = tmp_path / "new" / "folder" / "file.json"
+    write_atomically(path, "über\n")
+    assert path.read_bytes() == "über\n".encode()
+    write_atomically(path, b"\x00")
+    assert path.read_bytes() == b"\x00"
+    assert os.listdir(path.parent) == ["file.json"]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask  # others may read it, as usual
+
+
+@pytest.mark.parametrize("error", [KeyError, OSError, KeyboardInterrupt])
+def test_a_failure_leaves_the_old_file(tmp_path, error):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(error), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        assert path.read_text() == "old"
+        raise error
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_failure_without_an_old_file_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="half way"), atomic_path(tmp_path / "file"):
+        raise ValueError("half way")
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_cannot_be_written_is_an_os_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "below", tmp_path / "folder"):
+        with pytest.raises(OSError, match="/(file|folder)'"):
+            write_atomically(path, "x")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
+
+
+def test_long_names(tmp_path):
+    path = tmp_path / ("é" * 127)  # 254 bytes; a name may have 255
+    write_atomically(path, "x")
+    assert path.read_text() == "x"
+
+
+def test_several_writers_of_one_path(tmp_path):
+    path, contents = tmp_path / "file", [str(digit) * 100_000 for digit in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: write_atomically(path, content), contents))
+    assert path.read_text() in contents
+    assert os.listdir(tmp_path) == ["file"]

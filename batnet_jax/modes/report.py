@@ -7,8 +7,8 @@ from typing import Any
 
 import ml_collections
 
-from batnet_jax.config import default_config
-from batnet_jax.data.run_data import RetrievalTest, check_held_out, open_tests
+from batnet_jax.config import default_config, flatten
+from batnet_jax.data.run_data import RetrievalTest, open_tests
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.inference.restore import restore_network
@@ -22,7 +22,7 @@ from batnet_jax.report.thumbnails import Thumbnails
 from batnet_jax.report.training_section import training_section
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.metrics_log import read_metrics
-from batnet_jax.workdir.run_folder import flatten
+from batnet_jax.workdir.same_run import check_held_out
 
 HELP = "Evaluates a checkpoint; shows what it finds, where it looks and how it was trained."
 NEEDS = TAKES = ()

@@ -236,6 +236,17 @@ def default_config() -> ml_collections.ConfigDict:
     return config
 
 
+def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested dicts or of a config by their dotted names."""
+    flat = {}
+    for name, value in tree.items():
+        if isinstance(value, dict | ml_collections.ConfigDict):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
 def _resumable_fields() -> tuple[str, ...]:
     """Return the resumable fields' names, with a whole section under the section's name."""
     fixed = {name.split(".")[0] for name, field in FIELDS.items() if not field.resumable}

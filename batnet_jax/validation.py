@@ -5,12 +5,12 @@ several fields, the data sets or the network.
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
-from batnet_jax.config import FIELDS, Field, default_config
+from batnet_jax.config import FIELDS, Field, default_config, flatten
 from batnet_jax.data import check_name
 from batnet_jax.errors import UserError
 from batnet_jax.models import parse_positions
@@ -57,7 +57,7 @@ def check_types(config: ml_collections.ConfigDict) -> dict[str, Any]:
     Returns: each field's value by its dotted name.
     Raises: UserError naming the field.
     """
-    values = dict(_flatten(config))
+    values = flatten(config)
     for name in sorted(FIELDS.keys() ^ values.keys()):  # a section can be replaced as a whole
         raise UserError(f"config.{name} is unknown, or missing: give fields one by one")
     for name, value in values.items():
@@ -69,15 +69,6 @@ def check_types(config: ml_collections.ConfigDict) -> dict[str, Any]:
             fits, f"config.{name}={value!r} is of another type: give a value such as {example!r}"
         )
     return values
-
-
-def _flatten(section: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each field's dotted name and value."""
-    for name, value in section.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _has_type_of(example: Any, value: Any) -> bool:

@@ -100,29 +100,6 @@ def open_tests(config: ml_collections.ConfigDict) -> list[RetrievalTest]:
     return [_test(config, opened[name]) for name in dict.fromkeys(tested)]
 
 
-def check_held_out(
-    tests: Sequence[RetrievalTest], identities: Sequence[Sequence], workdir: Path
-) -> None:
-    """Refuses to validate on identities that a checkpoint was trained on.
-
-    Args:
-      tests: those of `val` are looked at.
-      identities: of the checkpoint, [data set, pid, name] each.
-      workdir: for the message.
-
-    Raises: UserError if there are any.
-    """
-    learnt = {(dataset, pid) for dataset, pid, *_ in identities}
-    for test in tests:
-        held_out = {(test.name, pid) for pid in test.gallery.pids.tolist()}
-        if test.split == "val" and held_out & learnt:
-            raise UserError(
-                f"'{workdir}' was trained on {len(held_out & learnt)} of the {len(held_out)} "
-                "identities that config.data.val_identities holds out: pass the value it was "
-                "trained with, or 0"
-            )
-
-
 def _names(config: ml_collections.ConfigDict) -> tuple[Sequence[str], Sequence[str]]:
     """The data sets to train on and those to test on, as the config names them."""
     trained = config.data.train or (config.data.dataset,)

@@ -25,6 +25,7 @@ from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import CONFIG
+from batnet_jax.workdir.same_run import check_image_size
 
 BAR_DELAY = 2.0
 """Seconds until a progress bar is shown."""
@@ -144,13 +145,8 @@ def load_with_config(
     """
     workdir, step = choose_checkpoint(path, step)
     saved = checkpoints.restore_metadata(workdir, step).get("config")
-    size = tuple(config.data.image_size)
-    trained_size = tuple(from_saved(saved).data.image_size) if saved else size
-    if trained_size != size:
-        raise UserError(
-            f"'{path}' was trained on images of {trained_size} and the config says {size}: pass"
-            f" '--config.data.image_size={trained_size}', or leave --config out"
-        )
+    if saved:
+        check_image_size(config, tuple(from_saved(saved).data.image_size), path)
     network, state = restore_train_state(config, workdir, step)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     return Model(

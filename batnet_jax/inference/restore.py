@@ -9,7 +9,7 @@ from batnet_jax.models.build import make_model
 from batnet_jax.runtime import processes
 from batnet_jax.step.train_step import TrainState, init_state, make_recipe
 from batnet_jax.workdir import checkpoints
-from batnet_jax.workdir.run_folder import check_architecture
+from batnet_jax.workdir.same_run import check_architecture
 
 
 def restore_network(

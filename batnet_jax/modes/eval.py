@@ -4,7 +4,7 @@ from pathlib import Path
 
 import ml_collections
 
-from batnet_jax.data.run_data import check_held_out, open_tests
+from batnet_jax.data.run_data import open_tests
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.evaluation.evaluate import run_tests
 from batnet_jax.inference.restore import restore_network
@@ -13,6 +13,7 @@ from batnet_jax.runtime import processes
 from batnet_jax.runtime.resource_errors import EVALUATION_MEMORY, as_run_failure
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import check_writable
+from batnet_jax.workdir.same_run import check_held_out
 
 HELP = "Restores a checkpoint (config.eval.step; 0 = latest, -1 = best) and evaluates it."
 NEEDS = TAKES = ()

@@ -7,8 +7,8 @@ from typing import Any
 
 import ml_collections
 
-from batnet_jax.config import default_config
-from batnet_jax.data.run_data import RetrievalTest, check_held_out, open_tests
+from batnet_jax.config import default_config, flatten
+from batnet_jax.data.run_data import RetrievalTest, open_tests
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.inference.restore import restore_network
@@ -22,9 +22,9 @@ from batnet_jax.report.thumbnails import Thumbnails
 from batnet_jax.report.training_section import training_section
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.metrics_log import read_metrics
-from batnet_jax.workdir.run_folder import flatten
+from batnet_jax.workdir.same_run import check_held_out
 
-HELP = "Evaluates a checkpoint; shows what it finds, where it looks and how it was trained."
+HELP = "Evaluates a checkpoint; shows its rankings, attention and training in report/index.html."
 NEEDS = TAKES = ()
 
 FOLDER = "report"
@@ -77,7 +77,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def _open_tests(
-    config: ml_collections.ConfigDict, run: dict[str, Any], workdir: Path
+    config: ml_collections.ConfigDict, metadata: dict[str, Any], workdir: Path
 ) -> list[RetrievalTest]:
     """Open the tests, validation last.
 
@@ -85,7 +85,7 @@ def _open_tests(
     """
     tests = open_tests(config)
     if config.data.val_identities:
-        check_held_out(tests, run["identities"], workdir)
+        check_held_out(tests, metadata["identities"], workdir)
     return sorted(tests, key=lambda test: test.split != "test")
 
 

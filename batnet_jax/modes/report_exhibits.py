@@ -22,7 +22,7 @@ from batnet_jax.models import BATNet
 from batnet_jax.models.preprocess import normalise
 from batnet_jax.report import sections
 from batnet_jax.report.attention_maps import AttentionRow, mean_maps
-from batnet_jax.report.cards import KINDS, Card, Hit, Shown, ranked_lists_section
+from batnet_jax.report.cards import KINDS, Card, Hit, PageImage, ranked_lists_section
 from batnet_jax.report.page import Section
 from batnet_jax.report.ranked_list import Person
 from batnet_jax.report.sections import HardIdentity
@@ -179,12 +179,12 @@ def make_cards(
 
     def make_hit(place: retrieval.Place) -> Hit:
         g = place.item
-        image = Shown(item_thumbnails[g], int(gallery.pids[g]), camera_of(gallery, g))
+        image = PageImage(item_thumbnails[g], int(gallery.pids[g]), camera_of(gallery, g))
         return Hit(image, place.rank, _verdict(place))
 
     return [
         Card(
-            query=Shown(query_thumbnails[q], int(query.pids[q]), camera_of(query, q)),
+            query=PageImage(query_thumbnails[q], int(query.pids[q]), camera_of(query, q)),
             kinds=kinds[q],
             average_precision=per_query["average_precision"][q],
             first_rank=per_query["first_rank"][q],

@@ -14,8 +14,8 @@ _CAPTION = (
     "run from the lowest value (dark violet) to the highest (yellow). The maps before and after "
     "have a colour scale each, so their colours compare places within one map; all masks at a "
     "position share a scale, so their colours also compare images. The lowest and highest values "
-    "are below each map. The mask lies between 0.5 and 1, so the map after it is always lower: the "
-    "places that it lowers least matter."
+    "are below each map. The mask is between 0.5 and 1, so the map after it is always lower: look "
+    "for the places that it lowers least."
 )
 
 

@@ -17,7 +17,7 @@ KINDS = {
 _VERDICTS = {"right": "right", "wrong": "wrong", "same": "same camera"}
 
 
-class Shown(NamedTuple):
+class PageImage(NamedTuple):
     """An image on the page, its identity and its camera."""
 
     thumbnail: str
@@ -30,7 +30,7 @@ class Shown(NamedTuple):
 class Hit(NamedTuple):
     """A gallery image in a ranked list."""
 
-    image: Shown
+    image: PageImage
     rank: int
     """From 1; 0 for an image that does not count."""
     verdict: str
@@ -40,7 +40,7 @@ class Hit(NamedTuple):
 class Card(NamedTuple):
     """A query and the first places of its ranked list."""
 
-    query: Shown
+    query: PageImage
     kinds: Sequence[str]
     """At least one of `KINDS`."""
     average_precision: float
@@ -182,6 +182,6 @@ def _hit(hit: Hit, *, previous: int) -> str:
     )
 
 
-def _alt(what: str, image: Shown) -> str:
+def _alt(what: str, image: PageImage) -> str:
     camera = "" if image.camera is None else f", camera {image.camera}"
     return f"{what}: identity {image.pid}{camera}"

@@ -14,12 +14,8 @@ from batnet_jax.step.train_step import Recipe, TrainState, init_state
 from batnet_jax.training.run_length import RunLength, check_batch, check_steps_left
 from batnet_jax.weights import initialise
 from batnet_jax.workdir import checkpoints, environment
-from batnet_jax.workdir.run_folder import (
-    check_architecture,
-    check_data,
-    check_workdir,
-    open_workdir,
-)
+from batnet_jax.workdir.run_folder import check_workdir, open_workdir
+from batnet_jax.workdir.same_run import check_architecture, check_training_data
 
 INIT = "init.txt"
 
@@ -120,12 +116,6 @@ def resume(
                 raise
             moved = checkpoints.set_aside(workdir, step)
             print(f"warning: {error}; it is now '{moved}', the one before is used", file=sys.stderr)
-    check_data(saved.get("data", {}), metadata["data"], workdir)
-    if saved["identities"] != metadata["identities"]:
-        raise UserError(
-            f"'{workdir}' was trained on {len(saved['identities'])} identities that are not the "
-            f"{len(metadata['identities'])} of the training data now: restore the data, or name "
-            "another --workdir"
-        )
+    check_training_data(saved, metadata, workdir)
     print(f"resuming '{workdir}' after step {step}")
     return state

@@ -5,18 +5,15 @@ import fcntl
 import json
 import os
 import platform
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import ml_collections
 
-from batnet_jax.config import RESUMABLE_FIELDS, default_config
 from batnet_jax.data.run_data import Identity
 from batnet_jax.errors import UserError
-from batnet_jax.models import BATNet
 from batnet_jax.workdir.gcs import is_bucket, reached, write_whole
+from batnet_jax.workdir.same_run import check_settings
 
 CONFIG = "config.json"
 LABELS = "labels.json"
@@ -50,7 +47,7 @@ def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"'{path}' is damaged: delete it if you know the run's settings, or name another "
             "--workdir"
         ) from error
-    check_same_run(config, saved, workdir)
+    check_settings(config, saved, workdir)
 
 
 def check_writable(workdir: Path) -> None:
@@ -120,75 +117,3 @@ def open_workdir(
         raise UserError(
             f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
         ) from error
-
-
-def check_same_run(config: ml_collections.ConfigDict, saved: dict[str, Any], workdir: Path) -> None:
-    """Refuses to continue a run with settings that would make it another run.
-
-    A field that is younger than the run has its default there.
-
-    Raises: UserError naming the first field that differs.
-    """
-    wanted = flatten(json.loads(config.to_json()))
-    have = flatten(json.loads(default_config().to_json())) | flatten(saved)
-    free = RESUMABLE_FIELDS
-    if config.schedule == "cosine":  # the rate depends on where it comes to 0
-        free = tuple(name for name in free if name != "num_epochs")
-    for field in sorted(wanted.keys() | have.keys()):
-        is_free = any(field == name or field.startswith(f"{name}.") for name in free)
-        if not is_free and wanted.get(field) != have.get(field):
-            raise UserError(
-                f"'{workdir}' holds a run with config.{field}={have.get(field)!r}, not "
-                f"{wanted.get(field)!r}: pass the same to resume it, or name another --workdir"
-            )
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts to one with dotted keys."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= (
-            flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        )
-    return flat
-
-
-def check_architecture(
-    config: ml_collections.ConfigDict, run: dict[str, Any], workdir: Path
-) -> None:
-    """Refuses a config that describes another network than the checkpoint's.
-
-    Raises: UserError naming the first field that differs.
-    """
-    for field, value in config.model.items():
-        # A checkpoint older than the field is of the network that the field's default describes.
-        saved = run["model"].get(field, getattr(BATNet, field, None))
-        if saved != value:
-            raise UserError(
-                f"'{workdir}' holds a network with model.{field}={saved!r}, and the config says "
-                f"{value!r}: pass --config.model.{field}={saved}, or another --workdir"
-            )
-
-
-def check_data(saved: dict[str, str], now: dict[str, str], workdir: Path) -> None:
-    """Refuses to go on with other training images; warns of other test images.
-
-    Args:
-      saved: `fingerprints` of the data of the checkpoint; {} in one of an older version.
-      now: of the data now.
-      workdir: for the message.
-
-    Raises: UserError with both fingerprints.
-    """
-    changed = [name for name in saved if saved[name] != now.get(name, saved[name])]
-    if "train" in changed:
-        raise UserError(
-            f"'{workdir}' was trained on other images (fingerprint {saved['train']}, now "
-            f"{now['train']}): restore the data set, or name another --workdir"
-        )
-    for name in changed:
-        print(
-            f"warning: the images of {name} have changed since '{workdir}' was last saved: "
-            "figures before and after do not compare",
-            file=sys.stderr,
-        )

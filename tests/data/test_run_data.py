@@ -5,9 +5,10 @@ import pytest
 from support.tiny_datasets import FLAT, MARKET, MSMT17, jpg, write_tree
 
 from batnet_jax.config import default_config
-from batnet_jax.data.run_data import Identity, RunData, check_held_out, open_run_data, open_tests
+from batnet_jax.data.run_data import Identity, RunData, open_run_data, open_tests
 from batnet_jax.errors import UserError
 from batnet_jax.validation import validate
+from batnet_jax.workdir.same_run import check_held_out
 
 GT_BOX = {"gt_bbox/0001_c1s2_000009_00.jpg": jpg(2)}
 CROWD = {"distractors_500k/0_c3s1.jpg": jpg(3)}

@@ -11,14 +11,13 @@ import pytest
 from support.paths import ROOT
 
 from batnet_jax import models
-from batnet_jax.config import FIELDS, RESUMABLE_FIELDS, default_config
+from batnet_jax.config import FIELDS, RESUMABLE_FIELDS, default_config, flatten
 from batnet_jax.errors import UserError
 from batnet_jax.models.init_variables import MOST_PARAMETERS
 from batnet_jax.retrieval import POOLINGS
 from batnet_jax.step.optimizer import SCHEDULES
 from batnet_jax.step.train_step import make_recipe
 from batnet_jax.validation import validate
-from batnet_jax.workdir.run_folder import flatten
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
 PROMISED = {

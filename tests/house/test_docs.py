@@ -6,8 +6,7 @@ import re
 import pytest
 from support.paths import PAGES, ROOT
 
-from batnet_jax.config import default_config
-from batnet_jax.workdir.run_folder import flatten
+from batnet_jax.config import default_config, flatten
 
 NAMED = re.compile(r"\[`(\w+)`\]\(([^)\s]+\.py)\)")
 LINK = re.compile(r"\]\((?!https?:|#)([^)#\s]+)")

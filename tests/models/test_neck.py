@@ -14,7 +14,7 @@ from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 from batnet_jax.models import BATNet, feature_sizes
 from batnet_jax.models.heads import BNNeckHead
-from batnet_jax.workdir.run_folder import check_architecture
+from batnet_jax.workdir.same_run import check_architecture
 
 
 def plain_head(x, params, stats, train):

@@ -9,7 +9,7 @@ import pytest
 from support.synthetic_report import VERIFIED, World
 
 from batnet_jax.report import charts, sections
-from batnet_jax.report.cards import Card, Hit, Shown, cards
+from batnet_jax.report.cards import Card, Hit, PageImage, cards
 from batnet_jax.report.charts import Axis, Series, line_chart, thin, ticks
 from batnet_jax.report.sections import HardIdentity
 from batnet_jax.report.settings import settings_section
@@ -197,10 +197,10 @@ def test_a_thumbnail_is_stored_once():
 
 
 def card(**changes):
-    near, far = Shown("t1", 3, 2), Shown("t2", 4, None)
+    near, far = PageImage("t1", 3, 2), PageImage("t2", 4, None)
     hits = [Hit(near, 0, "same"), Hit(far, 1, "wrong"), Hit(far, 2, "wrong"), Hit(near, 9, "right")]
     own = {
-        "query": Shown("t0", 3, 1), "kinds": ["worst", "random"], "average_precision": 0.25,
+        "query": PageImage("t0", 3, 1), "kinds": ["worst", "random"], "average_precision": 0.25,
         "first_rank": 9, "hits": hits, "left_out": 4,
     }  # fmt: skip
     return Card(**own | changes)
@@ -239,7 +239,10 @@ def test_a_card_shows_verdicts_as_words_and_icons():
 
 
 def test_cards_hold_the_data_that_filters_read():
-    shown = [card(), card(hits=[Hit(Shown("t3", 3, 2), 1, "right")], kinds=["best"], first_rank=1)]
+    shown = [
+        card(),
+        card(hits=[Hit(PageImage("t3", 3, 2), 1, "right")], kinds=["best"], first_rank=1),
+    ]
     markup = cards(shown, key="list")
     read = [
         {name: own[f"data-{name}"] for name in ("kinds", "camera", "pid", "first")}
@@ -250,7 +253,7 @@ def test_cards_hold_the_data_that_filters_read():
         {"kinds": "best", "camera": "1", "pid": "3", "first": "right"},
     ]
     assert re.findall(r'type="radio"[^>]*value="(\w*)"', markup) == ["", "worst", "best", "random"]
-    unknown = cards([card(query=Shown("t0", 3, None))], key="list")
+    unknown = cards([card(query=PageImage("t0", 3, None))], key="list")
     assert "Camera</label>" not in unknown
 
 

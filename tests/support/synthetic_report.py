@@ -9,7 +9,7 @@ from batnet_jax.modes.report_exhibits import LISTS, PLACES, UNCOUNTED, choose_qu
 from batnet_jax.report import sections
 from batnet_jax.report.attention_maps import AttentionMaps, AttentionRow
 from batnet_jax.report.attention_section import attention_section
-from batnet_jax.report.cards import Card, Hit, Shown, ranked_lists_section
+from batnet_jax.report.cards import Card, Hit, PageImage, ranked_lists_section
 from batnet_jax.report.page import write_page
 from batnet_jax.report.ranked_list import Person
 from batnet_jax.report.sections import HardIdentity
@@ -36,7 +36,7 @@ class World:
         return self.rng.integers(0, 256, (*size, 3), np.uint8)
 
     def shown(self, pid, camera):
-        return Shown(self.thumbnails.add(self.noise()), int(pid), int(camera))
+        return PageImage(self.thumbnails.add(self.noise()), int(pid), int(camera))
 
     def card(self, q, kinds):
         pid, camera, first = int(self.pids[q]), int(self.cameras[q]), int(self.first_ranks[q])

@@ -13,7 +13,6 @@ from batnet_jax.errors import UserError
 from batnet_jax.training.non_finite import NonFiniteReport
 from batnet_jax.training.run_length import RunLength, batches, plan_run, shape_of
 from batnet_jax.training.window import Window
-from batnet_jax.workdir.run_folder import check_same_run, flatten
 
 LABELS = np.repeat(np.arange(6), 4)  # 6 groups of 4: 3 steps an epoch at 2 x 4
 NAMES = [f"{letter}.jpg" for letter in string.ascii_lowercase[:24]]
@@ -111,35 +110,3 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     window.add(metrics(np.nan), ROW + 2)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 6, on the images 'b"):
         window.fetch_finite(7, good | {"a": {"b": jnp.array([1.0, np.nan])}})
-
-
-def test_a_run_may_be_continued_with_other_free_fields_only(tmp_path):
-    config = small_config()
-    saved = json.loads(config.to_json()) | {"steps": 5, "log": {"every_steps": 99}}
-    saved["data"] = saved["data"] | {"workers": 9}
-    check_same_run(config, saved, tmp_path)
-    with pytest.raises(UserError, match=r"config.model.width=0.5, not 1.0"):
-        check_same_run(config, saved | {"model": saved["model"] | {"width": 0.5}}, tmp_path)
-    check_same_run(config, saved | {"num_epochs": 301}, tmp_path)
-    config.schedule = "cosine"  # whose rate depends on where it ends
-    later = saved | {"schedule": "cosine", "num_epochs": 301}
-    with pytest.raises(UserError, match=r"config.num_epochs=301, not 300"):
-        check_same_run(config, later, tmp_path)
-    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
-
-
-def test_a_field_that_is_younger_than_the_run_has_its_default_there(tmp_path):
-    config = small_config()
-    saved = json.loads(config.to_json())
-    for name in ("schedule", "warmup_epochs", "warmup_factor"):
-        del saved[name]
-    for name in ("neck", "backbone"):
-        del saved["model"][name]
-    check_same_run(config, saved, tmp_path)
-    config.model.neck = "bnneck"
-    with pytest.raises(UserError, match=r"config.model.neck='none', not 'bnneck'"):
-        check_same_run(config, saved, tmp_path)
-    config.model.neck = "none"
-    config.schedule = "cosine"
-    with pytest.raises(UserError, match=r"config.schedule='piecewise', not 'cosine'"):
-        check_same_run(config, saved, tmp_path)

@@ -18,7 +18,7 @@ from support.fuzzing import limits as limits
 from support.stub_training import fake_state, tiny_config
 
 from batnet_jax import main
-from batnet_jax.config import default_config
+from batnet_jax.config import default_config, flatten
 from batnet_jax.inference.model import load
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
@@ -26,7 +26,7 @@ from batnet_jax.modes import config_files
 from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.best_checkpoint import read
-from batnet_jax.workdir.run_folder import check_workdir, flatten
+from batnet_jax.workdir.run_folder import check_workdir
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),

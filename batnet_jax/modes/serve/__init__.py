@@ -19,7 +19,7 @@ from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.flags import GALLERY
 from batnet_jax.runtime.preemption import Terminated
 
-HELP = "A page to drop an image on: ranks --gallery=F.npz|DIR; --port=8000, --host=127.0.0.1."
+HELP = "Serves a page that ranks --gallery=F.npz|DIR for an image; --port=8000, --host=127.0.0.1."
 HOST = flags.DEFINE_string("host", "127.0.0.1", "the address to listen at")
 PORT = flags.DEFINE_integer("port", 8000, "0 = any free port", lower_bound=0, upper_bound=65535)
 NEEDS = (GALLERY,)

@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
-from batnet_jax.config import RESUMABLE_FIELDS, default_config
+from batnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
 from batnet_jax.data import DATASETS
 from batnet_jax.errors import UserError
 from batnet_jax.modes.tables.paper import SETTINGS, TITLES, Table
 from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.training.run_length import RunLength
-from batnet_jax.workdir.run_folder import flatten
 
 # Fields that are not settings of the method, or that the notes mention elsewhere.
 OWN_FIELDS = ("seed", "init", "data.dataset", "data.variant", "data.train")

@@ -1,0 +1,145 @@
+"""Checks whether a config and its data belong to the run of a workdir.
+
+A run may be resumed only with the settings, the network and the training data that it started
+with; `config.FIELDS` marks the settings that may change. A checkpoint may be evaluated only as the
+network that it holds, and validated only on identities that it has not been trained on.
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from batnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
+from batnet_jax.data.run_data import RetrievalTest
+from batnet_jax.errors import UserError
+from batnet_jax.models import BATNet
+
+
+def check_settings(
+    config: ml_collections.ConfigDict, saved: Mapping[str, Any], workdir: Path
+) -> None:
+    """Check that a run can be resumed with these settings.
+
+    A field that did not exist when the run started counts as having its default.
+
+    Args:
+      config: the settings now.
+      saved: the run's settings, as in config.json.
+      workdir: of the run.
+
+    Raises: UserError naming the first field that differs.
+    """
+    current = flatten(json.loads(config.to_json()))
+    before = flatten(json.loads(default_config().to_json())) | flatten(saved)
+    resumable = RESUMABLE_FIELDS
+    if config.schedule == "cosine":  # the learning rate of each step depends on num_epochs
+        resumable = tuple(name for name in resumable if name != "num_epochs")
+    for field in sorted(current.keys() | before.keys()):
+        may_change = any(f"{field}.".startswith(f"{name}.") for name in resumable)
+        if not may_change and current.get(field) != before.get(field):
+            raise UserError(
+                f"'{workdir}' holds a run with config.{field}={before.get(field)!r}, not "
+                f"{current.get(field)!r}: pass the same to resume it, or name another --workdir"
+            )
+
+
+def check_architecture(
+    config: ml_collections.ConfigDict, metadata: Mapping[str, Any], workdir: Path
+) -> None:
+    """Check that a config describes the network of a checkpoint.
+
+    Args:
+      config: its `model` section describes the network.
+      metadata: of the checkpoint, see `checkpoints.metadata`.
+      workdir: of the checkpoint.
+
+    Raises: UserError naming the first field that differs.
+    """
+    for field, value in config.model.items():
+        # In a checkpoint older than the field, the network is that of the field's default.
+        saved = metadata["model"].get(field, getattr(BATNet, field, None))
+        if saved != value:
+            raise UserError(
+                f"'{workdir}' holds a network with model.{field}={saved!r}, and the config says "
+                f"{value!r}: pass --config.model.{field}={saved}, or another --workdir"
+            )
+
+
+def check_image_size(
+    config: ml_collections.ConfigDict, trained_size: tuple[int, int], path: Path
+) -> None:
+    """Check that a config has the image size that a checkpoint was trained on.
+
+    Args:
+      config: its `data.image_size` is checked.
+      trained_size: (height, width) in pixels.
+      path: of the checkpoint.
+
+    Raises: UserError with both sizes.
+    """
+    size = tuple(config.data.image_size)
+    if size != trained_size:
+        raise UserError(
+            f"'{path}' was trained on images of {trained_size} and the config says {size}: pass"
+            f" '--config.data.image_size={trained_size}', or leave --config out"
+        )
+
+
+def check_training_data(
+    saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path
+) -> None:
+    """Check that the training images and identities are a checkpoint's; warn of other test images.
+
+    Args:
+      saved: metadata of the checkpoint, see `checkpoints.metadata`.
+      current: metadata of the data now.
+      workdir: of the checkpoint.
+
+    Raises: UserError with both fingerprints or both numbers of identities.
+    """
+    before, now = saved.get("data", {}), current["data"]  # old checkpoints have no fingerprints
+    changed = [name for name in before if before[name] != now.get(name, before[name])]
+    if "train" in changed:
+        raise UserError(
+            f"'{workdir}' was trained on other images (fingerprint {before['train']}, now "
+            f"{now['train']}): restore the data set, or name another --workdir"
+        )
+    for name in changed:
+        print(
+            f"warning: the images of {name} have changed since '{workdir}' was last saved: "
+            "figures before and after do not compare",
+            file=sys.stderr,
+        )
+    if saved["identities"] != current["identities"]:
+        raise UserError(
+            f"'{workdir}' was trained on {len(saved['identities'])} identities that are not the "
+            f"{len(current['identities'])} of the training data now: restore the data, or name "
+            "another --workdir"
+        )
+
+
+def check_held_out(
+    tests: Sequence[RetrievalTest], identities: Sequence[Sequence], workdir: Path
+) -> None:
+    """Check that no held-out identity is one that a checkpoint was trained on.
+
+    Args:
+      tests: only those of the split `val` are checked.
+      identities: of the checkpoint, [data set, pid, name] each.
+      workdir: of the checkpoint.
+
+    Raises: UserError with the number of such identities.
+    """
+    trained = {(dataset, pid) for dataset, pid, *_ in identities}
+    for test in tests:
+        held_out = {(test.name, pid) for pid in test.gallery.pids.tolist()}
+        if test.split == "val" and held_out & trained:
+            raise UserError(
+                f"'{workdir}' was trained on {len(held_out & trained)} of the {len(held_out)} "
+                "identities that config.data.val_identities holds out: pass the value it was "
+                "trained with, or 0"
+            )

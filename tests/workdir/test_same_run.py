@@ -1,0 +1,62 @@
+"""What makes a run another run: settings, image size, training data."""
+
+import json
+
+import pytest
+
+from batnet_jax.config import default_config, flatten
+from batnet_jax.errors import UserError
+from batnet_jax.workdir.same_run import check_image_size, check_settings, check_training_data
+
+
+def test_a_run_is_resumed_with_other_resumable_fields_only(tmp_path):
+    config = default_config()
+    saved = json.loads(config.to_json()) | {"steps": 5, "log": {"every_steps": 99}}
+    saved["data"] = saved["data"] | {"workers": 9}
+    check_settings(config, saved, tmp_path)
+    with pytest.raises(UserError, match=r"config.model.width=0.5, not 1.0"):
+        check_settings(config, saved | {"model": saved["model"] | {"width": 0.5}}, tmp_path)
+    check_settings(config, saved | {"num_epochs": 301}, tmp_path)
+    config.schedule = "cosine"  # its rate depends on its end
+    later = saved | {"schedule": "cosine", "num_epochs": 301}
+    with pytest.raises(UserError, match=r"config.num_epochs=301, not 300"):
+        check_settings(config, later, tmp_path)
+    assert flatten({"a": {"b": {"c": 1}}, "d": 2}) == {"a.b.c": 1, "d": 2}
+
+
+def test_a_field_newer_than_the_run_counts_as_its_default(tmp_path):
+    config = default_config()
+    saved = json.loads(config.to_json())
+    for name in ("schedule", "warmup_epochs", "warmup_factor"):
+        del saved[name]
+    for name in ("neck", "backbone"):
+        del saved["model"][name]
+    check_settings(config, saved, tmp_path)
+    config.model.neck = "bnneck"
+    with pytest.raises(UserError, match=r"config.model.neck='none', not 'bnneck'"):
+        check_settings(config, saved, tmp_path)
+    config.model.neck = "none"
+    config.schedule = "cosine"
+    with pytest.raises(UserError, match=r"config.schedule='piecewise', not 'cosine'"):
+        check_settings(config, saved, tmp_path)
+
+
+def test_another_image_size_is_refused(tmp_path):
+    config = default_config()
+    check_image_size(config, (256, 128), tmp_path)
+    with pytest.raises(UserError, match=r"images of \(64, 32\) and the config says \(256, 128\)"):
+        check_image_size(config, (64, 32), tmp_path)
+
+
+def test_other_training_data_is_refused(tmp_path, capsys):
+    saved = {"data": {"train": "a", "market1501 test": "b"}, "identities": [["market1501", 3, ""]]}
+    check_training_data(saved, saved, tmp_path)
+    check_training_data({"identities": saved["identities"]}, saved, tmp_path)  # an old checkpoint
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"other images \(fingerprint a, now c\)"):
+        check_training_data(saved, saved | {"data": {"train": "c"}}, tmp_path)
+    more = saved | {"identities": [["market1501", 3, ""], ["market1501", 4, ""]]}
+    with pytest.raises(UserError, match="on 1 identities that are not the 2 of"):
+        check_training_data(saved, more, tmp_path)
+    check_training_data(saved, saved | {"data": {"train": "a", "market1501 test": "d"}}, tmp_path)
+    assert "the images of market1501 test have changed" in capsys.readouterr().err

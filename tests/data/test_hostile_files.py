@@ -1,6 +1,5 @@
 """Hostile MATLAB files of CUHK03, and hostile weights: .pth and .safetensors."""
 
-import importlib
 import io
 import json
 import os
@@ -253,9 +252,7 @@ def test_a_classifier_of_no_numbers_and_many_classes(tmp_path, monkeypatch):
     many = {"classifier_global.1.weight": np.zeros((10**9, 0), np.float32)}
     path = tmp_path / "a.safetensors"
     save_file(many, path)
-    # `batnet_jax.weights.initialise` is the function.
-    module = importlib.import_module("batnet_jax.weights.initialise")
-    monkeypatch.setattr(module, "check_agrees", lambda *_, **__: None)
+    monkeypatch.setattr("batnet_jax.modes.import_weights.check_agrees", lambda *_, **__: None)
     monkeypatch.setattr("batnet_jax.weights.sources.guess_format", lambda _: "BAT-net")
     refused("has classifier_global.1.weight of shape", import_of, path, folder=tmp_path)
 

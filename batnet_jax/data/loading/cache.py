@@ -23,7 +23,7 @@ class Cache(Protocol):
     """A cache of n images; safe to use from several threads."""
 
     def read(self, i: int, out: np.ndarray, /) -> bool:
-        """Copy image i into `out`; return False, with `out` undefined, if the image is not cached."""
+        """Copy image i into `out`; return False, with `out` undefined, if no image is cached."""
         ...
 
     def write(self, i: int, image: np.ndarray, /) -> None:

@@ -1,4 +1,16 @@
-"""The data sets: prepared once into ArrayRecord files, then read at random."""
+"""Data sets: prepared once as ArrayRecord files, then read at random.
+
+| module | purpose |
+|---|---|
+| `files/` | reads a user's folders, archives and image headers safely |
+| `sources/` | finds the images and labels of each public data set, and of a user's own |
+| `pedestrians/` | draws the images of the embedded data set |
+| `builder`, `checks` | write a prepared data set; check images, counts and copies |
+| `prepared` | opens a prepared data set: `Dataset`, `Split` |
+| `splits` | divides identities into training and test, images into query and gallery |
+| `run_data` | opens all data sets of a run by the names in the config |
+| `loading/` | samples batches, decodes images, caches and prefetches them |
+"""
 
 import os
 from pathlib import Path
@@ -33,19 +45,19 @@ def check_name(name: str, setting: str = "name") -> None:
 def load_dataset(
     name: str, *, variant: str = "", data_dir: str | os.PathLike, manual_dir: str | os.PathLike = ""
 ) -> Dataset:
-    """Opens a data set, preparing it first if need be.
+    """Open a data set; prepare it first if necessary.
 
     Args:
-      name: one of `DATASETS`, or one with a variant, such as `msmt17:v2`; or `folder:DIR`, which
+      name: a name in `DATASETS`; a name with a variant, such as `msmt17:v2`; or `folder:DIR`, which
         overrides `manual_dir`.
-      variant: one of the builder's configs; "" = its first.
-      data_dir: prepared data sets are looked for and written here.
-      manual_dir: where the user's files are: a folder or an archive, see the builders; "" =
-        `MANUAL_DIR`. Not looked at if the data set is prepared already, except for `folder`, which
-        follows the user's changes.
+      variant: a name in the builder's `BUILDER_CONFIGS`; "" = the first.
+      data_dir: the folder of the prepared data sets.
+      manual_dir: the folder or archive with the user's files, see the builders; "" = `MANUAL_DIR`.
+        Ignored if the data set is already prepared. Only `folder` always reads it, to follow the
+        user's changes.
 
-    Raises: UserError if anything that the user gave is missing or wrong; nothing is left of the
-      preparation then.
+    Raises: UserError if the user's files or an argument are wrong (ArgumentError if another
+      argument would help). A failed preparation leaves no files.
     """
     check_name(name)
     base, _, detail = name.partition(":")
@@ -58,6 +70,6 @@ def load_dataset(
 
 
 def title_of(name: str) -> str:
-    """The name of a data set in results: `market1501`, `msmt17-v2`, `folder-mine`."""
+    """Return a data set's name in results: `market1501`, `msmt17-v2`, `folder-mine`."""
     base, _, detail = name.partition(":")
     return f"{base}-{Path(detail).stem if base == Folder.name else detail}" if detail else base

@@ -1,4 +1,4 @@
-"""What the TFDS builders of all data sets share: features, writing, the index of the labels."""
+"""The base class of all TFDS builders: features, writing, the index of labels."""
 
 import contextlib
 import os
@@ -20,64 +20,64 @@ from batnet_jax.data.files.tree import FileTree
 from batnet_jax.errors import ArgumentError, UserError
 
 INDEX_NAME = "index.npz"
-"""Beside the images: the labels of every split, so that opening a data set does not read them."""
+"""The file with all splits' labels, so that opening a data set does not read the images."""
 
 UNKNOWN_CAMERA = -1
-"""Of every image of a data set that knows no cameras."""
+"""The camera of all images in a data set without camera labels."""
 
 
 class Photo(NamedTuple):
     """The labels of one image."""
 
     filename: str
-    """Relative to its split's folder, unique in the split."""
+    """Relative to the split's folder, unique in the split."""
     pid: int
     camera: int
-    """0 or more, or `UNKNOWN_CAMERA` throughout the data set."""
+    """0 or more; or `UNKNOWN_CAMERA` in the whole data set."""
 
 
 class SplitSource(NamedTuple):
-    """One split as a builder finds it."""
+    """One split of the original data set."""
 
     photos: list[Photo]
-    """Sorted by filename: the order of the prepared split."""
+    """Sorted by filename, as in the prepared split."""
     encoded: Iterable[bytes]
-    """The image files' bytes in the same order; read once."""
+    """The bytes of the image files in the same order; may be an iterator."""
     junk: int = 0
-    """How many images were left out."""
+    """Number of images left out."""
 
 
 class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore
-    """A re-identification data set; subclasses say where its images are.
+    """Base class of the re-identification data sets; subclasses define `sources`.
 
-    The images are stored as the bytes of their files, in the order of their names. Nothing here
-    needs TensorFlow, or the network. `_download_and_prepare` replaces TFDS's own writing, which
-    shuffles and, for a split of more than 1 GB, calls TensorFlow.
+    Images are stored as the unchanged bytes of their files, sorted by filename. Neither TensorFlow
+    nor the network is needed. `_download_and_prepare` replaces TFDS's writer, which shuffles and
+    calls TensorFlow for splits of more than 1 GB.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     TITLE = ""
-    """For messages."""
+    """The data set's name in messages."""
     WANTED = ""
-    """What the user has to put into manual_dir; "" if nothing."""
+    """The files that the user must put into `manual_dir`, for messages; "" = none."""
     FOLDER_WORD = ""
-    """Part of its folder's usual name, which decides if several folders will do."""
+    """A part of the data set's usual folder name: the tie-break among several matching folders."""
     DETECTS_VARIANT = False
-    """Whether a variant that is not named is the one that is there, rather than the first."""
+    """Whether the default variant is the one found on disk instead of the first."""
     DISTRACTOR_PID: int | None = None
-    """The pid of images of nobody who is searched for, if there are any."""
+    """The pid of distractor images; None = no distractors."""
 
     manual_path: Path = Path()
-    """Where the user's files are: a directory or an archive; need not exist."""
+    """The folder or archive with the user's files; need not exist."""
 
     final_path: Path = Path()
-    """Where the prepared data set will be."""
+    """The folder of the prepared data set."""
 
     @classmethod
     def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
-        """The config for a `variant`, "" being the first.
+        """Return the builder config of a variant; "" = the first.
 
-        Raises: UserError if there is no such variant.
+        Raises: ArgumentError if the variant is unknown.
         """
         names = [config.name for config in cls.BUILDER_CONFIGS]
         if variant and variant not in names:
@@ -89,23 +89,23 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         return variant or (names[0] if names else None)
 
     def sources(self) -> dict[str, SplitSource]:
-        """The splits train, query and gallery, and others if there are, from `manual_path`.
+        """Return the splits train, query and gallery, and any others, of `manual_path`.
 
-        Raises: UserError if files are missing or wrong.
+        Raises: UserError if a file is missing or wrong.
         """
         raise NotImplementedError
 
     def published_counts(self) -> Mapping[str, Count]:
-        """The splits' sizes as published; a copy that differs is warned of."""
+        """Return the published sizes of the splits; a copy that differs leads to a warning."""
         return {}
 
     def identity_names(self) -> list[str]:
-        """The name of pid i at place i, where the user gave names; after `sources`."""
+        """Return the user's names, indexed by pid; empty = no names. Call `sources` first."""
         return []
 
     @property
     def variant(self) -> str:
-        """The name of the config; "" if there are no configs."""
+        """The name of the builder config; "" = no configs."""
         return self.builder_config.name if self.builder_config else ""
 
     @classmethod
@@ -115,14 +115,14 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         markers: tuple[str, ...],
         problem: Callable[[FileTree], str] = lambda _: "",
     ) -> FileTree:
-        """The one tree in `manual_dir` that has one of `markers` at its top, see `find_trees`.
+        """Find the only tree in `manual_dir` with one of `markers` at its top, see `find_trees`.
 
         Args:
-          manual_dir: of the user; need not exist.
+          manual_dir: the user's folder or archive; need not exist.
           markers: relative paths of folders or files.
-          problem: why a tree with a marker is not wanted, to say if there is no other; "" = it is.
+          problem: returns the reason to reject a tree, for the message; "" = accept it.
 
-        Raises: UserError if there is none, or more than one.
+        Raises: ArgumentError if no tree is accepted, or more than one.
         """
         trees = find_trees(manual_dir, markers, lambda tree: not problem(tree))
         problems = [problem(tree) for tree in trees]
@@ -159,7 +159,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             yield photo.filename, {"image": encoded, **photo._asdict()}
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
-        """Writes every split in order into one ArrayRecord file, then the index."""
+        """Write each split, in order, into one ArrayRecord file; then write the index."""
         del dl_manager, download_config
         sources = self.sources()
         index = _index(sources)
@@ -183,7 +183,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     def _report_counts(
         self, sources: Mapping[str, SplitSource], index: Mapping[str, np.ndarray]
     ) -> None:
-        """Shows the sizes of all splits; warns where they are not the published ones."""
+        """Print the sizes of all splits; warn about sizes that differ from the published ones."""
         counts = {
             split: count(
                 index[f"{split}/pid"],
@@ -229,7 +229,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """A disk that is full, or gone, as the user's error."""
+        """Raise an ArgumentError if the disk is full or gone."""
         try:
             yield
         except (OSError, RuntimeError) as error:
@@ -241,14 +241,14 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             ) from error
 
     def _log_download_bytes(self) -> None:
-        """TFDS would print to stdout here; `load_dataset` tells the user."""
+        """Do not print to stdout, as TFDS does."""
 
     def _log_download_done(self) -> None:
-        """The same."""
+        """Do not print to stdout, as TFDS does."""
 
 
 def _index(sources: Mapping[str, SplitSource]) -> dict[str, np.ndarray]:
-    """The labels of all splits as arrays, under `split/label`."""
+    """Return the labels of all splits as arrays with keys `SPLIT/LABEL`."""
     arrays: dict[str, np.ndarray] = {}
     for split, source in sources.items():
         arrays[f"{split}/pid"] = np.array([p.pid for p in source.photos], np.int64)

@@ -1,4 +1,4 @@
-"""What is looked at while a data set is prepared: each image, copies among them, their number."""
+"""Checks of a data set while it is prepared: images, counts, copies."""
 
 import hashlib
 from array import array
@@ -11,13 +11,13 @@ from batnet_jax.data.files.image_headers import is_cut_off, read_pixels
 from batnet_jax.errors import UserError
 
 COMPARED_SPLITS = ("train", "query", "gallery")
-"""The splits that are searched for copies; the others repeat images of these on purpose."""
+"""The splits searched for copies; the other splits repeat their images on purpose."""
 
 
 def check_image(encoded: bytes, name: str) -> None:
-    """Decodes an image as training will.
+    """Check that an image can be decoded.
 
-    Raises: UserError if it is empty, cut off, too large, or no image.
+    Raises: UserError if the file is empty, cut off, too large or not an image.
     """
     if not encoded:
         raise UserError(f"'{name}' is empty: restore or remove it, then run again")
@@ -36,36 +36,36 @@ class Count(NamedTuple):
 
     images: int
     identities: int
-    """Distractors are nobody."""
+    """Without distractors."""
     cameras: int = 0
-    """0 = not known."""
+    """0 = unknown."""
     distractors: int = 0
-    """Images of nobody who is searched for; they stay in the gallery."""
+    """Gallery images of people who appear in no query."""
     junk: int = 0
-    """Images left out; they are not among `images`."""
+    """Images left out, not counted in `images`."""
 
 
 def count(pids: np.ndarray, cameras: np.ndarray, *, distractor: int | None, junk: int) -> Count:
-    """Counts a split.
+    """Count the images, identities and cameras of a split.
 
     Args:
       pids: [n] int.
-      cameras: [n] int; negative = not known.
-      distractor: the pid of distractors, if there is one.
-      junk: how many images were left out.
+      cameras: [n] int; negative = unknown.
+      distractor: the pid of distractors; None = no distractors.
+      junk: number of images left out.
     """
-    nobody = np.zeros(len(pids), bool) if distractor is None else pids == distractor
+    is_distractor = np.zeros(len(pids), bool) if distractor is None else pids == distractor
     return Count(
         images=len(pids),
-        identities=len(np.unique(pids[~nobody])),
+        identities=len(np.unique(pids[~is_distractor])),
         cameras=len(np.unique(cameras[cameras >= 0])),
-        distractors=int(nobody.sum()),
+        distractors=int(is_distractor.sum()),
         junk=junk,
     )
 
 
 def format_counts(counts: Mapping[str, Count]) -> str:
-    """A table of all splits, for people."""
+    """Return a text table of all splits' sizes."""
     lines = [f"  {'split':12}" + "".join(f"{name:>12}" for name in Count._fields)]
     for split, numbers in counts.items():
         lines.append(f"  {split:12}" + "".join(f"{number:12,}" for number in numbers))
@@ -73,7 +73,7 @@ def format_counts(counts: Mapping[str, Count]) -> str:
 
 
 def count_warnings(counts: Mapping[str, Count], published: Mapping[str, Count]) -> list[str]:
-    """A line for each split whose size is not the published one, with both numbers."""
+    """Return a warning, with both numbers, for each split that differs from the published one."""
     lines = []
     for split, want in published.items():
         if split not in counts:
@@ -89,18 +89,18 @@ def count_warnings(counts: Mapping[str, Count], published: Mapping[str, Count]) 
 
 
 class Copies:
-    """Finds files of the same content; holds 8 bytes an image."""
+    """Finds files with the same content, with 8 bytes of memory for each image."""
 
     def __init__(self) -> None:
         self._digests: dict[str, array] = {}
 
     def add(self, split: str, encoded: bytes) -> None:
-        """Notes the next image of a split."""
+        """Add the next image of a split."""
         digest = hashlib.blake2b(encoded, digest_size=8).digest()
         self._digests.setdefault(split, array("Q")).frombytes(digest)
 
     def digests(self, split: str) -> np.ndarray:
-        """[n] uint64, one for each image of a split, in the order of `add`."""
+        """Return the digests of a split's images, [n] uint64, in the order of `add`."""
         return np.array(self._digests.get(split, ()), np.uint64)
 
     def warnings(
@@ -109,13 +109,13 @@ class Copies:
         pids: Mapping[str, np.ndarray],
         cameras: Mapping[str, np.ndarray],
     ) -> list[str]:
-        """A line for each kind of copy that harms, with an example.
+        """Return a warning, with an example, for each kind of harmful copy.
 
         Args:
-          filenames: of each split, in the order of `add`.
-          pids: [n] int of each split.
-          cameras: [n] int of each split; negative = not known. A query's copy from the same camera
-            does no harm, as evaluation removes it.
+          filenames: by split, in the order of `add`.
+          pids: by split, [n] int.
+          cameras: by split, [n] int; negative = unknown. A query's copy from the same camera is
+            harmless, because evaluation removes it.
         """
         splits = [split for split in COMPARED_SPLITS if split in self._digests]
         digests = np.concatenate([np.array(self._digests[split], np.uint64) for split in splits])
@@ -129,7 +129,7 @@ class Copies:
             split = splits[split_of[i]]
             return f"'{split}/{filenames[split][place[i]]}'"
 
-        # Copies lie side by side then, in the order of the splits.
+        # Sorting places copies side by side, in the order of the splits.
         order = np.argsort(digests, kind="stable")
         first, second = order[:-1], order[1:]
         same = digests[first] == digests[second]
@@ -138,16 +138,16 @@ class Copies:
         one_person = people[first] == people[second]
         removed = (views[first] == views[second]) & (views[first] >= 0)
         kinds = {
-            "in train are also in query or gallery: results would flatter": learnt,
-            "bear another identity in a second file": ~learnt & ~one_person,
+            "in train are also in query or gallery: results would be too good": learnt,
+            "have another identity in a second file": ~learnt & ~one_person,
             "in query are also in gallery: each would find itself": ~learnt
             & ~one_split
             & one_person
             & ~removed,
-            "are in one split twice": one_split & one_person,
+            "occur twice in one split": one_split & one_person,
         }
         return [
-            f"{found.sum():,} images {what}, {name(first[i])} and {name(second[i])} for one"
+            f"{found.sum():,} images {what}, for example {name(first[i])} and {name(second[i])}"
             for what, alike in kinds.items()
             if (found := same & alike).any()
             for i in [int(found.argmax())]

@@ -1,4 +1,4 @@
-"""Prepared data sets: made once, under a lock, then opened at random access."""
+"""Prepared data sets: written once, under a lock, then opened for random access."""
 
 import contextlib
 import fcntl
@@ -19,43 +19,46 @@ from batnet_jax.data.builder import INDEX_NAME, ReIDBuilder
 from batnet_jax.errors import ArgumentError, UserError
 
 OPTIONAL = ("val", "multi_query", "distractors")
-"""Splits that only some data sets have, or only if the user has their files."""
+"""Splits that are missing in most data sets, or need optional files of the user."""
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """n images of a prepared split, in the order of their names unless `take` chose otherwise."""
+    """n images of a prepared split, sorted by filename unless `take` reorders them."""
 
     pids: np.ndarray
-    """[n] int64, as in the data set: neither contiguous nor distinct between splits."""
+    """[n] int64, as in the data set: not contiguous, and splits may share identities."""
 
     cameras: np.ndarray
-    """[n] int64; -1 throughout where cameras are not known."""
+    """[n] int64; all -1 if cameras are unknown."""
 
     filenames: list[str]
     """Relative to the split's folder in the original data set."""
 
     rows: np.ndarray
-    """[n] int64, the images' places in `files`."""
+    """[n] int64, the indices of the images in `files`."""
 
     files: Sequence[bytes]
-    """The image files of the whole prepared split, read when they are asked for."""
+    """All image files of the prepared split, read on access."""
 
     file_state: str
-    """Changes whenever the prepared files do."""
+    """The path, size and time of the prepared file; differs on every machine."""
 
     content_digest: str = ""
-    """Changes whenever labels or images of the whole split do, but not from place to place."""
+    """A digest of the whole split's labels and images; the same on every machine."""
 
     def __len__(self) -> int:
         return len(self.filenames)
 
     def encoded(self, i: int) -> bytes:
-        """The bytes of the file of image i; safe to call from several threads."""
+        """Return the bytes of image i's file; safe to call from several threads.
+
+        Raises: OSError if the prepared file no longer holds the image.
+        """
         return self.files[self.rows[i]]
 
     def take(self, rows: np.ndarray) -> "Split":
-        """The images at `rows`, [m] int indices or [n] bool."""
+        """Return the images at `rows`, [m] int or [n] bool."""
         rows = np.flatnonzero(rows) if rows.dtype == bool else rows
         return Split(
             self.pids[rows],
@@ -68,11 +71,11 @@ class Split:
         )
 
     def fingerprint(self) -> str:
-        """A name for these very images, for caches of them."""
+        """Return an identifier of these images on this machine, for caches."""
         return hashlib.sha256(self.file_state.encode() + self.rows.tobytes()).hexdigest()[:16]
 
     def content_fingerprint(self) -> str:
-        """A name for these images and labels, the same wherever they are prepared."""
+        """Return an identifier of these images and labels, the same on every machine."""
         return hashlib.sha256(self.content_digest.encode() + self.rows.tobytes()).hexdigest()[:16]
 
 
@@ -111,7 +114,7 @@ class _Chain(Sequence[bytes]):
 
 
 def concatenate(splits: Sequence[Split]) -> Split:
-    """The images of several splits, one after the other."""
+    """Return one split with the images of several splits, in order."""
     if len(splits) == 1:
         return splits[0]
     files = _Chain([split.files for split in splits])
@@ -132,10 +135,10 @@ class Dataset:
     """A prepared data set."""
 
     name: str
-    """The builder's; with the variant, if the user named one."""
+    """See `data.title_of`."""
 
     path: Path
-    """Where the prepared files are."""
+    """The folder of the prepared files."""
 
     train: Split
     query: Split
@@ -145,18 +148,18 @@ class Dataset:
     distractors: Split | None = None
 
     identity_names: Sequence[str] = ()
-    """The name of pid i at place i, where the user gave names; empty where pids are numbers."""
+    """The user's names of identities, indexed by pid; empty if there are none."""
 
 
 def open_prepared(builder: ReIDBuilder, name: str) -> Dataset:
-    """Opens a data set, preparing it first if need be.
+    """Open a data set; prepare it first if necessary.
 
     Args:
       builder: see `make_builder`.
-      name: of the result.
+      name: the name of the result.
 
-    Raises: UserError if anything that the user gave is missing or wrong, nothing is left of the
-      preparation then; or if what was prepared before is damaged.
+    Raises: UserError if the user's files are missing or wrong, or if the prepared files are
+      damaged. A failed preparation leaves no files.
     """
     if not is_prepared(builder):
         _prepare(builder)
@@ -179,11 +182,11 @@ def open_prepared(builder: ReIDBuilder, name: str) -> Dataset:
 def make_builder(
     cls: type[ReIDBuilder], variant: str, data_dir: Path, manual_dir: Path
 ) -> ReIDBuilder:
-    """A builder that reads `manual_dir` and writes below `data_dir`.
+    """Return a builder that reads `manual_dir` and writes below `data_dir`.
 
-    Raises: UserError if there is no such variant, or for `folder` no such folder.
+    Raises: UserError if the variant is unknown or, for `folder`, if the user's folder is missing.
     """
-    if not variant and cls.DETECTS_VARIANT:  # the one that is prepared, if there is just one
+    if not variant and cls.DETECTS_VARIANT:  # the only prepared variant, if there is only one
         places = data_dir.glob(f"{cls.name}/*/{cls.VERSION}/{INDEX_NAME}")
         prepared = [place.parents[1].name for place in places]
         variant = prepared[0] if len(prepared) == 1 else ""
@@ -191,7 +194,7 @@ def make_builder(
     try:
         with _quiet_absl():
             builder = cls(data_dir=data_dir, config=config, file_format="array_record")
-    except Exception as error:  # TFDS reads what is prepared already
+    except Exception as error:  # TFDS reads the files of an earlier preparation
         raise UserError(
             f"'{data_dir / cls.name}' holds a damaged prepared data set: delete it, and run again"
         ) from error
@@ -202,7 +205,7 @@ def make_builder(
 
 @contextlib.contextmanager
 def _quiet_absl() -> Iterator[None]:
-    """Keeps TFDS from warning about custom configs."""
+    """Suppress TFDS's warning about custom configs."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -212,15 +215,16 @@ def _quiet_absl() -> Iterator[None]:
 
 
 def is_prepared(builder: ReIDBuilder) -> bool:
-    """Whether a whole prepared data set is there."""
+    """Return whether the data set has been prepared completely."""
     return (Path(builder.data_dir) / INDEX_NAME).exists()
 
 
 def _prepare(builder: ReIDBuilder) -> None:
-    """Prepares the data set, unless another process is just doing so: then waits for it.
+    """Prepare the data set, or wait for another process that is preparing it.
 
-    TFDS writes into a folder of another name and renames it at the end, so a run that was killed
-    leaves nothing that looks whole; the lock shows that such a folder is nobody's, and may go.
+    TFDS writes into a folder of another name and renames it at the end, so a killed run leaves no
+    folder that looks complete. Under the lock, a leftover folder belongs to no process and is
+    deleted.
     """
     final = Path(builder.data_dir)
     try:
@@ -241,7 +245,7 @@ def _prepare(builder: ReIDBuilder) -> None:
         try:
             with tempfile.TemporaryDirectory() as scratch:  # TFDS wants one, and leaves it empty
                 builder.download_and_prepare(download_dir=scratch, file_format="array_record")
-        except OSError as error:  # those of reading are the user's errors already
+        except OSError as error:  # a read error has already become a UserError
             raise ArgumentError(
                 "data_dir",
                 f"cannot write to '{final.parent}' ({error.strerror}): make room, or name another "
@@ -266,7 +270,7 @@ def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: st
 
 
 def _content(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> str:
-    """A digest of a split's labels, names and images."""
+    """Return a digest of a split's labels, filenames and images."""
     digest = hashlib.sha256(f"{builder.name} {builder.VERSION} {split}".encode())
     for name in ("pid", "camera", "filename", "digest"):
         if f"{split}/{name}" in index:  # data sets prepared by older versions have no digests
@@ -276,5 +280,5 @@ def _content(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) 
 
 
 def _field(record: bytes, name: str) -> bytes:
-    """A field of a record; TFDS's own reading makes arrays of all fields, and takes far longer."""
+    """Return one field of a record; TFDS's reader converts all fields and is far slower."""
     return tf_example_pb2.Example.FromString(record).features.feature[name].bytes_list.value[0]

@@ -1,4 +1,4 @@
-"""What a run trains on and what it is tested on, as the config says."""
+"""The data of a run: opens the training and test sets that the config names."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,54 +20,54 @@ SETTINGS = {
     "data_dir": "--config.data.dir=DIR",
     "manual_dir": "--config.data.manual_dir=DIR",
 }
-"""What the user calls an argument of `load_dataset`."""
+"""The setting for each argument of `load_dataset`."""
 
 
 class Identity(NamedTuple):
-    """Somebody whom the network learns to tell from others; the label is the place in a list."""
+    """A training identity; its class label is its index in `TrainingSet.identities`."""
 
     dataset: str
     pid: int
-    """As in the data set; another data set may use it for somebody else."""
+    """The pid in its data set; other data sets may use the same number."""
     name: str = ""
-    """Where the user gave one."""
+    """The user's name of the identity; "" = none."""
 
 
 class TrainingSet(NamedTuple):
-    """n images and whom they show."""
+    """n images with their class labels."""
 
     images: Split
     labels: np.ndarray
-    """[n] int, places in `identities`."""
+    """[n] int, indices in `identities`."""
     identities: list[Identity]
 
 
 class RetrievalTest(NamedTuple):
-    """A retrieval test."""
+    """A query set and its gallery."""
 
     name: str
-    """Of the data set."""
+    """The name of the data set."""
     split: str
-    """`test`, or `val`: held out of the training data."""
+    """`test`; or `val`, held out of the training data."""
     query: Split
     gallery: Split
     more_query: Split | None = None
-    """Further images of the queries' identities and cameras, for queries of several images."""
+    """More images of the query identities in the query cameras, for multi-image queries."""
 
 
 class RunData(NamedTuple):
-    """The data of a run."""
+    """The training set and the retrieval tests of a run."""
 
     train: TrainingSet
     val: list[RetrievalTest]
-    """One for each training data set, if anything is held out, else none."""
+    """One test for each training data set with held-out images."""
     tests: list[RetrievalTest]
 
 
 def open_run_data(config: ml_collections.ConfigDict) -> RunData:
-    """Opens all data sets of a run, preparing them if need be.
+    """Open all data sets of a run; prepare them first if necessary.
 
-    Raises: UserError if one of them is missing or wrong, or lacks what the config asks for.
+    Raises: UserError if a data set is missing or wrong, or lacks a split that the config needs.
     """
     trained, tested = _names(config)
     opened = _open_all(config, [*trained, *tested])
@@ -88,9 +88,9 @@ def open_run_data(config: ml_collections.ConfigDict) -> RunData:
 
 
 def open_tests(config: ml_collections.ConfigDict) -> list[RetrievalTest]:
-    """The tests alone, for `eval` mode: the validation's first, if there is one.
+    """Open only the tests, for `eval` mode; validation tests come first.
 
-    Raises: as `open_run_data`.
+    Raises: UserError, as `open_run_data` does.
     """
     if config.data.val_identities or config.data.own_val:
         data = open_run_data(config)
@@ -101,19 +101,19 @@ def open_tests(config: ml_collections.ConfigDict) -> list[RetrievalTest]:
 
 
 def _names(config: ml_collections.ConfigDict) -> tuple[Sequence[str], Sequence[str]]:
-    """The data sets to train on and those to test on, as the config names them."""
+    """Return the names of the training data sets and of the test data sets."""
     trained = config.data.train or (config.data.dataset,)
     return trained, config.eval.datasets or trained
 
 
 def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Dataset]:
-    """Opens each data set once, under a title that is the same in every mode."""
+    """Open each data set once; give it a title that is the same in every mode."""
     data = config.data
     trained, tested = _names(config)
     titles: dict[str, str] = {}
     for name in dict.fromkeys([*trained, *tested]):
         title, number = title_of(name), 1
-        while title in titles.values():  # two folders of one name
+        while title in titles.values():  # two folders with the same name
             number += 1
             title = f"{title_of(name)}-{number}"
         titles[name] = title
@@ -131,7 +131,7 @@ def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[s
 
 
 def _setting(argument: str, name: str) -> str:
-    """Return where the user gave an argument of `load_dataset`, for a message."""
+    """Return the setting that holds an argument of `load_dataset`, for a message."""
     base, _, detail = name.partition(":")
     if detail and argument == ("manual_dir" if base == Folder.name else "variant"):
         return f"in {name!r}"
@@ -149,21 +149,21 @@ def _test(config: ml_collections.ConfigDict, dataset: Dataset) -> RetrievalTest:
 
 
 def _optional(dataset: Dataset, split: str, field: str, folder: str) -> Split:
-    """A split that only some data sets have.
+    """Return an optional split.
 
-    Raises: UserError if this one has not.
+    Raises: UserError if the data set was prepared without it.
     """
     found = getattr(dataset, split)
     if found is None:
         raise UserError(
             f"config.{field} is on, but {dataset.name} was prepared without it: put {folder} "
-            f"beside query/ (market1501 alone has it), delete '{dataset.path}', and run again"
+            f"beside query/ (only market1501 has it), delete '{dataset.path}', and run again"
         )
     return found
 
 
 def _hold_out(config: ml_collections.ConfigDict, dataset: Dataset) -> tuple[Split, Split | None]:
-    """The images to train on, and those to select on, if any."""
+    """Return the training images and the validation images; None = no validation."""
     train = dataset.train
     if config.data.own_val:
         if dataset.val is None:
@@ -191,31 +191,30 @@ def _divide(dataset: Dataset, held_out: Split) -> RetrievalTest:
 
 
 def make_training_set(datasets: Sequence[Dataset], splits: Sequence[Split]) -> TrainingSet:
-    """One training set of several: the same pid in two data sets is two identities.
+    """Merge several data sets; the same pid in two data sets becomes two identities.
 
     Args:
-      datasets: give the names.
-      splits: the images to train on, one of each data set.
+      datasets: the data sets, for their names.
+      splits: the training images of each data set.
     """
     labels, identities = [], []
     for dataset, split in zip(datasets, splits, strict=True):
-        pids, places = np.unique(split.pids, return_inverse=True)
-        labels.append(places + len(identities))
+        pids, indices = np.unique(split.pids, return_inverse=True)
+        labels.append(indices + len(identities))
         names = list(dataset.identity_names)
         identities += [Identity(dataset.name, p, names[p] if names else "") for p in pids.tolist()]
     return TrainingSet(concatenate(splits), np.concatenate(labels), identities)
 
 
 def fingerprints(data: RunData) -> dict[str, str]:
-    """What changes whenever images or labels of a run's data do, wherever they are prepared.
+    """Return fingerprints of a run's images and labels, the same on every machine.
 
-    Returns: under `train`, and under `<data set> <val or test>` for each test.
+    Returns: by name: `train`, and `<data set> <val or test>` for each test.
     """
     found = {"train": data.train.images.content_fingerprint()}
     for test in (*data.val, *data.tests):
-        halves = (test.query, test.gallery)
-        own = " ".join(split.content_fingerprint() for split in halves)
-        found[f"{test.name} {test.split}"] = own
+        splits = (test.query, test.gallery)
+        found[f"{test.name} {test.split}"] = " ".join(s.content_fingerprint() for s in splits)
     return found
 
 

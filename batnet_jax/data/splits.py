@@ -1,24 +1,23 @@
-"""Who is tested and who asks: pure functions of the labels, the same on every machine.
+"""Splits for data without published ones: a user's own folders, and held-out validation identities.
 
-The paper's test sets come divided. A user's own folders do not, and neither do the identities that
-are held out of training to select on.
+Pure functions of the labels, with the same results on every machine.
 """
 
 import numpy as np
 
 SEED = 0
-"""Not the run's: runs with different seeds must be compared on the same identities."""
+"""Not the run's seed: runs with different seeds are compared on the same identities."""
 
 
 def hold_out(pids: np.ndarray, share: float) -> np.ndarray:
-    """Draws identities.
+    """Draw identities to hold out.
 
     Args:
       pids: [n] int.
-      share: of the identities, in (0, 1).
+      share: fraction of the identities, in (0, 1).
 
-    Returns: [n] bool, whether an image's identity is among those drawn: at least one, and at most
-      all but one.
+    Returns: [n] bool, whether an image's identity is drawn. At least one identity is drawn and at
+      least one is not.
     """
     people = np.unique(pids)
     number = int(np.clip(round(share * len(people)), 1, max(len(people) - 1, 1)))
@@ -27,30 +26,30 @@ def hold_out(pids: np.ndarray, share: float) -> np.ndarray:
 
 
 def query_and_gallery(pids: np.ndarray, cameras: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Divides images into queries and gallery, as Market-1501 is divided.
+    """Divide images into queries and gallery in the manner of Market-1501.
 
-    Of each identity, an image of each camera becomes a query, but not more than half of its images,
-    and never so that a query is left without an image from another camera in the gallery. Where no
-    cameras are known, every image counts as from a camera of its own.
+    One image of each identity and camera becomes a query. At most half of an identity's images
+    become queries, and each query keeps a gallery image from another camera. If cameras are
+    unknown, each image counts as a camera of its own.
 
     Args:
       pids: [n] int.
-      cameras: [n] int; negative = not known.
+      cameras: [n] int; negative = unknown.
 
-    Returns: rows of the queries and rows of the gallery, sorted; an identity that cannot be asked
-      for (a single image, or a single camera) is in the gallery only.
+    Returns: the rows of the queries and of the gallery, sorted. An identity with a single image or
+      a single camera is only in the gallery.
     """
     rng = np.random.default_rng(SEED)
     views = np.where(cameras < 0, -1 - np.arange(len(cameras)), cameras)
     is_query = np.zeros(len(pids), bool)
     order = np.argsort(pids, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(pids[order])) + 1):
-        asked: list[int] = []
+        query_views: list[int] = []
         for row in rng.permutation(rows):
-            if views[row] in asked or 2 * len(asked) + 2 > len(rows):
+            if views[row] in query_views or 2 * len(query_views) + 2 > len(rows):
                 continue
-            stay = views[rows[~is_query[rows] & (rows != row)]]
-            if all((stay != view).any() for view in (*asked, views[row])):
+            gallery_views = views[rows[~is_query[rows] & (rows != row)]]
+            if all((gallery_views != view).any() for view in (*query_views, views[row])):
                 is_query[row] = True
-                asked.append(int(views[row]))
+                query_views.append(int(views[row]))
     return np.flatnonzero(is_query), np.flatnonzero(~is_query)

@@ -20,11 +20,11 @@ N = 12
 SIZE = (16, 8)
 IMAGE_BYTES = 16 * 8 * 3
 START = 4 * N
-"""Of the images in the file; the checksums are before."""
+"""Offset of the images in the file, after the checksums."""
 
 
 class Photos:
-    """N images of noise that are resized; counts how often each is decoded."""
+    """N noise images of another size than SIZE; counts how often each is read."""
 
     def __init__(self):
         images = np.random.default_rng(0).integers(0, 256, (N, 20, 10, 3), dtype=np.uint8)
@@ -45,13 +45,13 @@ def expected(size=SIZE):
 
 
 def open_store(photos, folder, size=SIZE, **options):
-    """A store with a cache on disk unless `options` say otherwise."""
+    """Open a store; by default with a cache on disk."""
     options = {"cache_gb": 0.0, "disk_cache": folder, "disk_cache_gb": 1.0, **options}
     return ImageStore(photos, image_size=size, **options)
 
 
 def check(folder, decoded=(), size=SIZE, **options):
-    """A new store has all the right images, and decodes only those in `decoded`, once."""
+    """Check that a new store returns all images and decodes only those in `decoded`, once."""
     photos = Photos()
     with open_store(photos, folder, size, **options) as store:
         for _ in range(2):
@@ -82,7 +82,7 @@ def test_later_runs_decode_nothing(filled):
     assert cache_file(filled).stat().st_size == START + N * IMAGE_BYTES
 
 
-def test_a_run_goes_on_where_another_has_stopped(tmp_path):
+def test_a_run_continues_another_runs_cache(tmp_path):
     with open_store(Photos(), tmp_path) as store:
         store.batch(np.array([3, 5, 3]))
     check(tmp_path, decoded=set(range(N)) - {3, 5})
@@ -166,7 +166,7 @@ def test_an_image_whose_checksum_is_zero(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("length", [0, START + 3 * IMAGE_BYTES, START + (N + 1) * IMAGE_BYTES])
-def test_a_file_of_the_wrong_length_is_made_anew(filled, length):
+def test_a_file_of_the_wrong_length_is_replaced(filled, length):
     os.truncate(cache_file(filled), length)
     check(filled, decoded=range(N))
     check(filled)
@@ -177,13 +177,13 @@ def test_a_file_that_is_cut_off_or_replaced_while_it_is_used(filled):
     with open_store(photos, filled) as store:
         store.batch(np.arange(N))
         os.truncate(cache_file(filled), START + 3 * IMAGE_BYTES)
-        check(filled, decoded=range(N))  # puts a new file in its place
+        check(filled, decoded=range(N))  # replaces the file
         np.testing.assert_array_equal(store.batch(np.arange(N)), expected())
     assert photos.reads.tolist() == [0] * 3 + [1] * 9
 
 
 def test_sizes_do_not_mix(filled):
-    check(filled, decoded=range(N), size=(8, 16))  # of as many bytes
+    check(filled, decoded=range(N), size=(8, 16))  # the same number of bytes
     check(filled, decoded=range(N), size=(20, 10))
     check(filled)
     check(filled, size=(8, 16))
@@ -210,7 +210,7 @@ def test_no_cache_on_disk_is_silent(tmp_path, capfd, options):
 
 
 def uncached(folder, **options):
-    """All is right, and decoded whenever it is asked for."""
+    """Check that a store returns all images and decodes each on every access."""
     photos = Photos()
     with open_store(photos, folder, **options) as store:
         for _ in range(2):
@@ -233,7 +233,7 @@ def test_no_room_on_the_disk(tmp_path, monkeypatch, capfd):
     check(tmp_path, decoded=range(N))
 
 
-def test_what_is_filled_already_needs_no_room(filled, monkeypatch):
+def test_a_filled_cache_needs_no_room(filled, monkeypatch):
     usage = namedtuple("usage", "free")
     need = START + N * IMAGE_BYTES + 10**9
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(need - 4096))
@@ -249,7 +249,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, capfd):
 
 
 def test_a_disk_that_fills_up(tmp_path, monkeypatch, capfd):
-    """Four images are written, and a part of the fifth: the others are decoded each time."""
+    """Four images and a part of the fifth are written; the others are decoded on each access."""
     pwrite, calls = os.pwrite, []
 
     def pwrite_until_full(file, data, offset):

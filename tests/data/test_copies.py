@@ -1,6 +1,6 @@
-"""Copies among the images, and counts that are not the published ones.
+"""Copies of images, and counts that differ from the published ones.
 
-The outcomes are in the table of data/test_images.py.
+The table in test_images.py lists the outcomes.
 """
 
 import numpy as np
@@ -12,7 +12,7 @@ from batnet_jax.data.checks import Copies, Count, count, count_warnings
 
 
 def warnings_of(camera=-1, **splits):
-    """Of splits [(content, pid), ...]; the files are named by their places."""
+    """Return the warnings about splits [(content, pid), ...]; filenames are 0.jpg, 1.jpg, ..."""
     copies = Copies()
     for split, images in splits.items():
         for content, _ in images:
@@ -39,39 +39,41 @@ def test_kinds_of_copies():
     a, b, c = b"a", b"b", b"c"
     rest = {"query": [(b"q", 5)], "gallery": [(b"g", 5)]}
     assert warnings_of(train=[(b, 1), (a, 1), (a, 1)], **rest) == [
-        "1 images are in one split twice, 'train/1.jpg' and 'train/2.jpg' for one"
+        "1 images occur twice in one split, for example 'train/1.jpg' and 'train/2.jpg'"
     ]
     assert warnings_of(train=[(a, 1), (b, 1), (a, 2)], **rest) == [
-        "1 images bear another identity in a second file, 'train/0.jpg' and 'train/2.jpg' for one"
+        "1 images have another identity in a second file, for example 'train/0.jpg' and "
+        "'train/2.jpg'"
     ]
     assert warnings_of(train=[(a, 1)], query=[(b, 1)], gallery=[(c, 2), (b, 3)]) == [
-        "1 images bear another identity in a second file, 'query/0.jpg' and 'gallery/1.jpg' for one"
+        "1 images have another identity in a second file, for example 'query/0.jpg' and "
+        "'gallery/1.jpg'"
     ]
     assert warnings_of(train=[(a, 1)], query=[(b, 1)], gallery=[(c, 2), (b, 1)]) == [
-        "1 images in query are also in gallery: each would find itself, 'query/0.jpg' and "
-        "'gallery/1.jpg' for one"
+        "1 images in query are also in gallery: each would find itself, for example "
+        "'query/0.jpg' and 'gallery/1.jpg'"
     ]
-    # From the same camera it is removed before ranking; CUHK03's classic splits are so.
+    # A copy from the same camera is removed before ranking, as in CUHK03's classic splits.
     assert warnings_of(train=[(a, 1)], query=[(b, 1)], gallery=[(b, 1)], camera=2) == []
-    # Pids of training and test may be other people's: MSMT17 counts anew.
+    # A pid may mean different people in training and test, as in MSMT17.
     (line,) = warnings_of(
         train=[(c, 1), (a, 1), (b, 2)], query=[(a, 7)], gallery=[(b"d", 7), (b, 2)]
     )
     what, examples = line.split(", ")
-    assert what == "2 images in train are also in query or gallery: results would flatter"
+    assert what == "2 images in train are also in query or gallery: results would be too good"
     assert examples in (
-        "'train/1.jpg' and 'query/0.jpg' for one",
-        "'train/2.jpg' and 'gallery/1.jpg' for one",
+        "for example 'train/1.jpg' and 'query/0.jpg'",
+        "for example 'train/2.jpg' and 'gallery/1.jpg'",
     )
     everywhere = warnings_of(train=[(a, 1)], query=[(a, 1)], gallery=[(a, 1), (a, 2)])
     assert [line.split(",")[0].split(":")[0] for line in everywhere] == [
         "1 images in train are also in query or gallery",
-        "1 images bear another identity in a second file",
+        "1 images have another identity in a second file",
         "1 images in query are also in gallery",
     ]
 
 
-def test_copies_are_said_while_preparing(tmp_path, capfd):
+def test_copies_are_reported_during_preparation(tmp_path, capfd):
     files = market_with({}) | {
         "bounding_box_train/0003_c1s1_0.jpg": jpg(8),
         "bounding_box_train/0003_c1s1_1.jpg": jpg(8),
@@ -80,12 +82,12 @@ def test_copies_are_said_while_preparing(tmp_path, capfd):
     }
     write_tree(tmp_path / "m", files)
     load_dataset("market1501", data_dir=tmp_path / "d", manual_dir=tmp_path / "m")
-    said = [line for line in capfd.readouterr().err.splitlines() if "for one" in line]
-    assert said == [
-        "warning: Market-1501: 1 images in train are also in query or gallery: results would "
-        "flatter, 'train/0003_c1s1_2.jpg' and 'gallery/0001_c1s1_5.jpg' for one",
-        "warning: Market-1501: 1 images are in one split twice, 'train/0003_c1s1_0.jpg' and "
-        "'train/0003_c1s1_1.jpg' for one",
+    warnings = [line for line in capfd.readouterr().err.splitlines() if "for example" in line]
+    assert warnings == [
+        "warning: Market-1501: 1 images in train are also in query or gallery: results would be "
+        "too good, for example 'train/0003_c1s1_2.jpg' and 'gallery/0001_c1s1_5.jpg'",
+        "warning: Market-1501: 1 images occur twice in one split, for example "
+        "'train/0003_c1s1_0.jpg' and 'train/0003_c1s1_1.jpg'",
     ]
 
 
@@ -96,7 +98,7 @@ def test_count():
     assert count(pids, np.full(5, -1), distractor=None, junk=0) == Count(5, 3, 0, 0, 0)
 
 
-def test_differences_from_what_was_published():
+def test_differences_from_the_published_counts():
     published = {"train": Count(12_936, 751, 6), "query": Count(3_368, 750, 6)}
     assert count_warnings(published, published) == []
     assert count_warnings({}, published) == []
@@ -118,7 +120,7 @@ def test_differences_from_what_was_published():
         ("msmt17", "MSMT17", "train", "32,621"),
     ],
 )
-def test_small_copies_are_said(tmp_path, capfd, name, title, split, want):
+def test_incomplete_copies_are_reported(tmp_path, capfd, name, title, split, want):
     write_tree(tmp_path / "m", LAYOUTS[name])
     dataset = load_dataset(name, data_dir=tmp_path / "d", manual_dir=tmp_path / "m")
     images = len(getattr(dataset, split))

@@ -1,4 +1,4 @@
-"""CUHK03: what is read from its three forms, which show one tiny world."""
+"""CUHK03: reading its three forms, all with the same tiny world."""
 
 import os
 import resource
@@ -49,8 +49,8 @@ def decode(encoded):
     return cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
 
 
-def facts(dataset):
-    """Labels and pixels of each split, whatever the names and the order."""
+def labelled_pixels(dataset):
+    """Return the labels and pixels of each split, independent of filenames and order."""
     return [
         sorted(
             (
@@ -66,7 +66,7 @@ def facts(dataset):
 
 
 def expected(world, variables):
-    """The same, straight from the world."""
+    """Return the same as `labelled_pixels`, directly from the world."""
     rows = [variables[f"{split}_idx"].ravel() - 1 for split in ("train", "query", "gallery")]
     names = [[variables["filelist"].ravel()[row] for row in split] for split in rows]
     return [
@@ -92,7 +92,7 @@ def test_all_forms_are_equal(tmp_path, worlds, boxes, form):
     if form == "np itself":
         manual = manual / "cuhk03-np" / boxes
     dataset = load(tmp_path, manual, boxes)
-    assert facts(dataset) == expected(worlds[boxes], lists_of(worlds[boxes]))
+    assert labelled_pixels(dataset) == expected(worlds[boxes], lists_of(worlds[boxes]))
     for split in (dataset.train, dataset.query, dataset.gallery):
         assert split.filenames == sorted(split.filenames)
         assert len(split) > 0
@@ -117,12 +117,12 @@ def test_archives(tmp_path, worlds, release, form, archive):
     else:
         with tarfile.open(manual / "any.tar", "w") as tar:
             tar.add(release, arcname=release.name)
-    assert facts(load(tmp_path, manual, "detected")) == expected(world, variables)
+    assert labelled_pixels(load(tmp_path, manual, "detected")) == expected(world, variables)
 
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_classic(tmp_path, worlds, release, number):
-    """All images of the test people are query and gallery; labels go through all the pairs."""
+    """All images of the test people are query and gallery; pids count over all pairs."""
     for boxes, world in worlds.items():
         dataset = load(tmp_path, release, f"{boxes}-classic-{number}")
         tested = {f"{pair}_{person:03}" for pair, person in TEST_SETS[number - 1]}
@@ -136,15 +136,15 @@ def test_classic(tmp_path, worlds, release, number):
                 np.testing.assert_array_equal(decode(split.encoded(i)), world[name])
 
 
-def test_first_form_wins_and_default_is_labeled(tmp_path, worlds, release):
-    """NP's folders go before cuhk-03.mat, and this before unpacked images."""
+def test_preferred_form_and_default_labeled(tmp_path, worlds, release):
+    """CUHK03-NP is preferred to cuhk-03.mat, and cuhk-03.mat to unpacked images."""
     black = dict.fromkeys(worlds["labeled"], np.zeros((4, 4, 3), np.uint8))
     write_unpacked(release, "labeled", black)
     variables = lists_of(worlds["labeled"])
-    assert facts(load(tmp_path, release.parent)) == expected(worlds["labeled"], variables)
+    assert labelled_pixels(load(tmp_path, release.parent)) == expected(worlds["labeled"], variables)
     other = {name: 255 - pixels for name, pixels in worlds["labeled"].items()}
     write_np(release.parent / "cuhk03-np", "labeled", other, variables)
-    assert facts(load(tmp_path, release.parent)) == expected(other, variables)
+    assert labelled_pixels(load(tmp_path, release.parent)) == expected(other, variables)
 
 
 @pytest.mark.parametrize("place", ["beside", "one up", "below", "above manual_dir", "archive"])
@@ -157,17 +157,17 @@ def test_places_of_the_lists(tmp_path, worlds, place):
     manual = tmp_path / "m"
     if place == "above manual_dir":
         manual = folder
-    if place == "beside":  # the nearest ones are taken
+    if place == "beside":  # the nearest lists are used
         write_tree(folder, {f"other/{lists.name}": b"no lists"})
         write_tree(folder.parent, {lists.name: b"no lists"})
     if place == "archive":
         write_zip(manual / "lists.zip", {f"a/{lists.name}": lists.read_bytes()})
         lists.unlink()
-    assert facts(load(tmp_path, manual)) == expected(world, lists_of(world))
+    assert labelled_pixels(load(tmp_path, manual)) == expected(world, lists_of(world))
 
 
 def test_other_data_sets_in_the_same_place(tmp_path, worlds, release):
-    """Their archives are not looked at, or their failings would be ours."""
+    """Archives of other data sets are not opened, so damaged ones cause no error."""
     (release.parent / "other.tar.gz").write_bytes(b"")
     (release.parent / "other.zip").write_bytes(b"no zip")
     write_tree(release.parent / "market", {"query/0001_c1s1_000001_00.jpg": PNG})
@@ -204,12 +204,12 @@ def published_counts(variant, tmp="/nonexistent"):
     return Cuhk03(data_dir=tmp, config=variant, file_format="array_record").published_counts()
 
 
-# --- at true scale --------------------------------------------------------------------------------
+# --- true scale -----------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
 def test_true_scale(tmp_path, capfd):
-    """The real lists and as many images, each a different one of 8x4 pixels."""
+    """The real lists, and a different image of 8x4 pixels for each entry."""
     people = (843, 440, 77, 58, 49)
     manual = tmp_path / "m"
     worlds = {}

@@ -1,4 +1,4 @@
-"""CUHK03: what is wrong with the user's files is said in one line, and nothing is left behind."""
+"""CUHK03: mistakes in the user's files lead to one line, and leave no files."""
 
 import tarfile
 
@@ -72,7 +72,7 @@ def table_of(file, boxes, pair):
 
 
 def replace_image(file, content):
-    """Puts another array into the place of the first image of the first person."""
+    """Replace the first image of the first person by another array."""
     table = table_of(file, "labeled", 0)
     table[0, 0] = file.create_dataset("#refs#/new", data=content).ref
 
@@ -87,7 +87,7 @@ MAT_MISTAKES = {
     "not a cell": (lambda f: retype(f, "labeled"), "'labeled' is no cell array"),
     "empty place": (
         lambda f: replace_image(f, np.zeros(2, np.uint64)),
-        "labeled/1_001_1_01.png' is missing or empty, though the lists of the new protocol name",
+        "labeled/1_001_1_01.png' is missing or empty, but the lists of the new protocol name",
     ),
     "null": (
         lambda f: table_of(f, "labeled", 0).__setitem__((0, 0), h5py.Reference()),
@@ -130,7 +130,7 @@ def test_mistakes_in_the_mat(tmp_path, release, mistake):
     ("sets", "number", "message"),
     [
         (TEST_SETS, 3, "has 2 test sets, not 3"),
-        ([[(1, 4)]], 1, "test set 1 names person 4 of camera pair 1, who is not there"),
+        ([[(1, 4)]], 1, "test set 1 names person 4 of camera pair 1, who does not exist"),
         ([[(3, 1)]], 1, "names person 1 of camera pair 3"),
         ([[(0, 1)]], 1, "names person 1 of camera pair 0"),
         ([[(1, 0)]], 1, "names person 0 of camera pair 1"),
@@ -248,5 +248,5 @@ def test_unpacked_image_is_missing(tmp_path, worlds):
     manual = write_unpacked(tmp_path / "m", "detected", worlds["detected"])
     write_lists(manual, "detected", lists_of(worlds["detected"]))
     (manual / "images_detected" / "2_001_2_06.png").unlink()
-    message = "/images_detected/2_001_2_06.png' is missing or empty, though"
+    message = "/images_detected/2_001_2_06.png' is missing or empty, but the lists"
     fails(message, "cuhk03", tmp_path, manual_dir=manual, variant="detected")

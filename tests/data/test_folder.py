@@ -38,7 +38,7 @@ def test_train_and_test_alone(tmp_path):
     files |= {f"test/{pid}/{k}.jpg": jpg(100 + 9 * pid + k) for pid in (7, 8) for k in range(4)}
     dataset = load(tmp_path, write_tree(tmp_path / "m", files))
     assert dataset.train.pids.tolist() == [0, 1, 2]
-    assert list(dataset.identity_names) == []  # numbers name themselves
+    assert list(dataset.identity_names) == []  # no names for numbers
     assert dataset.query.pids.tolist() == [7, 7, 8, 8]
     assert dataset.gallery.pids.tolist() == [7, 7, 8, 8]
     assert set(dataset.query.filenames).isdisjoint(dataset.gallery.filenames)
@@ -66,7 +66,7 @@ def test_more_identities_do_not_move_the_others(tmp_path):
     write_tree(manual, {f"{c}x/{k}.jpg": jpg(500 + 7 * ord(c) + k) for c in "ab" for k in range(4)})
     after = load(tmp_path, manual)
     assert len(names(after, "query")) == 3
-    # Whoever was tested is still, or gave way to a newcomer that hashes lower.
+    # A test identity stays, unless a new identity has a lower hash.
     assert len(names(after, "query") & before) >= 1
     assert len((names(after, "query") - before) & set("abcdefgh")) <= 1
 
@@ -91,7 +91,7 @@ def test_market_layout_without_cameras(tmp_path):
 
 
 def test_junk_and_numbers_among_names(tmp_path):
-    """-1 is left out, and 0001 is 1, whatever the other identities are called."""
+    """-1 is left out, and 0001 is 1, also beside identities with names."""
     more = {
         "gallery/-1/9_c1.jpg": jpg(8),
         "gallery/0007_c1.jpg": jpg(9),
@@ -105,7 +105,7 @@ def test_junk_and_numbers_among_names(tmp_path):
 
 @pytest.mark.parametrize("kind", ["folder", "zip"])
 def test_identities_inside_one_folder(tmp_path, kind):
-    """As `zip -r mine.zip mine` packs them, with folders inside."""
+    """As packed by `zip -r mine.zip mine`, with folders inside."""
     files = {f"mine/{name.replace('/', '/day 1/')}": content for name, content in FLAT.items()}
     manual = tmp_path / ("m" if kind == "folder" else "m.zip")
     (write_tree if kind == "folder" else write_zip)(manual, files)
@@ -115,7 +115,7 @@ def test_identities_inside_one_folder(tmp_path, kind):
 
 
 def test_two_links_to_one_folder(tmp_path):
-    """Only a link back up is passed over."""
+    """Only a link to a parent folder is skipped."""
     manual = write_tree(tmp_path / "m", EXPLICIT)
     (manual / "train" / "zed").symlink_to(manual / "train" / "ann")
     (manual / "train" / "ann" / "loop").symlink_to(manual / "train")
@@ -141,12 +141,12 @@ def test_a_split_is_missing(tmp_path, missing):
     fails(f"/{missing}' is missing or holds no images", "folder", tmp_path, manual_dir=manual)
 
 
-def test_nobody_to_ask_for(tmp_path):
+def test_no_identity_can_be_a_query(tmp_path):
     manual = write_tree(tmp_path / "m", {f"{name}/1.jpg": jpg(ord(name)) for name in "abcd"})
     fails("has no test identity with two images", "folder", tmp_path, manual_dir=manual)
 
 
-def test_doubts_are_said(tmp_path, capfd):
+def test_doubtful_splits_are_reported(tmp_path, capfd):
     files = EXPLICIT | {"gallery/ann/2_c2.jpg": jpg(8), "query/eve/1_c1.jpg": jpg(9)}
     load(tmp_path, write_tree(tmp_path / "m", files))
     err = capfd.readouterr().err
@@ -154,7 +154,7 @@ def test_doubts_are_said(tmp_path, capfd):
     assert "1 identities of query are not in gallery" in err
 
 
-def test_a_changed_flat_folder_is_built_anew(tmp_path):
+def test_a_changed_folder_of_identities_is_prepared_again(tmp_path):
     manual = write_tree(tmp_path / "m", FLAT)
     before = load(tmp_path, manual)
     (manual / "a" / "9.jpg").write_bytes(JPG)

@@ -1,4 +1,4 @@
-"""MATLAB files and weights that were made to harm: CUHK03's, .pth and .safetensors."""
+"""Hostile MATLAB files of CUHK03, and hostile weights: .pth and .safetensors."""
 
 import io
 import json
@@ -29,7 +29,7 @@ from batnet_jax.weights.read_tensors import read_tensors
 WANTED = ("filelist", "labels", "camId", "train_idx", "query_idx", "gallery_idx")
 HOW = {"compressed": True, "plain": False}
 
-# CUHK03's lists: MATLAB v5.
+# MATLAB v5: CUHK03's lists.
 
 
 def lists(how):
@@ -70,8 +70,8 @@ def cell(content, name=b""):
     return element(14, head + element(1, name) + content)
 
 
-def test_cells_in_cells_and_bombs_of_zeros(tmp_path):
-    """SciPy ends the process over the first: it goes as deep as the file wants."""
+def test_nested_cells_and_decompression_bombs(tmp_path):
+    """SciPy recurses to any depth, so the nested cells crash the process."""
     header = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
     head = cell(b"")[8:]
     sizes = [len(head) + depth * (len(head) + 8) for depth in range(100_000)]
@@ -86,7 +86,7 @@ def test_cells_in_cells_and_bombs_of_zeros(tmp_path):
         refused(message, read_protocol, open_tree(tmp_path), "lists.mat")
 
 
-# CUHK03's images: HDF5.
+# HDF5: CUHK03's images.
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def release(tmp_path_factory):
 
 
 def images(folder):
-    """All that a `cuhk-03.mat` in a folder gives."""
+    """Return all images in a folder's `cuhk-03.mat`, and its first test set."""
     opened = Release(open_tree(folder), "cuhk-03.mat")
     found = MatImages(opened, "labeled")
     content = {name: found.read(name) for name in found.names}
@@ -111,12 +111,12 @@ def changed(release, folder, change):
 
 
 def put(file, dataset):
-    """Makes a dataset the first image of the first person."""
+    """Make a dataset the first image of the first person."""
     file[file["labeled"][0, 0]][0, 0] = dataset.ref
 
 
 def outside(file):
-    """An image whose bytes are another file's."""
+    """Add an image whose bytes are in another file."""
     place = [("/etc/passwd", 0, 3 * 8 * 4)]
     put(file, file["#refs#"].create_dataset("x", (3, 8, 4), np.uint8, external=place))
 
@@ -160,7 +160,7 @@ MADE = {
 
 
 @pytest.mark.parametrize("change", MADE)
-def test_hdf5_that_leads_elsewhere_or_is_huge(release, tmp_path, change):
+def test_hdf5_with_links_to_other_files_or_huge_arrays(release, tmp_path, change):
     (tmp_path / "m").mkdir()
     shutil.copy(release, tmp_path / "other.mat")
     refused(MADE[change], images, changed(release, tmp_path / "m", change))
@@ -248,11 +248,11 @@ def test_hostile_headers(tmp_path, kind):
 
 
 def test_a_classifier_of_no_numbers_and_many_classes(tmp_path, monkeypatch):
-    """Of a whole network, but for its classifier: a billion classes of 0 numbers each."""
+    """A classifier with a billion classes of 0 numbers each."""
     many = {"classifier_global.1.weight": np.zeros((10**9, 0), np.float32)}
     path = tmp_path / "a.safetensors"
     save_file(many, path)
-    monkeypatch.setattr("batnet_jax.weights.initialise.check_agrees", lambda *_, **__: None)
+    monkeypatch.setattr("batnet_jax.modes.import_weights.check_agrees", lambda *_, **__: None)
     monkeypatch.setattr("batnet_jax.weights.sources.guess_format", lambda _: "BAT-net")
     refused("has classifier_global.1.weight of shape", import_of, path, folder=tmp_path)
 
@@ -266,7 +266,7 @@ class Calls:
 
 
 def write_pth(path, content, packing=zipfile.ZIP_STORED):
-    """A file of torch.save's, without PyTorch; `content` is pickled, or is a pickle."""
+    """Write a file as torch.save does, without PyTorch; `content` is an object or a pickle."""
     pickled = content if isinstance(content, bytes) else pickle.dumps(content, 2)
     with zipfile.ZipFile(path, "w", packing) as archive:
         archive.writestr("a/data.pkl", pickled)
@@ -294,7 +294,7 @@ def test_pickles_that_run_are_refused(tmp_path, monkeypatch, name):
     path = write_pth(tmp_path / "a.pth", EVIL[name])
     refused("run code when they are read; refused", import_of, path, folder=tmp_path)
     bare = EVIL[name] if isinstance(EVIL[name], bytes) else pickle.dumps(EVIL[name], 2)
-    path.write_bytes(bare * 5)  # of before PyTorch 1.6
+    path.write_bytes(bare * 5)  # the format before PyTorch 1.6
     refused("run code when they are read; refused", import_of, path, folder=tmp_path)
     assert list(tmp_path.iterdir()) == [path]
 

@@ -1,6 +1,6 @@
-"""Folders, archives and lists that were made to harm who reads them.
+"""Hostile folders, archives and lists.
 
-Each is read, or refused in one line; nothing hangs, takes much memory, runs or writes.
+Each is read or refused in one line, without hanging, large memory use, running code or writing.
 """
 
 import functools
@@ -27,8 +27,8 @@ from batnet_jax.errors import UserError
 # Files.
 
 
-def test_files_that_are_none(tmp_path):
-    """A pipe waits for ever, a device never ends, a hole takes memory but no disk."""
+def test_pipes_devices_folders_and_sparse_files(tmp_path):
+    """A pipe blocks, a device never ends, a sparse file takes memory but no disk."""
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     (tmp_path / "folder.jpg").mkdir()
@@ -44,8 +44,8 @@ def test_files_that_are_none(tmp_path):
         refused(f"/{name}' cannot be opened", tree.open_binary, name) if name != "hole.jpg" else 0
 
 
-def test_links_that_lead_to_and_fro(tmp_path, monkeypatch):
-    """20 folders, each with two links to the next, are a million ways."""
+def test_links_in_loops(tmp_path, monkeypatch):
+    """20 folders, each with two links to the next, have a million paths."""
     monkeypatch.setattr("batnet_jax.data.files.tree.MAX_FOLDERS", 1000)
     for level in range(20):
         folder = tmp_path / str(level)
@@ -58,7 +58,7 @@ def test_links_that_lead_to_and_fro(tmp_path, monkeypatch):
 
 @pytest.fixture
 def deep(tmp_path):
-    """1,100 folders, one in another: a path that cannot be made, or removed, at once."""
+    """Create 1,100 nested folders, whose path is too long to create or remove at once."""
     top, number = tmp_path / "m", 1100
     top.mkdir()
     here = os.getcwd()
@@ -76,17 +76,19 @@ def deep(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["folder", "market1501"])
-def test_folders_in_folders(deep, tmp_path, name):
+def test_nested_folders(deep, tmp_path, name):
     survives(sources, name, tmp_path, folder=tmp_path)
-    refused("more than 100 folders, one in another", lambda: open_tree(deep).names)
+    refused("more than 100 nested folders", lambda: open_tree(deep).names)
 
 
 builder_of = functools.cache(make_builder)
 
 
 def sources(name, folder, variant="", manual="m"):
-    """Reads all that a data set's builder gives; [(split, photo, bytes)]."""
-    make = make_builder if name == "folder" else builder_of  # the former looks at the files
+    """Read all images of a data set's builder; return [(split, photo, bytes)]."""
+    make = (
+        make_builder if name == "folder" else builder_of
+    )  # `make_builder` reads the files of `folder`
     builder = make(DATASETS[name], variant, folder / "d", folder / manual)
     found = []
     for split, source in builder.sources().items():
@@ -100,7 +102,7 @@ TREE = market_with({"0002_c1s1_0.jpg": JPG})
 
 
 def archives():
-    """The same data set as a .zip, packed and not, and as a .tar, as bytes."""
+    """Return the bytes of .zip files with different packing and .tar files with one data set."""
     made = []
     for packing in (zipfile.ZIP_DEFLATED, zipfile.ZIP_STORED, zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
         buffer = io.BytesIO()
@@ -132,12 +134,12 @@ def test_damaged_archives(tmp_path, examples):
 
 
 def refused_archive(message, folder):
-    """Market-1501's images are looked for in `m.zip` there."""
+    """Assert that Market-1501 in `m.zip` in a folder is refused."""
     refused(message, sources, "market1501", folder, "", "m.zip", folder=folder)
 
 
 def test_a_zip_bomb(tmp_path):
-    """A megabyte that would be a gigabyte."""
+    """A small archive that unpacks to 400 MB."""
     with zipfile.ZipFile(tmp_path / "m.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in TREE.items():
             archive.writestr(name, content)
@@ -188,7 +190,7 @@ REACHING += ["/dev/zero", "/dev/stdin", "\udcff.jpg", "http://x/y.jpg", "\x1b[2J
 
 @examples(60, 1_500)
 def test_damaged_lists(tmp_path, examples):
-    """A line of MSMT17's can name an image of the folder only."""
+    """A line of MSMT17's lists can only name images in its folder."""
     write_tree(tmp_path / "m", MSMT17)
     (tmp_path / "out.jpg").write_bytes(JPG)
     names = {name.partition("/")[2] for name in MSMT17}
@@ -206,7 +208,7 @@ def test_damaged_lists(tmp_path, examples):
 
 @pytest.mark.parametrize("line", REACHING)
 def test_lists_that_reach_out(tmp_path, line):
-    """A user's own list may name any image; what is none is not read, and not shown."""
+    """A user's own list may name any image; other files are neither read nor shown."""
     path = tmp_path / "list.txt"
     path.write_bytes(line.encode(errors="surrogateescape") + b"\n")
     found = survives(list_files, path)

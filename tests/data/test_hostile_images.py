@@ -1,6 +1,6 @@
-"""Images that were made to harm who reads them.
+"""Hostile images.
 
-Each is read, or refused in one line; nothing hangs, takes much memory, runs or writes.
+Each is read or refused in one line, without hanging, large memory use, running code or writing.
 """
 
 import io
@@ -56,7 +56,7 @@ def patched(content, place, numbers, form):
 
 
 def tiff(**tags):
-    """A TIFF of one page whose tags are 4-byte numbers."""
+    """Return a TIFF of one page with 4-byte tags."""
     numbers = {"width": 256, "height": 257, "bits": 258, "packing": 259, "kind": 262}
     numbers |= {"strip": 273, "rows": 278, "strip_bytes": 279}
     numbers |= {"tile_width": 322, "tile_height": 323, "tile": 324, "tile_bytes": 325}
@@ -66,7 +66,7 @@ def tiff(**tags):
 
 
 def bombs():
-    """Small files that declare 50,000 x 50,000 pixels, or as many as their format can."""
+    """Return small files that declare 50,000 x 50,000 pixels, or their format's maximum."""
     jpeg, webp = WHOLE["baseline"], encode(PHOTO, "WEBP")
     frame = jpeg.index(b"\xff\xc0")
     page = {"bits": 8, "packing": 1, "kind": 1, "strip": 200, "strip_bytes": 9}
@@ -101,7 +101,7 @@ def test_decompression_bombs_are_refused_with_the_numbers(kind):
 
 @pytest.mark.parametrize("chunk", [b"IDAT", b"IEND", b"tEXt"])
 def test_a_chunk_of_four_gigabytes(chunk):
-    """OpenCV makes room for it before it looks whether it is there."""
+    """OpenCV allocates a chunk's declared length before it reads the chunk."""
     content = encode(PHOTO, "PNG") if chunk != b"tEXt" else png(8, 8, bytes(8))
     if chunk == b"tEXt":
         content = content[:33] + bytes(4) + b"tEXt" + bytes(4) + content[33:]
@@ -121,8 +121,8 @@ def test_formats_that_are_not_read(form):
     refused("cut off, or no image", decode, encode(PHOTO.resize((16, 16)), form), (16, 8))
 
 
-def test_what_a_header_says_is_what_is_decoded():
-    """Pillow is the oracle of the sizes."""
+def test_declared_sizes_are_the_decoded_sizes():
+    """Compare the sizes with Pillow's."""
     for content in SEEDS:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
             width, height = image.size

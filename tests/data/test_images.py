@@ -1,4 +1,4 @@
-"""Images, names and archives that are not as they should be: what comes of each.
+"""Unusual and damaged images, filenames and archives, and their outcomes.
 
 | what a folder or an archive holds | what becomes of it |
 |---|---|
@@ -76,14 +76,14 @@ def test_whole_images_are_decoded_as_by_pillow(kind):
     expected = pillow(WHOLE[kind])
     check_image(WHOLE[kind], "x")
     found = decode(WHOLE[kind], expected.shape[:2])
-    # Equal here: both use libjpeg-turbo. Other versions' inverse transforms, upsampling and colour
-    # conversion round otherwise, each by a grey level or two.
+    # Here the images are equal, because both libraries use libjpeg-turbo. Other versions round in
+    # the inverse transform, upsampling and colour conversion, each by a grey level or two.
     np.testing.assert_allclose(found.astype(int), expected, atol=4)
 
 
 @pytest.mark.parametrize("way", range(1, 9))
 def test_orientations(way):
-    """By hand: what the tag says of row 0 and column 0, as EXIF 2.3 defines it."""
+    """Transforms by hand, from the meaning of row 0 and column 0 in EXIF 2.3."""
     turn = {
         1: lambda p: p,
         2: lambda p: p[:, ::-1],
@@ -97,12 +97,14 @@ def test_orientations(way):
     encoded = oriented("JPEG", way, quality=95)
     expected = turn(PIXELS.astype(int))
     found = decode(encoded, expected.shape[:2]).astype(int)
-    assert np.abs(found - expected).mean() < 6  # quality 95's loss; another turn has more than 30
+    assert (
+        np.abs(found - expected).mean() < 6
+    )  # the loss of quality 95; a wrong transform has more than 30
 
 
 @pytest.mark.parametrize("colour", [False, True])
 def test_sixteen_bits_lose_the_lower_ones(colour):
-    """Pillow is no oracle here: it clips 16-bit grey at 255."""
+    """Pillow is not the reference, because it clips 16-bit grey at 255."""
     pixels = np.random.default_rng(0).integers(0, 1 << 16, (9, 7, 3)[: 3 if colour else 2])
     encoded = cv2.imencode(".png", pixels.astype(np.uint16))[1].tobytes()
     found = decode(encoded, (9, 7))[..., ::-1]
@@ -113,7 +115,7 @@ def test_sixteen_bits_lose_the_lower_ones(colour):
 
 @pytest.mark.parametrize("kind", ["Adobe", "no marker", "YCCK"])
 def test_cmyk(kind):
-    """Adobe stores ink inverted; YCCK is CMY in JPEG's own colours."""
+    """Adobe stores inverted ink; YCCK is CMY in the YCbCr colours of JPEG."""
     encoded = encode(PHOTO.convert("CMYK"), "JPEG", quality=95, subsampling="4:4:4")
     expected = PIXELS.astype(int)
     start = encoded.index(b"\xff\xee\x00\x0eAdobe")
@@ -131,11 +133,11 @@ def test_cmyk(kind):
     # (255 - C)(255 - K) / 255 rounds in other places.
     np.testing.assert_allclose(found, pillow(encoded), atol=3)
     if kind != "YCCK":
-        assert np.abs(found - expected).mean() < 6  # an inverted picture is 100 off
+        assert np.abs(found - expected).mean() < 6  # an inverted picture differs by 100
 
 
 def test_stored_as_they_are_and_read_by_content(tmp_path):
-    """Orientation and all: the builder keeps the files' bytes."""
+    """The builder keeps the files' bytes, with the orientation."""
     suffixes = (".jpg", ".JPG", ".jpeg", ".PNG", ".png", ".Bmp", ".webp", ".TIF", ".tiff")
     files = {
         f"{number:04}_c1s1_0{suffixes[number % len(suffixes)]}": WHOLE[kind]
@@ -152,7 +154,7 @@ def test_stored_as_they_are_and_read_by_content(tmp_path):
         )
 
 
-def test_what_is_no_image_by_its_name_is_passed_over(tmp_path):
+def test_files_without_an_image_suffix_are_skipped(tmp_path):
     other = ("1_c1s1.gif", "Thumbs.db", ".DS_Store", "._0001_c1s1_0.jpg", ".hidden/1_c1s1.jpg")
     files = {name: b"\0" for name in other} | {"__MACOSX/0001_c1s1_0.jpg": b"\0"}
     write_tree(tmp_path / "m", market_with(files))

@@ -18,7 +18,7 @@ def png(image):
 
 
 class FakeSplit:
-    """Images whose colour is their index; counts how often each is read."""
+    """Images with their index as colour; counts how often each is read."""
 
     def __init__(self, n, broken=()):
         self.filenames = [f"{i}.png" for i in range(n)]
@@ -60,7 +60,7 @@ def test_decode_gives_rgb_unchanged_at_its_own_size():
 
 
 def test_decode_into_the_middle_of_an_array():
-    """At its own size and resized, of odd widths; the neighbours stay as they are."""
+    """With and without resizing, at odd widths; the neighbours stay unchanged."""
     rng = np.random.default_rng(0)
     for size in ((37, 53), (16, 8), (150, 301)):
         image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
@@ -71,8 +71,8 @@ def test_decode_into_the_middle_of_an_array():
         np.testing.assert_array_equal(out[::2], 7)
 
 
-def test_decode_turns_upright_what_the_file_says_is_turned():
-    """EXIF orientation 6: turn to the right, so that the red left half goes to the top."""
+def test_decode_applies_the_orientation():
+    """EXIF orientation 6 turns to the right, so the red left half goes to the top."""
     image = np.zeros((32, 64, 3), np.uint8)
     image[:, :32, 0] = 255
     jpeg = cv2.imencode(".jpg", image[..., ::-1])[1].tobytes()
@@ -80,12 +80,12 @@ def test_decode_turns_upright_what_the_file_says_is_turned():
     segment = b"Exif\0\0" + tiff
     turned = jpeg[:2] + b"\xff\xe1" + (len(segment) + 2).to_bytes(2, "big") + segment + jpeg[2:]
     upright = decode(turned, (64, 32))
-    assert upright[:28, :, 0].min() > 200  # JPEG rounds
+    assert upright[:28, :, 0].min() > 200  # JPEG is lossy
     assert upright[36:, :, 0].max() < 50
 
 
 def test_decode_resizes_bilinearly():
-    """Two columns 0 and 80, doubled in width: pixel centres fall at quarters."""
+    """Two columns, 0 and 80, doubled in width: pixel centres are at quarters."""
     image = np.zeros((1, 2, 3), np.uint8)
     image[:, 1] = 80
     np.testing.assert_array_equal(decode(png(image), (1, 4))[0, :, 0], [0, 20, 60, 80])
@@ -100,7 +100,7 @@ def test_decode_repeats_grey_and_drops_transparency():
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no image"])
-def test_decode_names_what_is_no_image(encoded):
+def test_decode_names_a_file_that_is_not_an_image(encoded):
     with pytest.raises(UserError, match=r"'a\.jpg' cannot be decoded"):
         decode(encoded, SIZE, "a.jpg")
 
@@ -241,7 +241,7 @@ def test_leaving_early_ends_the_thread(way):
         next(batches)
         if way == "close":
             batches.close()
-            batches.close()  # twice is fine
+            batches.close()  # a second call is allowed
             assert next(batches, None) is None
         elif way == "with":
             with batches:
@@ -263,14 +263,14 @@ def test_wait_seconds_counts_only_waiting():
         hasty = prefetch(store, plan, depth=2)
         list(hasty)
         assert hasty.wait_seconds > 0.15
-        patient = prefetch(store, plan, depth=4)  # cached now
+        patient = prefetch(store, plan, depth=4)  # from the cache
         time.sleep(0.2)
         list(patient)
         assert patient.wait_seconds < hasty.wait_seconds
 
 
-def test_a_thread_that_dies_without_a_word(monkeypatch):
-    """Nobody waits for it for ever; what it had loaded before is used."""
+def test_a_thread_that_dies_silently(monkeypatch):
+    """The consumer does not wait for ever; batches loaded before are returned."""
     monkeypatch.setattr(loader, "QUEUE_TIMEOUT", 0.05)
 
     def load(store, plan, out, stop):

@@ -1,4 +1,4 @@
-"""Market-1501's optional parts, where peers keep it, and what MSMT17's version is."""
+"""Market-1501's optional parts, the folders of other packages, and MSMT17's versions."""
 
 import shutil
 from types import SimpleNamespace
@@ -18,12 +18,12 @@ def load(tmp_path, name="market1501", **keywords):
     "place",
     [
         "",
-        "Market-1501-v15.09.15",  # the archive's own, FastReID's
-        "market1501/Market-1501-v15.09.15",  # Torchreid's
-        "market1501/Market-1501-v15.09.15.zip",  # Torchreid's, not unpacked
+        "Market-1501-v15.09.15",  # the archive's folder, as in FastReID
+        "market1501/Market-1501-v15.09.15",  # as in Torchreid
+        "market1501/Market-1501-v15.09.15.zip",  # as in Torchreid, but not unpacked
     ],
 )
-def test_where_peers_keep_it(tmp_path, place):
+def test_folders_of_other_packages(tmp_path, place):
     if place.endswith(".zip"):
         write_zip(tmp_path / "m" / place, MARKET, "Market-1501-v15.09.15/")
     else:
@@ -33,7 +33,7 @@ def test_where_peers_keep_it(tmp_path, place):
 
 
 def test_all_four_side_by_side(tmp_path):
-    """A folder as Torchreid's users have it: each finds its own."""
+    """In a folder as in Torchreid, each builder finds its own data set."""
     duke = {
         f"{folder}/0001_c2_f0046182.jpg": jpg(k)
         for k, folder in enumerate(("bounding_box_train", "query", "bounding_box_test"))
@@ -61,12 +61,12 @@ def test_an_archive_beside_another_folder(tmp_path):
     assert len(load(tmp_path, "dukemtmc_reid").train) == 1
 
 
-def test_boxes_of_nobody_asked_for(tmp_path):
+def test_boxes_of_people_without_queries(tmp_path):
     write_tree(tmp_path / "m", MARKET | {"gt_bbox/0009_c1s1_000001_00.jpg": jpg(1)})
     assert load(tmp_path).multi_query is None
 
 
-def test_a_detected_version_stays_when_the_originals_go(tmp_path):
+def test_a_detected_version_stays_without_the_originals(tmp_path):
     v2 = {k.replace("train/", "mask_train_v2/").replace("test/", "mask_test_v2/"): v
           for k, v in MSMT17.items()}  # fmt: skip
     write_tree(tmp_path / "m", v2, "MSMT17_V2")
@@ -75,7 +75,7 @@ def test_a_detected_version_stays_when_the_originals_go(tmp_path):
     assert len(load(tmp_path, "msmt17").train) == 3
 
 
-def test_damaged_notes_of_tfds(tmp_path):
+def test_damaged_tfds_metadata(tmp_path):
     write_tree(tmp_path / "m", MARKET)
     load(tmp_path)
     notes = tmp_path / "data" / "market1501" / "1.0.0" / "dataset_info.json"
@@ -101,8 +101,8 @@ def test_further_boxes_of_the_queries(tmp_path):
     boxes = {
         "gt_bbox/0001_c1s1_000001_00.jpg": jpg(1),
         "gt_bbox/0001_c1s2_000009_00.jpg": jpg(2),
-        "gt_bbox/0001_c2s1_000001_00.jpg": jpg(3),  # no query of camera 2
-        "gt_bbox/0007_c1s1_000001_00.jpg": jpg(4),  # of training
+        "gt_bbox/0001_c2s1_000001_00.jpg": jpg(3),  # camera 2 has no query
+        "gt_bbox/0007_c1s1_000001_00.jpg": jpg(4),  # a training identity
     }
     write_tree(tmp_path / "m", MARKET | boxes)
     more = load(tmp_path).multi_query
@@ -170,7 +170,7 @@ def test_msmt17_lists_that_are_wrong(tmp_path, change, message):
     fails(message, "msmt17", tmp_path, manual_dir=tmp_path / "m")
 
 
-def test_a_compressed_tar_is_said(tmp_path):
+def test_a_compressed_tar_is_reported(tmp_path):
     write_tree(tmp_path / "m", {"Market-1501-v15.09.15.tar.gz": b"\x1f\x8b"})
     message = r"/Market-1501-v15.09.15.tar.gz' is compressed as a whole.*: unpack it"
     fails(message, "market1501", tmp_path, manual_dir=tmp_path / "m")

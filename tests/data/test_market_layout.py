@@ -29,7 +29,7 @@ from batnet_jax.data.pedestrians.draw import SIZES, Size, draw_jpeg, plan
 from batnet_jax.data.sources import pedestrians
 from batnet_jax.errors import UserError
 
-# --- what is read ---------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def test_market_order_labels_junk_and_distractors(tmp_path, market):
@@ -64,7 +64,7 @@ def test_duke(tmp_path):
 
 
 def test_market_beside_duke(tmp_path):
-    """Two data sets of one layout in one manual_dir: the names of the images tell them apart."""
+    """Filenames tell two data sets with the same layout in one manual_dir apart."""
     duke = {
         f"{folder}/0001_c{camera}_f0046182.jpg": JPG
         for camera, folder in enumerate(("bounding_box_train", "query", "bounding_box_test"), 6)
@@ -229,7 +229,7 @@ def test_workers_draw_the_same_in_order(monkeypatch):
 def test_workers_end_with_their_reader():
     images = pedestrians.draw_all(sorted(plan(TINY, "train", 0)) * 500, TINY, workers=2)
     assert next(images)[:2] == b"\xff\xd8"
-    images.close()  # waits for the workers; would hang if they did not end
+    images.close()  # waits for the workers, and would hang if they did not end
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -287,11 +287,11 @@ def test_wrong_name(tmp_path, market, name):
 
 @pytest.mark.parametrize("content", [b"", b"GIF what?", JPG[: len(JPG) // 2], PNG[:-20]])
 def test_broken_image(tmp_path, market, content):
-    """The last one of the last split, so that much is written before it is met."""
+    """The last image of the last split, so that the others are written before it."""
     (market / "bounding_box_test" / "9_c1.jpg").write_bytes(content)
     message = r"'9_c1\.jpg' " + ("cannot be decoded" if content else "is empty")
     fails(message, "folder", tmp_path, manual_dir=market)
-    (market / "bounding_box_test" / "9_c1.jpg").write_bytes(JPG)  # mended
+    (market / "bounding_box_test" / "9_c1.jpg").write_bytes(JPG)  # repaired
     load_dataset("folder", data_dir=tmp_path / "data", manual_dir=market)
 
 
@@ -323,7 +323,7 @@ def test_damaged_archives(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-30])
     fails(r"m\.zip' cannot be read \(", "folder", tmp_path, manual_dir=path)
-    path.write_bytes(whole[:80] + b"\xff" * 60 + whole[140:])  # within the first file's data
+    path.write_bytes(whole[:80] + b"\xff" * 60 + whole[140:])  # in the first file's data
     fails(r"0007_c1s1_000001_00\.jpg' cannot be read", "folder", tmp_path, manual_dir=path)
     path = tmp_path / "m.tar"
     path.write_bytes(b"no archive at all")

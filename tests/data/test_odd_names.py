@@ -1,6 +1,6 @@
-"""Names, links and archives that are odd or hostile.
+"""Odd or hostile filenames, links and archives.
 
-The outcomes are in the table of data/test_images.py.
+The table in test_images.py lists the outcomes.
 """
 
 import io
@@ -37,7 +37,7 @@ def test_names_without_labels(tmp_path, dataset, name):
 
 
 def test_listed_twice(tmp_path):
-    """Within a list, and in the two that make up training."""
+    """Twice in one list, and in both lists of the training split."""
     line = MSMT17["list_val.txt"]
     for name, number in (("list_val.txt", 3), ("list_train.txt", 1)):
         files = MSMT17 | {name: MSMT17[name] + line}
@@ -83,7 +83,7 @@ def test_links_to_files_and_folders(tmp_path):
 @pytest.mark.parametrize("target", ["nowhere.jpg", "0009_c1s1_0.jpg"])
 def test_links_that_lead_nowhere(tmp_path, name, target):
     write_tree(tmp_path / "m", market_with({}))
-    (tmp_path / "m" / "query" / "0009_c1s1_0.jpg").symlink_to(target)  # the second: to itself
+    (tmp_path / "m" / "query" / "0009_c1s1_0.jpg").symlink_to(target)  # the second links to itself
     message = r"/query/0009_c1s1_0\.jpg' cannot be read \(.*\): restore or remove it"
     fails(message, name, tmp_path, manual_dir=tmp_path / "m")
 
@@ -118,7 +118,7 @@ def write_tar(path, files):
 
 
 def list_files(folder):
-    """What lies beside the prepared data."""
+    """List the files outside the prepared data."""
     paths = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
     return sorted(str(path) for path in paths if path.parts[0] != "data")
 
@@ -128,7 +128,7 @@ def list_files(folder):
     "evil", ["../../evil.jpg", "/tmp/evil.jpg", "query/../../evil.jpg", "//x.jpg"]
 )
 def test_members_that_point_outside_are_not_followed(tmp_path, write, evil):
-    """The rest is read; what lies outside is neither read nor written."""
+    """Other members are read; files outside are neither read nor written."""
     manual = tmp_path / "m"
     path = write(manual / f"m.{write.__name__[-3:]}", market_with({}) | {evil: b"evil"})
     (tmp_path / "evil.jpg").write_bytes(JPG)
@@ -141,7 +141,7 @@ def test_members_that_point_outside_are_not_followed(tmp_path, write, evil):
 
 @pytest.mark.parametrize("write", [write_zip, write_tar])
 @pytest.mark.parametrize("prefix", ["/data/", "../", "./", "a//b/"])
-def test_a_layout_that_lies_anywhere_in_an_archive(tmp_path, write, prefix):
+def test_a_layout_at_any_depth_in_an_archive(tmp_path, write, prefix):
     files = {prefix + name: content for name, content in market_with({}).items()}
     path = write(tmp_path / f"m.{write.__name__[-3:]}", files)
     query = load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=path).query
@@ -209,7 +209,7 @@ def test_compressed_and_nested_archives(tmp_path):
             archive.add(tmp_path / "tree", ".")
         message = f"'.*{name}' is compressed as a whole.*: unpack it"
         fails(message, "market1501", tmp_path, manual_dir=tmp_path / name)
-    path = shutil.copy(tmp_path / "m.tgz", tmp_path / "n.tar")  # under a wrong name
+    path = shutil.copy(tmp_path / "m.tgz", tmp_path / "n.tar")  # with a wrong suffix
     fails(r"n\.tar' cannot be read \(", "market1501", tmp_path, manual_dir=path)
     inner = write_zip(tmp_path / "inner.zip", market_with({}))
     path = write_zip(tmp_path / "outer.zip", {"inner.zip": inner.read_bytes()})

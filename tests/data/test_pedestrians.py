@@ -1,4 +1,4 @@
-"""The drawn data set: the same bytes everywhere, a sound protocol, and no prize for colours."""
+"""The drawn data set: equal bytes everywhere, a sound protocol, and colours that do not suffice."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from batnet_jax.data.pedestrians.identity import FAMILY, make_identity
 from batnet_jax.data.pedestrians.raster import SUB, Canvas, capsule, ellipse, lathe
 
 SHAPE = {"height": 128, "width": 64}
-# Of 24 images; changes with any change of the drawing, and on no other account.
+# Digest of 24 images; only a change of the drawing may change it.
 PINNED = "c8e02e3603b3efe9224c6be7e01319412c2752371e685642ad15a5ba040e9882"
 
 
@@ -47,7 +47,7 @@ def test_fresh_process_draws_the_same_bytes():
     there = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
     )
-    # Another order here: no image may depend on those drawn before it.
+    # In another order, because no image may depend on earlier images.
     first, second = (draw_jpeg(7, c, 3, seed=5, **SHAPE) for c in (1, 3))
     assert there.stdout.strip() == hashlib.sha256(second + first).hexdigest()
 
@@ -151,7 +151,7 @@ def test_image_has_the_size_asked_for(height, width):
     decoded = Image.open(io.BytesIO(draw_jpeg(3, 2, 1, seed=0, height=height, width=width)))
     assert decoded.format == "JPEG"
     assert decoded.size == (width, height)
-    # JPEG loses noise and colour detail, not the picture.
+    # JPEG loses only noise and colour detail.
     assert np.abs(np.asarray(decoded).astype(int) - image).mean() < 12
 
 
@@ -162,7 +162,7 @@ def test_shapes_cover_their_area():
     assert abs(np.count_nonzero(canvas.pixels[..., 0]) - 628) < 30
     canvas.pixels[:] = 0
     lathe(canvas, [(10 * SUB, 50 * SUB, 0), (50 * SUB, 50 * SUB, 40 * SUB)], [(9, 9, 9)])
-    assert abs(np.count_nonzero(canvas.pixels[..., 0]) - 1600) < 60  # a triangle
+    assert abs(np.count_nonzero(canvas.pixels[..., 0]) - 1600) < 60  # the area of a triangle
     canvas.pixels[:] = 0
     capsule(canvas, (20 * SUB, 50 * SUB), (80 * SUB, 50 * SUB), (80, 80), [(9, 9, 9)])
     assert abs(np.count_nonzero(canvas.pixels[..., 0]) - (60 * 20 + 314)) < 50
@@ -232,7 +232,7 @@ def test_occlusion_is_partial_and_not_too_frequent(monkeypatch):
         covered.append((np.abs(image - clear).max(axis=-1) > 12).mean())
     share = np.mean(np.array(covered) > 0)
     assert 0.08 < share < 0.28
-    assert max(covered) < 0.45  # of the picture, background included
+    assert max(covered) < 0.45  # fraction of the picture with its background
     assert np.mean([c for c in covered if c > 0]) < 0.25
 
 
@@ -248,7 +248,7 @@ def test_cameras_differ_in_cast_and_every_cast_is_mild():
 
 
 def _mean_average_precision(distances, queries, gallery):
-    """Same identity and same camera removed, as on Market-1501; slow and obvious."""
+    """Compute mAP without same-camera images, as on Market-1501, in a slow and obvious way."""
     precisions = []
     for row, query in zip(distances, queries, strict=True):
         hits, seen, found = 0, 0, []
@@ -265,14 +265,14 @@ def _mean_average_precision(distances, queries, gallery):
 
 
 def _histogram(image):
-    """8 x 8 x 8 RGB cells, of unit length."""
+    """Return a histogram of 8 x 8 x 8 RGB cells, normalised to unit length."""
     cells = (image >> 5).astype(int) @ (64, 8, 1)
     counts = np.bincount(cells.ravel(), minlength=512).astype(float)
     return counts / np.linalg.norm(counts)
 
 
 def _striped_histogram(image):
-    """Coarse histograms of six stripes of the middle: where on the body a colour is."""
+    """Return coarse histograms of six stripes of the middle, for the position of colours."""
     cells = (image[:126, 16:48] >> 6).astype(int) @ (16, 4, 1)
     counts = [np.bincount(part.ravel(), minlength=64) for part in np.split(cells, 6)]
     root = np.sqrt(np.concatenate(counts))
@@ -295,5 +295,5 @@ def test_counting_colours_fails_and_layout_helps():
     colours = score(_histogram)
     assert colours < 0.15
     assert score(pixels) < 0.25
-    # Identity is there to be found, in where the colours are.
+    # The positions of the colours tell identities apart.
     assert score(_striped_histogram) > 3 * colours

@@ -1,4 +1,4 @@
-"""Data sets as they are prepared: once, again after a change, killed, damaged, by two at once."""
+"""Preparing data sets: once, after a change, killed, damaged, in two processes at once."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def test_prepared_once_then_reused_without_the_originals(tmp_path, market, capfd
 
 
 @pytest.mark.parametrize("change", ["add", "remove", "rename", "replace", "touch archive"])
-def test_changed_folder_is_built_anew(tmp_path, market, change):
+def test_changed_folder_is_prepared_again(tmp_path, market, change):
     before = load_dataset("folder", data_dir=tmp_path / "data", manual_dir=market)
     query = market / "query"
     if change == "add":
@@ -39,10 +39,10 @@ def test_changed_folder_is_built_anew(tmp_path, market, change):
         (query / "0001_c1s1_000001_00.jpg").unlink()
     elif change == "rename":
         (query / "0001_c1s1_000001_00.jpg").rename(query / "0002_c1s1_000001_00.jpg")
-    elif change == "replace":  # by one of the same size
+    elif change == "replace":  # by an image of the same size
         path = query / "0001_c1s1_000001_00.jpg"
         image = bytearray(JPG)
-        image[13] ^= 1  # the density unit
+        image[13] ^= 1  # a byte of the JPEG header: the density unit
         path.write_bytes(image)
         os.utime(path, ns=(1, path.stat().st_mtime_ns + 10_000_000))
     else:
@@ -71,7 +71,7 @@ seen, check = [], builder.check_image
 def check_and_hang(encoded, name):
     check(encoded, name)
     seen.append(name)
-    if len(seen) == 6:  # within the last split
+    if len(seen) == 6:  # in the last split
         print("in the middle", flush=True)
         time.sleep(600)
 builder.check_image = check_and_hang
@@ -87,14 +87,14 @@ def test_killed_while_preparing(tmp_path, market):
         assert child.stdout is not None
         assert child.stdout.readline() == b"in the middle\n"
         child.send_signal(signal.SIGKILL)
-    assert len(list(data.rglob("*array_record*"))) >= 2  # something was left
+    assert len(list(data.rglob("*array_record*"))) >= 2  # a part was left
     dataset = load_dataset("folder", data_dir=data, manual_dir=market)
     assert [len(s) for s in parts(dataset)] == [3, 2, 3]
     assert list(data.rglob("incomplete*")) == []
 
 
 def test_two_at_once(tmp_path, market):
-    """The second waits for the first and takes its result."""
+    """The second process waits for the first and uses its result."""
     results = []
 
     def load():
@@ -110,7 +110,7 @@ def test_two_at_once(tmp_path, market):
 
 
 def test_prepared_by_another_process_at_any_moment(tmp_path, market, monkeypatch):
-    """Between the making of the builder and the look at what is prepared; or at the lock."""
+    """After the builder is made, or while it waits for the lock."""
     for moment in ("before the look", "at the lock"):
         data = tmp_path / moment
         builder = make_builder(DATASETS["folder"], "", data, market)
@@ -143,7 +143,7 @@ def test_damaged_prepared_data(tmp_path, market, damage):
 
 
 def test_an_image_that_is_overwritten_while_it_is_open(tmp_path, market):
-    """The message names the file that no longer holds it."""
+    """The message names the prepared file."""
     query = load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market).query
     path = next((tmp_path / "data").rglob("*query.array_record*"))
     path.write_bytes(bytes(path.stat().st_size))

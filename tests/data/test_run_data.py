@@ -1,4 +1,4 @@
-"""What a run trains on and is tested on."""
+"""The training set and the tests of a run."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ CROWD = {"distractors_500k/0_c3s1.jpg": jpg(3)}
 
 @pytest.fixture
 def config(tmp_path):
-    """Market-1501, MSMT17 and two folders of one's own are there, all of them tiny."""
+    """Return a config with tiny copies of Market-1501, MSMT17 and two folders of identities."""
     write_tree(tmp_path / "m", MARKET, "Market-1501-v15.09.15")
     write_tree(tmp_path / "m", MSMT17, "MSMT17_V1")
     write_tree(tmp_path / "one" / "mine", FLAT)
@@ -67,7 +67,7 @@ def test_the_same_pid_in_two_data_sets_is_two_identities(config, tmp_path):
     assert [test.name for test in data.tests] == ["market1501", "msmt17", "folder-mine"]
 
 
-def test_tested_on_others(config, tmp_path):
+def test_tests_on_other_data_sets(config, tmp_path):
     config.eval.datasets = ("msmt17:v1", *folders(tmp_path))
     data = open_run_data(config)
     assert {who.dataset for who in data.train.identities} == {"market1501"}
@@ -87,7 +87,9 @@ def test_identities_held_out(config, tmp_path):
         ("folder-mine", "val"),
         ("folder-mine-2", "val"),
     ]
-    assert len(data.train.identities) == len(set(data.train.identities)) == 2 * 4  # of 6 each
+    assert (
+        len(data.train.identities) == len(set(data.train.identities)) == 2 * 4
+    )  # of 6 in each folder
     first = data.val[0]
     held = {name.split("/")[0] for name in first.query.filenames + first.gallery.filenames}
     assert len(held) == 2
@@ -128,7 +130,7 @@ def test_msmt17_own_val_leaves_list_train_alone(config, tmp_path):
         ("eval.multi_query", "mean", "eval.multi_query is on, .* put gt_bbox/ beside query/"),
     ],
 )
-def test_what_a_data_set_lacks(config, field, value, message):
+def test_missing_optional_splits(config, field, value, message):
     section, name = field.split(".")
     config[section][name] = value
     with pytest.raises(UserError, match=message):
@@ -167,14 +169,14 @@ MISPLACED = {
 
 
 @pytest.mark.parametrize("what", MISPLACED)
-def test_a_mistake_is_told_by_the_setting_that_mends_it(config, what):
+def test_a_mistake_names_its_setting(config, what):
     fields, message = MISPLACED[what]
     config.update_from_flattened_dict(fields)
     with pytest.raises(UserError, match=f"{message}$"):
         open_run_data(config)
 
 
-def test_a_variant_of_nothing_that_is_trained_on(config):
+def test_a_variant_without_its_data_set(config):
     config.data.train = ("msmt17",)
     config.data.variant = "v2"
     with pytest.raises(UserError, match=r"data.variant='v2' is of data.dataset.* as in msmt17:v2"):

@@ -11,13 +11,13 @@ counts_lists = st.lists(st.integers(1, 23), min_size=1, max_size=12)
 
 
 def labels(counts, order_seed=0):
-    """Non-contiguous pids in a mixed order, the i-th as often as counts[i]."""
+    """Return non-contiguous pids in random order; the i-th appears counts[i] times."""
     pids = np.repeat(7 * np.arange(len(counts)) + 3, counts)
     return np.random.default_rng(order_seed).permutation(pids)
 
 
 def check_plan(pids, plan, p, k):
-    """Every invariant of an epoch's plan."""
+    """Check every invariant of an epoch's plan."""
     ids, counts = np.unique(pids, return_counts=True)
     groups = np.maximum(counts // k, 1)
     steps = max(-(-groups.sum() // p), groups.max())
@@ -25,14 +25,14 @@ def check_plan(pids, plan, p, k):
     assert plan.dtype == np.int64
     rows = plan.reshape(steps, p, k)
     owners = pids[rows]
-    assert (owners == owners[..., :1]).all()  # the images of an identity lie side by side
+    assert (owners == owners[..., :1]).all()  # the images of an identity are adjacent
     assert all(len(set(batch)) == p for batch in owners[..., 0])  # distinct identities
     for identity, count, n in zip(ids, counts, groups, strict=True):
         own = rows[owners[..., 0] == identity]
         assert len(own) >= n
         for row in own:
-            assert len(set(row)) == min(count, k)  # no repeats unless there are too few
-        # Some n of its rows are disjoint: the full groups. The others are fillers.
+            assert len(set(row)) == min(count, k)  # repeats only if there are fewer than k images
+        # n of its rows, the full groups, are disjoint. The other rows are fillers.
         if count >= k:
             assert len(np.unique(own)) >= n * k
         else:
@@ -53,7 +53,7 @@ def test_invariants(counts, data):
 
 
 def test_each_full_group_exactly_once_without_fillers():
-    """12 groups, 3 a batch: no place is left for fillers, so no image comes twice."""
+    """12 groups, 3 a batch: there is no place for fillers, so no image is repeated."""
     pids = labels([8, 12, 16, 12])
     plan = epoch_plan(pids, identities=3, images_per_identity=4, seed=0, epoch=0)
     assert plan.shape == (4, 12)
@@ -90,7 +90,7 @@ def test_one_huge_identity_sets_the_number_of_steps():
     check_plan(pids, plan, 3, 4)
 
 
-def test_as_many_identities_as_there_are():
+def test_a_batch_of_all_identities():
     pids = labels([4, 9, 40, 1])
     plan = epoch_plan(pids, identities=4, images_per_identity=4, seed=0, epoch=0)
     assert len(plan) == 10
@@ -139,7 +139,7 @@ def test_mistakes(pids, p, k, message):
 
 
 def test_msmt17_scale_is_fast():
-    """32,621 images of 1,041 identities: an epoch's plan must not be felt."""
+    """32,621 images of 1,041 identities: the plan of an epoch takes less than a second."""
     rng = np.random.default_rng(0)
     pids = np.concatenate([np.arange(1041), rng.integers(0, 1041, 32_621 - 1041)])
     start = time.perf_counter()

@@ -1,6 +1,6 @@
-"""Every public data set at its true size: its real lists, with small images that all differ.
+"""Every public data set at its true size: the real lists, with small images that all differ.
 
-The lists are not in this repository, see `needs.shared`; without them the tests are skipped.
+Without the lists, which are not in this repository, the tests are skipped; see `needs.shared`.
 """
 
 import json
@@ -19,11 +19,11 @@ from support.paths import ROOT as REPOSITORY
 from support.tiny_datasets import JPG, PNG
 
 IMAGE_BYTES = 2048
-"""Of a file; all of MSMT17 would be 259 MB."""
+"""Size of a file; all of MSMT17 takes 259 MB."""
 
 pytestmark = pytest.mark.slow
 
-# images, identities, cameras, distractors, junk: FACTS, section 3, written out again.
+# images, identities, cameras, distractors, junk: the published counts, written out again
 COUNTS = {
     "market1501": {
         "train": (12_936, 751, 6, 0, 0),
@@ -58,7 +58,7 @@ import json, re, sys, time
 import numpy as np
 from batnet_jax.data import load_dataset
 
-def peak():  # of resident memory, in KiB; getrusage would count the parent's too
+def peak():  # resident memory in KiB; getrusage would include the parent's
     with open("/proc/self/status") as file:
         return int(re.search(r"VmHWM:\\s+(\\d+) kB", file.read())[1])
 
@@ -81,14 +81,14 @@ print(json.dumps(cost))
 
 
 class Tree:
-    """Writes images and remembers the number of each, which its last bytes are."""
+    """Writes images; the last bytes of each are its number."""
 
     def __init__(self, root):
         self.root = root
         self.numbers = {}
 
     def add(self, name, encoded=JPG):
-        """Writes an image; the same one again does nothing."""
+        """Write an image, unless it has been written before."""
         if name in self.numbers:
             return
         path = self.root / name
@@ -98,7 +98,7 @@ class Tree:
 
 
 def from_csv(tree, folder):
-    """Market-1501 and DukeMTMC-reID; returns {split: {filename: (pid, camera)}}."""
+    """Write Market-1501 or DukeMTMC-reID; return {split: {filename: (pid, camera)}}."""
     labels = {}
     for split, part in (("train", "train"), ("query", "query"), ("gallery", "test")):
         labels[split] = {}
@@ -142,7 +142,7 @@ def msmt17(tree):
 
 
 def cuhk03(boxes):
-    """CUHK03-NP's folders, whose names begin with the protocol's own labels."""
+    """Return a writer of CUHK03-NP's folders, with the protocol's labels in the filenames."""
 
     def write(tree):
         path = needs.shared("protocols", "cuhk03", f"cuhk03_new_protocol_config_{boxes}.mat")
@@ -177,7 +177,7 @@ FOLDERS = {
 
 
 def prepare(name, root):
-    """Prepares in a process of its own; returns its cost, what it said, and all labels."""
+    """Prepare a data set in another process; return its cost, its stderr and all labels."""
     command = [sys.executable, "-c", CHILD, name, root / "data", root / "tree", root / "labels.npz"]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -188,7 +188,7 @@ def prepare(name, root):
 
 @pytest.mark.parametrize("name", list(COUNTS))
 def test_full_size(name, tmp_path):
-    """Counts, labels, order and bytes; nothing to warn of; no image is kept in memory."""
+    """Check counts, labels, order and bytes; no warnings; no images kept in memory."""
     try:
         tree = Tree(tmp_path / "tree")
         labels = WRITERS[name](tree)
@@ -224,6 +224,6 @@ def test_full_size(name, tmp_path):
         f"\n| {name} | {images:,} | {cost['seconds']:.1f} s | {images / cost['seconds']:,.0f}/s | "
         f"{cost['peak'] / 1024:.0f} MiB | {grown / 2**20:.0f} MiB |"
     )
-    # The names and labels, held a few times, are some 750 bytes an image, the rest some 20 MB. To
-    # keep the images would be 2,048 bytes each on top: too much for all but CUHK03.
+    # Filenames and labels, in several copies, take about 750 bytes an image, and the rest 20 MB.
+    # Images kept in memory would add 2,048 bytes each: too much except for CUHK03.
     assert grown < 40e6 + 900 * images

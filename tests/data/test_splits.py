@@ -1,4 +1,4 @@
-"""Identities held out, and queries drawn: laws that must hold for any labels."""
+"""Held-out identities and drawn queries: invariants for any labels."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def test_the_order_and_number_of_images_do_not_matter():
 
 
 @given(LABELS)
-def test_every_query_has_an_answer(labels):
+def test_every_query_has_a_match(labels):
     pids, cameras = (np.array(column) for column in zip(*labels, strict=True))
     query, gallery = query_and_gallery(pids, cameras)
     assert sorted([*query, *gallery]) == list(range(len(pids)))
@@ -40,14 +40,14 @@ def test_every_query_has_an_answer(labels):
             same &= cameras[gallery] != cameras[q]
         assert same.any()
     for pid in set(pids):
-        asked = query[pids[query] == pid]
-        assert len(asked) <= (pids == pid).sum() / 2
-        known = cameras[asked][cameras[asked] >= 0]
+        own = query[pids[query] == pid]
+        assert len(own) <= (pids == pid).sum() / 2
+        known = cameras[own][cameras[own] >= 0]
         assert len(set(known)) == len(known)
 
 
 @given(LABELS)
-def test_whoever_can_be_asked_for_is(labels):
+def test_every_possible_query_identity_has_a_query(labels):
     pids, cameras = (np.array(column) for column in zip(*labels, strict=True))
     query, _ = query_and_gallery(pids, cameras)
     for pid in set(pids):
@@ -61,6 +61,6 @@ def test_whoever_can_be_asked_for_is(labels):
     [([1, 1, 1, 2, 2, 3, 3, 3], 3), ([1, 2], 1), ([1, 1, 1], 0), ([-1] * 6, 3), ([4], 0)],
 )
 def test_by_hand(cameras, queries):
-    """One a camera, at most half, none without an image from elsewhere."""
+    """One query a camera, at most half of the images, each with a match in another camera."""
     query, gallery = query_and_gallery(np.zeros(len(cameras), int), np.array(cameras))
     assert (len(query), len(gallery)) == (queries, len(cameras) - queries)

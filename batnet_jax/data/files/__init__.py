@@ -1,1 +1,1 @@
-"""TODO."""
+"""Reads files of unknown origin safely: folders, archives, image headers, MATLAB lists."""

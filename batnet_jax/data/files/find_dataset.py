@@ -1,4 +1,4 @@
-"""Where a data set lies below the folder that a user names: in folders, or inside an archive."""
+"""Finds a data set in or below the folder that a user names, also inside archives."""
 
 import os
 import re
@@ -10,9 +10,9 @@ from batnet_jax.errors import ArgumentError, UserError
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar")
 MAX_MATCHES = 100
-"""In one archive."""
+"""Limit of the matching folders in one archive."""
 SEARCH_DEPTH = 2
-"""How many folders below manual_dir data sets are looked for: peers nest `market1501/Market-*/`."""
+"""Levels of folders searched: other packages nest two, as in `market1501/Market-*/`."""
 
 
 def find_trees(
@@ -20,33 +20,34 @@ def find_trees(
     markers: tuple[str, ...],
     is_wanted: Callable[[FileTree], bool] = lambda _: True,
 ) -> list[FileTree]:
-    """Finds the trees that have one of `markers` at their top.
+    """Find the trees that have one of `markers` at their top.
 
-    Looks at `manual_dir` itself, then at what lies in it, up to `SEARCH_DEPTH` folders deep: folders, and
-    if none of these will do, archives. An archive may hold the layout anywhere inside.
+    Folders are searched first: `manual_dir` itself and up to `SEARCH_DEPTH` levels below it. If no
+    folder is wanted, archives at the same places are searched, at any depth inside.
 
     Args:
-      manual_dir: a directory or an archive; need not exist.
-      markers: relative paths of folders or files; one of them is enough, the caller notices what
-        is missing.
-      is_wanted: archives are looked into if no folder's tree is.
+      manual_dir: a folder or an archive; need not exist.
+      markers: relative paths of folders or files. One of them is enough; the caller reports the
+        missing ones.
+      is_wanted: returns whether a folder makes the search of archives unnecessary.
 
-    Raises: UserError if an archive cannot be read, or there is nothing but a compressed one.
+    Raises: UserError if an archive cannot be read, or if the only archive is compressed as a whole.
     """
     root = Path(manual_dir)
     if not root.is_dir():
         _refuse_compressed(root)
-        return _inside(root, markers) if is_archive(root) else []
-    places, trees = [root], []
+        return _trees_in_archive(root, markers) if is_archive(root) else []
+    folders, trees = [root], []
     archives = []
     for _ in range(SEARCH_DEPTH + 1):
-        trees += [open_tree(p) for p in places if any(os.path.exists(p / m) for m in markers)]
+        trees += [open_tree(p) for p in folders if any(os.path.exists(p / m) for m in markers)]
         known = {tree.location for tree in trees}
-        below = [e for p in places if str(p) not in known for e in list_candidates(p)]
+        below = [path for p in folders if str(p) not in known for path in list_candidates(p)]
         archives += [path for path in below if not path.is_dir()]
-        places = [path for path in below if path.is_dir()]
+        folders = [path for path in below if path.is_dir()]
     if not any(map(is_wanted, trees)):
-        trees += [tree for path in archives if is_archive(path) for tree in _inside(path, markers)]
+        for path in filter(is_archive, archives):
+            trees += _trees_in_archive(path, markers)
     if not trees:
         for path in archives:
             _refuse_compressed(path)
@@ -54,9 +55,13 @@ def find_trees(
 
 
 def choose_tree(trees: list[FileTree], word: str) -> FileTree:
-    """The only tree, or the only one with `word` ("" = none) in the name of its place.
+    """Return the only tree, or the only tree with `word` in its location.
 
-    Raises: UserError if this leaves several.
+    Args:
+      trees: at least one.
+      word: in lower case; "" = none.
+
+    Raises: ArgumentError if several trees are left.
     """
     if word and len(trees) > 1:
         trees = [tree for tree in trees if word in tree.location.lower()] or trees
@@ -69,7 +74,7 @@ def choose_tree(trees: list[FileTree], word: str) -> FileTree:
 
 
 def list_candidates(folder: Path) -> list[Path]:
-    """The folders and archives in a folder, sorted; none if it may not be read."""
+    """List the folders and archives in a folder, sorted; empty if it cannot be read."""
     try:
         with os.scandir(folder) as found:
             return sorted(
@@ -81,7 +86,7 @@ def list_candidates(folder: Path) -> list[Path]:
                     or entry.name.lower().endswith((".zip", *COMPRESSED_SUFFIXES, ".tar"))
                 )
             )
-    except OSError:  # not ours to read
+    except OSError:  # no permission
         return []
 
 
@@ -92,8 +97,8 @@ def _refuse_compressed(path: Path) -> None:
         )
 
 
-def _inside(path: Path, markers: tuple[str, ...]) -> list[FileTree]:
-    """The trees in an archive that have a marker at their top."""
+def _trees_in_archive(path: Path, markers: tuple[str, ...]) -> list[FileTree]:
+    """Return the trees in an archive that have a marker at their top."""
     tree = open_tree(path)
     tops = {
         name[: found.start()].removesuffix("/")

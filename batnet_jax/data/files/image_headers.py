@@ -1,6 +1,6 @@
-"""What an image file says of itself, read before anything is decoded.
+"""Checks of an image file's header before the image is decoded.
 
-A file of a hundred bytes may declare any size, and whoever decodes it takes the memory first.
+A file of 100 bytes may declare any size, and decoders allocate the memory before they read on.
 """
 
 import re
@@ -13,30 +13,30 @@ import numpy as np
 from batnet_jax.errors import UserError
 
 MAX_PIXELS = 100_000_000
-"""Of an image; decoding one takes 3 to 8 bytes a pixel."""
+"""Limit of an image; decoding takes 3 to 8 bytes a pixel."""
 MAX_SCANS = 100
-"""Of a progressive JPEG; each is a pass over all of its pixels, and may take a few bytes only."""
+"""Limit of a progressive JPEG: a scan of a few bytes costs a pass over all pixels."""
 FORMATS = "JPEG, PNG, BMP, WebP or TIFF"
 
 JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
-"""Those that a segment follows, or the end; the others stand alone, or are pixels."""
+"""The end marker and the markers before a segment; others have no segment or are pixels."""
 JPEG_END, JPEG_SCAN = 0xD9, 0xDA
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 PNG = b"\x89PNG\r\n\x1a\n"
 TIFF_SIZES = {256: "width", 257: "height", 322: "tile width", 323: "tile height"}
-TIFF_FORMATS = {3: "H", 4: "I"}  # of a value, by its type
+TIFF_FORMATS = {3: "H", 4: "I"}  # type of a value -> format of `struct`
 
 
 def read_pixels(encoded: bytes) -> np.ndarray:
-    """Decodes an image file: [h, w, 3] uint8, BGR, turned upright; grey is repeated.
+    """Decode an image file into [h, w, 3] uint8, BGR, upright; grey is repeated.
 
-    Raises: UserError with the bare reason, to be put after the file's name, if it is none of
-      `FORMATS`, damaged, or declares more than `MAX_PIXELS`.
+    Raises: UserError with only the reason, for the caller to add the filename, if the file is
+      damaged, in none of `FORMATS`, or declares more than `MAX_PIXELS`.
     """
     check_size(encoded)
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # of sizes, too
+    except cv2.error:  # OpenCV's own limits of the size, too
         image = None
     if image is None:
         raise UserError("cut off, or no image")
@@ -44,9 +44,9 @@ def read_pixels(encoded: bytes) -> np.ndarray:
 
 
 def check_size(encoded: bytes) -> None:
-    """Refuses what would take too much memory or time to decode.
+    """Refuse an image that would take too much memory or time to decode.
 
-    Raises: see `read_pixels`.
+    Raises: UserError, as `read_pixels` does.
     """
     try:
         sizes = _sizes(encoded)
@@ -62,20 +62,20 @@ def check_size(encoded: bytes) -> None:
 
 
 def _sizes(encoded: bytes) -> list[tuple[int, int]]:
-    """(width, height), in pixels, of what a decoder makes room for.
+    """Return the (width, height) in pixels of each image that a decoder allocates.
 
-    Raises: struct.error or ValueError if it cannot be told; UserError for too many scans.
+    Raises: struct.error or ValueError if the header is damaged; UserError for too many scans.
     """
     if encoded.startswith(b"\xff\xd8"):
         return [_jpeg_size(encoded)]
     if encoded.startswith(PNG):
-        if not _has_png_end(encoded):  # OpenCV makes room for a chunk of any length
+        if not _has_png_end(encoded):  # OpenCV allocates a chunk of any declared length
             raise ValueError("is cut off")
         return [struct.unpack_from(">II", encoded, 16)]
     if encoded.startswith(b"BM"):
         old = encoded[14:18] == b"\x0c\0\0\0"
         width, height = struct.unpack_from("<HH" if old else "<ii", encoded, 18)
-        return [(abs(width), abs(height))]  # rows may come from the top
+        return [(abs(width), abs(height))]  # a negative height: rows start at the top
     if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
         return [_webp_size(encoded)]
     if encoded.startswith((b"II*\0", b"MM\0*")):
@@ -97,7 +97,7 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int]:
 
 def _webp_size(encoded: bytes) -> tuple[int, int]:
     kind = encoded[12:16]
-    if kind == b"VP8X":  # the canvas, less one, in 24 bits each
+    if kind == b"VP8X":  # width - 1 and height - 1 of the canvas, 24 bits each
         low, middle, high = struct.unpack_from("<HHH", encoded, 24)
         return (low | (middle & 0xFF) << 16) + 1, (middle >> 8 | high << 8) + 1
     if kind == b"VP8L":
@@ -108,7 +108,7 @@ def _webp_size(encoded: bytes) -> tuple[int, int]:
 
 
 def _tiff_sizes(encoded: bytes) -> list[tuple[int, int]]:
-    """Of the first page and of its tiles; the larger where a tag comes twice."""
+    """Return the sizes of the first page and of its tiles; the larger if a tag is repeated."""
     order = "<" if encoded.startswith(b"II") else ">"
     (place,) = struct.unpack_from(order + "I", encoded, 4)
     (count,) = struct.unpack_from(order + "H", encoded, place)
@@ -124,7 +124,7 @@ def _tiff_sizes(encoded: bytes) -> list[tuple[int, int]]:
 
 
 def is_cut_off(encoded: bytes) -> bool:
-    """Whether a JPEG or PNG lacks its end; some versions of OpenCV fill the rest with grey."""
+    """Return whether a JPEG or PNG lacks its end; some OpenCV versions fill the rest with grey."""
     if encoded.startswith(b"\xff\xd8"):
         return all(marker != JPEG_END for marker, _ in jpeg_markers(encoded))
     if encoded.startswith(b"\x89PNG"):
@@ -133,10 +133,10 @@ def is_cut_off(encoded: bytes) -> bool:
 
 
 def jpeg_markers(encoded: bytes) -> Iterator[tuple[int, int]]:
-    """The markers of a JPEG and the places behind them, up to that of its end.
+    """Yield the markers of a JPEG, up to its end marker, and the offsets behind the markers.
 
-    To search for the end's two bytes would not do: a small picture inside the header has an end of
-    its own, and so has what some cameras append.
+    A search for the two bytes of the end marker would find others: thumbnails in the header, and
+    data that some cameras append, have end markers too.
     """
     place = 2
     while match := JPEG_MARKER.search(encoded, place):
@@ -144,11 +144,11 @@ def jpeg_markers(encoded: bytes) -> Iterator[tuple[int, int]]:
         yield marker, place
         if marker == JPEG_END:
             return
-        place += int.from_bytes(encoded[place : place + 2], "big")  # of the segment
+        place += int.from_bytes(encoded[place : place + 2], "big")  # the segment's length
 
 
 def _has_png_end(encoded: bytes) -> bool:
-    """Whether going from chunk to chunk, each within the file, the last is met."""
+    """Return whether the chain of chunks reaches a whole IEND chunk within the file."""
     place = 8
     while place + 12 <= len(encoded):  # length, name, [length], checksum
         end = place + 12 + int.from_bytes(encoded[place : place + 4], "big")

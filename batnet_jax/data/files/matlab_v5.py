@@ -3,8 +3,9 @@
 `scipy.io.loadmat` (1.17) is not used, because it trusts the file: a cell array of declared size
 5e8 in 184 bytes takes 4 GB, and nested cells, or a few changed bytes, crash the process.
 
-The format: MathWorks, "MAT-File Format", level 5. A header of 128 bytes, then elements: type and
-size (4 bytes each, or 2 each with up to 4 bytes of data), then data, filled up to 8 bytes.
+The format is level 5 of MathWorks, "MAT-File Format": a header of 128 bytes, then elements. An
+element has a type and a size (4 bytes each, or 2 each with up to 4 bytes of data), then its data,
+padded to a multiple of 8 bytes.
 """
 
 import zlib
@@ -27,21 +28,21 @@ NUMBERS = {
 TEXTS = {1: "latin1", 2: "latin1", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 MATRIX, COMPRESSED = 14, 15
 CELL, CHARACTERS, NUMERIC = 1, 4, range(6, 16)
-"""Classes of a matrix."""
+"""Classes of a matrix element."""
 MAX_BYTES = 20_000_000
-"""Of a file, and of what is unpacked from it; CUHK03's lists have some 2e6."""
+"""Limit of a file and of its unpacked content; CUHK03's lists have about 2e6 bytes."""
 
 
 def read_mat(content: bytes, wanted: Collection[str]) -> dict[str, np.ndarray | list[str]]:
-    """Those of the `wanted` variables that a file holds: a flat array, or a list of strings.
+    """Return the `wanted` variables in a file: flat arrays and lists of strings.
 
-    Both are in MATLAB's order, columns first.
+    Entries are in MATLAB's order, column by column. Missing variables are left out.
 
-    Raises: ValueError if the file is damaged, or a wanted variable is something else.
+    Raises: ValueError if the file is damaged, or a wanted variable has another type.
     """
     order = {b"IM": "<", b"MI": ">"}.get(content[126:128])
     if order is None or content[124:126] not in (b"\0\1", b"\1\0"):
-        raise ValueError("it does not begin as such a file does")
+        raise ValueError("it has no header of MATLAB v5")
     if len(content) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
     variables, left = {}, MAX_BYTES
@@ -70,13 +71,13 @@ def _unpack(data: bytes, most: int) -> bytes:
 
 
 def _elements(data: bytes, place: int, order: str) -> Iterator[tuple[int, bytes]]:
-    """The type and the data of each element."""
+    """Yield the type and the data of each element from offset `place`."""
     while place < len(data):
         if place + 8 > len(data):
             raise ValueError("it is cut off")
         kind, size = np.frombuffer(data, f"{order}u4", 2, place).tolist()
         start = place + 8
-        if kind >> 16:  # a small one
+        if kind >> 16:  # a small element: size and type share 4 bytes
             kind, size, start = kind & 0xFFFF, kind >> 16, place + 4
             if size > 4:
                 raise ValueError("it has an element of a false size")
@@ -89,7 +90,7 @@ def _elements(data: bytes, place: int, order: str) -> Iterator[tuple[int, bytes]
 
 
 def _matrix(data: bytes, order: str, wanted: Collection[str]) -> tuple[str, np.ndarray | list[str]]:
-    """The name and the value of a matrix; no value if its name is not wanted."""
+    """Return the name and the value of a matrix element; an unwanted value is []."""
     parts = _elements(data, 0, order)
     (_, flags), _, (_, name) = (next(parts, (0, b"")) for _ in range(3))
     name = name.decode("latin1")

@@ -1,7 +1,7 @@
-"""Files that are opened safely: whole, or a stretch such as a member of a .tar, at random access.
+"""Opens files safely: a whole file, or a part such as a member of a .tar.
 
-A folder that came from elsewhere may hold pipes, which wait for ever, links to devices, which never
-end, and files of a terabyte that take no room on the disk.
+A folder of unknown origin may hold pipes, which block; links to devices, which never end; and
+sparse files of a terabyte.
 """
 
 import io
@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import BinaryIO, cast
 
 MAX_BYTES = 300_000_000
-"""Of a file that is read whole: 3 bytes for each of the pixels that an image may have."""
+"""Limit of a file that is read whole: 3 bytes for each pixel of the largest image."""
 
 
 def read_whole(path: str | os.PathLike, start: int = 0, size: int | None = None) -> bytes:
-    """The content of a file, or `size` bytes of it.
+    """Return the content of a file, or `size` bytes of it from `start`.
 
-    Raises: OSError if it is no file, too large or too short, or cannot be read; ValueError for a
-      null byte in the name.
+    Raises: OSError if the path is not a regular file, is too large or too short, or cannot be read;
+      ValueError if the name holds a null byte.
     """
     with open(_open(path), "rb") as file:
         wanted = os.fstat(file.fileno()).st_size if size is None else size
@@ -31,10 +31,7 @@ def read_whole(path: str | os.PathLike, start: int = 0, size: int | None = None)
 
 
 def check_bytes(size: int) -> None:
-    """Refuses what is too large to be read whole.
-
-    Raises: OSError.
-    """
+    """Raise an OSError if a file of `size` bytes is too large to be read whole."""
     if size > MAX_BYTES:
         raise OSError(f"{size:,} bytes, of which at most {MAX_BYTES:,} are read")
 
@@ -51,15 +48,15 @@ def _open(path: str | os.PathLike) -> int:
 
 
 def open_part(path: Path, start: int, size: int) -> BinaryIO:
-    """Opens `size` bytes of a file.
+    """Open `size` bytes of a file, from `start`, for random access.
 
-    Raises: OSError if it is no file, or cannot be read.
+    Raises: OSError if the path is not a regular file or cannot be read.
     """
     return file_part(_open(path), start, size)
 
 
 def file_part(descriptor: int, start: int, size: int) -> BinaryIO:
-    """The same of an open file, which it owns: the file is closed with it, or when it is gone."""
+    """Open `size` bytes of an open file; the result owns the descriptor and closes it."""
     return cast(BinaryIO, _Part(descriptor, start, size))
 
 

@@ -1,7 +1,7 @@
-"""A user's files, wherever they lie: a folder, a .zip or a .tar, all read in place.
+"""A user's files in a folder, a .zip or a .tar, read in place through one interface.
 
-Nothing is ever extracted, and only names that a listing gave can be read, so an archive cannot
-reach outside itself.
+Archives are not extracted, and only listed names can be read, so an archive cannot reach files
+outside itself.
 """
 
 import hashlib
@@ -22,65 +22,65 @@ from batnet_jax.errors import UserError
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 IMAGES = ".jpg, .png, .bmp, .webp or .tif"  # the usual ones, for messages
 MAX_UNPACKED_BYTES = 8_000_000_000
-"""Bytes of a file that is taken out of a .zip, beside it on the disk; cuhk-03.mat has 2e9."""
+"""Limit of a file that is unpacked from a .zip to the disk; cuhk-03.mat has 2e9 bytes."""
 MAX_NAME_LENGTH = 4096
-"""Bytes of a path in an archive, as Linux has it."""
+"""Limit of a path in an archive, as on Linux."""
 MAX_FOLDERS = 100_000
-"""Below one place. Links that lead to and fro make any number of ways through a few folders."""
+"""Limit of the folders below one: symbolic links can form endless paths through a few folders."""
 MAX_DEPTH = 100
-"""Folders in folders."""
+"""Limit of nested folders."""
 
 
 class FileTree:
-    """Files below one place; get one from `open_tree`.
+    """The files below a folder or in an archive; created by `open_tree`.
 
     Attributes:
-      location: for messages, such as 'data/manual/market.zip/query'.
+      location: the path for messages, such as 'data/manual/market.zip/query'.
     """
 
     location: str
 
     @property
     def names(self) -> list[str]:
-        """Relative paths with forward slashes, sorted; hidden files are left out."""
+        """The relative paths of the files, with forward slashes, sorted, without hidden files."""
         raise NotImplementedError
 
     def below(self, folder: str) -> "FileTree":
-        """The part inside `folder`, without any names if that does not exist."""
+        """Return the tree below `folder`; it has no names if the folder does not exist."""
         raise NotImplementedError
 
     def fingerprint(self) -> str:
-        """A hash that changes when an image is added, removed, renamed or replaced."""
+        """Return a hash that changes when an image is added, removed, renamed or replaced."""
         raise NotImplementedError
 
     def images(self) -> list[str]:
-        """The names that end like an image's, in upper or lower case."""
+        """Return the names with the suffix of an image, in upper or lower case."""
         return [name for name in self.names if name.lower().endswith(IMAGE_SUFFIXES)]
 
     def read(self, name: str) -> bytes:
-        """The content of the file `name`, one of `names`.
+        """Return the content of the file `name`, one of `names`.
 
-        Raises: UserError if it cannot be read (damaged archive, no permission, password, ...).
+        Raises: UserError if it cannot be read: a damaged archive, no permission, a password.
         """
         try:
             return self._read(name)
-        except Exception as error:  # whatever a damaged archive leads the library into
+        except Exception as error:  # a damaged archive raises many types
             raise UserError(
                 f"'{self.location}/{name}' cannot be read ({_one_line(error)}): "
                 "restore or remove it"
             ) from error
 
     def open_binary(self, name: str) -> BinaryIO:
-        """The file `name`, one of `names`, at random access; closes itself when nobody holds it.
+        """Open the file `name`, one of `names`, for random access; garbage collection closes it.
 
-        What lies in a .zip is copied to a temporary file without a name: to step back in
-        compressed data is to read it again from its start.
+        A file in a .zip is copied to an unnamed temporary file, because a backward seek in
+        compressed data would read again from the start.
 
         Raises: UserError if it cannot be opened.
         """
         try:
             return self._open(name)
-        except Exception as error:  # whatever a damaged archive leads the library into
+        except Exception as error:  # a damaged archive raises many types
             raise UserError(
                 f"'{self.location}/{name}' cannot be opened ({_one_line(error)}): restore it, or "
                 "unpack the archive that it lies in"
@@ -94,7 +94,7 @@ class FileTree:
 
 
 class _Content(NamedTuple):
-    """How to get at one file of an archive."""
+    """Functions that read and open one file of an archive."""
 
     read: Callable[[], bytes]
     open: Callable[[], BinaryIO]
@@ -132,7 +132,7 @@ class _Directory(FileTree):
 
 
 class _Archive(FileTree):
-    """Part of an archive: what lies inside its folder `inside` ("" = all)."""
+    """The files of an archive below its folder `inside`; "" = all files."""
 
     def __init__(self, path: Path, inside: str, files: dict[str, _Content]):
         self._path = path
@@ -165,9 +165,9 @@ class _Archive(FileTree):
 
 
 def open_tree(path: str | os.PathLike) -> FileTree:
-    """Opens a directory (symbolic links are followed), a .zip or a .tar.
+    """Open a folder (following symbolic links), a .zip or a .tar.
 
-    Raises: UserError if there is none of these at `path`, or the archive is damaged.
+    Raises: UserError if `path` is none of the three, or if the archive is damaged.
     """
     path = Path(path)
     if path.is_dir():
@@ -176,7 +176,7 @@ def open_tree(path: str | os.PathLike) -> FileTree:
         raise UserError(f"'{path}' is no directory, .zip or .tar: give one that exists")
     try:
         files = _zip_files(path) if path.suffix.lower() == ".zip" else _tar_files(path)
-    except Exception as error:  # whatever a damaged archive leads the library into
+    except Exception as error:  # a damaged archive raises many types
         raise UserError(
             f"'{path}' cannot be read ({_one_line(error)}): restore or remove it"
         ) from error
@@ -184,29 +184,29 @@ def open_tree(path: str | os.PathLike) -> FileTree:
         raise UserError(
             f"'{path}' holds a name of more than {MAX_NAME_LENGTH:,} characters: pack it anew"
         )
-    # The names never become paths on disk, so one like '../x' is odd but harmless.
+    # Names never become paths on the disk, so a name like '../x' is harmless.
     files = {posixpath.normpath(name).lstrip("/"): content for name, content in files.items()}
     return _Archive(path, "", {name: files[name] for name in files if not is_hidden(name)})
 
 
 def _walk(path: Path) -> Iterator[str]:
-    """The relative names of the files below `path`, through symbolic links; nothing if absent."""
+    """Yield the relative names of the files below `path`, also through symbolic links."""
 
     def stop(error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):
             raise error
 
-    above: dict[str, tuple[str, ...]] = {}  # the real paths of each folder and those it lies in
+    above: dict[str, tuple[str, ...]] = {}  # folder -> its real path and those of its parents
     walk = os.walk(path, followlinks=True, onerror=stop)
     for number, (folder, folders, files) in enumerate(walk):
         if number > MAX_FOLDERS:
-            raise OSError(f"more than {MAX_FOLDERS:,} folders: do links in it lead to and fro?")
+            raise OSError(f"more than {MAX_FOLDERS:,} folders: do links in it form a loop?")
         if folder.count(os.sep) > str(path).count(os.sep) + MAX_DEPTH:
-            raise OSError(f"more than {MAX_DEPTH} folders, one in another")
+            raise OSError(f"more than {MAX_DEPTH} nested folders")
         real, parents = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
         above[folder] = (*parents, real)
         folders[:] = [] if real in parents else [name for name in folders if not is_hidden(name)]
-        if real in parents:  # a link back up
+        if real in parents:  # a link to a parent
             continue
         top = os.path.relpath(folder, path).replace(os.sep, "/")
         for name in files:
@@ -215,7 +215,7 @@ def _walk(path: Path) -> Iterator[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether to pass over a file: dot files, and the shadow files in archives made by macOS."""
+    """Return whether to skip a file: dot files, and macOS's shadow files in archives."""
     return any(
         part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
         for part in name.split("/")
@@ -223,12 +223,12 @@ def is_hidden(name: str) -> bool:
 
 
 def is_archive(path: Path) -> bool:
-    """Whether `open_tree` takes this file for one."""
+    """Return whether `open_tree` opens this file as an archive."""
     return path.is_file() and path.suffix.lower() in (".zip", ".tar")
 
 
 def _zip_files(path: Path) -> dict[str, _Content]:
-    archive = zipfile.ZipFile(path)  # closes itself when the last reader is gone
+    archive = zipfile.ZipFile(path)  # garbage collection closes it, after the last reader
 
     def read(info: zipfile.ZipInfo) -> bytes:
         check_bytes(info.file_size)
@@ -267,8 +267,8 @@ def _tar_files(path: Path) -> dict[str, _Content]:
     return files
 
 
-def _hash(facts) -> str:
-    return hashlib.sha256(repr(sorted(facts)).encode()).hexdigest()[:16]
+def _hash(entries) -> str:
+    return hashlib.sha256(repr(sorted(entries)).encode()).hexdigest()[:16]
 
 
 def _one_line(error: BaseException) -> str:

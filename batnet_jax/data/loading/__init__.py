@@ -1,1 +1,1 @@
-"""TODO."""
+"""From a prepared split to batches: sampling, decoding, caching, prefetching."""

@@ -1,4 +1,4 @@
-"""Where decoded images are kept: in memory, or in a file that later runs read too."""
+"""Caches of decoded images: in memory, or in a file that later runs share."""
 
 import errno
 import fcntl
@@ -16,22 +16,22 @@ import numpy as np
 from batnet_jax.runtime.atomic_write import atomic_path
 
 FREE_BYTES = 10**9
-"""Bytes of the disk that a cache leaves free, for checkpoints."""
+"""Disk space that a cache leaves free for checkpoints."""
 
 
 class Cache(Protocol):
-    """Room for n images; any number of threads may use it at once."""
+    """A cache of n images; safe to use from several threads."""
 
     def read(self, i: int, out: np.ndarray, /) -> bool:
-        """Copies image i into `out`; False, and anything in `out`, if it is not there."""
+        """Copy image i into `out`; return False, with `out` undefined, if no image is cached."""
         ...
 
     def write(self, i: int, image: np.ndarray, /) -> None:
-        """Keeps image i, [height, width, 3] uint8, if it can."""
+        """Store image i, [height, width, 3] uint8, if possible."""
         ...
 
     def close(self) -> None:
-        """The cache is of no use afterwards."""
+        """Release the cache's resources."""
         ...
 
 
@@ -43,13 +43,13 @@ def open_cache(
     disk_cache: Path | None,
     disk_cache_gb: float,
 ) -> Cache:
-    """The fastest cache that has room for all images; one line on stderr if the disk fails it.
+    """Open the fastest cache with room for all images; print a line to stderr if the disk fails.
 
     Args:
       n: number of images.
       image_size: (height, width) in pixels.
       cache_gb: limit of a cache in memory, in 10^9 bytes.
-      disk_cache: folder for a cache on disk, of these n images alone; None = none.
+      disk_cache: folder of a cache on disk, used only for these n images; None = none.
       disk_cache_gb: limit of a cache on disk, in 10^9 bytes.
     """
     nbytes = n * image_size[0] * image_size[1] * 3
@@ -67,7 +67,7 @@ def open_cache(
 
 
 class NoCache:
-    """Keeps nothing; see `Cache`."""
+    """A cache that stores nothing; see `Cache`."""
 
     def read(self, i: int, out: np.ndarray) -> bool:
         """See `Cache`."""
@@ -82,50 +82,50 @@ class NoCache:
 
 
 class MemoryCache:
-    """Keeps all images in one array, whose memory is taken as they come; see `Cache`."""
+    """A cache of all images in one array; see `Cache`."""
 
     def __init__(self, n: int, image_size: tuple[int, int]):
-        """Takes hardly any memory yet."""
+        """Reserve address space; the system allocates memory when an image is written."""
         self._images = np.empty((n, *image_size, 3), np.uint8)
-        self._there = np.zeros(n, bool)
+        self._cached = np.zeros(n, bool)
 
     def read(self, i: int, out: np.ndarray) -> bool:
         """See `Cache`."""
-        if not self._there[i]:
+        if not self._cached[i]:
             return False
         np.copyto(out, self._images[i])
         return True
 
     def write(self, i: int, image: np.ndarray) -> None:
-        """See `Cache`; two threads may write one image at once, for they write the same bytes."""
+        """See `Cache`; two threads may write one image, because they write the same bytes."""
         np.copyto(self._images[i], image)
-        self._there[i] = True
+        self._cached[i] = True
 
     def close(self) -> None:
         """See `Cache`."""
 
 
 class DiskCache:
-    """Keeps all images in one file, for later runs and for others at the same time; see `Cache`.
+    """A cache of all images in one file, shared by concurrent and later runs; see `Cache`.
 
-    The file holds n checksums of 4 bytes, then n images; 0 = not there. An image's checksum is
-    compared when a process first reads it: a run that is killed, a machine that crashes, or two
-    processes that write at once cost no more than decoding again. Reads and writes are calls
-    instead of a memory map, for a failing or full disk is an exception then, and no signal.
+    The file holds n checksums of 4 bytes (0 = not cached), then n images. A process compares an
+    image's checksum when it first reads the image, so killed runs, crashes and concurrent writes
+    only cost another decoding. The file is not memory-mapped: a full or failing disk then raises an
+    exception instead of a signal.
     """
 
     def __init__(self, folder: Path, n: int, image_size: tuple[int, int]):
-        """Opens the file, making it if need be.
+        """Open the file; create it first if necessary.
 
         Args:
-          folder: of these n images alone, made if need be; the file's name tells sizes apart.
+          folder: used only for these n images, created if necessary. Each image size has its file.
           n: number of images.
           image_size: (height, width) in pixels.
 
         Raises: OSError if the file cannot be written, or the disk has no room for all images.
         """
         height, width = image_size
-        # The build decides with which library JPEG files are read, and so about the last bit.
+        # The build determines the JPEG library, whose results differ in the last bit.
         build = zlib.crc32(cv2.getBuildInformation().encode())
         self._path = folder / f"{height}x{width}_opencv{cv2.__version__}_{build:08x}.images"
         self._image_bytes = height * width * 3
@@ -150,7 +150,7 @@ class DiskCache:
         return True
 
     def write(self, i: int, image: np.ndarray) -> None:
-        """See `Cache`; says once if the disk is full, and writes no more."""
+        """See `Cache`; after a failure, print a line to stderr and stop writing."""
         if not self._writable:
             return
         try:
@@ -171,9 +171,9 @@ class DiskCache:
 
 
 def _open_file(path: Path, nbytes: int) -> FileIO:
-    """Opens a file of `nbytes`; one that is missing or of another length is made, empty.
+    """Open a file of `nbytes`; create an empty file if none of this length exists.
 
-    Raises: OSError if it cannot be written, or if the disk has no room to fill it.
+    Raises: OSError if it cannot be written, or if the disk has no room for `nbytes`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / ".lock").open("w") as lock:
@@ -185,19 +185,19 @@ def _open_file(path: Path, nbytes: int) -> FileIO:
             gb = f"{(need + FREE_BYTES) / 1e9:.1f} GB to be free, {free / 1e9:.1f} GB are"
             raise OSError(errno.ENOSPC, f"it wants {gb}")
         if not whole:
-            # A new file in its place: another process may still use the old one.
+            # Replace the file: another process may still use the old one.
             with atomic_path(path) as fresh, fresh.open("wb") as file:
                 file.truncate(nbytes)
         return path.open("r+b", buffering=0)
 
 
 def _checksum(image: np.ndarray) -> bytes:
-    """4 bytes that are not all 0."""
+    """Return a checksum of 4 bytes, never all 0."""
     return (zlib.crc32(image.data) or 1).to_bytes(4, "little")
 
 
 def _write(file: int, data: memoryview | bytes, offset: int) -> None:
-    """Writes all of `data`; a disk that fills up writes a part first, and fails the next time."""
+    """Write all of `data`; on a disk that fills up, one write is partial and the next fails."""
     left = memoryview(data).cast("B")
     while left:
         count = os.pwrite(file, left, offset)

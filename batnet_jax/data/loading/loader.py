@@ -1,4 +1,4 @@
-"""From encoded images to uint8 batches on the host: decode, resize, keep, prefetch."""
+"""Turns image files into uint8 batches on the host: decodes, resizes, caches, prefetches."""
 
 import queue
 import threading
@@ -17,23 +17,23 @@ from batnet_jax.data.loading.cache import open_cache
 from batnet_jax.errors import RunFailure, UserError
 
 QUEUE_TIMEOUT = 5.0
-"""Seconds after which a consumer looks whether the loading thread still lives."""
+"""Seconds after which a consumer checks whether the loading thread is alive."""
 
 _CHECKED_AT_ONCE = 1024
 
 
 class EncodedImages(Protocol):
-    """What an `ImageStore` reads: `batnet_jax.data.Split`, or anything alike."""
+    """A source of images for an `ImageStore`, such as `batnet_jax.data.Split`."""
 
     @property
     def filenames(self) -> list[str]:
-        """The images' names, for messages."""
+        """The names of the images, for messages."""
         ...
 
     def __len__(self) -> int: ...
 
     def encoded(self, i: int, /) -> bytes:
-        """The bytes of image i's file; called from several threads."""
+        """Return the bytes of image i's file; called from several threads."""
         ...
 
 
@@ -43,18 +43,18 @@ def decode(
     name: str = "image",
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Decodes an image file and resizes it bilinearly.
+    """Decode an image file and resize it bilinearly.
 
     Args:
-      encoded: the bytes of a file, one of `headers.FORMATS`.
+      encoded: the bytes of a file in one of `image_headers.FORMATS`.
       image_size: (height, width) in pixels.
-      name: of the file, for the message.
-      out: where to put the result, contiguous; None = a new array.
+      name: the filename, for the message.
+      out: a contiguous array for the result; None = a new array.
 
-    Returns: [height, width, 3] uint8, RGB; turned upright if the file says how; grey is repeated,
-      transparency dropped.
+    Returns: [height, width, 3] uint8, RGB, upright as the file's Exif data say; grey is repeated,
+      transparency is dropped.
 
-    Raises: UserError if the bytes are not an image, or one of too many pixels.
+    Raises: UserError if the bytes are not an image or have too many pixels.
     """
     try:
         image = read_pixels(encoded)
@@ -63,7 +63,7 @@ def decode(
             f"'{name}' cannot be decoded as an image ({error}): replace or remove it"
         ) from error
     height, width = image_size
-    # All in place: memory that is new costs as much time as resizing does.
+    # In place, because allocating memory takes as long as resizing.
     cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
     if out is None:
         out = np.empty((height, width, 3), np.uint8)
@@ -72,7 +72,7 @@ def decode(
 
 
 def resize_into(image: np.ndarray, out: np.ndarray) -> None:
-    """Resizes an image bilinearly to the size of `out`; both [height, width, 3] uint8."""
+    """Resize an image bilinearly to the size of `out`; both [height, width, 3] uint8."""
     if image.shape == out.shape:
         np.copyto(out, image)
     else:
@@ -81,11 +81,11 @@ def resize_into(image: np.ndarray, out: np.ndarray) -> None:
 
 
 class ImageStore:
-    """Random access to the decoded images of a split.
+    """Random access to the decoded images of a split, from several threads.
 
-    If all of them fit into `cache_gb`, each is decoded once and kept in memory; else if they fit
-    into `disk_cache_gb`, each is decoded once for all runs and kept on disk; else each is decoded
-    whenever it is asked for. Any number of threads may ask at once.
+    If all images fit into `cache_gb`, each is decoded once and kept in memory. Otherwise, if they
+    fit into `disk_cache_gb`, each is decoded once for all runs and kept on the disk. Otherwise each
+    is decoded on every access.
     """
 
     def __init__(
@@ -98,15 +98,15 @@ class ImageStore:
         disk_cache: Path | None = None,
         disk_cache_gb: float = 0.0,
     ):
-        """Decodes nothing yet; one line on stderr if the disk fails the cache.
+        """Open the cache without decoding; print a line to stderr if the disk fails.
 
         Args:
           split: the n encoded images.
           image_size: (height, width) in pixels.
-          cache_gb: limit of the cache in memory in 10^9 bytes; 0 = none.
-          workers: decoding threads.
-          disk_cache: folder for a cache on disk, of this split alone; None = none.
-          disk_cache_gb: limit of the cache on disk in 10^9 bytes; 0 = none.
+          cache_gb: limit of the cache in memory, in 10^9 bytes; 0 = none.
+          workers: number of decoding threads.
+          disk_cache: folder of the cache on disk, used only for this split; None = none.
+          disk_cache_gb: limit of the cache on disk, in 10^9 bytes; 0 = none.
         """
         self._split = split
         self._image_size = (int(image_size[0]), int(image_size[1]))
@@ -124,9 +124,9 @@ class ImageStore:
         return len(self._split)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """The images at `indices` ([b] int), as [b, height, width, 3] uint8, RGB.
+        """Return the images at `indices` ([b] int) as [b, height, width, 3] uint8, RGB.
 
-        Raises: UserError if one does not decode, RunFailure if one cannot be read, naming it.
+        Raises: UserError if an image cannot be decoded, RunFailure if its file cannot be read.
         """
         indices = np.asarray(indices)
         images = np.empty((len(indices), *self._image_size, 3), np.uint8)
@@ -134,7 +134,7 @@ class ImageStore:
         order, rows = indices.tolist(), iter(first.tolist())
 
         def load() -> None:
-            # One iterator for all threads: whichever is free takes the next image.
+            # All threads share one iterator; a free thread takes the next image.
             for row in rows:
                 self._load(order[row], images[row])
 
@@ -146,7 +146,7 @@ class ImageStore:
         return images
 
     def errors(self) -> Iterator[UserError | None]:
-        """For each image what is wrong with it, None if it can be read; decodes all of them."""
+        """Decode all images; yield the error of each image, None if it can be decoded."""
 
         def error_of(i: int) -> UserError | None:
             try:
@@ -155,13 +155,13 @@ class ImageStore:
                 return error
             return None
 
-        for start in range(0, len(self), _CHECKED_AT_ONCE):  # `map` would take all at once
+        for start in range(0, len(self), _CHECKED_AT_ONCE):  # `map` would submit all images first
             yield from self._pool.map(
                 error_of, range(start, min(start + _CHECKED_AT_ONCE, len(self)))
             )
 
     def close(self) -> None:
-        """Ends the decoding threads; the store is of no use afterwards."""
+        """End the decoding threads and close the cache."""
         self._pool.shutdown(cancel_futures=True)
         self._cache.close()
 
@@ -172,7 +172,7 @@ class ImageStore:
         self.close()
 
     def _load(self, i: int, out: np.ndarray) -> None:
-        """Puts image i into `out`; two threads may decode one image at once."""
+        """Load image i into `out`; two threads may decode the same image."""
         if self._cache.read(i, out):
             return
         name = self._split.filenames[i]
@@ -180,7 +180,7 @@ class ImageStore:
             decode(self._split.encoded(i), self._image_size, name, out)
         except (UserError, MemoryError):
             raise
-        except Exception as error:  # whatever the reading library raises for a file that is gone
+        except Exception as error:  # the reading library's error for a lost file has any type
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunFailure(
                 f"'{name}' cannot be read ({reason}): were the prepared files changed or "
@@ -190,27 +190,27 @@ class ImageStore:
 
 
 class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):
-    """Iterates over (indices [b], images [b, h, w, 3] uint8), loading ahead in a thread.
+    """Iterates over (indices [b], images [b, h, w, 3] uint8); a thread loads ahead.
 
-    An exception while loading surfaces at the batch that it concerns. Leaving early: `close()`, a
-    `with` block, or simply dropping the object.
+    An error while loading is raised at its batch. To stop early, call `close`, leave the `with`
+    block, or drop the object.
     """
 
     wait_seconds: float
-    """How long the consumer has waited for data so far."""
+    """Total time that the consumer has waited for data."""
 
     def __init__(self, store: ImageStore, plan: Iterable[np.ndarray], depth: int = 2):
-        """Starts loading.
+        """Start loading.
 
         Args:
           store: the images.
-          plan: [b] int index rows, one a batch; consumed in the thread.
-          depth: batches kept ready.
+          plan: the indices of each batch, [b] int; consumed in the thread.
+          depth: number of batches kept ready.
         """
         self.wait_seconds = 0.0
         self._queue: queue.Queue = queue.Queue(max(depth, 1))
         self._stop = threading.Event()
-        # The thread must not hold `self`, or dropping it would not end the thread.
+        # Without a reference to `self` in the thread, dropping the object ends the thread.
         arguments = (store, plan, self._queue, self._stop)
         self._thread = threading.Thread(target=_load, args=arguments, daemon=True, name="prefetch")
         self._release = weakref.finalize(self, _release, self._queue, self._stop)
@@ -231,7 +231,7 @@ class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):
         raise item
 
     def _get(self) -> Any:
-        """The next item, from a thread that might have died without a word."""
+        """Return the next item; raise RunFailure if the thread has died silently."""
         while True:
             alive = self._thread.is_alive()
             try:
@@ -244,7 +244,7 @@ class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):
                     ) from None
 
     def close(self) -> None:
-        """Stops loading and waits for the thread to end; more batches will not come."""
+        """Stop loading and wait for the thread to end."""
         self._release()
         self._thread.join()
 
@@ -256,14 +256,14 @@ class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):
 
 
 def prefetch(store: ImageStore, plan: Iterable[np.ndarray], depth: int = 2) -> Prefetcher:
-    """Loads the batches of `plan` ahead of their use, `depth` of them; see `Prefetcher`."""
+    """Load up to `depth` batches of `plan` ahead; see `Prefetcher`."""
     return Prefetcher(store, plan, depth)
 
 
 def _load(
     store: ImageStore, plan: Iterable[np.ndarray], out: queue.Queue, stop: threading.Event
 ) -> None:
-    """Puts (indices, images) for each row of the plan, then the exception that ends it."""
+    """Put (indices, images) of each batch into the queue, then the exception that ends it."""
     try:
         for indices in plan:
             item = (indices, store.batch(indices))
@@ -277,7 +277,7 @@ def _load(
 
 
 def _release(out: queue.Queue, stop: threading.Event) -> None:
-    """Makes `_load` end: after `stop` it puts at most one more item, and there is room for it."""
+    """End `_load`: empty the queue, so that it has room for the one item that may follow `stop`."""
     stop.set()
     while True:
         try:

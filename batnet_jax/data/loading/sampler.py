@@ -1,7 +1,7 @@
-"""Which images form which batch: index plans, a pure function of (labels, seed, epoch).
+"""Plans the batches of an epoch as image indices: a pure function of (labels, seed, epoch).
 
-Fang et al., ICCV 2019, 4.3 samples P identities x K images a batch and leaves the rest open; as in
-the published code, an epoch takes every full group of K images of every identity.
+Fang et al., ICCV 2019, 4.3 samples P identities x K images a batch and leaves the rest open. As in
+the published code, an epoch takes every full group of K images of each identity.
 """
 
 import numpy as np
@@ -10,17 +10,18 @@ from batnet_jax.errors import ArgumentError
 
 
 def steps_per_epoch(pids: np.ndarray, *, identities: int, images_per_identity: int) -> int:
-    """The number of batches in an epoch.
+    """Count the batches of an epoch.
 
-    Enough for all groups at P a batch, and for the identity that has the most of them, as a batch
-    holds an identity at most once.
+    There is room for all groups at P a batch, and for all groups of each identity at one a batch,
+    because a batch holds an identity at most once.
 
     Args:
       pids: [n] int, 0 or more.
-      identities: P, of a batch.
+      identities: P, identities in a batch.
       images_per_identity: K.
 
-    Raises: UserError if there are fewer than P identities, or negative ones.
+    Raises: ArgumentError if there are fewer than P identities; ValueError if an argument is out of
+      range.
     """
     _, counts = _identities(pids, identities, images_per_identity)
     return _steps(_groups(counts, images_per_identity), identities)
@@ -29,31 +30,31 @@ def steps_per_epoch(pids: np.ndarray, *, identities: int, images_per_identity: i
 def epoch_plan(
     pids: np.ndarray, *, identities: int, images_per_identity: int, seed: int, epoch: int
 ) -> np.ndarray:
-    """Draws the batches of one epoch.
+    """Draw the batches of one epoch.
 
-    Each identity's images are shuffled and cut into groups of K; the remainder sits out this
-    epoch. An identity with fewer than K images has one group: each of its images at least once,
-    then repeats drawn at random. Every group is used exactly once. A step's batch must hold an
-    identity whose groups left equal the steps left; the other places go at random to identities
-    with groups left, and once there are fewer than P of these, to other identities, each with K of
-    its images drawn anew.
+    Each identity's images are shuffled and cut into groups of K; the remainder is not used in this
+    epoch. An identity with fewer than K images has one group: each image once, then random repeats.
+    Every group is used exactly once. An identity is forced into a batch if its remaining groups
+    equal the remaining steps. The other places go at random to identities with groups left. If
+    fewer than P identities have groups left, random other identities fill the batch, each with K
+    newly drawn images.
 
-    This always ends in `steps` steps, by induction over the steps left s: let no identity have more
-    than s of the R <= sP groups left. The f forced identities have s each, so f s <= R <= s P
-    and they fit. Afterwards nobody has more than s - 1 groups; and either P groups were taken,
-    leaving R - P <= (s - 1) P, or every identity that had groups gave one, and these fewer than P
-    identities have at most s - 1 each. At s = 0 nothing is left.
+    Proof that `steps` steps use every group, by induction over the remaining steps s. Let R <= s P
+    groups be left, at most s of each identity. The f forced identities have s groups each, so
+    f s <= R <= s P and they fit into the batch. After the step each identity has at most s - 1
+    groups. Either P groups were used, and R - P <= (s - 1) P are left. Or fewer than P identities
+    had groups, and each has at most s - 1 left. At s = 0 no group is left.
 
     Args:
-      pids: [n] int, 0 or more, in any order. Cameras play no part.
-      identities: P, of a batch.
+      pids: [n] int, 0 or more, in any order.
+      identities: P, identities in a batch.
       images_per_identity: K.
-      seed: of the run, 0 or more.
+      seed: the run's seed, 0 or more.
       epoch: counted from 0.
 
-    Returns: [steps, P*K] int64 indices into `pids`, the K images of an identity side by side.
+    Returns: [steps, P*K] int64 indices into `pids`; the K images of an identity are adjacent.
 
-    Raises: UserError if there are fewer than P identities, or negative ones.
+    Raises: see `steps_per_epoch`.
     """
     order, counts = _identities(pids, identities, images_per_identity)
     k = images_per_identity
@@ -64,7 +65,7 @@ def epoch_plan(
     steps = _steps(left, identities)
     plan = np.empty((steps, identities, k), np.int64)
     for step in range(steps):
-        # In [-1, 0) what must be taken, in [0, 1) what may be, in [1, 2) what merely fills up.
+        # In [-1, 0): forced identities. In [0, 1): other groups. In [1, 2): identities to fill up.
         priority = rng.random(len(left)) - (left == steps - step) + (left == 0)
         chosen = np.argpartition(priority, identities - 1)[:identities]
         for place, identity in enumerate(rng.permutation(chosen)):
@@ -80,7 +81,7 @@ def epoch_plan(
 def _identities(
     pids: np.ndarray, identities: int, images_per_identity: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Checks the labels; returns the images [n] sorted by identity and each identity's count."""
+    """Check the arguments; return the image indices [n] sorted by identity, and the counts."""
     for name, value in (
         ("identities", identities),
         ("images_per_identity", images_per_identity),
@@ -104,7 +105,7 @@ def _identities(
 
 
 def _groups(counts: np.ndarray, k: int) -> np.ndarray:
-    """The number of groups of each identity, at least one."""
+    """Return the number of groups of each identity, at least one."""
     return np.maximum(counts // k, 1)
 
 
@@ -113,7 +114,7 @@ def _steps(groups: np.ndarray, identities: int) -> int:
 
 
 def _draw(rng: np.random.Generator, images: np.ndarray, k: int) -> np.ndarray:
-    """Shuffles an identity's images into its full groups, [groups, k]."""
+    """Shuffle an identity's images into full groups, [groups, k]."""
     images = rng.permutation(images)
     if len(images) < k:
         images = np.concatenate([images, rng.choice(images, k - len(images))])

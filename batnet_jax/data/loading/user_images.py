@@ -1,4 +1,4 @@
-"""Images that are in no data set: the files that a user names, or arrays."""
+"""Images outside a data set: files that a user names, or arrays in memory."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -15,19 +15,19 @@ from batnet_jax.errors import UserError
 
 
 class ImageFiles:
-    """Image files by their paths, for an `ImageStore`."""
+    """Image files named by their paths; a source for an `ImageStore`."""
 
     def __init__(self, filenames: Sequence[str]):
-        """Reads nothing yet."""
+        """Keep the paths; no file is read."""
         self.filenames = list(filenames)
 
     def __len__(self) -> int:
         return len(self.filenames)
 
     def encoded(self, i: int) -> bytes:
-        """The bytes of file i; safe to call from several threads.
+        """Return the bytes of file i; safe to call from several threads.
 
-        Raises: UserError if it cannot be read, is too large or cut off.
+        Raises: UserError if the file cannot be read, is too large or is cut off.
         """
         name = self.filenames[i]
         try:
@@ -43,13 +43,16 @@ class ImageFiles:
 
 
 def list_files(place: Path) -> list[str]:
-    """The paths of the images that a place names, as they can be opened from here.
+    """List the paths of the images in a folder or a list.
 
     Args:
-      place: a folder (all images below it, sorted by name), an image, or a text file with a path a
-        line, each relative to its folder; empty lines and lines that begin with # are passed over.
+      place: a folder (for all images below it, sorted by name), an image, or a text file with one
+        path a line, relative to the text file; empty lines and lines with # at the start are
+        skipped.
 
-    Raises: UserError if there is nothing, or no image in it.
+    Returns: paths that can be opened from the current folder.
+
+    Raises: UserError if `place` does not exist or holds no image.
     """
     if place.is_dir():
         names = open_tree(place).images()
@@ -65,8 +68,7 @@ def list_files(place: Path) -> list[str]:
         lines = read_whole(place).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"'{place}' is neither an image that is known by its name nor a text file with a path"
-            " a line"
+            f"'{place}' is neither an image with a known suffix nor a text file with a path a line"
         ) from error
     names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
     if not names:
@@ -75,13 +77,14 @@ def list_files(place: Path) -> list[str]:
 
 
 class ArrayStore:
-    """Images that are arrays already, with the part of `ImageStore` that embedding uses."""
+    """Images in memory, with the methods of `ImageStore` that embedding uses."""
 
     def __init__(self, images: Sequence[Any], image_size: tuple[int, int]):
-        """Checks nothing yet.
+        """Keep the images; `batch` checks them.
 
         Args:
-          images: each [h, w], [h, w, 1], [h, w, 3] or [h, w, 4] uint8 or uint16, RGB; or Pillow's.
+          images: arrays [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], uint8 or uint16, RGB; or images
+            of Pillow.
           image_size: (height, width) in pixels.
         """
         self._images = images
@@ -91,9 +94,9 @@ class ArrayStore:
         return len(self._images)
 
     def batch(self, indices: np.ndarray) -> np.ndarray:
-        """The images at `indices` ([b] int), as [b, height, width, 3] uint8, RGB.
+        """Return the images at `indices` ([b] int) as [b, height, width, 3] uint8, RGB.
 
-        Raises: UserError if one is no image.
+        Raises: UserError if an array is not an image.
         """
         images = np.empty((len(indices), *self._image_size, 3), np.uint8)
         for i, out in zip(indices.tolist(), images, strict=True):
@@ -101,15 +104,15 @@ class ArrayStore:
         return images
 
     def close(self) -> None:
-        """As `ImageStore`'s."""
+        """Do nothing; see `ImageStore`."""
 
 
 def to_rgb(image: Any, name: str) -> np.ndarray:
-    """An image in memory as `decode` would give its file: [h, w, 3] uint8.
+    """Convert an image in memory to [h, w, 3] uint8, as `decode` does with a file.
 
-    Grey is repeated, transparency dropped; of 16 bits the upper 8 are taken.
+    Grey is repeated, transparency is dropped, and 16 bits are cut to the upper 8.
 
-    Raises: UserError if it is no image.
+    Raises: UserError if the array is not an image.
     """
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
@@ -132,17 +135,17 @@ def to_rgb(image: Any, name: str) -> np.ndarray:
 
 
 def paths_or_arrays(given: Any) -> tuple[list[str] | None, Sequence[Any]]:
-    """What a caller may give for images: paths or arrays.
+    """Tell the paths or arrays that a caller passes as images apart.
 
     Returns: (paths, []) or (None, arrays).
 
-    Raises: UserError if it is neither, or both.
+    Raises: UserError if they are neither, or a mixture.
     """
     if isinstance(given, str | Path):
         return list_files(Path(given)), []
     if isinstance(given, Image.Image):
         return None, [given]
-    if hasattr(given, "ndim"):  # an array of NumPy's or JAX's
+    if hasattr(given, "ndim"):  # an array of NumPy or JAX
         array = np.asarray(given)
         if array.dtype.kind in "US":
             return [str(name) for name in array.tolist()], []

@@ -1,4 +1,4 @@
-"""What a camera adds to each of its images: view, colour cast, tone, blur, noise, JPEG loss."""
+"""The effects of a camera on its images: view, colour cast, tone, blur, noise, JPEG loss."""
 
 import functools
 from typing import NamedTuple
@@ -7,14 +7,14 @@ import numpy as np
 
 from batnet_jax.data.pedestrians.dice import ONE, Dice, cosine, noise
 
-CAST = 8  # percent: how far the cast takes the channels from one another
-EXPOSURE = 13  # percent: brightness among cameras
-FLICKER = 5  # percent: brightness among the images of one camera
-CURVE = 45  # of 256: bend of the tone curve, dark or bright midtones
-CONTRAST = 15  # percent: contrast lost at most
+CAST = 8  # percent: greatest colour cast, the spread between the channels
+EXPOSURE = 13  # percent: range of brightness among cameras
+FLICKER = 5  # percent: range of brightness among the images of one camera
+CURVE = 45  # of 256: greatest bend of the tone curve, to dark or bright midtones
+CONTRAST = 15  # percent: greatest loss of contrast
 NOISE = 10  # of 255: amplitude of the sensor noise of the worst camera
 BLUR = 1  # passes of the 1-2-1 filter in the softest camera
-PITCH = 20  # degrees a camera looks down at most
+PITCH = 20  # degrees: steepest view from above
 QUALITY = (62, 92)  # of the JPEG files
 
 
@@ -34,7 +34,7 @@ class Camera(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def make_camera(seed: int, number: int) -> Camera:
-    """Camera `number` (from 1); neighbours in number differ clearly in their cast."""
+    """Return camera `number` (from 1); cameras with adjacent numbers differ in their cast."""
     dice = Dice(seed, "camera", number)
     # The golden angle spreads the casts of any number of cameras around the colour circle.
     hue = 137 * number + dice.below(40)
@@ -58,7 +58,7 @@ def make_camera(seed: int, number: int) -> Camera:
 
 
 def _tone(camera: Camera, flicker: int) -> np.ndarray:
-    """Look-up tables [256, 3] uint8 from scene colour to sensor colour."""
+    """Return look-up tables [256, 3] uint8 from scene colour to sensor colour."""
     level = np.arange(256, dtype=np.int64)[:, None]
     value = level * np.array(camera.gains) * (100 + flicker) // (256 * 100)
     value = np.clip(value, 0, 255)
@@ -68,7 +68,7 @@ def _tone(camera: Camera, flicker: int) -> np.ndarray:
 
 
 def _soften(pixels: np.ndarray, passes: int) -> np.ndarray:
-    """Passes of the separable 1-2-1 filter over [h, w, 3], edges repeated."""
+    """Apply the separable 1-2-1 filter `passes` times to [h, w, 3]; edges are repeated."""
     soft = pixels.astype(np.uint16)
     for _ in range(passes):
         for axis in (0, 1):
@@ -80,7 +80,7 @@ def _soften(pixels: np.ndarray, passes: int) -> np.ndarray:
 
 
 def expose(pixels: np.ndarray, camera: Camera, dice: Dice, seed: int) -> np.ndarray:
-    """The image a camera makes of a scene: [h, w, 3] uint8 to the same."""
+    """Return the image of a scene, [h, w, 3] uint8, taken by a camera."""
     table = _tone(camera, dice.spread(FLICKER))
     toned = np.stack([table[pixels[..., channel], channel] for channel in range(3)], axis=-1)
     soft = _soften(toned, camera.blur).astype(np.int16)

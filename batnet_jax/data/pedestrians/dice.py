@@ -1,7 +1,7 @@
-"""Integers that are the same on every machine: random draws and a sine table.
+"""Integers that are equal on every machine: random numbers and a sine table.
 
-NumPy promises neither the same `Generator` stream in every version nor the same last bit of a
-vectorised sine on every processor. A hash promises both, so the drawing draws from SHAKE-128.
+NumPy guarantees neither the stream of a `Generator` in every version nor the last bit of a
+vectorised sine on every processor. Random numbers therefore come from the hash SHAKE-128.
 """
 
 import functools
@@ -19,7 +19,7 @@ _NOISE_BITS = 18
 
 
 class Dice:
-    """A stream of random integers named by its key, e.g. `Dice(seed, "camera", 3)`."""
+    """A stream of random integers determined by its key, for example `Dice(seed, "camera", 3)`."""
 
     def __init__(self, *key: int | str) -> None:
         self._key = "/".join(map(str, key))
@@ -34,27 +34,27 @@ class Dice:
         return self._words.pop()
 
     def below(self, bound: int) -> int:
-        """An integer in [0, bound)."""
+        """Draw an integer in [0, bound)."""
         return (self._word() * bound) >> 32
 
     def between(self, low: int, high: int) -> int:
-        """An integer in [low, high], both ends included."""
+        """Draw an integer in [low, high], both ends included."""
         return low + self.below(high - low + 1)
 
     def spread(self, reach: int) -> int:
-        """An integer in [-reach, reach], values near zero the likelier (a triangle)."""
+        """Draw an integer in [-reach, reach] from a triangular distribution around 0."""
         return self.below(reach + 1) - self.below(reach + 1)
 
     def chance(self, percent: int) -> bool:
-        """True in `percent` of 100 draws."""
+        """Return True with a probability of `percent` / 100."""
         return self.below(100) < percent
 
     def choose(self, options: Sequence[T]) -> T:
-        """One of the options; repeat an option to make it likelier."""
+        """Draw one of the options; a repeated option is likelier."""
         return options[self.below(len(options))]
 
     def shuffled(self, options: Sequence[T]) -> list[T]:
-        """The options in random order (Fisher-Yates)."""
+        """Return the options in random order (Fisher-Yates)."""
         cards = list(options)
         for last in range(len(cards) - 1, 0, -1):
             other = self.below(last + 1)
@@ -62,17 +62,17 @@ class Dice:
         return cards
 
 
-# Scalar sines rounded to 1/1024: no value lies near a rounding tie, so libm's last bit is moot.
+# Scalar sines rounded to 1/1024. No value is near a tie, so the last bit of libm does not matter.
 _SINES = tuple(round(math.sin(math.radians(degree)) * ONE) for degree in range(360))
 
 
 def sine(degrees: int) -> int:
-    """Sine of whole degrees, times `ONE`."""
+    """Return the sine of whole degrees, times `ONE`."""
     return _SINES[degrees % 360]
 
 
 def cosine(degrees: int) -> int:
-    """Cosine of whole degrees, times `ONE`."""
+    """Return the cosine of whole degrees, times `ONE`."""
     return _SINES[(degrees + 90) % 360]
 
 
@@ -84,7 +84,7 @@ def _noise_table(seed: int) -> np.ndarray:
 
 
 def noise(seed: int, offset: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Triangular noise of the given shape, int16 in [-255, 255], from a table made once."""
+    """Return triangular noise of a shape, int16 in [-255, 255], from a cached table."""
     count = math.prod(shape)
     table = _noise_table(seed)
     start = offset % max(1, table.size - count)

@@ -1,14 +1,14 @@
-"""Draws a pedestrian: a pure function of (seed, pid, camera, index) and the size of the picture.
+"""Draws a pedestrian: a pure function of (seed, pid, camera, index) and the picture's size.
 
-Two machines draw the same bytes. Random draws come from a hash (`dice`), shapes are filled by
-integer arithmetic (`raster`), camera effects are integer look-up tables and filters (`camera`), and
-no floating-point array appears anywhere: vectorised sines and powers differ in their last bit among
-processors, and Pillow's polygons among its versions. Pictures are drawn at `OVERSAMPLING` times
-their size and averaged. Only `draw_jpeg` leaves our hands: its bytes are libjpeg's, with fixed
-quality and subsampling.
+All machines draw the same pixels. Random numbers come from a hash (`dice`), shapes are filled with
+integer arithmetic (`raster`), and camera effects are integer look-up tables and filters (`camera`).
+Floating-point arrays are not used: vectorised sines and powers differ in the last bit between
+processors, and Pillow's polygons differ between its versions. Pictures are drawn at `OVERSAMPLING`
+times their size and averaged. Only the bytes of `draw_jpeg` depend on a library, libjpeg, with
+fixed quality and subsampling.
 
-The task is made for learned features and against colour counting; the constants here and in
-`identity`, `figure`, `scene` and `camera` say how hard it is.
+The task rewards learned features and defeats colour histograms. The constants here and in
+`identity`, `figure`, `scene` and `camera` set its difficulty.
 """
 
 import io
@@ -27,26 +27,26 @@ from batnet_jax.data.pedestrians.scene import OCCLUDERS, backdrop, occlude
 __all__ = ["SIZES", "SPLITS", "Shot", "Size", "draw_image", "draw_jpeg", "make_shot", "plan"]
 
 OVERSAMPLING = 2
-FIGURE = 98  # percent of the picture's height that a person of average stature takes
-ZOOM = 9  # percent: how much too tight or too loose a crop is
-SHIFT_ACROSS = 9  # percent of the width: how far off-centre the person stands
+FIGURE = 98  # percent of the picture's height: a person of average stature
+ZOOM = 9  # percent: greatest error of a crop, too tight or too loose
+SHIFT_ACROSS = 9  # percent of the width: greatest distance of the person from the centre
 SHIFT_DOWN = 5  # percent of the height
 OCCLUSION = 12  # percent of images with something in front of the person
-PASSER_BY = 10  # percent of images with another person behind, at the edge
+PASSER_BY = 10  # percent of images with another person behind, at the edge of the picture
 
-_STRANGER = 1_000_000  # identities from here on are passers-by and distractors
+_STRANGER = 1_000_000  # the first identity of passers-by and distractors
 
 
 def draw_image(
     pid: int, camera: int, index: int, *, seed: int, height: int, width: int
 ) -> np.ndarray:
-    """The picture of one shot of a plan.
+    """Draw the picture of one shot of a plan.
 
     Args:
-      pid: identity; 0 draws a distractor, a different one for each index.
+      pid: the identity; 0 = a distractor, another person for each index.
       camera: from 1.
-      index: which of the identity's images.
-      seed: of the data set.
+      index: the number of the image among the identity's images.
+      seed: the seed of the data set.
       height: in pixels.
       width: in pixels.
 
@@ -73,13 +73,13 @@ def draw_image(
             _stranger(canvas, dice, seed, eye.pitch, aside=(42, 54), scale=(90, 105))
         else:
             occlude(canvas, dice, kind)
-    # Dice of its own: what stands in the way must not change the noise.
+    # Separate dice, so that an occluder does not change the noise.
     shutter = Dice(seed, "shutter", pid, camera, index)
     return expose(_reduce(canvas.pixels), eye, shutter, seed)
 
 
 def draw_jpeg(pid: int, camera: int, index: int, *, seed: int, height: int, width: int) -> bytes:
-    """The same picture as the bytes of a JPEG file, at the camera's quality."""
+    """Draw the same picture as a JPEG file of the camera's quality; return its bytes."""
     picture = draw_image(pid, camera, index, seed=seed, height=height, width=width)
     file = io.BytesIO()
     quality = make_camera(seed, camera).quality
@@ -102,7 +102,7 @@ def _stranger(
     aside: tuple[int, int],
     scale: tuple[int, int],
 ) -> None:
-    """Another person, `aside` percent of the width from the middle, `scale` percent as tall."""
+    """Draw another person `aside` percent of the width from the middle, `scale` percent as tall."""
     tall, wide = canvas.pixels.shape[:2]
     other = make_identity(seed, _STRANGER * 2 + dice.below(10_000))
     figure = tall * SUB * FIGURE * dice.between(*scale) // 10_000
@@ -113,7 +113,7 @@ def _stranger(
 
 
 def _reduce(pixels: np.ndarray) -> np.ndarray:
-    """Averages blocks of `OVERSAMPLING` squared pixels, rounding half up."""
+    """Average blocks of `OVERSAMPLING` x `OVERSAMPLING` pixels, rounding half up."""
     k = OVERSAMPLING
     total = np.full((pixels.shape[0] // k, pixels.shape[1] // k, 3), k * k // 2, np.uint16)
     for offset in range(k * k):

@@ -1,7 +1,7 @@
-"""A person drawn from a small skeleton, turned, seen from above and set walking.
+"""Draws a walking person from a small skeleton, turned and seen from above.
 
-Joints live in 1/1000 of the person's height: x to the person's left, y down from the top of the
-head, z forward. A yaw of 0 faces the viewer, 90 faces the right edge of the picture.
+Joints are in 1/1000 of the person's height: x to the person's left, y down from the top of the
+head, z forward. With a yaw of 0 the person faces the viewer, with 90 the right edge of the picture.
 """
 
 from typing import NamedTuple
@@ -20,7 +20,7 @@ from batnet_jax.data.pedestrians.raster import (
 )
 
 FACINGS = {"front": 0, "right": 90, "back": 180, "left": 270}
-FACING_JITTER = 35  # degrees either side of a facing
+FACING_JITTER = 35  # degrees to either side of a facing
 STANDING = 15  # percent of images in which the person stands still
 
 Joint = tuple[int, int, int]
@@ -28,21 +28,21 @@ _SHOULDER, _WAIST, _ANKLE = 180, 440, 955
 
 
 class Pose(NamedTuple):
-    """How one image shows a person: direction, step and where in the canvas."""
+    """A person's direction, step and position in one image."""
 
     facing: str
     yaw: int  # degrees
-    swing: int  # degrees a leg swings forward at most
-    phase: int  # degrees of the walking cycle
-    bend: int  # degrees the elbows bend
-    phone: bool  # one hand at the ear
-    pitch: int  # degrees the camera looks down
-    top: Point  # where the top of the head would be, in eighths of a canvas pixel
-    height: int  # of the figure, in eighths of a canvas pixel
+    swing: int  # degrees: greatest forward swing of a leg
+    phase: int  # degrees: position in the walking cycle
+    bend: int  # degrees: bend of the elbows
+    phone: bool  # whether one hand is at the ear
+    pitch: int  # degrees: downward view of the camera
+    top: Point  # the top of the head, in eighths of a canvas pixel
+    height: int  # height of the figure, in eighths of a canvas pixel
 
 
 def make_pose(dice: Dice, *, pitch: int, top: Point, height: int) -> Pose:
-    """A pose from an image's dice."""
+    """Draw a random pose from an image's dice."""
     facing = dice.choose(tuple(FACINGS))
     return Pose(
         facing=facing,
@@ -58,14 +58,14 @@ def make_pose(dice: Dice, *, pitch: int, top: Point, height: int) -> Pose:
 
 
 class _Body:
-    """A pose as a projection from joints and lengths to canvas coordinates."""
+    """A projection of joints and lengths to canvas coordinates, for one person and pose."""
 
     def __init__(self, person: Identity, pose: Pose) -> None:
         self.person, self.pose = person, pose
         self.cos, self.sin = cosine(pose.yaw), sine(pose.yaw)
         self.turn = self.sin * 64 // ONE
         self.front = self.cos > -ONE // 4
-        self.near = 1 if self.sin < 0 else -1  # the side (sign of x) closer to the viewer
+        self.near = 1 if self.sin < 0 else -1  # sign of x on the side closer to the viewer
 
     def at(self, joint: Joint) -> Point:
         x, y, z = joint
@@ -81,17 +81,17 @@ class _Body:
         return self.size(length) * self.person.build // 100
 
     def across(self, width: int, depth: int) -> int:
-        """Half-width seen of a body part with the given half-width and half-depth."""
+        """Return the visible half-width of a body part from its half-width and half-depth."""
         return self.girth((width * abs(self.cos) + depth * abs(self.sin)) // ONE)
 
     def row(self, y: int, width: int, depth: int, z: int = 0) -> tuple[int, int, int]:
-        """One row of a `lathe` around the body's axis."""
+        """Return one row of a `lathe` around the body's axis."""
         x, down = self.at((0, y, z))
         return down, x, self.across(width, depth)
 
 
 def draw_person(canvas: Canvas, person: Identity, pose: Pose) -> None:
-    """Draws a person onto the canvas, far parts first."""
+    """Draw a person on the canvas, far parts first."""
     body = _Body(person, pose)
     feet = body.at((0, 985, 0))
     shadow(canvas, feet, (body.girth(190), body.size(34)), 150)
@@ -146,7 +146,7 @@ def _leg(canvas: Canvas, body: _Body, side: int) -> None:
 
 
 def _lower(canvas: Canvas, body: _Body) -> None:
-    """The hips of trousers, or a skirt."""
+    """Draw the hips of trousers, or a skirt."""
     person = body.person
     if person.upper == "dress":
         return
@@ -250,7 +250,7 @@ def _hat(canvas: Canvas, body: _Body) -> None:
 
 
 def _long_hair(canvas: Canvas, body: _Body, *, behind: bool) -> None:
-    """Hair down to the shoulder blades: behind the neck from the front, over it from the back."""
+    """Draw hair to the shoulder blades: behind the neck in front view, over it in back view."""
     if body.person.hairstyle != "long" or behind != body.front:
         return
     rows = [body.row(60, 0, 0, -22), body.row(250, 0, 0, -46)]
@@ -263,7 +263,7 @@ def _long_hair(canvas: Canvas, body: _Body, *, behind: bool) -> None:
 
 
 def _backpack(canvas: Canvas, body: _Body) -> None:
-    """A backpack, filled from the side and the back, its straps and edges from the front."""
+    """Draw a backpack; in front view the body, drawn later, leaves only its edges visible."""
     person = body.person
     if person.bag != "backpack":
         return
@@ -278,7 +278,7 @@ def _backpack(canvas: Canvas, body: _Body) -> None:
 
 
 def _carried(canvas: Canvas, body: _Body) -> None:
-    """Straps of a backpack, a shoulder bag with its belt, a handbag or a suitcase."""
+    """Draw the straps of a backpack, a shoulder bag with its belt, a handbag or a suitcase."""
     person, bag = body.person, [body.person.bag_colour]
     width = (person.shoulders - 40) * person.build // 100
     if person.bag == "backpack" and body.front:
@@ -299,7 +299,7 @@ def _carried(canvas: Canvas, body: _Body) -> None:
 
 
 def _box(canvas: Canvas, body: _Body, centre: Joint, halves: tuple[int, int]) -> None:
-    """A bag with a dark clasp, upright at a place beside the body."""
+    """Draw an upright bag with a dark clasp beside the body."""
     x, y = body.at(centre)
     half, rise = body.size(halves[0]), body.size(halves[1])
     dark: Colour = tuple(channel // 2 for channel in body.person.bag_colour)  # type: ignore[assignment]

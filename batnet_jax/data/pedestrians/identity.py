@@ -1,8 +1,8 @@
-"""What an identity fixes: a body, its hair and skin, clothes, shoes and what it carries.
+"""The fixed properties of an identity: body, hair, skin, clothes, shoes and bag.
 
-Identities come in families of `FAMILY`: all members wear the same few colours, laid out
-differently (which garment, which pattern). Counting colours therefore finds the family at best;
-telling its members apart takes seeing where on the body a colour is.
+Identities form families of `FAMILY` members, who wear the same colours on different garments and in
+different patterns. A colour histogram therefore finds the family at best. To tell its members
+apart, a network must see the position of a colour on the body.
 """
 
 from typing import NamedTuple
@@ -44,7 +44,7 @@ PATTERNS = (
     "raglan",
     "sash",
 )
-WITH_LOGO = ("plain", "raglan", "halves")  # elsewhere it would drown in the pattern
+WITH_LOGO = ("plain", "raglan", "halves")  # in other patterns a logo would be invisible
 UPPERS = ("short", "long", "long", "coat", "dress")
 LOWERS = ("trousers", "trousers", "shorts", "skirt", "long skirt", "boots", "cuffs", "side stripe")
 HAIRSTYLES = ("short", "short", "long", "long", "bun", "afro", "bald")
@@ -53,7 +53,7 @@ BAGS = ("none", "none", "backpack", "backpack", "shoulder", "handbag", "suitcase
 
 
 class Identity(NamedTuple):
-    """Everything that is the same in each image of a person; lengths in 1/1000 of the height."""
+    """The properties common to all images of a person; lengths in 1/1000 of the height."""
 
     stature: int  # percent of the average height
     build: int  # percent of the average width
@@ -78,7 +78,7 @@ class Identity(NamedTuple):
 
 
 def make_identity(seed: int, pid: int) -> Identity:
-    """The person behind an identity number; the same one for the same seed and pid."""
+    """Return the person with a pid: a pure function of seed and pid."""
     family, member = divmod(pid, FAMILY)
     shared = Dice(seed, "family", family)
     colours = shared.shuffled(CLOTH)[:COLOURS_IN_FAMILY]

@@ -1,4 +1,4 @@
-"""Which images a data set of a given size has: identities, cameras and file names, no pixels."""
+"""Plans the images of a data set: identities, cameras and filenames, without pixels."""
 
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
@@ -10,14 +10,14 @@ SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
 
 
 class Size(NamedTuple):
-    """How much of everything; image counts are totals of a split, dealt out evenly."""
+    """The size of a data set; image counts are totals of a split, divided evenly."""
 
     train_identities: int
     train_images: int
     test_identities: int
     query_images: int
-    gallery_images: int  # of test identities
-    distractors: int  # further gallery images, of people nobody asks for (pid 0)
+    gallery_images: int  # gallery images of test identities
+    distractors: int  # gallery images of people in no query (pid 0)
     cameras: int
     height: int
     width: int
@@ -25,7 +25,7 @@ class Size(NamedTuple):
 
 SIZES: dict[str, Size] = {
     "demo": Size(300, 2_400, 60, 120, 360, 20, 6, 128, 64),
-    # For a first look, and for tests.
+    # For a quick try and for tests.
     "tiny": Size(12, 96, 8, 16, 36, 4, 6, 128, 64),
     # The counts of Market-1501.
     "medium": Size(751, 12_936, 750, 3_368, 13_115, 2_798, 6, 128, 64),
@@ -35,7 +35,7 @@ SIZES: dict[str, Size] = {
 
 
 class Shot(NamedTuple):
-    """One image of a plan; `index` counts an identity's images, pid 0 marks a distractor."""
+    """One image of a plan; `index` counts the images of an identity, pid 0 is a distractor."""
 
     filename: str
     pid: int
@@ -44,21 +44,22 @@ class Shot(NamedTuple):
 
 
 def make_shot(pid: int, camera: int, index: int) -> Shot:
-    """A shot named the Market-1501 way: identity, camera and sequence, frame, box."""
+    """Return a shot with a filename like Market-1501's: identity, camera, sequence, frame, box."""
     return Shot(f"{pid:04d}_c{camera}s1_{index:06d}_00.jpg", pid, camera, index)
 
 
 def plan(size: Size, split: Split, seed: int) -> Iterator[Shot]:
-    """The images of a split, in order of identity.
+    """Yield the images of a split, in order of identity.
 
-    Train identities are 1 to `train_identities`, test identities the numbers after. An identity's
-    images take the cameras in turn, in its own random order, queries first: so its queries come
-    from different cameras and, if it has 2 gallery images or more, each has a match in another.
+    Training identities are 1 to `train_identities`; test identities follow. The images of an
+    identity cycle through the cameras in a random order of its own, queries first. Its queries
+    therefore come from different cameras, and with two gallery images or more, each query has a
+    match in another camera.
 
     Args:
-      size: one of `SIZES` or your own.
+      size: one of `SIZES`, or another size.
       split: "train", "query" or "gallery".
-      seed: of the data set; the same as for drawing.
+      seed: the seed of the data set, as for drawing.
 
     Raises:
       ValueError: the split is unknown.

@@ -1,9 +1,8 @@
-"""Shapes filled by integer arithmetic alone, so that every machine fills the same pixels.
+"""Fills shapes with integer arithmetic, so that all machines fill the same pixels.
 
-Coordinates are in eighths of a canvas pixel (`SUB`), x to the right and y down. Each shape
-computes, inside its bounding box, which pixels it covers and two texture coordinates: `u` runs
-across the shape from -64 to 64 and `v` along it, from 0 to 64. A texture maps (u, v) to a row of
-the `colours` given.
+Coordinates are in eighths of a canvas pixel (`SUB`), x to the right and y down. Each shape computes
+a mask of its pixels and two texture coordinates inside its bounding box: `u` across the shape, from
+-64 to 64, and `v` along it, from 0 to 64. A texture maps (u, v) to an index in `colours`.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 SUB = 8
-_SHADE = 72  # of 256: how much darker the side away from the light is
+_SHADE = 72  # of 256: darkening of the side away from the light
 
 Point = tuple[int, int]
 Colour = tuple[int, int, int]
@@ -20,7 +19,7 @@ Texture = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class Canvas(NamedTuple):
-    """Pixels [h, w, 3] uint8, drawn on in place, and the side (-1 or 1) the light comes from."""
+    """Pixels [h, w, 3] uint8, modified in place, and the side of the light: -1 or 1."""
 
     pixels: np.ndarray
     light: int
@@ -29,7 +28,7 @@ class Canvas(NamedTuple):
 def _window(
     canvas: Canvas, low: Point, high: Point
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """The part of the canvas under a box, with its pixel centres x [1, w] and y [h, 1]."""
+    """Return the canvas inside a box and its pixel centres x [1, w] and y [h, 1]; None = empty."""
     height, width = canvas.pixels.shape[:2]
     left, top = max(0, low[0] // SUB), max(0, low[1] // SUB)
     right, bottom = min(width, high[0] // SUB + 1), min(height, high[1] // SUB + 1)
@@ -49,7 +48,7 @@ def _fill(
     colours: Sequence[Colour],
     texture: Texture | None,
 ) -> None:
-    """Colours the masked pixels, darker on the side away from the light."""
+    """Colour the masked pixels, darker on the side away from the light."""
     u, v = u[mask], v[mask]
     shade = 256 - ((np.maximum(24 - u * canvas.light, 0) * _SHADE) >> 6)
     table = np.asarray(colours, np.int32)
@@ -65,7 +64,7 @@ def capsule(
     colours: Sequence[Colour],
     texture: Texture | None = None,
 ) -> None:
-    """A limb: a segment from `start` to `end` whose thickness goes from radii[0] to radii[1]."""
+    """Draw a limb: a segment from `start` to `end`, its radius going from radii[0] to radii[1]."""
     reach = max(radii)
     low = min(start[0], end[0]) - reach, min(start[1], end[1]) - reach
     high = max(start[0], end[0]) + reach, max(start[1], end[1]) + reach
@@ -88,7 +87,7 @@ def lathe(
     colours: Sequence[Colour],
     texture: Texture | None = None,
 ) -> None:
-    """A shape given by rows (y, centre x, half-width), y increasing, joined by straight lines."""
+    """Draw a shape with an outline of rows (y, centre x, half-width), in increasing order of y."""
     ys, centres, halves = (np.array(column, np.int64) for column in zip(*outline, strict=True))
     low = int((centres - halves).min()), int(ys[0])
     high = int((centres + halves).max()), int(ys[-1])
@@ -115,7 +114,7 @@ def ellipse(
     colours: Sequence[Colour],
     texture: Texture | None = None,
 ) -> None:
-    """An upright ellipse of the given half-width and half-height; here v also is -64 to 64."""
+    """Draw an upright ellipse with a half-width and half-height; v too runs from -64 to 64."""
     rx, ry = max(1, radii[0]), max(1, radii[1])
     low, high = (centre[0] - rx, centre[1] - ry), (centre[0] + rx, centre[1] + ry)
     window = _window(canvas, low, high)
@@ -127,7 +126,7 @@ def ellipse(
 
 
 def shadow(canvas: Canvas, centre: Point, radii: tuple[int, int], keep: int) -> None:
-    """Darkens an ellipse of the canvas to `keep` / 256 of its brightness."""
+    """Darken an ellipse of the canvas to `keep` / 256 of its brightness."""
     rx, ry = max(1, radii[0]), max(1, radii[1])
     window = _window(canvas, (centre[0] - rx, centre[1] - ry), (centre[0] + rx, centre[1] + ry))
     if window is None:
@@ -139,6 +138,6 @@ def shadow(canvas: Canvas, centre: Point, radii: tuple[int, int], keep: int) -> 
 
 
 def rectangle(canvas: Canvas, low: Point, high: Point, colour: Colour) -> None:
-    """A flat rectangle; `low` and `high` are in whole canvas pixels, `high` excluded."""
+    """Draw a flat rectangle; `low` and `high` are in whole canvas pixels, `high` excluded."""
     top, left = max(0, low[1]), max(0, low[0])
     canvas.pixels[top : max(top, high[1]), left : max(left, high[0])] = colour

@@ -1,4 +1,4 @@
-"""Where a person stands: each camera's own wide backdrop, and things that stand in the way."""
+"""Draws the surroundings of a person: the wide backdrop of each camera, and occluders."""
 
 import functools
 
@@ -15,8 +15,8 @@ from batnet_jax.data.pedestrians.raster import (
     rectangle,
 )
 
-BACKDROP_WIDTHS = 8  # a backdrop is this many crops wide
-VIVID = 15  # percent of backdrop pieces in a colour as strong as that of clothes
+BACKDROP_WIDTHS = 8  # width of a backdrop in crops
+VIVID = 15  # percent of backdrop pieces with a colour as strong as clothes
 OCCLUDERS = ("post", "rail", "bush", "car", "person")
 
 MUTED: tuple[Colour, ...] = (
@@ -46,13 +46,13 @@ def _tint(colour: Colour, percent: int) -> Colour:
 
 
 def _unit(canvas: Canvas) -> int:
-    """Pixels of a canvas to one pixel of the backdrop of a picture 128 high."""
+    """Return the canvas pixels in one unit of length; 1 for the canvas of a picture 128 high."""
     return max(1, canvas.pixels.shape[0] // 320)
 
 
 @functools.lru_cache(maxsize=32)
 def backdrop(seed: int, camera: int, height: int, width: int) -> np.ndarray:
-    """A camera's view [height * 5 / 4, width * BACKDROP_WIDTHS, 3] uint8, made once a process."""
+    """Draw a camera's view, [height * 5 / 4, width * BACKDROP_WIDTHS, 3] uint8; cached."""
     dice = Dice(seed, "backdrop", camera)
     tall, wide = height * 5 // 4, width * BACKDROP_WIDTHS
     canvas = Canvas(np.zeros((tall, wide, 3), np.uint8), 1)
@@ -73,7 +73,7 @@ def backdrop(seed: int, camera: int, height: int, width: int) -> np.ndarray:
 
 
 def _segment(canvas: Canvas, dice: Dice, wall: Colour, left: int, right: int, horizon: int) -> None:
-    """One stretch of the wall: a facade, a shop window, a gate, a hedge or a poster."""
+    """Draw a piece of the wall: a facade, a shop window, a gate, a hedge or a poster."""
     strong = dice.choose(STRONG) if dice.chance(VIVID) else dice.choose(MUTED)
     kind = dice.choose(("facade", "window", "gate", "hedge", "poster", "plain"))
     span = right - left
@@ -111,7 +111,7 @@ def _segment(canvas: Canvas, dice: Dice, wall: Colour, left: int, right: int, ho
 
 
 def _floor(canvas: Canvas, dice: Dice, horizon: int) -> None:
-    """Ground that gets lighter towards the viewer, tiled, striped or plain."""
+    """Draw the ground, lighter towards the viewer: tiles, a kerb, a lawn or a crossing."""
     tall, wide = canvas.pixels.shape[:2]
     ground, kind = dice.choose(MUTED), dice.choose(("tiles", "kerb", "lawn", "crossing"))
     if kind == "lawn":
@@ -138,9 +138,9 @@ def _floor(canvas: Canvas, dice: Dice, horizon: int) -> None:
 
 
 def occlude(canvas: Canvas, dice: Dice, kind: str) -> None:
-    """Draws something between camera and person, at one side or the bottom of the crop.
+    """Draw an occluder between camera and person, at one side or the bottom of the crop.
 
-    The kind "person" is the caller's to draw: it takes an identity.
+    The caller draws the kind "person", which needs an identity.
     """
     tall, wide = canvas.pixels.shape[:2]
     colour = _tint(dice.choose((*MUTED, *STRONG)), 90)

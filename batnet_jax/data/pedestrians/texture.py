@@ -1,7 +1,7 @@
-"""Patterns of cloth and heads: functions of (u, v) that return 0, 1, 2: which colour goes where.
+"""Textures of clothes and heads: functions from (u, v) to the index of a colour.
 
-Horizontal measures look the same from every side; `turn` (-64 to 64) moves a pattern's front centre
-with the body, so that a zip or a sash shows from the front and wanders to the edge in profile.
+Horizontal patterns look the same from every side. `turn` (-64 to 64) moves the front centre of a
+pattern with the body: an open front is in the middle in front view and at the edge in profile.
 """
 
 import functools
@@ -12,7 +12,7 @@ from batnet_jax.data.pedestrians.raster import Texture
 
 
 def cloth(pattern: str, turn: int, front: bool, logo: bool) -> Texture:
-    """The texture of a torso: 0 is the garment's own colour, 1 its accent colour."""
+    """Return the texture of a torso: 0 is the garment's main colour, 1 its accent colour."""
     return functools.partial(_cloth, pattern=pattern, turn=turn, front=front, logo=logo)
 
 
@@ -48,17 +48,17 @@ def _cloth(
 
 
 def cuff(start: int, end: int = 65) -> Texture:
-    """Accent between two places along a limb (0 to 64)."""
+    """Return a texture with the accent colour from `start` to `end` along a limb (0 to 64)."""
     return lambda u, v: ((v >= start) & (v < end)).astype(np.intp)
 
 
 def side_stripe(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A stripe down the middle third of a trouser leg."""
+    """Return 1 in a stripe along the middle third of a trouser leg, else 0."""
     return (np.abs(u) < 24).astype(np.intp)
 
 
 def head(turn: int, front: bool, bald: bool) -> Texture:
-    """Face (0), hair (1) and eyes (2) of a head looking towards `turn` (-64 to 64)."""
+    """Return the texture of a head facing `turn` (-64 to 64): face 0, hair 1, eyes 2."""
 
     def paint(u: np.ndarray, v: np.ndarray) -> np.ndarray:
         across = u - turn * 5 // 8

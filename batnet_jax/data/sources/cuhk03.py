@@ -1,23 +1,23 @@
-"""CUHK03 (Li et al., CVPR 2014), in the new protocol (Zhong et al., CVPR 2017) and the classic one.
+"""CUHK03 (Li et al., CVPR 2014) in the new protocol (Zhong et al., CVPR 2017) and the classic one.
 
-The boxes are `labeled`, drawn by hand, or `detected`. Three forms are read; if a place has several,
-the first of them:
+The boxes are `labeled` (drawn by hand) or `detected`. Three forms are read, in this order of
+preference:
 
-1. the release CUHK03-NP: `labeled/` and `detected/`, each in Market's layout with names like
-   Market's, `0001_c1_12.png`; or one of these folders itself as manual_dir;
+1. the release CUHK03-NP: `labeled/` and `detected/`, each in Market-1501's layout, with filenames
+   such as `0001_c1_12.png`; `manual_dir` may also be one of the two folders;
 2. the authors' release: `cuhk-03.mat`, at the top or in `cuhk03_release/`;
-3. its images as others unpack them: `images_labeled/`, `images_detected/`.
+3. its images as other packages unpack them: `images_labeled/`, `images_detected/`.
 
-The lists of the new protocol are part of the first; for the others they are in
+The first form contains the splits of the new protocol. The other two need the lists
 `cuhk03_new_protocol_config_labeled.mat` and `..._detected.mat`, see `Cuhk03.find_lists`. All forms
-give the same images and labels; only the names differ, and with these the order.
+give the same images and labels under different filenames, and so in a different order.
 
-The classic protocol has 20 splits, which are in `cuhk-03.mat`: 100 people for the test, the rest to
-train on. Query and gallery are both all of the test people's images, and what is of the query's
-camera does not count. (Published figures draw one gallery image an identity; evaluation here takes
-all.)
+The classic protocol has 20 splits, stored in `cuhk-03.mat`: 100 people for the test, the others for
+training. All images of the test people are both query and gallery; evaluation ignores gallery
+images of the query's camera. (Published figures draw one gallery image an identity; evaluation here
+uses all.)
 
-The camera is the view, 1 or 2, of a pair of cameras; people of different pairs are different.
+The camera is the view, 1 or 2, of a pair of cameras. No person appears in two pairs.
 """
 
 import posixpath
@@ -43,10 +43,10 @@ NP, MAT, UNPACKED = "CUHK03-NP", RELEASE, "unpacked images of cuhk-03.mat"
 
 
 class Cuhk03(ReIDBuilder):
-    """CUHK03: 767 people to train on, query 1,400 images of 700 people.
+    """CUHK03: 767 people for training; query 1,400 images of 700 people.
 
-    Labeled: 7,368 training and 5,328 gallery images; detected: 7,365 and 5,332. In the classic
-    protocol 1,367 people to train on and 100 to test on.
+    Labeled: 7,368 training and 5,328 gallery images; detected: 7,365 and 5,332. The classic
+    protocol has 1,367 people for training and 100 for the test.
     """
 
     BUILDER_CONFIGS = [  # noqa: RUF012 - as TFDS wants it
@@ -63,7 +63,7 @@ class Cuhk03(ReIDBuilder):
 
     @classmethod
     def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
-        """See the base class; the message does not list all 42."""
+        """See the base class; the message abbreviates the 42 variants."""
         if variant and variant not in [config.name for config in cls.BUILDER_CONFIGS]:
             classic = [f"{boxes}-classic-1..{CLASSIC_SPLITS}" for boxes in BOXES]
             allowed = ", ".join([*BOXES, *classic])
@@ -93,7 +93,7 @@ class Cuhk03(ReIDBuilder):
         return {split: make_source(photos, images) for split, photos in splits.items()}
 
     def published_counts(self) -> Mapping[str, Count]:
-        """The counts of the new protocol's lists; nobody tells those of the classic splits."""
+        """See the base class: the counts of the new protocol; the classic ones are unpublished."""
         train, gallery = {"labeled": (7_368, 5_328), "detected": (7_365, 5_332)}.get(
             self.variant, (0, 0)
         )
@@ -106,12 +106,12 @@ class Cuhk03(ReIDBuilder):
         }
 
     def find_lists(self, tree: FileTree, boxes: str) -> tuple[FileTree, str]:
-        """Where the new protocol's lists are: a tree and a name in it.
+        """Find the lists of the new protocol: a tree and a filename in it.
 
-        Looks below the images' place, nearest first; then everywhere that data sets are looked for;
-        then in the folder above manual_dir.
+        Searches the images' tree, nearest first; then `manual_path`, as for data sets; then the
+        folder that contains `manual_path`.
 
-        Raises: UserError if they are nowhere, or in several places equally good.
+        Raises: UserError if the lists are missing, or if several trees hold them.
         """
         name = LISTS.format(boxes)
         below = [path for path in tree.names if posixpath.basename(path) == name]
@@ -120,19 +120,19 @@ class Cuhk03(ReIDBuilder):
         above = Path(self.manual_path).absolute().parent
         try:
             trees = find_trees(self.manual_path, (name,))
-        except UserError:  # about an archive that may be none of ours
+        except UserError:  # an archive that cannot be read may have nothing to do with CUHK03
             trees = []
         if not trees and (above / name).is_file():
             trees = [open_tree(above)]
         if not trees:
             raise UserError(
                 f"'{name}' is missing, which lists the splits of the images in '{tree.location}': "
-                "put it beside these (it is in github.com/zhunzhong07/person-re-ranking)"
+                "put it beside them (it is in github.com/zhunzhong07/person-re-ranking)"
             )
         return choose_tree(trees, self.FOLDER_WORD), name
 
     def _find_form(self, boxes: str, forms: tuple[str, ...]) -> tuple[str, FileTree]:
-        """The first of `forms` that is there, and the tree that has it at its top."""
+        """Find the first of `forms` on disk, and the tree with this form at its top."""
         manual = Path(self.manual_path)
         itself = boxes[:5] in manual.name.lower()  # labeled, cuhk-label, cuhk03-np-detected, ...
         if NP in forms and itself and any((manual / folder).is_dir() for folder in MARKERS):
@@ -144,14 +144,14 @@ class Cuhk03(ReIDBuilder):
         )
         found = [_forms(tree, boxes) for tree in find_trees(manual, markers)]
         for form in forms:
-            # In an archive, one release is found by two of the markers.
+            # In an archive, two markers may find the same release.
             trees = {parts[form].location: parts[form] for parts in found if form in parts}
             if trees:
                 return form, choose_tree(list(trees.values()), self.FOLDER_WORD)
         return "", self.find(manual, markers, self._other_form)  # raises: each tree has a problem
 
     def _other_form(self, tree: FileTree) -> str:
-        """What a tree has that the variant cannot use."""
+        """Describe the form in a tree that the variant cannot use."""
         held = [f"{form}, {boxes}," for boxes in BOXES for form in _forms(tree, boxes)]
         wanted, _, number = self.variant.partition("-classic-")
         if number:
@@ -160,7 +160,7 @@ class Cuhk03(ReIDBuilder):
 
 
 def _forms(tree: FileTree, boxes: str) -> dict[str, FileTree]:
-    """The forms of which a tree holds images with these boxes, and the places of each."""
+    """Return the forms in which a tree holds images with these boxes, and their subtrees."""
     forms = {}
     if any(tree.below(f"{boxes}/{folder}").images() for folder in MARKERS):
         forms[NP] = tree.below(boxes)
@@ -179,25 +179,25 @@ def _check_present(splits: Mapping[str, list[Photo]], images: FileTree) -> None:
         for photo in photos:
             if photo.filename not in present:
                 raise UserError(
-                    f"'{images.location}/{photo.filename}' is missing or empty, though the lists "
-                    "of the new protocol name it: restore it"
+                    f"'{images.location}/{photo.filename}' is missing or empty, but the lists of "
+                    "the new protocol name it: restore it"
                 )
 
 
 def _classic_splits(
     images: MatImages, tested: set[tuple[int, int]], number: int
 ) -> dict[str, list[Photo]]:
-    """The splits where these (pair, person) are for the test; people are numbered through."""
+    """Return the splits with these (pair, person) for the test; pids count over all pairs."""
     for pair, person in tested:
         if not 0 <= pair < len(images.people) or not 0 <= person < images.people[pair]:
             raise UserError(
                 f"'{images.location}': test set {number} names person {person + 1} of camera pair "
-                f"{pair + 1}, who is not there: restore the file"
+                f"{pair + 1}, who does not exist: restore the file"
             )
     splits: dict[str, list[Photo]] = {"train": [], "query": []}
     for name in images.names:
         match = NAME.fullmatch(name)
-        assert match is not None  # so `MatImages` names them
+        assert match is not None  # `MatImages` makes the names
         pair, person = int(match[1]) - 1, int(match[2]) - 1
         pid = sum(images.people[:pair]) + person + 1
         split = "query" if (pair, person) in tested else "train"

@@ -1,13 +1,13 @@
-"""The MATLAB files of CUHK03: images and test sets of its authors, lists of the new protocol.
+"""The MATLAB files of CUHK03: the authors' images and test sets, the lists of the new protocol.
 
 `cuhk-03.mat` is HDF5 (MATLAB v7.3). Its cell arrays `detected` and `labeled` refer to one cell
-array for each of the 5 pairs of cameras, persons x 10: five images of the first view, five of the
-second, some of them empty. HDF5 has MATLAB's axes in reverse, so an image is [3, w, h] there. Its
-`testsets` refers to 20 arrays of rows (pair, person), 1-based.
+array for each of the 5 pairs of cameras, of shape persons x 10: five images of the first view, then
+five of the second; some are empty. HDF5 reverses MATLAB's axes, so an image is [3, w, h]. The cell
+array `testsets` refers to 20 arrays of rows (pair, person), 1-based.
 
 `cuhk03_new_protocol_config_*.mat` (Zhong et al., CVPR 2017) is MATLAB v5: lists of all images with
-their labels, and 1-based indices into them. An image's name says where it is in `cuhk-03.mat`:
-PAIR_PERSON_VIEW_IMAGE.png, all 1-based, the image from 1 to 10 over both views.
+their labels, and 1-based indices into the lists. A filename encodes the position of the image in
+`cuhk-03.mat`: PAIR_PERSON_VIEW_IMAGE.png, all 1-based, with images 1 to 10 over both views.
 """
 
 import math
@@ -30,23 +30,23 @@ from batnet_jax.errors import UserError
 
 NAME = re.compile(r"([1-9])_([0-9]{3,6})_([12])_([0-9]{2})\.png")
 IMAGES = 10
-"""Places for images of a person; the first half is of the first view."""
+"""Images of a person; the first half is of the first view."""
 LISTS = {"train": "train_idx", "query": "query_idx", "gallery": "gallery_idx"}
-MAX_PID = 10**9  # of pids
+MAX_PID = 10**9
 MAX_SIDE = 10_000
-MAX_PAIRS, MAX_PEOPLE = 9, 999_999  # that a name has room for
+MAX_PAIRS, MAX_PEOPLE = 9, 999_999  # limits of the digits in a filename
 PNG_OPTIONS = (cv2.IMWRITE_PNG_COMPRESSION, 3)
 
 
 def format_name(pair: int, person: int, image: int) -> str:
-    """The name of an image from its places, which begin at 0."""
+    """Return the filename of an image from its 0-based indices."""
     return f"{pair + 1}_{person + 1:03}_{1 + (image >= IMAGES // 2)}_{image + 1:02}.png"
 
 
 class Release:
-    """An open `cuhk-03.mat`; closes itself when nobody holds it or its images.
+    """An open `cuhk-03.mat`; garbage collection closes it.
 
-    Raises: UserError here and in all that it gives, if the file is not what it should be.
+    Raises: UserError in the constructor and in all methods, if the file is damaged.
     """
 
     def __init__(self, tree: FileTree, name: str):
@@ -57,19 +57,19 @@ class Release:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turns what HDF5 complains of into a UserError."""
+        """Turn errors of HDF5 into UserErrors."""
         try:
             yield
         except UserError:
             raise
-        except Exception as error:  # whatever a damaged file leads HDF5 into
+        except Exception as error:  # a damaged file raises many types
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
                 f"'{self.location}' cannot be read as MATLAB v7.3 ({reason}): restore it"
             ) from error
 
     def cells(self, variable: str) -> list[h5py.Dataset]:
-        """The arrays that a variable of the file, a cell array, refers to."""
+        """Return the arrays in a variable that is a cell array."""
         with self.reading():
             if variable not in self.file:
                 raise UserError(
@@ -85,16 +85,16 @@ class Release:
             return [self.array(reference, variable) for reference in references]
 
     def references(self, dataset: Any, place: str) -> np.ndarray:
-        """The content of a cell array of any shape."""
-        a_cell = isinstance(dataset, h5py.Dataset) and h5py.check_ref_dtype(dataset.dtype)
-        if a_cell is not h5py.Reference:
+        """Return the references in a cell array, in its shape."""
+        kind = isinstance(dataset, h5py.Dataset) and h5py.check_ref_dtype(dataset.dtype)
+        if kind is not h5py.Reference:
             raise UserError(f"'{self.location}': '{place}' is no cell array: restore the file")
         return self.read(dataset, place)
 
     def read(self, dataset: h5py.Dataset, place: str) -> np.ndarray:
-        """The content of an array, which must lie in this file and be of a bounded size.
+        """Return the content of an array in this file, of limited size.
 
-        HDF5 may have an array's bytes in any other file, and a shape of any size in a few bytes.
+        An HDF5 array may take its bytes from any other file, and may declare any size.
         """
         if dataset.external or dataset.is_virtual:
             raise UserError(
@@ -107,7 +107,7 @@ class Release:
         return np.asarray(dataset[()])
 
     def array(self, reference: h5py.Reference, place: str) -> h5py.Dataset:
-        """What a cell refers to."""
+        """Return the array that a cell refers to."""
         found = self.file[reference] if reference else None
         if not isinstance(found, h5py.Dataset):
             raise UserError(
@@ -141,17 +141,17 @@ class MatImages(FileTree):
     """The images in a `cuhk-03.mat` with one kind of boxes, as a folder of PNG files."""
 
     def __init__(self, release: Release, boxes: str):
-        """Finds which images there are.
+        """List the images that exist.
 
         Args:
-          release: the file.
+          release: the open file.
           boxes: 'labeled' or 'detected'.
         """
         self.location = f"{release.location}/{boxes}"
         self._release = release
         self._references: dict[str, h5py.Reference] = {}
         self.people: list[int] = []
-        """How many persons each pair of cameras saw."""
+        """Number of persons of each pair of cameras."""
         for pair, cells in enumerate(release.cells(boxes)):
             with release.reading():
                 table = release.references(cells, boxes)
@@ -173,7 +173,7 @@ class MatImages(FileTree):
 
     @cached_property
     def names(self) -> list[str]:
-        """See the base class; nothing for an empty place."""
+        """See the base class; empty cells have no name."""
         return sorted(self._references)
 
     def _read(self, name: str) -> bytes:
@@ -192,18 +192,18 @@ class MatImages(FileTree):
 
 
 def _is_empty(array: h5py.Dataset) -> bool:
-    """Whether it is MATLAB's empty array: stored as its shape, since HDF5 long had none."""
+    """Return whether an array is MATLAB's empty array, which is stored as its shape."""
     return array.size == 0 or (array.ndim == 1 and array.size <= 3)
 
 
 def read_protocol(tree: FileTree, name: str) -> dict[str, list[Photo]]:
-    """The photos of each split of the new protocol, sorted by name.
+    """Return the photos of each split of the new protocol, sorted by filename.
 
     Args:
-      tree: where the lists are.
-      name: of the `cuhk03_new_protocol_config_*.mat` in it.
+      tree: the tree with the lists.
+      name: the filename, `cuhk03_new_protocol_config_*.mat`.
 
-    Raises: UserError if it is damaged, or contradicts itself.
+    Raises: UserError if the file is damaged or contradicts itself.
     """
     location = f"{tree.location}/{name}"
     variables = _load(tree.read(name), location)
@@ -245,7 +245,7 @@ def _load(content: bytes, location: str) -> dict[str, np.ndarray | list[str]]:
 
 
 def _names(names: np.ndarray | list[str], location: str) -> list[str]:
-    """The strings of a cell array."""
+    """Return the filenames; refuse a variable that is not a list of different strings."""
     if not isinstance(names, list) or not names:
         raise UserError(f"'{location}': 'filelist' is no list of file names: restore the file")
     twice = min((name for name, times in Counter(names).items() if times > 1), default=None)
@@ -257,7 +257,7 @@ def _names(names: np.ndarray | list[str], location: str) -> list[str]:
 def _numbers(
     array: np.ndarray | list[str], name: str, length: int | None, limit: int, location: str
 ) -> list[int]:
-    """The whole numbers, each from 1 to `limit`, of an array."""
+    """Return the entries of an array; refuse all but whole numbers from 1 to `limit`."""
     numbers = np.asarray(array)
     if length is not None and len(numbers) != length:
         raise UserError(
@@ -265,7 +265,7 @@ def _numbers(
             "restore the file"
         )
     numeric = numbers.dtype.kind in "iuf"
-    inside = numeric and np.all((numbers >= 1) & (numbers <= limit))  # no nan is
+    inside = numeric and np.all((numbers >= 1) & (numbers <= limit))  # False for NaN
     if not inside or np.any(numbers % 1):
         raise UserError(
             f"'{location}': '{name}' holds more than whole numbers from 1 to {limit:,}: restore "

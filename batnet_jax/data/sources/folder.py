@@ -1,13 +1,13 @@
 """A user's own images, in one of three layouts.
 
 * Market-1501's, see `market.py`: `bounding_box_train/`, `query/`, `bounding_box_test/`.
-* The same with the names `train/`, `query/` and `gallery/`. Of `train/` and `test/` alone, the test
-  images are divided into queries and gallery by `splits.query_and_gallery`.
-* One sub-folder an identity and nothing else: a quarter of the identities is kept for the test.
+* The same with the names `train/`, `query/` and `gallery/`; or only `train/` and `test/`, where
+  `splits.query_and_gallery` divides the test images.
+* Only one sub-folder for each identity: a quarter of the identities is used for the test.
 
-An image's identity is the sub-folder that it lies in, else the number that its name begins with;
-its camera is the number after a `c` that its name begins with or that stands behind a `_`. Cameras
-may be missing, but then from all names.
+An image's identity is its sub-folder or, without one, the number at the start of its filename. Its
+camera is the number after a `c` at the start of the filename or after a `_`. Either all filenames
+have a camera or none has.
 """
 
 import hashlib
@@ -38,9 +38,9 @@ LAYOUTS: tuple[Mapping[str, str], ...] = (
 )
 ALL_MARKERS = tuple(dict.fromkeys((*MARKERS, "gallery", "train", "test")))
 TEST_SHARE = 0.25
-"""Of the identities, if there are only their sub-folders."""
+"""Fraction of the identities used for the test, in the layout of one sub-folder for each."""
 MAX_DEPTH = 20
-"""Folders, one in another, that are looked through for those of identities."""
+"""Levels of nested folders searched for the folders of identities."""
 PID = re.compile(r"(-1|[0-9]{1,9})(?=[_.])")
 CAMERA = re.compile(r"(?:^|_)c([0-9]{1,9})(?![0-9])", re.IGNORECASE)
 
@@ -52,10 +52,10 @@ class _Image(NamedTuple):
 
 
 class Folder(ReIDBuilder):
-    """Images of one's own.
+    """A data set of the user's own images.
 
-    The config's name is a fingerprint of the files, so that images that were added, removed or
-    replaced since lead to a fresh copy; older copies stay until the user deletes them.
+    The name of the builder config is a fingerprint of the files, so that added, removed or replaced
+    images lead to a new copy. Old copies stay until the user deletes them.
     """
 
     TITLE = "a data set of your own"
@@ -63,9 +63,9 @@ class Folder(ReIDBuilder):
 
     @classmethod
     def choose_config(cls, variant: str, manual_dir: str) -> tfds.core.BuilderConfig:
-        """A config named by the state of the files in `manual_dir`.
+        """Return a config named by a fingerprint of the files in `manual_dir`.
 
-        Raises: UserError if there are none.
+        Raises: UserError if there are no images.
         """
         super().choose_config(variant, manual_dir)
         parts = [tree.fingerprint() for tree in cls._parts(manual_dir).values()]
@@ -102,7 +102,7 @@ class Folder(ReIDBuilder):
             sources[split] = make_source(photos, parts[split], junk=junk.get(split, 0))
         if "test" in sources:
             sources = {"train": sources["train"], **_divide(sources["test"], parts["test"])}
-        self._warn(_doubts(sources))
+        self._warn(_split_warnings(sources))
         return sources
 
     def identity_names(self) -> list[str]:
@@ -111,15 +111,15 @@ class Folder(ReIDBuilder):
 
     @classmethod
     def _parts(cls, manual_dir: str | Path) -> dict[str, FileTree]:
-        """The trees to read: train, query and gallery; train and test; or all."""
-        flat = _find_flat(Path(manual_dir))
-        if flat is not None:
-            return {"all": flat}
+        """Return the trees to read: train, query and gallery; train and test; or all."""
+        identities = _find_identity_folders(Path(manual_dir))
+        if identities is not None:
+            return {"all": identities}
         tree = cls.find(manual_dir, ALL_MARKERS)
         trees = [
             {split: tree.below(folder) for split, folder in layout.items()} for layout in LAYOUTS
         ]
-        # The layout of which most is there; the message is about the rest of it.
+        # Take the layout with the most parts; the message names its missing part.
         parts = max(trees, key=lambda parts: sum(bool(part.images()) for part in parts.values()))
         for part in parts.values():
             if not part.images():
@@ -131,10 +131,10 @@ class Folder(ReIDBuilder):
         return parts
 
 
-def _find_flat(path: Path) -> FileTree | None:
-    """The tree of nothing but a folder of images for each identity, at `path` or in its one folder.
+def _find_identity_folders(path: Path) -> FileTree | None:
+    """Find a tree with only one folder of images for each identity, at `path` or nested below it.
 
-    A folder is looked into only as far as needed, as `path` may be the top of a disk.
+    The search reads as few folders as possible, because `path` may be the root of a disk.
     """
     if path.is_dir():
         for _ in range(MAX_DEPTH):
@@ -153,7 +153,7 @@ def _find_flat(path: Path) -> FileTree | None:
     tree = open_tree(path)
     while len(tops := {name.split("/")[0] for name in tree.images()}) == 1:
         below = tree.below(*tops)
-        if not below.images():  # a single image
+        if not below.images():  # the only top is an image
             return None
         tree = below
     inside = all("/" in name for name in tree.images())
@@ -165,14 +165,14 @@ def _has_image(folder: Path) -> bool:
     try:
         names = (name for _, _, files in os.walk(folder) for name in files)
         return any(name.lower().endswith(IMAGE_SUFFIXES) for name in itertools.islice(names, 1000))
-    except (OSError, RecursionError):  # of folders in folders in folders
+    except (OSError, RecursionError):  # no permission, or too many nested folders
         return False
 
 
 def _read(tree: FileTree) -> list[_Image]:
-    """The images of a folder with their labels, sorted by filename.
+    """Return the images of a tree with their labels, sorted by filename.
 
-    Raises: UserError if a name shows no identity.
+    Raises: UserError if a filename has no identity.
     """
     found = []
     for name in tree.images():
@@ -182,7 +182,7 @@ def _read(tree: FileTree) -> list[_Image]:
         if inside is None and match is None:
             raise UserError(
                 f"'{tree.location}/{name}' does not begin with an identity's number, as "
-                "0001_c1s1_001051_00.jpg does, and lies in no sub-folder named by one: rename or "
+                "0001_c1s1_001051_00.jpg does, and is not in a sub-folder named by one: rename or "
                 "remove it"
             )
         identity = inside if inside is not None else match[1]  # type: ignore[index]
@@ -192,7 +192,7 @@ def _read(tree: FileTree) -> list[_Image]:
 
 
 def _check_cameras(parts: Mapping[str, FileTree], images: Mapping[str, list[_Image]]) -> None:
-    """Refuses a data set that names cameras for some images only."""
+    """Refuse a data set with cameras in only some of the filenames."""
     without = [
         f"{parts[split].location}/{image.filename}"
         for split, found in images.items()
@@ -202,13 +202,13 @@ def _check_cameras(parts: Mapping[str, FileTree], images: Mapping[str, list[_Ima
     number = sum(map(len, images.values()))
     if 0 < len(without) < number:
         raise UserError(
-            f"'{without[0]}' names no camera (c and a number, in front or after a _), nor do "
+            f"'{without[0]}' names no camera (c and a number, at the start or after a _), nor do "
             f"{len(without) - 1} others of {number} images: name one for all of them or for none"
         )
 
 
 def _names(images: list[_Image]) -> list[str]:
-    """The identities' names in order, the place being the pid; none if all are numbers."""
+    """Return the sorted names of identities, whose index is the pid; empty if all are numbers."""
     names = sorted({image.identity for image in images})
     return [] if all(_is_number(name) for name in names) else names
 
@@ -218,9 +218,9 @@ def _is_number(name: str) -> bool:
 
 
 def _choose_tested(images: list[_Image]) -> dict[str, list[_Image]]:
-    """Keeps some identities for the test: those whose names hash lowest.
+    """Choose the test identities by the lowest hashes of their names.
 
-    So hardly any moves between training and test when others are added.
+    With new identities, few others move between training and test.
     """
     people = {image.identity for image in images}
     ranked = sorted(people, key=lambda name: (zlib.crc32(name.encode(errors="replace")), name))
@@ -232,9 +232,9 @@ def _choose_tested(images: list[_Image]) -> dict[str, list[_Image]]:
 
 
 def _divide(test: SplitSource, tree: FileTree) -> dict[str, SplitSource]:
-    """Makes query and gallery of a test split.
+    """Divide a test split into query and gallery.
 
-    Raises: UserError if no identity can be asked for.
+    Raises: UserError if no identity can be a query.
     """
     photos = test.photos
     rows = query_and_gallery(
@@ -251,16 +251,16 @@ def _divide(test: SplitSource, tree: FileTree) -> dict[str, SplitSource]:
     }
 
 
-def _doubts(sources: Mapping[str, SplitSource]) -> list[str]:
-    """What is allowed, but hardly meant."""
+def _split_warnings(sources: Mapping[str, SplitSource]) -> list[str]:
+    """Return warnings about splits that are allowed but probably a mistake."""
     train, query, gallery = (
         {p.pid for p in sources[split].photos} for split in ("train", "query", "gallery")
     )
     lines = []
-    if learnt := train & (query | gallery):
+    if shared := train & (query | gallery):
         lines.append(
-            f"{len(learnt)} identities are in train and also in query or gallery: results would "
-            "flatter"
+            f"{len(shared)} identities are in train and also in query or gallery: results would "
+            "be too good"
         )
     if lost := query - gallery:
         lines.append(f"{len(lost)} identities of query are not in gallery: they do not count")

@@ -1,18 +1,19 @@
 """Market-1501 (Zheng et al., ICCV 2015) and the data sets that share its layout.
 
-The folders `bounding_box_train`, `query` and `bounding_box_test` hold images whose names begin with
-pid and camera: `0001_c1s1_001051_00.jpg`, `0001_c2_f0046182.jpg`. In Market-1501 the pid -1 marks
-junk (a detector's bad boxes), which is dropped: as negatives it would distort the ranking. The
-pid 0 marks distractors, which stay in the gallery.
+The folders `bounding_box_train`, `query` and `bounding_box_test` hold images whose filenames begin
+with pid and camera: `0001_c1s1_001051_00.jpg`, `0001_c2_f0046182.jpg`. In Market-1501 the pid -1
+marks junk (a detector's bad boxes), which is left out because it would distort the ranking as
+negatives. The pid 0 marks distractors, which stay in the gallery.
 
-Two parts of Market-1501 are optional, and become splits if they are there: `gt_bbox`, further boxes
-of the query identities, drawn by hand, for queries of several images (split `multi_query`); and the
-500,000 distractors of its second archive (split `distractors`).
+Two parts of Market-1501 are optional and become splits if they exist: `gt_bbox`, more boxes of the
+query identities, drawn by hand, for multi-image queries (split `multi_query`); and the 500,000
+distractors of the second archive (split `distractors`).
 """
 
 import posixpath
 import re
 from collections.abc import Mapping
+from functools import partial
 
 from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
 from batnet_jax.data.checks import Count
@@ -23,7 +24,7 @@ FOLDERS = {"train": "bounding_box_train", "query": "query", "gallery": "bounding
 MARKERS = tuple(FOLDERS.values())
 MULTI_QUERY = "gt_bbox"
 DISTRACTORS = ("distractors_500k", "distractors", "images")
-"""Names that the second archive's folder has with its users; Torchreid's is the last."""
+"""Common names of the second archive's folder; Torchreid uses the last one."""
 JUNK = -1
 NAME = re.compile(r"(-1|\d{1,9})_c(\d{1,9})")
 STYLES = {
@@ -31,7 +32,7 @@ STYLES = {
     "DukeMTMC-reID": re.compile(r"\d+_c\d+_f\d"),
     "CUHK03-NP": re.compile(r"\d+_c\d+_\d+\.png$"),
 }
-"""How the public data sets of this layout go on after the camera, which tells them apart."""
+"""Filenames of the public data sets in this layout; their ends after the camera differ."""
 
 
 class Market1501(ReIDBuilder):
@@ -44,13 +45,13 @@ class Market1501(ReIDBuilder):
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
-        tree = self.find(self.manual_path, MARKERS, self.other_dataset)
+        tree = self.find(self.manual_path, MARKERS, partial(other_dataset, title=self.TITLE))
         sources = market_sources(tree)
         boxes = tree.below(MULTI_QUERY)
         if boxes.images():
-            shown = {(photo.pid, photo.camera) for photo in sources["query"].photos}
+            queries = {(photo.pid, photo.camera) for photo in sources["query"].photos}
             photos = [parse_name(name, boxes.location) for name in boxes.images()]
-            photos = [photo for photo in photos if (photo.pid, photo.camera) in shown]
+            photos = [photo for photo in photos if (photo.pid, photo.camera) in queries]
             if photos:
                 sources["multi_query"] = make_source(photos, boxes)
         for folder in DISTRACTORS:
@@ -62,23 +63,19 @@ class Market1501(ReIDBuilder):
         return sources
 
     def published_counts(self) -> Mapping[str, Count]:
-        """The counts of the data set's own page, and of its lists."""
+        """See the base class: the counts of the authors' page and lists."""
         return {
             "train": Count(12_936, 751, 6),
             "query": Count(3_368, 750, 6),
             "gallery": Count(15_913, 750, 6, distractors=2_798, junk=3_819),
         }
 
-    @classmethod
-    def other_dataset(cls, tree: FileTree) -> str:
-        """Says that a tree's names are those of another public data set, "" if not."""
-        return other_dataset(tree, cls.TITLE)
-
 
 class DukemtmcReid(ReIDBuilder):
     """DukeMTMC-reID: 16,522 images of 702 people; query 2,228 of 702; gallery 17,661 of 1,110.
 
-    Its authors have withdrawn it: this reads a copy that the user holds, and fetches nothing.
+    The authors have withdrawn the data set. This builder reads the user's copy and downloads
+    nothing.
     """
 
     TITLE = "DukeMTMC-reID"
@@ -87,12 +84,11 @@ class DukemtmcReid(ReIDBuilder):
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
-        return market_sources(
-            self.find(self.manual_path, MARKERS, lambda tree: other_dataset(tree, self.TITLE))
-        )
+        problem = partial(other_dataset, title=self.TITLE)
+        return market_sources(self.find(self.manual_path, MARKERS, problem))
 
     def published_counts(self) -> Mapping[str, Count]:
-        """The counts of Zheng et al. (ICCV 2017), who cut the data set out of DukeMTMC."""
+        """See the base class: the counts of Zheng et al. (ICCV 2017)."""
         return {
             "train": Count(16_522, 702, 8),
             "query": Count(2_228, 702, 8),
@@ -101,7 +97,7 @@ class DukemtmcReid(ReIDBuilder):
 
 
 def other_dataset(tree: FileTree, title: str) -> str:
-    """Says that a tree's names are in the style of another than `title`, "" if they are not."""
+    """Return a message if the filenames are those of another data set than `title`; else ""."""
     names = [name for folder in ("query", *MARKERS) for name in tree.below(folder).images()[:20]]
     for other, style in STYLES.items():
         if names and other != title and all(style.match(posixpath.basename(n)) for n in names):
@@ -110,13 +106,13 @@ def other_dataset(tree: FileTree, title: str) -> str:
 
 
 def market_sources(tree: FileTree, pattern: re.Pattern[str] = NAME) -> dict[str, SplitSource]:
-    """The three splits of a tree in Market's layout.
+    """Return the three splits of a tree in Market-1501's layout.
 
     Args:
-      tree: with the three `FOLDERS` at its top.
-      pattern: what the images' names begin with; its groups are pid and camera.
+      tree: a tree with the three `FOLDERS` at its top.
+      pattern: the start of the filenames; its groups are pid and camera.
 
-    Raises: UserError if a folder lacks images, or an image's name does not fit.
+    Raises: UserError if a folder has no images, or a filename does not match.
     """
     return {split: _source(tree.below(folder), pattern) for split, folder in FOLDERS.items()}
 
@@ -133,14 +129,14 @@ def _source(tree: FileTree, pattern: re.Pattern[str]) -> SplitSource:
 
 
 def make_source(photos: list[Photo], tree: FileTree, *, junk: int = 0) -> SplitSource:
-    """A split of photos that lie in one tree under their names."""
+    """Return a split of photos whose files are in one tree."""
     return SplitSource(photos, map(tree.read, [photo.filename for photo in photos]), junk)
 
 
 def parse_name(name: str, location: str, pattern: re.Pattern[str] = NAME) -> Photo:
-    """Reads the labels from a file's name; folders in it do not count.
+    """Parse the labels in a filename, without its folders.
 
-    Raises: UserError if it does not begin with `pattern`.
+    Raises: UserError if the filename does not begin with `pattern`.
     """
     match = pattern.match(posixpath.basename(name))
     if match is None:
@@ -152,6 +148,6 @@ def parse_name(name: str, location: str, pattern: re.Pattern[str] = NAME) -> Pho
 
 
 def _distractor(name: str) -> Photo:
-    """Whatever pid its name has, it is nobody's; the camera matters to no query then."""
+    """Return the labels of a distractor: pid 0, whatever the filename says."""
     match = NAME.match(posixpath.basename(name))
     return Photo(name, 0, int(match[2]) if match else 0)

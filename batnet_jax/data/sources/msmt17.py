@@ -1,10 +1,11 @@
 """MSMT17 (Wei et al., CVPR 2018): images in two folders, labels in four lists.
 
 A line of a list is `0000/0000_045_12_0303morning_0006_2.jpg 0`: the path inside the folder and the
-pid, which starts at 0 again in the test part. The third field of the name is the camera, 1-15.
-The training split is `list_train.txt` and `list_val.txt` together, the 32,621 images that the paper
-trains on (Table 1); others train on `list_train.txt` alone. The split `val` repeats the images of
-`list_val.txt`, which show the same people: `config.data.own_val` takes them out of training.
+pid; training and test pids both start at 0. The third field of the filename is the camera, 1-15.
+
+The training split is `list_train.txt` and `list_val.txt` together, the 32,621 training images of
+the paper (Table 1); some other packages train only on `list_train.txt`. The split `val` repeats the
+images of `list_val.txt`, which show the same people; `run_data` can take them out of training.
 """
 
 import posixpath
@@ -26,7 +27,7 @@ LISTS = {
     "query": ("list_query.txt",),
     "gallery": ("list_gallery.txt",),
 }
-MAX_LABEL = 10**9  # of pids and cameras
+MAX_LABEL = 10**9  # limit of pids and cameras
 MARKERS = tuple(dict.fromkeys(name for names in LISTS.values() for name in names))
 
 
@@ -34,7 +35,7 @@ class Msmt17(ReIDBuilder):
     """MSMT17: 32,621 images of 1,041 people; query 11,659 of 3,060; gallery 82,161."""
 
     BUILDER_CONFIGS = [  # noqa: RUF012 - as TFDS wants it
-        tfds.core.BuilderConfig(name="v1", description="MSMT17_V1, as released first"),
+        tfds.core.BuilderConfig(name="v1", description="MSMT17_V1, the first release"),
         tfds.core.BuilderConfig(name="v2", description="MSMT17_V2, with the faces masked"),
     ]
     TITLE = "MSMT17"
@@ -44,27 +45,29 @@ class Msmt17(ReIDBuilder):
 
     @classmethod
     def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
-        """See the base class; where no variant is named, the one that `manual_dir` holds."""
-        held = {version_of(tree) for tree in find_trees(manual_dir, MARKERS)} if not variant else ()
-        return super().choose_config("v2" if held == {"v2"} else variant, manual_dir)
+        """See the base class; "" = the version in `manual_dir`."""
+        found = (
+            {version_of(tree) for tree in find_trees(manual_dir, MARKERS)} if not variant else ()
+        )
+        return super().choose_config("v2" if found == {"v2"} else variant, manual_dir)
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
         tree = self.find(self.manual_path, MARKERS, self.other_version)
         train, test = FOLDERS[self.variant]
-        learnt, tested = tree.below(train), tree.below(test)  # each is walked once
-        images = {"train": learnt, "val": learnt, "query": tested, "gallery": tested}
+        trained, tested = tree.below(train), tree.below(test)  # each is listed once
+        images = {"train": trained, "val": trained, "query": tested, "gallery": tested}
         return {split: _source(tree, LISTS[split], images[split]) for split in LISTS}
 
     def other_version(self, tree: FileTree) -> str:
-        """Says that a tree is of the other version, "" if not."""
+        """Return a message if a tree holds the other version; else ""."""
         version = version_of(tree)
         if version == self.variant:
             return ""
         return f"'{tree.location}' is MSMT17_{version.upper()}: choose variant {version}"
 
     def published_counts(self) -> Mapping[str, Count]:
-        """The counts of its lists; the paper's Table 1 has the same."""
+        """See the base class: the counts of the lists and of the paper's Table 1."""
         return {
             "train": Count(32_621, 1_041, 15),
             "val": Count(2_373, 1_041, 15),
@@ -74,7 +77,7 @@ class Msmt17(ReIDBuilder):
 
 
 def version_of(tree: FileTree) -> str:
-    """Tells V2 by the names of its folders."""
+    """Return the version; the folders of V2 begin with mask_."""
     return "v2" if any(name.startswith("mask_") for name in tree.names) else "v1"
 
 
@@ -93,7 +96,7 @@ def _source(tree: FileTree, lists: tuple[str, ...], images: FileTree) -> SplitSo
             photo = _parse_line(line, place)
             if photo.filename not in present:
                 raise UserError(
-                    f"'{images.location}/{photo.filename}' is missing, though {name} lists it: "
+                    f"'{images.location}/{photo.filename}' is missing, but {name} lists it: "
                     "restore it"
                 )
             if photo.filename in photos:

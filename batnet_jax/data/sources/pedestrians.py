@@ -1,4 +1,4 @@
-"""The embedded data set: pedestrians drawn by `pedestrians/draw.py`, so nothing need be fetched."""
+"""The embedded data set: pedestrians drawn by `pedestrians/draw.py`, without any download."""
 
 import contextlib
 import json
@@ -17,14 +17,14 @@ from batnet_jax.data.pedestrians.draw import SIZES, SPLITS, Shot, Size, draw_jpe
 from batnet_jax.data.pedestrians.plan import Split
 
 SEED = 0
-"""Of the one data set of each size. Whoever changes the drawing must raise `VERSION` below."""
+"""The seed of each size's data set. A change of the drawing must raise `VERSION` below."""
 
 IMAGES_PER_WORKER = 100
-"""An image takes some 20 ms or more, a worker about a second to start."""
+"""An image takes about 20 ms or more; the start of a worker takes about a second."""
 
 
 class Pedestrians(ReIDBuilder):
-    """Drawn pedestrians, a config for each of `SIZES`; the first is the demonstration's."""
+    """Drawn pedestrians, with a config for each of `SIZES`; the demo uses the first."""
 
     BUILDER_CONFIGS = [  # noqa: RUF012 - as TFDS wants it
         tfds.core.BuilderConfig(name=name, description=f"{size.train_images} training images")
@@ -35,7 +35,7 @@ class Pedestrians(ReIDBuilder):
     DISTRACTOR_PID = 0
 
     def sources(self) -> dict[str, SplitSource]:
-        """See the base class; `manual_path` is not looked at."""
+        """See the base class; `manual_path` is not used."""
         return {split: _source(SIZES[self.variant], split) for split in SPLITS}
 
 
@@ -49,18 +49,18 @@ def _source(size: Size, split: Split) -> SplitSource:
 
 
 def draw_all(shots: list[Shot], size: Size, workers: int) -> Iterator[bytes]:
-    """Draws the shots as JPEG files, in order.
+    """Draw the shots and yield them as JPEG files, in order.
 
     Worker k of n is a Python process that draws the shots k, k + n, ... and writes them to its
-    pipe. Unlike those of `multiprocessing`, such workers do not import the caller's script again,
-    and end by themselves when this process is killed, as nobody reads their pipe any more.
+    pipe. Unlike the processes of `multiprocessing`, a worker does not import the caller's script
+    again, and it ends when this process is killed, because its pipe breaks.
 
     Args:
-      shots: of one or more splits.
-      size: of the pictures.
-      workers: processes; fewer than 2 = draw in this one.
+      shots: shots of one or more splits.
+      size: the size of the pictures.
+      workers: number of processes; below 2, this process draws.
 
-    Raises: RuntimeError if a worker failed; its message is on stderr.
+    Raises: RuntimeError if a worker fails; its message is on stderr.
     """
     if workers < 2:
         yield from (_draw(shot, size) for shot in shots)
@@ -76,7 +76,7 @@ def draw_all(shots: list[Shot], size: Size, workers: int) -> Iterator[bytes]:
                 command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE
             )
             stack.enter_context(process)
-            stack.callback(process.kill)  # before the context above waits for it
+            stack.callback(process.kill)  # runs before the context above waits for the process
             assert process.stdin is not None  # for the type checker
             with process.stdin:
                 process.stdin.write(task)
@@ -86,7 +86,7 @@ def draw_all(shots: list[Shot], size: Size, workers: int) -> Iterator[bytes]:
 
 
 def run_worker() -> None:
-    """Is a worker of `draw_all`: reads the shots from stdin, writes the images to stdout."""
+    """Run a worker of `draw_all`: read the shots from stdin, write the images to stdout."""
     size, shots = json.load(sys.stdin)
     try:
         for shot in shots:
@@ -94,7 +94,7 @@ def run_worker() -> None:
             sys.stdout.buffer.write(struct.pack("<I", len(image)) + image)
             sys.stdout.buffer.flush()
     except (BrokenPipeError, KeyboardInterrupt):
-        os._exit(1)  # the caller is gone: no message is needed
+        os._exit(1)  # the caller has ended: print no message
 
 
 def _draw(shot: Shot, size: Size) -> bytes:

@@ -4,10 +4,9 @@
 begin at a multiple of 64 bytes, so a search can memory-map features larger than memory.
 """
 
-import contextlib
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -111,10 +110,10 @@ def write_features(
       shape: n and d.
       paths: n names.
 
-    Raises: UserError if the file cannot be written.
+    Raises: OSError if the file cannot be written; then an old file at the path is unchanged.
     """
     with (
-        replacing(path, "output") as temporary,
+        atomic_path(path) as temporary,
         temporary.open("wb") as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
     ):
@@ -135,22 +134,3 @@ def _open_member(archive: zipfile.ZipFile, file: BinaryIO, name: str) -> Any:
     start = file.tell() + 30 + len(name) + zip64 + 4
     info.extra = struct.pack("<HH", _PADDING_ID, -start % _ALIGNMENT) + bytes(-start % _ALIGNMENT)
     return archive.open(info, "w", force_zip64=True)
-
-
-@contextlib.contextmanager
-def replacing(path: Path, flag: str) -> Iterator[Path]:
-    """Yield a temporary path that replaces `path` at the end; remove it after a failure.
-
-    Args:
-      path: the file to write.
-      flag: the flag that named the file, for the message.
-
-    Raises: UserError if the file cannot be written.
-    """
-    if path.is_dir():
-        raise UserError(f"--{flag}={path} is a folder: name a file")
-    try:
-        with atomic_path(path) as temporary:
-            yield temporary
-    except OSError as error:
-        raise UserError(f"cannot write --{flag}={path} ({error.strerror or error})") from error

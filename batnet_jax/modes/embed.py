@@ -15,7 +15,7 @@ from batnet_jax.data.loading.user_images import ImageFiles, list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference.feature_file import write_features
 from batnet_jax.inference.model import BAR_DELAY, Model, load_with_config
-from batnet_jax.modes.flags import OUTPUT, define_path
+from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
 from batnet_jax.runtime.progress import progress_bar
 
 HELP = "Writes the features of --images=DIR|LIST to --output=F.npz; needs no --config."
@@ -60,7 +60,8 @@ def run(
                 yield part
                 bar.update(len(part))
 
-        write_features(output, parts(), shape=(len(paths), model.dim), paths=paths)
+        with report_write_errors("output", output):
+            write_features(output, parts(), shape=(len(paths), model.dim), paths=paths)
     rate = len(paths) / (time.perf_counter() - start)
     print(f"written: {output}, features [{len(paths)}, {model.dim}], {rate:.1f} images/s")
 

@@ -1,8 +1,12 @@
 """Flags that hold a path, and the flags that several modes share."""
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from absl import flags
+
+from batnet_jax.errors import UserError
 
 
 class _PathParser(flags.ArgumentParser[Path]):
@@ -19,3 +23,21 @@ def define_path(name: str, description: str) -> flags.FlagHolder[Path | None]:
 
 OUTPUT = define_path("output", "the file to write; for import, the workdir to make")
 GALLERY = define_path("gallery", "what embed wrote, a folder or a list")
+
+
+@contextlib.contextmanager
+def report_write_errors(flag: str, path: Path) -> Iterator[None]:
+    """Report a failure to write the file of a flag.
+
+    Args:
+      flag: the flag that named the file.
+      path: the file that the body of the `with` statement writes.
+
+    Raises: UserError if the path is a folder, or the body raises OSError.
+    """
+    if path.is_dir():
+        raise UserError(f"--{flag}={path} is a folder: name a file")
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write --{flag}={path} ({error.strerror or error})") from error

@@ -12,9 +12,10 @@ from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file
 from batnet_jax.inference.search import Searcher
-from batnet_jax.modes.flags import GALLERY, OUTPUT, define_path
+from batnet_jax.modes.flags import GALLERY, OUTPUT, define_path, report_write_errors
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import unit_length
+from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
 
 HELP = "Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json, --faiss=F.index."
 QUERY = define_path("query", "an image, a folder or a list")
@@ -67,8 +68,8 @@ def run(
         print("\n".join(format_list(one) for one in lists))
         if output is not None:
             source = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
-            with feature_file.replacing(output, "output") as temporary:
-                temporary.write_text(json.dumps({**source, "results": lists}, indent=1) + "\n")
+            with report_write_errors("output", output):
+                write_atomically(output, json.dumps({**source, "results": lists}, indent=1) + "\n")
             print(f"written: {output}")
     if faiss is not None:
         write_index(faiss, searcher.gallery.features)
@@ -126,5 +127,5 @@ def write_index(path: Path, features: np.ndarray) -> None:
     index = faiss.IndexFlatIP(features.shape[1])
     for start in range(0, len(features), ROWS_AT_ONCE):
         index.add(unit_length(read_rows(features, slice(start, start + ROWS_AT_ONCE))))
-    with feature_file.replacing(path, "faiss") as temporary:
+    with report_write_errors("faiss", path), atomic_path(path) as temporary:
         faiss.write_index(index, str(temporary))

@@ -1,8 +1,8 @@
-"""Every setting: its default, what it means, whose value it is, and the values allowed.
+"""The settings: default, meaning, source of the default, and allowed values of each field.
 
-A comment ends with the source of the default: (paper), which is Fang et al., ICCV 2019, with the
-section; (published code), which is its authors'; or (ours). `configs/*.py` start from
-`default_config()` and change what their data set needs.
+The source ends each comment: (paper, section), which is Fang et al., ICCV 2019; (published code),
+by the same authors; or (ours). `configs/*.py` start from `default_config()` and change the fields
+that differ for their data set.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,15 @@ import ml_collections
 
 @dataclass(frozen=True)
 class Field:
-    """A setting. A resumed run must have the value that the run started with.
+    """A setting. A run can only be resumed with the value that it started with.
 
     Attributes:
-      default: its type is the field's type; a field with a float default also takes an int.
-      comment: meaning and unit, then the default's source in parentheses.
-      least: lowest number allowed.
-      above: number that the value must exceed.
-      most: highest number allowed, where `least` or `above` is given.
-      below: number that the value must stay below.
-      choices: names allowed.
-      example: a value to show in messages, where the default is an empty tuple.
+      default: has the field's type. A field with a float default also takes an int.
+      comment: the meaning and the unit, then the default's source in parentheses.
+      least, above: lower limit of a number, included or excluded; every number has one of them.
+      most, below: upper limit of a number, included or excluded.
+      choices: the allowed names.
+      example: a value for messages, if the default is an empty tuple.
     """
 
     default: Any
@@ -38,7 +36,7 @@ class Field:
 
 
 class Resumable(Field):
-    """A setting that may have another value when the run is resumed."""
+    """A setting whose value may change when a run is resumed."""
 
     resumable = True
 
@@ -51,7 +49,7 @@ FIELDS: dict[str, Field] = {
     # The optimizer
     "learning_rate": Field(5e-4, "Adam's, at the start; CUHK03: 1e-3 (paper, 4.4)", above=0),
     "schedule": Field(
-        "piecewise", "cosine: 0 at num_epochs (paper, 4.4)", choices=("piecewise", "cosine")
+        "piecewise", "cosine ends in 0 at num_epochs (paper, 4.4)", choices=("piecewise", "cosine")
     ),
     "decay_epochs": Field(
         (150, 200, 250), "epochs, from 0, at which decay_factor multiplies the rate (paper, 4.4)"
@@ -93,7 +91,7 @@ FIELDS: dict[str, Field] = {
         4.0, "limit in memory for all decoded training images; 0 = no cache (ours)", least=0
     ),
     "data.disk_cache_gb": Resumable(
-        50.0, "limit in data.dir, beyond cache_gb; 0 = no cache on disk (ours)", least=0
+        50.0, "else limit on disk, in data.dir; 0 = no cache on disk (ours)", least=0
     ),
     "data.workers": Resumable(2, "decoding threads (ours)", above=0, most=256),
     # The weights to start from
@@ -149,7 +147,7 @@ FIELDS: dict[str, Field] = {
     ),
     "model.sync_batch_norm": Field(True, "batch statistics over all devices (ours)"),
     "model.dtype": Field(
-        "float32", "of activations; Blk4's are float32 (ours)", choices=("float32", "bfloat16")
+        "float32", "of activations; float32 from Blk4 on (ours)", choices=("float32", "bfloat16")
     ),
     # The losses
     "loss.margin": Field(1.0, "of the triplet loss, Euclidean (published code)", least=0),

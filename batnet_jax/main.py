@@ -47,7 +47,7 @@ def usage() -> str:
 def parse(argv: list[str]) -> None:
     """Parse the command line.
 
-    Raises: UserError if anything in it is wrong.
+    Raises: UserError for a mistake in the flags or in the config file.
     """
     try:
         rest = flags.FLAGS(argv)

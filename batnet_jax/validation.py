@@ -1,7 +1,7 @@
-"""The checks of a config and of saved settings, made before anything else is read or written.
+"""The checks of a config, and of the settings that a run has saved.
 
-`config.FIELDS` states what each field may be; `validate` applies it, and adds the rules that need
-several fields, the data sets or the network.
+`config.FIELDS` has the rules of single fields. The rules for several fields, and those that need
+the data sets or the network, are here.
 """
 
 import math
@@ -87,7 +87,7 @@ def _require(condition: Any, message: str) -> None:
 def validate(config: ml_collections.ConfigDict) -> None:
     """Refuse values that cannot work, before anything is read or written.
 
-    Raises: UserError naming the field, its value and what is allowed.
+    Raises: UserError naming the field, its value and the allowed values.
     """
     for name, value in check_types(config).items():
         _check_value(name, value, FIELDS[name])
@@ -117,7 +117,7 @@ def _check_value(name: str, value: Any, field: Field) -> None:
 
 
 def _broken_limit(value: float, field: Field) -> str | None:
-    """Return the limit of a field that a number breaks, in words; None if there is none."""
+    """Return the limit of a field that a number breaks, in words, or None."""
     limits = {
         f"{field.least} or more": field.least is None or value >= field.least,
         f"above {field.above}": field.above is None or value > field.above,

@@ -22,7 +22,7 @@ def find_config(name: str) -> str:
 
     Args:
       name: a path like `mine.py`, or one of the package's as `demo` or `configs/demo.py`.
-    Returns: a path; `name` itself if there is no such file.
+    Returns: the path; `name` itself if no file is found.
     """
     shipped = config_folder() / f"{Path(name).stem}.py"
     asked = name in (shipped.stem, f"configs/{shipped.name}")

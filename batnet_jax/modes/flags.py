@@ -17,7 +17,7 @@ class _PathParser(flags.ArgumentParser[Path]):
 
 
 def define_path(name: str, description: str) -> flags.FlagHolder[Path | None]:
-    """Define a flag whose value is a path, or None if it is not given."""
+    """Define a flag whose value is a path, or None if the flag is not given."""
     return flags.DEFINE(_PathParser(), name, None, description)
 
 

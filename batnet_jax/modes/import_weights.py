@@ -84,7 +84,7 @@ def _nameless_identities(count: int) -> list[list]:
 def _count_classes(opened: Source) -> int:
     """Return the number of a source's identities, 1 for a backbone.
 
-    Raises: UserError if the classifier's shape is not that of a matrix.
+    Raises: UserError if the classifier is not a matrix, or is empty.
     """
     name = "classifier_global.1.weight"
     if opened.format != BATNET or name not in opened.tensors:

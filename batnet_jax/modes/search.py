@@ -100,7 +100,7 @@ def format_list(one: dict[str, Any]) -> str:
 def import_faiss() -> Any:
     """Return the module `faiss`.
 
-    Raises: UserError if it is not installed.
+    Raises: UserError if faiss is not installed.
     """
     try:
         import faiss

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.run_main import run_main
+from support.run_main import call_main, run_main
 from support.tiny_run import write_photos, write_run
 
 from batnet_jax.config import default_config
@@ -75,8 +75,8 @@ def test_flags_of_other_modes_are_refused(tmp_path):
         (["--mode=search", "--images=x"], "--mode=embed"),
         (["--mode=train"], "no --config"),
     ):
-        done = run_main(f"--workdir={tmp_path}", *arguments)
-        assert (done.returncode, done.stderr.count("\n"), named in done.stderr) == (2, 1, True)
+        status, message = call_main(f"--workdir={tmp_path}", *arguments)
+        assert (status, message.count("\n"), named in message) == (2, 1, True)
 
 
 def test_embed_refuses_another_suffix_and_a_folder_without_images(tmp_path, monkeypatch):

@@ -1,13 +1,18 @@
 """The command line as a user calls it: a process for each command, tiny data, a narrow network."""
 
+import inspect
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
-from support.run_main import MAIN, SMALL, lines, run_main, run_small
+from support.run_main import MAIN, SMALL, call_main, lines, run_small
 from support.tiny_datasets import write_tree
+
+from batnet_jax.modes import MODES
+
+# config_flags'
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
@@ -171,51 +176,73 @@ def test_mistakes_are_one_line_and_change_nothing(finished, tmp_path):
     other = f"--workdir={tmp_path / 'other'}"
     own = ("--config=configs/folder.py", f"--config.data.dir={tmp_path / 'd'}", other)
     msmt17 = ("--config=configs/msmt17.py", f"--config.data.manual_dir={empty}", other)
-    cases = {  # arguments, devices, a part of the message
-        "unknown field": ((*base, other, "--config.lerning_rate=1"), 1, "lerning_rate"),
-        "unknown choice": ((*base, other, "--config.model.attention=x"), 1, "aia, plain, none"),
-        "wrong type": ((*base, other, "--config.batch.identities=many"), 1, "batch.identities"),
-        "no config": ((), 1, "--config"),
-        "no such config": (("--config=configs/nothing.py",), 1, "nothing.py"),
-        "unknown mode": ((*base, "--mode=fly"), 1, "fly"),
-        "stray argument": ((*base, "train"), 1, "'train'"),
-        "no data": ((*msmt17, f"--config.data.dir={tmp_path / 'd'}"), 1, "MSMT17_V1"),
-        "missing folder": ((*own, f"--config.data.manual_dir={empty / 'no'}"), 1, "empty/no"),
-        "too few identities": ((*base, other, "--config.batch.identities=13"), 1, "12"),
-        "indivisible batch": ((*base, other), 3, "3 devices"),
-        "workdir is a file": ((*base, f"--workdir={locked}"), 1, "workdir"),
-        "other run": ((*base, f"--workdir={whole}", "--config.seed=1"), 1, "config.seed=0"),
+    cases = {  # arguments, a part of the message
+        "unknown field": ((*base, other, "--config.lerning_rate=1"), "lerning_rate"),
+        "unknown choice": ((*base, other, "--config.model.attention=x"), "aia, plain, none"),
+        "wrong type": ((*base, other, "--config.batch.identities=many"), "batch.identities"),
+        "no config": ((), "--config"),
+        "no such config": (("--config=configs/nothing.py",), "nothing.py"),
+        "unknown mode": ((*base, "--mode=fly"), "fly"),
+        "stray argument": ((*base, "train"), "'train'"),
+        "no data": ((*msmt17, f"--config.data.dir={tmp_path / 'd'}"), "MSMT17_V1"),
+        "missing folder": ((*own, f"--config.data.manual_dir={empty / 'no'}"), "empty/no"),
+        "too few identities": ((*base, other, "--config.batch.identities=13"), "12"),
+        "workdir is a file": ((*base, f"--workdir={locked}"), "workdir"),
+        "other run": ((*base, f"--workdir={whole}", "--config.seed=1"), "config.seed=0"),
         "other architecture": (
             (*base, f"--workdir={whole}", "--mode=eval", "--config.model.attention=plain"),
-            1,
             "model.attention='aia'",
         ),
-        "import of nothing": ((*base, other, "--mode=import"), 1, "needs --source"),
-        "init from nothing": ((*base, other, "--config.init.from=no/such.pth"), 1, "no/such.pth"),
-        "a table in training": ((*base, other, "--table=5"), 1, "--mode=tables"),
-        "a number for a name": ((*base, other, "--config.data.train=3"), 1, "('msmt17',)"),
-        "no checkpoint": ((*base, other, "--mode=eval"), 1, "no checkpoint"),
+        "import of nothing": ((*base, other, "--mode=import"), "needs --source"),
+        "init from nothing": ((*base, other, "--config.init.from=no/such.pth"), "no/such.pth"),
+        "a table in training": ((*base, other, "--table=5"), "--mode=tables"),
+        "a number for a name": ((*base, other, "--config.data.train=3"), "('msmt17',)"),
+        "no checkpoint": ((*base, other, "--mode=eval"), "no checkpoint"),
         "no such step": (
             (*base, f"--workdir={whole}", "--mode=eval", "--config.eval.step=5"),
-            1,
             "choose from 6",
         ),
     }
     before = snapshot(folder)
-    with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda case: run_main(*case[0], devices=case[1]), cases.values()))
-    for (name, (_, _, named)), process in zip(cases.items(), done, strict=True):
-        message = process.stderr
-        assert process.returncode == 2, f"{name}: {process.returncode} {message}"
-        assert message.count("\n") == 1, f"{name}: {message}"
-        assert message.startswith("error: "), f"{name}: {message}"
-        assert named in message, f"{name}: {message}"
+    for name, (arguments, named) in cases.items():
+        assert_refused(*call_main(*arguments), named, name)
     assert not (tmp_path / "other").exists()
     assert snapshot(folder) == before
 
 
-def test_help_lists_the_modes():
-    process = run_main("--help")
-    assert process.returncode == 0
-    assert "train Prepares" in " ".join(process.stdout.split())
-    assert "eval Restores" in " ".join(process.stdout.split())
+def assert_refused(status, message, named, name):
+    """Assert that a command ended with a user's mistake, whose message names something."""
+    assert status == 2, f"{name}: {status} {message}"
+    assert message.count("\n") == 1, f"{name}: {message}"
+    assert message.startswith("error: "), f"{name}: {message}"
+    assert named in message, f"{name}: {message}"
+
+
+def test_a_batch_that_three_devices_cannot_share(finished, tmp_path):
+    """As a process, which has the exit status that `main.run` returns."""
+    folder, _, _ = finished
+    done = run_small(folder, tmp_path / "other", devices=3)
+    assert_refused(done.returncode, done.stderr, "3 devices", "indivisible batch")
+    assert not (tmp_path / "other").exists()
+
+
+def test_help_lists_the_modes(capsys):
+    assert call_main("--help") == (0, "")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "train Prepares" in text
+    assert "eval Restores" in text
+    assert all(f" {name} {mode.HELP}" in text for name, mode in MODES.items())
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_a_mode_takes_its_flags_by_name(name):
+    mode = MODES[name]
+    own = [flag.name for flag in (*mode.NEEDS, *mode.TAKES)]
+    assert list(inspect.signature(mode.run).parameters)[:2] == ["config", "workdir"]
+    assert set(inspect.signature(mode.run).parameters) == {"config", "workdir", *own}
+
+
+@pytest.mark.parametrize("name", [name for name in MODES if MODES[name].NEEDS])
+def test_a_mode_names_the_flag_that_it_needs(name):
+    needed = MODES[name].NEEDS[0].name
+    assert_refused(*call_main(f"--mode={name}"), f"--mode={name} needs --{needed}: ", name)

@@ -1,15 +1,21 @@
 """TODO."""
 
+import contextlib
+import io
 import json
 import os
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import flags
 
+from batnet_jax import main
+from batnet_jax.modes.config_files import name_configs
 from support.paths import ROOT
 
 # The whole architecture but for one part stream instead of four: compiling is what takes time.
@@ -42,6 +48,30 @@ def run_main(*arguments, devices=1, entry=MAIN):
     return subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
+
+
+def parse_again(*arguments):
+    """Set sys.argv to a command line, and the flags of this process to their defaults.
+
+    Tests that call it restore sys.argv.
+    """
+    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
+        delattr(flags.FLAGS, name)
+    for name in flags.FLAGS:
+        flags.FLAGS[name].unparse()
+    flags.FLAGS.unparse_flags()
+    sys.argv = name_configs([main.quote_keyword(str(word)) for word in ("main", *arguments)])
+
+
+def call_main(*arguments):
+    """Run a command line in this process, which saves the start of another.
+
+    Returns: the exit status and the text on stderr.
+    """
+    stderr = io.StringIO()
+    with mock.patch.object(sys, "argv"), contextlib.redirect_stderr(stderr):
+        parse_again(*arguments)
+        return main.run(sys.argv), stderr.getvalue()
 
 
 def run_small(folder, workdir, *arguments, devices=1, entry=CUT):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 from support.fuzzing import damaged, examples, fuzz, refused, survives
 from support.fuzzing import limits as limits
+from support.run_main import parse_again
 from support.stub_training import fake_state, tiny_config
 
 from batnet_jax import main
@@ -22,7 +23,6 @@ from batnet_jax.config import default_config, flatten
 from batnet_jax.inference.model import load
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
-from batnet_jax.modes import config_files
 from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.best_checkpoint import read
@@ -44,13 +44,7 @@ PLACES += ["['seed']", "a" * 5000, "data.dir.x", "seed[", "model['width']", "_fi
 
 def settings(*arguments):
     """What `main` makes of a command line."""
-    for name in [name for name in flags.FLAGS if name.startswith("config.")]:
-        delattr(flags.FLAGS, name)
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
-    sys.argv = config_files.name_configs(
-        [main.quote_keyword(x) for x in ("main", "--config=configs/demo.py", *arguments)]
-    )
+    parse_again("--config=configs/demo.py", *arguments)
     main.parse(sys.argv)
     return main.settings()
 

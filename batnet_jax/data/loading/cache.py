@@ -23,7 +23,7 @@ class Cache(Protocol):
     """A cache of n images; safe to use from several threads."""
 
     def read(self, i: int, out: np.ndarray, /) -> bool:
-        """Copy image i into `out`; return False, with `out` undefined, if no image is cached."""
+        """Copy image i into `out`; return False, with `out` undefined, if it was not stored."""
         ...
 
     def write(self, i: int, image: np.ndarray, /) -> None:

@@ -30,7 +30,7 @@ from evaluator import DIMENSIONS, draw_labels, read_list
 from kernels import device_events, read_events, summarise
 
 from batnet_jax.retrieval import evaluate
-from batnet_jax.retrieval.streaming import ranks
+from batnet_jax.retrieval.streaming import count_methods
 from batnet_jax.retrieval.streaming.prepare_features import upload
 
 BLOCK, CHUNK = 1024, 32768
@@ -87,8 +87,9 @@ def main() -> None:
     blocks, chunks = pieces(query, BLOCK), pieces(gallery, CHUNK)
     here = [jax.device_put(block) for block in blocks], [jax.device_put(c) for c in chunks]
 
-    def whole(way: str = "", **options) -> float:
-        with patch.object(ranks, "_way", (lambda: way) if way else ranks._way):
+    def whole(method: str = "", **options) -> float:
+        usual = count_methods.counting_method
+        with patch.object(count_methods, "counting_method", (lambda: method) if method else usual):
             start = time.perf_counter()
             evaluate(query, q_pids, q_cameras, gallery, pids, cameras, **options)
             return time.perf_counter() - start

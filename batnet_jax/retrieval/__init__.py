@@ -1,8 +1,28 @@
-"""From features to figures: who is found at which rank, and what that is worth.
+"""Retrieval: ranks of the right images, and the figures computed from ranks.
 
-checks (what the user gave) -> plan (what meets what) -> ranks, count (on the accelerator) ->
-metrics (on the host). `search` lists the best of the gallery; `expansion` and `rerank` change
-queries and distances before.
+This package takes features and labels as arrays. It knows no network and no data set.
+
+Modules, in the order of the data:
+
+    checks, image_set    a user's arrays -> `ImageSet` and `Labels`, checked once
+    mapped_rows          rows of features in memory or in a mapped file
+    multi_query          queries of several images -> pooled queries
+    expansion            queries -> queries averaged with their first results
+    matches              labels -> the relevant and removed gallery items of each query
+    streaming/           features and labels -> ranks, on the accelerator
+    reranking/           features and labels -> ranks after k-reciprocal re-ranking
+    metrics              ranks -> CMC, mAP, mINP, confidence intervals
+    evaluator            all of this: `evaluate`, the standard evaluation
+    camera_pairs         `evaluate` for each pair of cameras
+    scores               features -> blocks of scores, for the modules below and for reranking/
+    search               scores -> the k best gallery items: `top_k`
+    ranked_lists         the k best -> heads of ranked lists, without junk and removed items
+    single_shot          scores -> CMC with one drawn gallery image for each person
+    verification         scores -> error rates over all pairs
+
+Functions named `..._sets` take an `ImageSet` of queries and one of gallery images. The functions
+without this ending (`evaluate`, `evaluate_reranked`, `single_shot_cmc`, `verify`) take a user's six
+arrays, check them and call the former.
 """
 
 from batnet_jax.retrieval.camera_pairs import camera_pairs

@@ -1,4 +1,4 @@
-"""Which pairs of cameras are hard: each camera's queries among the images of each other one."""
+"""Figures of each pair of cameras: one camera's queries in the gallery of another."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,20 +18,23 @@ def camera_pairs(
     same_camera: str = "remove",
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluates within the gallery of each camera alone, and averages by the query's camera.
+    """Evaluate within the gallery of each camera alone, and average by the query's camera.
 
-    So a figure says how well one camera's people are found again by another, undisturbed by images
-    of third cameras. The galleries are parts of the whole: together they cost as one evaluation.
+    A figure says how well people seen by one camera are found among the images of another; images
+    of third cameras do not disturb it. The galleries are parts of the whole, so together they cost
+    as much as one evaluation.
 
     Args:
       query: q images of known cameras.
       gallery: g images of known cameras.
-      ap: "precision" or "trapezoid".
-      same_camera: with "remove" a camera has no pair with itself.
-      progress: called as progress(gallery cameras done, all of them) after each.
+      ap: see `evaluate`.
+      same_camera: see `evaluate`; with "remove" a camera has no pair with itself.
+      progress: called as progress(gallery cameras done, gallery cameras) after each camera.
 
-    Returns: for each pair in which somebody can be found query_camera, gallery_camera,
-      num_valid_query, mAP and rank1, fractions; ascending by cameras.
+    Returns: for each pair with a match query_camera, gallery_camera, num_valid_query, mAP and
+      rank1, fractions; ascending by cameras.
+
+    Raises: UserError if cameras are not known.
     """
     if query.cameras is None or gallery.cameras is None:
         raise UserError("camera_pairs needs the cameras of query and gallery: give both")
@@ -42,17 +45,17 @@ def camera_pairs(
         own = gallery.take(np.flatnonzero(gallery.cameras == camera))
         try:
             figures = evaluate_sets(query, own, options)["per_camera"]
-        except UserError:  # nobody of the queries was seen by this camera
+        except UserError:  # no query has a match in this camera
             figures = {}
         pairs += [
             {
-                "query_camera": int(asking),
+                "query_camera": int(query_camera),
                 "gallery_camera": camera,
                 "num_valid_query": row["num_valid_query"],
                 "mAP": row["mAP"],
                 "rank1": row["cmc"]["1"],
             }
-            for asking, row in figures.items()
+            for query_camera, row in figures.items()
             if row["num_valid_query"]
         ]
         if progress is not None:

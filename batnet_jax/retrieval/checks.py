@@ -19,11 +19,11 @@ _LARGEST_SQUARED_NORM = 1e37
 
 
 class NotFiniteFeaturesError(UserError):
-    """Some values are NaN or infinite."""
+    """An error for features that contain NaN or infinite values."""
 
 
 def choice(name: str, given: Any, allowed: Sequence[str]) -> str:
-    """`given`, or UserError where it is not one of the `allowed` names."""
+    """Return `given`, or raise UserError if the `allowed` names lack it."""
     if not isinstance(given, str) or given not in allowed:
         names = " or ".join(repr(a) for a in allowed)
         raise UserError(f"{name}={given!r} is unknown: use {names}")
@@ -31,24 +31,26 @@ def choice(name: str, given: Any, allowed: Sequence[str]) -> str:
 
 
 def positive_int(name: str, given: Any) -> int:
-    """`given` as an int, or UserError where it is not a whole number of at least 1."""
+    """Return `given` as an int; raise UserError unless it is a whole number of at least 1."""
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
         raise UserError(f"{name}={given!r}: must be an integer of at least 1; mend the argument")
     return int(given)
 
 
 def features(name: str, given: Any, metric: str) -> np.ndarray:
-    """`given` as [n, d] numbers: real, finite and not empty, the same in float32; or UserError.
+    """Check features [n, d]: real, finite, not empty, and not changed by rounding to float32.
 
-    An array of floats of 32 bits or fewer is returned as it is, mapped files too (`read_rows` reads
-    it as float32); others as float32.
+    Returns: an array of floats of at most 32 bits unchanged, mapped files included; other arrays
+      as float32.
+
+    Raises: UserError if the features are not as described.
     """
-    array = _shaped(name, given)
+    array = _check_shape(name, given)
     bad, largest = [], 0.0
     for start in range(0, len(array), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         part = _as_float32(name, array, rows)
-        if not np.isfinite(np.vdot(part, part)):  # one pass; an overflow is looked into
+        if not np.isfinite(np.vdot(part, part)):  # one pass, which may also overflow
             bad.append(start + np.flatnonzero(~np.isfinite(part).all(axis=1)))
         if metric == "euclidean":
             squares = np.einsum("nd,nd->n", part, part, dtype=np.float64)
@@ -66,24 +68,26 @@ def features(name: str, given: Any, metric: str) -> np.ndarray:
             f" float32 allow {_LARGEST_SQUARED_NORM**0.5:.3g}; scale the features down, or use"
             " metric='cosine'"
         )
-    return array if _is_small(array) else array.astype(np.float32)
+    return array if _is_small_float(array) else array.astype(np.float32)
 
 
 def streamed_features(name: str, given: Any, metric: str) -> np.ndarray:
-    """Check features whose values are checked later, in chunks, if their type permits that."""
-    array = _shaped(name, given)
-    return array if metric == "cosine" and _is_small(array) else features(name, array, metric)
+    """`features` without a pass over the values, if they can be checked later in chunks."""
+    array = _check_shape(name, given)
+    if metric == "cosine" and _is_small_float(array):
+        return array
+    return features(name, array, metric)
 
 
-def _is_small(array: np.ndarray) -> bool:
-    """Floats, none of which float32 rounds."""
+def _is_small_float(array: np.ndarray) -> bool:
+    """Return whether an array has a floating-point type that float32 contains."""
     return array.dtype.kind == "f" and array.dtype.itemsize <= 4
 
 
-def _shaped(name: str, given: Any) -> np.ndarray:
-    """`given` as [n, d] real numbers, not empty; or UserError."""
+def _check_shape(name: str, given: Any) -> np.ndarray:
+    """Return [n, d] real numbers, not empty, or raise UserError."""
     array = np.asanyarray(given)
-    if not hasattr(given, "dtype") and array.dtype == np.float64:  # of no declared precision
+    if not hasattr(given, "dtype") and array.dtype == np.float64:  # a list declares no precision
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
     if array.ndim != 2:
@@ -96,10 +100,11 @@ def _shaped(name: str, given: Any) -> np.ndarray:
 
 
 def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
+    """Return some rows as float32, or raise UserError if that rounds a finite value."""
     if array.dtype == np.float32:
         return view_rows(array, rows)
     try:
-        with np.errstate(over="ignore", invalid="ignore"):  # an overflow shows as inf, refused
+        with np.errstate(over="ignore", invalid="ignore"):  # an overflow becomes inf: not finite
             part = read_rows(array, rows)
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} has dtype {array.dtype}: must be numbers; convert it") from error
@@ -122,7 +127,7 @@ def same_dimension(query: int, gallery: int) -> None:
 
 
 def ids(name: str, given: Any, length: int) -> Int64[np.ndarray, " n"]:
-    """`given` as [length] int64, or UserError; floats and strings are refused, not rounded."""
+    """Return `given` as [length] int64, or raise UserError; floats and strings are refused."""
     array = np.asarray(given)
     if array.ndim != 1 or len(array) != length:
         raise UserError(
@@ -138,7 +143,7 @@ def ids(name: str, given: Any, length: int) -> Int64[np.ndarray, " n"]:
 
 
 def mask(name: str, given: Any, length: int) -> Bool[np.ndarray, " n"]:
-    """`given` as [length] bool, all False for None, or UserError."""
+    """Return `given` as [length] bool, or raise UserError; None means all False."""
     array = np.zeros(length, bool) if given is None else np.asarray(given)
     if array.dtype != bool or array.shape != (length,):
         raise UserError(

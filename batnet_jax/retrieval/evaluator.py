@@ -1,4 +1,4 @@
-"""Arrays in, plain dict out: the standard single-query evaluation of person re-identification."""
+"""The standard single-query evaluation of person re-identification: arrays in, plain dict out."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -24,7 +24,7 @@ from batnet_jax.retrieval.streaming.ranks import relevant_ranks
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """The settings of an evaluation, checked when they are made; `evaluate` describes each."""
+    """The settings of an evaluation, checked on creation; `evaluate` describes each."""
 
     metric: str = "cosine"
     ap: str = "precision"
@@ -74,16 +74,20 @@ def evaluate(
     chunk: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Ranks the gallery for every query and measures where the right people stand.
+    """Rank the gallery for every query and measure the ranks of the right images.
 
-    Gallery items of pid -1 (junk), and those of the mask `junk`, are dropped before anything else
-    and counted nowhere; every other pid, 0 (distractors) included, is an ordinary identity. Equal
-    scores are ordered by gallery index, so the result is the same on every run. Scores are float32.
+    Gallery items of pid -1 (junk) and of the mask `junk` are dropped first and never counted. Every
+    other pid is an ordinary identity, also 0 (distractors). Equal scores are ordered by gallery
+    index, so each run gives the same result. Scores are float32.
+
+    Memory does not grow with q x g: it holds the features, a second copy of the features whose
+    identity some query has, and a tile of scores. `gallery_features` may be a mapped file larger
+    than memory (`np.load(path, mmap_mode="r")`).
 
     Args:
       query_features: [q, d] finite floats, not necessarily normalised.
       query_pids: [q] int.
-      query_cameras: [q] int. None, here and for the gallery, where cameras are not known; then
+      query_cameras: [q] int, or None if the cameras of query and gallery are not known; then
         nothing is removed, whatever `same_camera` says.
       gallery_features: [g, d].
       gallery_pids: [g] int.
@@ -92,30 +96,26 @@ def evaluate(
       metric: "cosine" (inner product at unit length; a vector of zeros scores 0) or "euclidean".
       ap: "precision" (mean of the precision at the hits) or "trapezoid" (Market-1501's script).
       same_camera: "remove" leaves out, for each query, the items of its identity seen by its own
-        camera (the field's protocol); "keep" lets them count as matches.
+        camera (the field's protocol); "keep" counts them as matches.
       cmc_ranks: ranks at which to read the CMC curve; may exceed the gallery.
-      dtype: "bfloat16" rounds the features to it, which changes ranks; the result then says so
-        under "features".
-      breakdown: also give the figures of the queries of each camera and of each identity.
-      per_query: also give those of each query.
+      dtype: "bfloat16" rounds the features to it, which changes ranks; the result then contains
+        "features": "bfloat16".
+      breakdown: also return the figures of each camera's and each identity's queries.
+      per_query: also return the figures of each query.
       bootstrap: samples for confidence intervals, in which identities are drawn; 0 for none.
       seed: of the bootstrap.
       block: queries at a time on a device. None chooses.
       chunk: gallery items at a time. None chooses.
       progress: called as progress(gallery items seen, g) after each chunk.
 
-    Memory does not grow with q x g: the features, once more those of the identities that are
-    asked for, and a tile. `gallery_features` may be a mapped file larger than memory
-    (`np.load(path, mmap_mode="r")`).
-
-    Returns: num_query, num_gallery (without junk), num_valid_query (those with a match left; the
-      others are skipped), mAP, mINP, cmc {"1": ...}, ap. Fractions. On request per_camera and
-      per_identity (see `metrics.breakdown`), per_query (see `metrics.PerQuery`: lists, 0 or None
-      where no match is left), and confidence (see `metrics.bootstrap`).
+    Returns: num_query, num_gallery (without junk), num_valid_query (queries with a match; the
+      others are skipped), mAP, mINP, cmc {"1": ...}, ap. Figures are fractions. On request
+      per_camera and per_identity (see `metrics.breakdown`), per_query (see `metrics.PerQuery`: as
+      lists; 0 or None for a query without a match), and confidence (see `metrics.bootstrap`).
 
     Raises:
       UserError: for arrays that do not fit together, values that are not finite, ids that are not
-        integers, unknown names, or where no query has a match.
+        integers, unknown names, or if no query has a match.
     """
     options = Options(
         metric=metric,
@@ -133,12 +133,12 @@ def evaluate(
     gallery = check_streamed_images(
         "gallery", gallery_features, gallery_pids, gallery_cameras, metric
     )
-    source = make_source(gallery.features, metric)  # first: it uploads while the host goes on
+    source = make_source(gallery.features, metric)  # first: an upload runs during the checks
     query = check_images("query", query_features, query_pids, query_cameras, metric)
     checks.same_dimension(query.features.shape[1], gallery.features.shape[1])
     try:
         return evaluate_stream(query, gallery.labels, source, options, junk=junk, progress=progress)
-    except checks.NotFiniteFeaturesError:  # found in a chunk: name the rows of the whole
+    except checks.NotFiniteFeaturesError:  # of a chunk: name the rows of the whole gallery
         checks.features("gallery_features", gallery.features, metric)
         raise
 
@@ -150,7 +150,7 @@ def evaluate_sets(
     *,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` for image sets."""
+    """Evaluate image sets; see `evaluate`."""
     source = make_source(gallery.features, options.metric)
     return evaluate_stream(query, gallery.labels, source, options, progress=progress)
 
@@ -164,13 +164,12 @@ def evaluate_stream(
     junk: ArrayLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """`evaluate` for gallery features that are computed, or read, during the evaluation.
+    """Evaluate a gallery whose features are computed, or read, during the evaluation.
 
     Args:
       query: q images.
       gallery: the labels of g images.
-      source: returns the features of the gallery items that it is asked for. While it works, the
-        devices count the items that it returned before.
+      source: see `FeatureSource`. While it works, the devices count the items it returned before.
       options: see `evaluate`.
       junk: [g] bool, or None.
       progress: called as progress(gallery items seen, g) after each chunk.

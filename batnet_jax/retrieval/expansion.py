@@ -1,4 +1,4 @@
-"""Query expansion: a query drawn towards what it finds first, to search with once more."""
+"""Query expansion: each query is averaged with the first items it finds, for a second search."""
 
 import numpy as np
 from jaxtyping import ArrayLike, Float32
@@ -18,17 +18,17 @@ def expand_queries(
     alpha: float = 0.0,
     metric: str = "cosine",
 ) -> Float32[np.ndarray, "q d"]:
-    """The mean of each query and the k gallery items most like it.
+    """Return the weighted mean of each query and the k gallery items most similar to it.
 
-    An item weighs its cosine to the power of alpha, the query 1. So alpha = 0 is average query
-    expansion (Chum et al., ICCV 2007), and a greater one trusts the first items more (Radenovic et
-    al., TPAMI 2018, Sec. 3.3; 3 there); an item of negative cosine then weighs nothing.
+    The weight of an item is its cosine to the power of alpha, or 0 for a negative cosine; the
+    query's is 1. alpha = 0 is average query expansion (Chum et al., ICCV 2007); a greater alpha
+    trusts the first items more (Radenovic et al., TPAMI 2018, Sec. 3.3, where alpha is 3).
 
     Args:
       query_features: [q, d] finite floats, not necessarily normalised.
       gallery_features: [g, d]; may be a mapped file.
-      k: items; where k > g all g.
-      alpha: at least 0; under "euclidean" 0 alone, as there is no cosine.
+      k: items to average; if k > g all g are.
+      alpha: at least 0; under "euclidean", which has no cosine, only 0.
       metric: "cosine": all features are brought to unit length first, and the means too.
         "euclidean": features are taken as given.
 
@@ -56,8 +56,8 @@ def expand_queries(
 
 
 def _check_alpha(alpha: float, metric: str) -> None:
-    number = isinstance(alpha, int | float | np.number) and not isinstance(alpha, bool)
-    if not number or not 0 <= alpha < np.inf:
+    is_number = isinstance(alpha, int | float | np.number) and not isinstance(alpha, bool)
+    if not is_number or not 0 <= alpha < np.inf:
         raise UserError(f"alpha={alpha!r}: must be a number of at least 0; mend the argument")
     if alpha and metric != "cosine":
         raise UserError(

@@ -72,7 +72,7 @@ def check_images(
       which: "query" or "gallery": messages name the arrays after it.
       features: [n, d] finite floats, not necessarily normalised.
       pids: [n] int.
-      cameras: [n] int, or None where they are not known.
+      cameras: [n] int, or None if unknown.
       metric: "cosine" or "euclidean". The latter limits the features' lengths.
 
     Raises: UserError if an array is not as described.
@@ -86,9 +86,9 @@ def check_images(
 def check_streamed_images(
     which: str, features: Any, pids: Any, cameras: Any, metric: str = "cosine"
 ) -> ImageSet:
-    """`check_images` without the pass over the features' values, if it can be made in chunks.
+    """Check a set as `check_images` does, but leave the features' values to the caller.
 
-    Whoever reads the features has to check their values.
+    The caller checks the values in chunks. Values whose type does not permit this are checked here.
     """
     checks.choice("metric", metric, checks.METRICS)
     array = checks.streamed_features(f"{which}_features", features, metric)
@@ -114,19 +114,6 @@ def check_pair(
     sets = check_images("query", *query, metric), check_images("gallery", *gallery, metric)
     checks.same_dimension(sets[0].features.shape[1], sets[1].features.shape[1])
     return sets
-
-
-def camera_views(
-    query: Labels, gallery: Labels, same_camera: str
-) -> tuple[Int64[np.ndarray, " q"], Int64[np.ndarray, " g"]]:
-    """Return a number for the camera of each query and of each gallery item.
-
-    An item of a query's identity is left out of its ranking where the two numbers are equal. They
-    never are if `same_camera` is "keep" or if cameras are not known.
-    """
-    if same_camera == "keep" or query.cameras is None or gallery.cameras is None:
-        return np.full(len(query), -1), np.zeros(len(gallery), np.int64)
-    return query.cameras, gallery.cameras
 
 
 def no_match(num_query: int, num_gallery: int) -> UserError:

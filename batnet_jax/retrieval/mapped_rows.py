@@ -1,4 +1,4 @@
-"""Rows of features, from memory or from a file that is larger than it."""
+"""Rows of features, from memory or from a mapped file that may be larger than memory."""
 
 import mmap
 
@@ -9,34 +9,37 @@ ROWS_AT_ONCE = 4096
 
 
 def read_rows(features: np.ndarray, rows: np.ndarray | slice) -> Float32[np.ndarray, "n d"]:
-    """A copy of some rows, as float32.
+    """Copy some rows, as float32.
 
-    Pages of a mapped file (`np.load(path, mmap_mode="r")`) are given back, as they count as memory
-    of the process.
+    The pages of a mapped file (`np.load(path, mmap_mode="r")`) are released, because the system
+    counts them as memory of the process.
     """
-    taken = features[rows]
-    copied = taken.dtype != np.float32 or not isinstance(rows, slice)
-    taken = np.asarray(taken, np.float32) if copied else np.array(taken)
-    give_back(features)
-    return taken
+    selected = features[rows]
+    is_copy = selected.dtype != np.float32 or not isinstance(rows, slice)
+    copied = np.asarray(selected, np.float32) if is_copy else np.array(selected)
+    release_pages(features)
+    return copied
 
 
 def view_rows(features: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
-    """The same, but no copy of float32 rows that are in memory; not to be written to."""
+    """Return some rows as float32, without a copy of float32 rows in memory; do not write to them.
+
+    Rows of a mapped file are copied, as by `read_rows`.
+    """
     if in_memory(features):
         return np.asarray(features[rows], np.float32)
     return read_rows(features, rows)
 
 
 def in_memory(array: np.ndarray) -> bool:
-    """Whether it is no mapped file."""
+    """Return whether an array is not a mapped file."""
     return _mapping(array)[0] is None
 
 
-def give_back(rows: np.ndarray) -> None:
-    """Gives back the pages of a mapped file that hold `rows`: who asks again reads them again."""
+def release_pages(rows: np.ndarray) -> None:
+    """Release the pages of a mapped file that hold `rows`; a later access reads the file again."""
     mapping, mode = _mapping(rows)
-    # Under "c" the pages may hold changes that are nowhere else.
+    # In mode "c" the pages may hold changes that exist nowhere else.
     if mapping and len(rows) and mode in ("r", "r+") and hasattr(mmap, "MADV_DONTNEED"):
         start = rows.ctypes.data - np.frombuffer(mapping, np.uint8).ctypes.data
         first = start // mmap.PAGESIZE * mmap.PAGESIZE
@@ -45,7 +48,7 @@ def give_back(rows: np.ndarray) -> None:
 
 
 def _mapping(array: np.ndarray) -> tuple[mmap.mmap | None, str | None]:
-    """The mapped file under an array, and how it was opened."""
+    """Return the mapped file under an array, and the mode in which it was opened."""
     base, mode = array, None
     while isinstance(base, np.ndarray):
         mode = getattr(base, "mode", mode)

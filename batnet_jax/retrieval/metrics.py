@@ -1,4 +1,4 @@
-"""From ranks to figures, on the host in float64. All are fractions, not per cent."""
+"""Figures from ranks, computed on the host in float64; all are fractions, not per cent."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -8,41 +8,41 @@ from jaxtyping import Bool, Float64, Int64
 
 
 class Ranks(NamedTuple):
-    """The 1-based ranks of every query's relevant items among the kept ones, one after the other.
+    """The 1-based ranks of each query's relevant items, query after query.
 
-    Those of query q are values[offsets[q] : offsets[q + 1]], ascending; none where nothing relevant
-    is left.
+    The ranks of query q are values[offsets[q] : offsets[q + 1]], ascending. Removed items do not
+    count. A query without relevant items has no ranks.
     """
 
     values: Int64[np.ndarray, " m"]
     offsets: Int64[np.ndarray, " q+1"]
 
     def of(self, query: int) -> Int64[np.ndarray, " r"]:
-        """The ranks of one query."""
+        """Return the ranks of one query."""
         return self.values[self.offsets[query] : self.offsets[query + 1]]
 
 
 class PerQuery(NamedTuple):
-    """What each of q queries reaches; see `per_query`."""
+    """The figures of each of q queries; see `per_query`."""
 
-    first_rank: Int64[np.ndarray, " q"]  # 0 where nothing relevant is left
-    average_precision: Float64[np.ndarray, " q"]  # nan there
-    inverse_negative_penalty: Float64[np.ndarray, " q"]  # nan there
+    first_rank: Int64[np.ndarray, " q"]  # 0 for a query without relevant items
+    average_precision: Float64[np.ndarray, " q"]  # nan for such a query
+    inverse_negative_penalty: Float64[np.ndarray, " q"]  # nan for such a query
 
     @property
     def valid(self) -> Bool[np.ndarray, " q"]:
-        """Where something relevant is left. The others are skipped and not counted."""
+        """Whether each query has a relevant item. Averages skip the other queries."""
         return self.first_rank > 0
 
 
 def average_precision(ranks: np.ndarray, convention: str = "precision") -> float:
-    """Area under one query's precision-recall curve.
+    """Return the area under one query's precision-recall curve.
 
     Args:
       ranks: [r] int, ascending, 1-based, r >= 1.
-      convention: "precision": the mean of the precision at each hit. "trapezoid": Market-1501's
-        own script (`compute_AP.m`): at each hit the mean of the precision there and at the
-        position just before, where that of position 0 is 1.
+      convention: "precision": the mean of the precision at each hit. "trapezoid": as Market-1501's
+        script (`compute_AP.m`): at each hit the mean of two precisions, at the hit and at the
+        position before it. The precision at position 0 is 1.
 
     Returns: for hits at 1, 2, 4, 7: 0.8304 as "precision", 0.8110 as "trapezoid".
     """
@@ -51,7 +51,7 @@ def average_precision(ranks: np.ndarray, convention: str = "precision") -> float
 
 
 def inverse_negative_penalty(ranks: np.ndarray) -> float:
-    """Hits / rank of the last hit: what share of the list down to it is right.
+    """Return hits / rank of the last hit: the share of right items in the list down to this hit.
 
     Ye et al., TPAMI 2021, Sec. 4.1 (mINP is its mean).
     """
@@ -59,7 +59,7 @@ def inverse_negative_penalty(ranks: np.ndarray) -> float:
 
 
 def per_query(ranks: Ranks, ap: str) -> PerQuery:
-    """The figures of each query; `ap` as in `average_precision`."""
+    """Return the figures of each query; `ap` is a convention of `average_precision`."""
     counts = np.diff(ranks.offsets)
     valid = counts > 0
     starts, hits = ranks.offsets[:-1][valid], counts[valid]
@@ -79,22 +79,22 @@ def per_query(ranks: Ranks, ap: str) -> PerQuery:
 
 
 def cmc(first_ranks: np.ndarray, at: Sequence[int]) -> dict[str, float]:
-    """Share of queries whose first hit is at rank k or before, for every k in `at`.
+    """Return the share of queries with a hit at rank k or before, for every k in `at`.
 
-    Beyond the gallery's size the curve stays at its last value.
+    Beyond the gallery's size the curve keeps its last value.
     """
     return {str(k): float(np.mean(first_ranks <= k)) for k in at}
 
 
 def summarise(figures: PerQuery, *, ap: str, cmc_ranks: Sequence[int]) -> dict[str, Any] | None:
-    """Averages over the valid queries.
+    """Average over the valid queries.
 
     Args:
-      figures: of every query.
-      ap: the convention that they were made with; it is only named.
+      figures: of all queries.
+      ap: the convention of the average precisions, copied to the result.
       cmc_ranks: ranks at which to read the CMC curve.
 
-    Returns: num_valid_query, mAP, mINP, cmc, ap; None where no query is valid.
+    Returns: num_valid_query, mAP, mINP, cmc, ap; None if no query is valid.
     """
     valid = figures.valid
     if not valid.any():
@@ -111,28 +111,28 @@ def summarise(figures: PerQuery, *, ap: str, cmc_ranks: Sequence[int]) -> dict[s
 def breakdown(
     figures: PerQuery, groups: Int64[np.ndarray, " q"], cmc_ranks: Sequence[int]
 ) -> dict[str, dict[str, Any]]:
-    """The averages of each group of queries, for example those of each camera.
+    """Average over each group of queries, for example over the queries of each camera.
 
     Args:
-      figures: of every query.
-      groups: [q] int, the group of each.
+      figures: of all queries.
+      groups: [q] int, the group of each query.
       cmc_ranks: as in `summarise`.
 
-    Returns: for each group, ascending: num_query, and what `summarise` gives (without `ap`); where
-      none of its queries is valid the figures are None.
+    Returns: for each group, ascending: num_query and the result of `summarise` without `ap`. The
+      figures of a group without valid queries are None.
     """
-    nothing = {"num_valid_query": 0, "mAP": None, "mINP": None, "cmc": None}
+    empty = {"num_valid_query": 0, "mAP": None, "mINP": None, "cmc": None}
     result = {}
     for group in np.unique(groups):
         own = PerQuery(*(field[groups == group] for field in figures))
-        summary = summarise(own, ap="", cmc_ranks=cmc_ranks) or nothing
+        summary = summarise(own, ap="", cmc_ranks=cmc_ranks) or empty
         summary.pop("ap", None)
         result[str(group)] = {"num_query": len(own.first_rank), **summary}
     return result
 
 
 def listed(figures: PerQuery) -> dict[str, list]:
-    """The figures of each query as JSON has them: None where it has no match."""
+    """Return the figures of each query as JSON stores them, with None for nan."""
     return {
         name: [None if value != value else value for value in column.tolist()]
         for name, column in figures._asdict().items()
@@ -148,18 +148,18 @@ def bootstrap(
     seed: int,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """Confidence intervals (percentile bootstrap) of the averages over the valid queries.
+    """Return confidence intervals (percentile bootstrap) of the averages over the valid queries.
 
-    Whole identities are drawn, with replacement: queries of one person are alike, and drawn singly
-    they would make the interval too narrow.
+    Whole identities are drawn, with replacement. Queries of one person are similar, so drawing
+    single queries would make the intervals too narrow.
 
     Args:
-      figures: of every query.
+      figures: of all queries.
       pids: [q] int.
       cmc_ranks: as in `summarise`.
-      samples: how many times to draw.
+      samples: the number of draws.
       seed: of the draws.
-      level: the share of the samples that lies within the interval.
+      level: the share of the samples within the interval.
 
     Returns: level, samples, and [low, high] for mAP, mINP and each cmc rank.
     """

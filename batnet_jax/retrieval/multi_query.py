@@ -9,7 +9,7 @@ POOLINGS = ("mean", "max")
 
 
 def pool_queries(query: ImageSet, more: ImageSet, pooling: str) -> ImageSet:
-    """Replace each query's feature by one that is pooled over all images of its person and camera.
+    """Replace each query's feature by the pooled features of its identity and camera.
 
     Args:
       query: q images; a query without further images keeps its own feature.

@@ -1,10 +1,11 @@
-"""The first places of some queries' ranked lists, for people to look at."""
+"""The heads of ranked lists, for people to look at."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet, camera_views
+from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet
+from batnet_jax.retrieval.matches import find_matches, match_keys
 from batnet_jax.retrieval.search import top_k
 
 
@@ -14,18 +15,19 @@ class Place(NamedTuple):
     item: int
     """Its gallery index."""
     rank: int
-    """1-based, among the items that count; 0: the query's own camera saw it, so it does not."""
+    """1-based, among the items that count; 0 for an item that does not count, because it is an
+    image of the query's identity from the query's own camera."""
     right: bool
     """Whether it shows the query's identity."""
 
 
-class Places(NamedTuple):
+class ListHead(NamedTuple):
     """The head of a query's ranked list."""
 
     first: list[Place]
-    """Best first; those that do not count stand where they were found."""
+    """Best first, including a few items that do not count."""
     left_out: int
-    """How many more of those that do not count were found among them."""
+    """The number of further items in this part of the list that do not count."""
 
 
 def first_places(
@@ -35,58 +37,64 @@ def first_places(
     same_camera: str,
     places: int = 10,
     uncounted: int = 0,
-) -> list[Places]:
-    """Lists, for each query, its first places, junk left out.
+) -> list[ListHead]:
+    """List the first places of each query, without junk.
 
     Args:
-      query: the images to list.
+      query: q images.
       gallery: g images.
-      same_camera: "remove": the query's identity seen by its own camera does not count.
-      places: that count.
-      uncounted: how many of those that do not count are listed among them.
+      same_camera: "remove": items of the query's identity seen by its own camera do not count.
+      places: items that count, in each list.
+      uncounted: the largest number of items that do not count, in each list.
     """
-    query_views, gallery_views = camera_views(query.labels, gallery.labels, same_camera)
-    junk = gallery.pids == JUNK_PID
-    lists, wanted = [], places
-    for pid, view in zip(query.pids, query_views, strict=True):
-        own = (gallery.pids == pid) & (gallery_views == view)
-        lists.append(set(np.flatnonzero(own).tolist()))
-        wanted = max(wanted, places + len(lists[-1]))
-    wanted = min(wanted + int(junk.sum()), len(junk))
-    order, _ = top_k(query.features, gallery.features, wanted)
-    return [
-        _head([g for g in row.tolist() if not junk[g]], own, gallery.pids == pid, places, uncounted)
-        for row, own, pid in zip(order, lists, query.pids, strict=True)
-    ]
+    _, removed = find_matches(*match_keys(query.labels, gallery.labels, same_camera))
+    is_junk = gallery.pids == JUNK_PID
+    k = places + int(removed.counts.max(initial=0)) + int(is_junk.sum())
+    order, _ = top_k(query.features, gallery.features, min(k, len(gallery)))
+    heads = []
+    for q, items in enumerate(order):
+        is_right = gallery.pids == query.pids[q]
+        own = set(removed.of(q).tolist())
+        heads.append(_list_head(items[~is_junk[items]].tolist(), own, is_right, places, uncounted))
+    return heads
 
 
-def _head(
-    order: list[int], removed: set[int], right: np.ndarray, places: int, uncounted: int
-) -> Places:
-    first, rank, seen = [], 0, 0
-    for item in order:
+def _list_head(
+    items: list[int], removed: set[int], is_right: np.ndarray, places: int, uncounted: int
+) -> ListHead:
+    """Return the head of one list; see `first_places`.
+
+    Args:
+      items: best first.
+      removed: the items that do not count.
+      is_right: [g] bool.
+      places: items that count.
+      uncounted: the largest number of items that do not count.
+    """
+    first, rank, num_removed = [], 0, 0
+    for item in items:
         if item in removed:
-            seen += 1
-            if seen <= uncounted:
+            num_removed += 1
+            if num_removed <= uncounted:
                 first.append(Place(item, 0, True))
         elif rank < places:
             rank += 1
-            first.append(Place(item, rank, bool(right[item])))
+            first.append(Place(item, rank, bool(is_right[item])))
         if rank == places:
             break
-    return Places(first, max(0, seen - uncounted))
+    return ListHead(first, max(0, num_removed - uncounted))
 
 
 def first_right(query: ImageSet, gallery: ImageSet, *, same_camera: str) -> int:
-    """Return the gallery index of the relevant item that is most like a query; ties by index.
+    """Return the gallery index of the relevant item most similar to a query; ties by index.
 
     Args:
-      query: one image, which has a relevant item.
+      query: one image that has a relevant item.
       gallery: g images.
       same_camera: "remove": items seen by the query's own camera are not relevant.
     """
-    (query_view,), gallery_views = camera_views(query.labels, gallery.labels, same_camera)
-    relevant = np.flatnonzero((gallery.pids == query.pids[0]) & (gallery_views != query_view))
+    matches, _ = find_matches(*match_keys(query.labels, gallery.labels, same_camera))
+    relevant = matches.of(0)
     rows = np.asarray(gallery.features[relevant], np.float64)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     scores = rows @ np.asarray(query.features[0], np.float64)

@@ -1,6 +1,6 @@
-"""Scores of a block of queries against the whole gallery: greater is more alike.
+"""Scores of queries against gallery items; a greater score means more similar.
 
-The scores are the one thing that ranking and search share, so that both order alike.
+`top_k`, verification, single-shot CMC and re-ranking all use this arithmetic.
 """
 
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float32
 
-# Scores a block may hold at once; ranking keeps a handful of arrays of this many 4-byte items.
+# Scores of one block; its users keep a handful of arrays of this many 4-byte numbers.
 _SCORES_IN_MEMORY = 2**24
 _LARGEST_BLOCK = 1024
-LARGE = 1e30  # squared lengths between this and its inverse are in no danger in float32
+LARGE = 1e30  # squared lengths between 1 / LARGE and LARGE stay in the range of float32
 
 
 def block_size(num_query: int, num_gallery: int) -> int:
@@ -22,15 +22,15 @@ def block_size(num_query: int, num_gallery: int) -> int:
 
 
 def unit_length(features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n d"]:
-    """Each row divided by its Euclidean length; a row of zeros stays zeros.
+    """Divide each row by its Euclidean length; a row of zeros stays zeros.
 
-    The lengths are float64, so that neither very small nor very large features lose theirs.
+    The lengths are float64, because squares of very small or large features leave float32's range.
     """
     squares = np.einsum("nd,nd->n", features, features, dtype=np.float64)
-    strange = (squares != 0) & ~((squares > 1 / LARGE) & (squares < LARGE))
-    if strange.any():
-        features = near_one(features, strange)
-        squares[strange] = np.square(features[strange], dtype=np.float64).sum(1)
+    is_unsafe = (squares != 0) & ~((squares > 1 / LARGE) & (squares < LARGE))
+    if is_unsafe.any():
+        features = rescale_rows(features, is_unsafe)
+        squares[is_unsafe] = np.square(features[is_unsafe], dtype=np.float64).sum(1)
     lengths = np.sqrt(np.where(squares == 0, 1, squares))
     return features / lengths.astype(np.float32)[:, None]
 
@@ -38,21 +38,22 @@ def unit_length(features: Float32[np.ndarray, "n d"]) -> Float32[np.ndarray, "n 
 def row_lengths(
     rows: Float32[Array, "n d"],
 ) -> tuple[Float32[Array, " n"], Bool[Array, " n"]]:
-    """Lengths, or 1 where they are 0; and whether float32 is enough for them: not for NaN.
+    """Return the Euclidean length of each row, and whether float32 represents the length.
 
-    Zeros are told by their bits, as devices take the smallest numbers for zeros.
+    The length of a row of zeros is given as 1. Zeros are recognised by their bits, because devices
+    treat the smallest numbers as zeros. A row with NaN has no length that float32 represents.
     """
     squares = jnp.sum(jnp.square(rows), axis=1)
     bits = jax.lax.bitcast_convert_type(rows, jnp.int32) & 0x7FFFFFFF  # without the sign
-    nothing = jnp.max(bits, axis=1) == 0
-    sound = nothing | ((squares > 1 / LARGE) & (squares < LARGE))
-    return jnp.sqrt(jnp.where(nothing, 1, squares)), sound
+    is_zero = jnp.max(bits, axis=1) == 0
+    is_safe = is_zero | ((squares > 1 / LARGE) & (squares < LARGE))
+    return jnp.sqrt(jnp.where(is_zero, 1, squares)), is_safe
 
 
-def near_one(
+def rescale_rows(
     rows: Float32[np.ndarray, "n d"], which: Bool[np.ndarray, " n"]
 ) -> Float32[np.ndarray, "n d"]:
-    """A copy in which some rows are times a power of two, so that they have a length in float32."""
+    """Return a copy in which some rows are multiplied by a power of two, to a length near 1."""
     rows = rows.copy()
     _, exponents = np.frexp(np.abs(rows[which]).max(axis=1, keepdims=True))
     rows[which] = np.ldexp(rows[which], -exponents)
@@ -65,10 +66,10 @@ def block_scores(
     offset: Float32[Array, " g"],
     length: Float32[Array, " g"] | None = None,
 ) -> Float32[Array, "b g"]:
-    """Inner products plus an offset for each gallery item, by its length; in full float32.
+    """Return (inner product + offset of the gallery item) / length of the gallery item.
 
-    `precision=HIGHEST`: TF32 or bfloat16 passes would change ranks. -0 becomes +0, because they
-    are equal scores and a sort or top-k by bits would part them.
+    `precision=HIGHEST`, because TF32 or bfloat16 passes would change ranks. -0 becomes +0, because
+    a sort or top-k by bits would separate the two, which are equal scores.
     """
     scores = jnp.matmul(query, gallery.T, precision=jax.lax.Precision.HIGHEST) + offset
     scores = scores if length is None else scores / length
@@ -79,7 +80,7 @@ _block_scores = jax.jit(block_scores)
 
 
 def pad_block(array: np.ndarray, block: int, fill: int = 0) -> np.ndarray:
-    """`array` lengthened along its first axis to `block` rows of `fill`."""
+    """Extend an array along its first axis to `block` rows; new rows hold `fill`."""
     missing = [(0, block - len(array))] + [(0, 0)] * (array.ndim - 1)
     return np.pad(array, missing, constant_values=fill)
 
@@ -91,16 +92,16 @@ def iterate_scores(
     metric: str,
     block: int,
 ) -> Iterator[tuple[slice, Float32[Array, "b g"]]]:
-    """Yield (which queries, their scores on the device), `block` queries at a time.
+    """Yield (slice of queries, their scores on the device), `block` queries at a time.
 
-    Every block has the same shape, so there is one compilation: the last one is padded with
-    queries of zeros, whose rows the caller drops.
+    All blocks have the same shape and are compiled once: the last block is padded with queries of
+    zeros, and the caller drops their rows.
 
     Args:
       query: [q, d] features as given.
       gallery: [g, d] features as given.
       metric: "cosine": the inner product of the features brought to unit length. "euclidean":
-        q.g - |g|^2 / 2, which falls as the distance to this query grows.
+        q.g - |g|^2 / 2, which decreases as the distance to the query increases.
       block: queries at a time.
     """
     if metric == "cosine":

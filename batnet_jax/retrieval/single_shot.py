@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.image_set import ImageSet, camera_views, check_pair, no_match
+from batnet_jax.retrieval.image_set import ImageSet, check_pair, no_match
 from batnet_jax.retrieval.mapped_rows import read_rows
+from batnet_jax.retrieval.matches import ItemLists, find_matches, match_keys
 from batnet_jax.retrieval.scores import block_size, iterate_scores
-from batnet_jax.retrieval.streaming.tiling import own_items
 
 Progress = Callable[[int, int], None]
 
@@ -31,29 +31,29 @@ def single_shot_cmc(
     block: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Draws one gallery image of every identity and sees at which rank the right one stands.
+    """Draw one gallery image of every identity and measure the rank of the right one.
 
-    A trial's draws are the same for all queries, but for the query's own identity: its image is
-    drawn among those that the camera rule keeps. Draws depend on the seed, the trial and the query,
-    not on `block`. Equal scores are ordered by gallery index.
+    All queries of a trial have the same draws, except for the query's own identity: its image is
+    drawn among the images that the camera rule keeps. Draws depend on the seed, the trial and the
+    query, not on `block`. Equal scores are ordered by gallery index.
 
     Args:
-      query_features: this and the other arrays, `metric` and `same_camera` as in `evaluate`.
+      query_features: [q, d]; this and the other arrays as in `evaluate`.
       query_pids: [q] int.
       query_cameras: [q] int or None.
       gallery_features: [g, d].
       gallery_pids: [g] int; -1 (junk) is dropped.
       gallery_cameras: [g] int or None.
-      metric: "cosine" or "euclidean".
-      same_camera: "remove" or "keep".
-      trials: how many times to draw.
+      metric: see `evaluate`.
+      same_camera: see `evaluate`.
+      trials: the number of draws.
       seed: of the draws.
       cmc_ranks: ranks at which to read the CMC curve.
       block: queries at a time; memory grows with block x g. None chooses.
       progress: called as progress(queries done, q) after each block.
 
     Returns: num_query, num_gallery, num_valid_query, trials, seed, cmc {"1": ...} (mean over valid
-      queries and trials), cmc_std (between trials).
+      queries and trials), cmc_std (standard deviation between trials).
 
     Raises:
       UserError: as `evaluate`.
@@ -88,33 +88,29 @@ def single_shot_cmc_sets(
     block: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`single_shot_cmc` for image sets."""
+    """Measure the CMC of two image sets; see `single_shot_cmc`."""
     checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
     trials = checks.positive_int("trials", trials)
     cmc_ranks = [checks.positive_int("cmc_ranks", k) for k in cmc_ranks]
     gallery = gallery.drop_junk()
-    views = camera_views(query.labels, gallery.labels, same_camera)
-    relevant, _ = own_items(query.pids, views[0], gallery.pids, views[1])
+    relevant, _ = find_matches(*match_keys(query.labels, gallery.labels, same_camera))
     valid = np.flatnonzero(relevant.counts)
     if not len(valid):
         raise no_match(len(query), len(gallery))
     shared, identities = _draw_shared(gallery.pids, trials, seed)
-    rng = np.random.default_rng([seed, 1])
-    own = rng.integers(0, relevant.counts[valid], (trials, len(valid))).T
-    own = relevant.items[relevant.offsets[:-1][valid][:, None] + own]  # [v, trials]
-
+    own = _draw_own(relevant, valid, trials, seed)
     size = block_size(len(valid), len(gallery)) if block is None else block
     size = checks.positive_int("block", size)
-    first = np.empty((len(valid), trials), np.int64)
+    ranks = np.empty((len(valid), trials), np.int64)
     features = read_rows(query.features, valid), gallery.features
     for which, scores in iterate_scores(*features, metric=metric, block=size):
         rows = np.asarray(scores)
-        for place in range(which.start, which.stop):
-            other = identities != query.pids[valid[place]]
-            first[place] = _ranks(rows[place - which.start], shared[:, other], own[place])
+        for v in range(which.start, which.stop):
+            other = identities != query.pids[valid[v]]
+            ranks[v] = _own_ranks(rows[v - which.start], shared[:, other], own[v])
         if progress is not None:
             progress(which.stop, len(valid))
-    curves = {str(k): (first <= k).mean(0) for k in cmc_ranks}
+    curves = {str(k): (ranks <= k).mean(0) for k in cmc_ranks}
     return {
         "num_query": len(query),
         "num_gallery": len(gallery),
@@ -127,15 +123,29 @@ def single_shot_cmc_sets(
 
 
 def _draw_shared(pids: np.ndarray, trials: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """An item of each identity, [trials, identities], and the identities."""
+    """Draw an item of each identity; return the items [trials, identities] and the identities."""
     by_pid = np.argsort(pids, kind="stable")
     identities, starts, counts = np.unique(pids[by_pid], return_index=True, return_counts=True)
     rng = np.random.default_rng([seed, 0])
     return by_pid[starts + rng.integers(0, counts, (trials, len(counts)))], identities
 
 
-def _ranks(scores: np.ndarray, others: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """1 + how many of the others ([trials, n] items) stand ahead of the own ([trials])."""
-    limit = scores[own][:, None]
-    there = scores[others]
-    return 1 + ((there > limit) | ((there == limit) & (others < own[:, None]))).sum(1)
+def _draw_own(relevant: ItemLists, valid: np.ndarray, trials: int, seed: int) -> np.ndarray:
+    """Draw a relevant item of each valid query; return the items [v, trials]."""
+    rng = np.random.default_rng([seed, 1])
+    drawn = rng.integers(0, relevant.counts[valid], (trials, len(valid))).T
+    return relevant.items[relevant.offsets[:-1][valid][:, None] + drawn]
+
+
+def _own_ranks(scores: np.ndarray, others: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return the rank of each trial's own item.
+
+    Args:
+      scores: [g] of one query.
+      others: [trials, n] the items of other identities.
+      own: [trials] the item of the query's identity.
+    """
+    own_scores = scores[own][:, None]
+    other_scores = scores[others]
+    is_tie_ahead = (other_scores == own_scores) & (others < own[:, None])
+    return 1 + ((other_scores > own_scores) | is_tie_ahead).sum(1)

@@ -1,6 +1,7 @@
-"""Is this the same person? Error rates over all pairs, and the threshold to accept at.
+"""Verification: do two images show the same person? Error rates over all pairs, and thresholds.
 
-Exact at the edges of fine bins, without a distance matrix.
+Scores are counted in fine bins, so no distance matrix is stored. The rates are exact at the edges
+of the bins.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,10 +12,10 @@ from jaxtyping import ArrayLike, Int64
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.image_set import ImageSet, camera_views, check_pair
+from batnet_jax.retrieval.image_set import ImageSet, check_pair
 from batnet_jax.retrieval.mapped_rows import read_rows
+from batnet_jax.retrieval.matches import find_matches, match_keys
 from batnet_jax.retrieval.scores import block_size, iterate_scores
-from batnet_jax.retrieval.streaming.tiling import own_items
 
 BINS = 2**16
 _COARSE = 128  # bins of the histograms that are returned
@@ -35,13 +36,12 @@ def verify(
     block: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """How well one threshold tells pairs of one person from pairs of two.
+    """Measure how well one threshold separates pairs of one person from pairs of two people.
 
-    A pair is positive if both images show the same identity. "remove" leaves out positive pairs of
-    one camera; negative pairs of one camera stay.
+    A pair consists of a query and a gallery image. It is positive if both show the same identity.
 
     Args:
-      query_features: this and the other arrays, `metric` and `same_camera` as in `evaluate`.
+      query_features: [q, d]; this and the other arrays as in `evaluate`.
       query_pids: [q] int.
       query_cameras: [q] int or None.
       gallery_features: [g, d].
@@ -49,18 +49,19 @@ def verify(
       gallery_cameras: [g] int or None.
       metric: "cosine": accept where the cosine is at least the threshold. "euclidean": accept where
         the distance is at most the threshold.
-      same_camera: "remove" or "keep".
+      same_camera: "remove" leaves out positive pairs of one camera, but not negative ones; "keep"
+        leaves nothing out.
       false_accept_rates: the shares of negative pairs that may be accepted.
       block: queries at a time; memory grows with block x g. None chooses.
       progress: called as progress(queries done, q) after each block.
 
-    Returns: num_positive, num_negative; `operating_points`: for each rate asked for the most
-      generous of 65,535 thresholds at which the false accept rate is no higher, the rates there
-      (exact counts), and whether there are negative pairs enough to tell; area_under_roc,
-      equal_error_rate; histograms of both kinds of pair, with their edges.
+    Returns: num_positive, num_negative; `operating_points`: for each wanted rate the lowest of
+      65,535 thresholds of similarity whose false accept rate is no higher, both rates at this
+      threshold (exact counts), and `resolved`: whether the negative pairs are enough to measure the
+      rate; area_under_roc, equal_error_rate; histograms of both kinds of pair, with their edges.
 
     Raises:
-      UserError: as `evaluate`; where there are no positive or no negative pairs; for a rate that is
+      UserError: as `evaluate`; if positive or negative pairs are missing; for a rate that is
         not between 0 and 1.
     """
     query, gallery = check_pair(
@@ -89,31 +90,29 @@ def verify_sets(
     block: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """`verify` for image sets."""
+    """Measure all pairs of two image sets; see `verify`."""
     checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
     for rate in false_accept_rates:
         if not 0 < rate < 1:
             raise UserError(f"false_accept_rates={rate!r}: each must be between 0 and 1")
     gallery = gallery.drop_junk()
-    views = camera_views(query.labels, gallery.labels, same_camera)
-    pairs = own_items(query.pids, views[0], gallery.pids, views[1])
+    matches = find_matches(*match_keys(query.labels, gallery.labels, same_camera))
     features = read_rows(query.features, slice(None)), gallery.features
     size = block_size(len(query), max(len(gallery), 1)) if block is None else block
     size = checks.positive_int("block", size)
-    low, high = _range(features, metric)
+    low, high = _similarity_range(features, metric)
     positive, total = np.zeros((2, BINS), np.int64)
-    for which, scores in (
-        iterate_scores(*features, metric=metric, block=size) if len(gallery) else ()
-    ):
-        likeness = np.asarray(scores)[: which.stop - which.start]
+    blocks = iterate_scores(*features, metric=metric, block=size) if len(gallery) else ()
+    for which, scores in blocks:
+        similarities = np.asarray(scores)[: which.stop - which.start]
         if metric == "euclidean":
-            likeness = _minus_distance(features[0][which], likeness)
-        for row, q in zip(likeness, range(which.start, which.stop), strict=True):
+            similarities = _minus_distances(features[0][which], similarities)
+        for row, q in zip(similarities, range(which.start, which.stop), strict=True):
             bins = np.clip((row - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
-            own, removed = (p.items[p.offsets[q] : p.offsets[q + 1]] for p in pairs)
+            relevant, removed = (lists.of(q) for lists in matches)
             total += np.bincount(bins, minlength=BINS)
             total -= np.bincount(bins[removed], minlength=BINS)
-            positive += np.bincount(bins[own], minlength=BINS)
+            positive += np.bincount(bins[relevant], minlength=BINS)
         if progress is not None:
             progress(which.stop, len(query))
     edges = low + np.arange(BINS + 1) * ((high - low) / BINS)
@@ -121,15 +120,16 @@ def verify_sets(
     return _figures(positive, total - positive, edges, false_accept_rates)
 
 
-def _range(features: tuple[np.ndarray, np.ndarray], metric: str) -> tuple[float, float]:
-    """Where cosines, or minus the distances, lie."""
+def _similarity_range(features: tuple[np.ndarray, np.ndarray], metric: str) -> tuple[float, float]:
+    """Return bounds of the cosines, or of the distances times -1."""
     if metric == "cosine":
-        return -1.001, 1.001  # float32 may go beyond 1 a little
+        return -1.001, 1.001  # rounded cosines may exceed 1 a little
     lengths = [np.einsum("nd,nd->n", f, f, dtype=np.float64).max(initial=0) for f in features]
     return -1.001 * max(float(np.sqrt(lengths).sum()), 1e-30), 0.0
 
 
-def _minus_distance(query: np.ndarray, scores: np.ndarray) -> np.ndarray:
+def _minus_distances(query: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Turn scores q.g - |g|^2 / 2 into -|q - g|."""
     squares = np.einsum("nd,nd->n", query, query, dtype=np.float64)
     return -np.sqrt(np.maximum(squares[:, None] - 2.0 * scores, 0))
 
@@ -140,7 +140,10 @@ def _figures(
     edges: np.ndarray,
     rates: Sequence[float],
 ) -> dict[str, Any]:
-    """From the histograms, the less alike first."""
+    """Return the figures of two histograms, lowest similarity first.
+
+    Raises: UserError if a histogram is empty.
+    """
     for name, counts in (("positive", positive), ("negative", negative)):
         if not counts.sum():
             raise UserError(
@@ -148,28 +151,28 @@ def _figures(
                 " two people, one of them in both sets and seen by two cameras; check the pids and"
                 " cameras"
             )
-    # From each edge on; from the last nothing.
-    accepted = np.append(positive[::-1].cumsum()[::-1], 0) / positive.sum()
-    mistaken = np.append(negative[::-1].cumsum()[::-1], 0) / negative.sum()
+    # The rates of the threshold at each edge; beyond the last edge nothing is accepted.
+    true_accepts = np.append(positive[::-1].cumsum()[::-1], 0) / positive.sum()
+    false_accepts = np.append(negative[::-1].cumsum()[::-1], 0) / negative.sum()
     points = []
     for rate in rates:
-        place = int(np.argmax(mistaken <= rate))
+        edge = int(np.argmax(false_accepts <= rate))
         points.append(
             {
                 "wanted_false_accept_rate": float(rate),
-                "false_accept_rate": float(mistaken[place]),
-                "true_accept_rate": float(accepted[place]),
-                "threshold": float(edges[place]),
+                "false_accept_rate": float(false_accepts[edge]),
+                "true_accept_rate": float(true_accepts[edge]),
+                "threshold": float(edges[edge]),
                 "resolved": bool(rate * negative.sum() >= 1),
             }
         )
-    equal = int(np.argmin(np.abs(mistaken - (1 - accepted))))
+    equal = int(np.argmin(np.abs(false_accepts - (1 - true_accepts))))
     return {
         "num_positive": int(positive.sum()),
         "num_negative": int(negative.sum()),
         "operating_points": points,
-        "area_under_roc": float(-np.trapezoid(accepted, mistaken)),
-        "equal_error_rate": float((mistaken[equal] + 1 - accepted[equal]) / 2),
+        "area_under_roc": float(-np.trapezoid(true_accepts, false_accepts)),
+        "equal_error_rate": float((false_accepts[equal] + 1 - true_accepts[equal]) / 2),
         "histograms": {
             "edges": edges[:: BINS // _COARSE].tolist(),
             "positive": positive.reshape(_COARSE, -1).sum(1).tolist(),

@@ -1,4 +1,4 @@
-"""Re-ranked figures, and what else the main job adds to a result on request."""
+"""Figures after re-ranking, and the other extra figures of an evaluation."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ SETTINGS = KReciprocal(k1=8, k2=3, weight=0.3)
 
 
 def draw(seed=0, num_query=12, num_gallery=60):
-    """Query and gallery of 6 people and 3 cameras; a tenth of the gallery is junk."""
+    """Return query and gallery of 6 people and 3 cameras; a tenth of the gallery is junk."""
     rng = np.random.default_rng(seed)
     pids = [rng.integers(0, 6, n) for n in (num_query, num_gallery)]
     centres = rng.standard_normal((6, 16))
@@ -72,7 +72,7 @@ def test_reranked_mistakes():
         evaluate_reranked(*case, ap="other")
 
 
-def test_what_the_main_job_adds_on_request():
+def test_the_extra_figures_of_an_evaluation():
     case = query, _, _, gallery, g_pids, _ = draw(1)
     sets = ImageSet(*case[:3]), ImageSet(*case[3:])
     config = default_config()

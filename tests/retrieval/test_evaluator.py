@@ -12,17 +12,19 @@ from batnet_jax.errors import UserError
 from batnet_jax.retrieval import evaluate, metrics, top_k
 from batnet_jax.retrieval.image_set import ImageSet, Labels
 from batnet_jax.retrieval.scores import block_scores, block_size
-from batnet_jax.retrieval.streaming import ranks as ranks_module
+from batnet_jax.retrieval.streaming import count_methods
+from batnet_jax.retrieval.streaming.chunks import ChunkLoader
 from batnet_jax.retrieval.streaming.prepare_features import make_queries
 from batnet_jax.retrieval.streaming.ranks import plan_tiles, relevant_ranks
 
-# (queries, gallery, junk in it, dimensions, block): few, because each compiles anew. Galleries
-# below the largest CMC rank (20); blocks that divide, that do not, that exceed the queries; one.
+# (queries, gallery, junk in it, dimensions, block): few shapes, because each is compiled anew.
+# Galleries are smaller and larger than the largest CMC rank (20). Blocks divide the queries, do not
+# divide them, exceed them, or have one query.
 SHAPES = [(7, 12, 0, 4, 3), (6, 23, 4, 4, 6), (10, 40, 5, 16, 4), (5, 6, 1, 1, 8), (4, 31, 0, 4, 1)]
 
 
 def random_case(seed, shape, metric):
-    """Features whose scores are exact in float32, and tied in plenty.
+    """Return six arrays whose scores are exact in float32 and have many ties.
 
     Cosine: entries are +1 and -1, or all 0, in 1, 4 or 16 dimensions, so lengths are 1, 2, 4 or 0.
     """
@@ -40,7 +42,7 @@ def random_case(seed, shape, metric):
     gallery_pids[rng.permutation(num_gallery)[:num_junk]] = -1
     return (
         features(num_query),
-        rng.integers(0, identities + 2, num_query),  # the last two are nowhere in the gallery
+        rng.integers(0, identities + 2, num_query),  # the last two are not in the gallery
         rng.integers(0, cameras, num_query),
         features(num_gallery),
         gallery_pids,
@@ -52,7 +54,7 @@ def assert_same(got, expected):
     assert list(got) == list(expected)
     exact = ("num_query", "num_gallery", "num_valid_query", "ap")
     assert {k: got[k] for k in exact} == {k: expected[k] for k in exact}
-    # Ranks are equal integers; only the order of float64 sums differs.
+    # The ranks are the same integers; only the order of float64 sums differs.
     for key in ("mAP", "mINP"):
         assert got[key] == pytest.approx(expected[key], rel=1e-12, abs=0)
     assert got["cmc"] == pytest.approx(expected["cmc"], rel=1e-12, abs=0)
@@ -79,45 +81,45 @@ def test_equals_the_oracle(shape, metric):
 
 
 def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="remove"):
-    """The ranks, and all scores as the evaluator's tiles had them, each computed once."""
+    """Return the ranks, all scores of the evaluator's tiles, and the rows it requested."""
     query, gallery = ImageSet(*case[:3]), Labels(*case[4:6])
     sizes = {"same_camera": same_camera, "block": block, "chunk": chunk}
     plan = plan_tiles(query.labels, gallery, **sizes)
-    taken, columns = [], {}
+    requested, items_of_chunk = [], {}
     scores = np.full((len(case[0]), len(case[3])), np.nan, np.float32)
-    load, tile_scores = ranks_module._load, ranks_module._tile_scores
+    load, tile_scores = ChunkLoader.load, count_methods.tile_scores
     prepared = np.asarray(make_queries(case[0], metric, "float32")(np.arange(len(case[0]))))
 
-    def watched_load(*arguments):
-        chunk = load(*arguments)
-        columns[np.asarray(chunk.features).tobytes()] = plan.chunks[arguments[-1]]
+    def watched_load(loader, number):
+        chunk = load(loader, number)
+        items_of_chunk[np.asarray(chunk.features).tobytes()] = plan.chunks[number]
         return chunk
 
     def watched_scores(queries, features, offset):
         result = tile_scores(queries, features, offset)
-        items = columns[np.asarray(features).tobytes()]
+        items = items_of_chunk[np.asarray(features).tobytes()]
         rows = np.asarray(queries)[0]
         (block,) = (b for b in plan.blocks if np.array_equal(rows[: len(b)], prepared[b]))
         own = np.asarray(result)[0][: len(block), : len(items)]
-        before = scores[np.ix_(block, items)]  # a block across two homes meets both once more
+        before = scores[np.ix_(block, items)]  # a block across two homes may meet both twice
         np.testing.assert_array_equal(np.where(np.isnan(before), own, before), own)
         scores[np.ix_(block, items)] = own
         return result
 
-    def take(rows):
-        taken.append(rows)
+    def source(rows):
+        requested.append(rows)
         return case[3][rows]
 
-    monkeypatch.setattr(ranks_module, "_load", watched_load)
-    monkeypatch.setattr(ranks_module, "_tile_scores", watched_scores)
-    return relevant_ranks(query, gallery, take, metric=metric, **sizes), scores, taken
+    monkeypatch.setattr(ChunkLoader, "load", watched_load)
+    monkeypatch.setattr(count_methods, "tile_scores", watched_scores)
+    return relevant_ranks(query, gallery, source, metric=metric, **sizes), scores, requested
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("size", [(33, 150, 9), (90, 700, 40), (200, 1000, 12)], ids=str)
-@pytest.mark.parametrize("way", ["windows", "kernel", "sums"])
-def test_ranks_are_a_stable_sort_of_the_own_scores(monkeypatch, metric, size, way):
-    monkeypatch.setattr(ranks_module, "_way", lambda: way)
+@pytest.mark.parametrize("method", ["windows", "kernel", "sums"])
+def test_ranks_are_a_stable_sort_of_the_evaluators_scores(monkeypatch, metric, size, method):
+    monkeypatch.setattr(count_methods, "counting_method", lambda: method)
     num_query, num_gallery, identities = size
     rng = np.random.default_rng(num_query)
     case = (
@@ -128,8 +130,10 @@ def test_ranks_are_a_stable_sort_of_the_own_scores(monkeypatch, metric, size, wa
         rng.integers(0, identities, num_gallery),
         rng.integers(0, 3, num_gallery),
     )
-    ranks, scores, taken = ranks_and_scores(monkeypatch, case, metric=metric, block=16, chunk=128)
-    np.testing.assert_array_equal(np.sort(np.concatenate(taken)), np.arange(num_gallery))
+    ranks, scores, requested = ranks_and_scores(
+        monkeypatch, case, metric=metric, block=16, chunk=128
+    )
+    np.testing.assert_array_equal(np.sort(np.concatenate(requested)), np.arange(num_gallery))
     for q in range(num_query):
         matches = []
         if len(ranks.of(q)):
@@ -169,7 +173,7 @@ def test_a_whole_evaluation_by_hand():
     # Query 0 (7, camera 1) at 0: items 6 wrong, 0 removed, 1 wrong, 2 RIGHT at 3, 3 junk,
     # 4 wrong (distractor), 5 RIGHT at 5. AP = (1/3 + 2/5) / 2 = 11/30, INP = 2/5.
     # Query 1 (8, camera 2) at 1.9: 1 removed, 0 wrong, 2 wrong, 6 RIGHT at 3: AP = INP = 1/3.
-    # Query 2 (9): nowhere, skipped.
+    # Query 2 (9): not in the gallery, skipped.
     got = evaluate(
         [[0.0], [1.9], [0.0]], [7, 8, 9], [1, 2, 1], gallery, pids, cameras,
         metric="euclidean", cmc_ranks=(1, 2, 3, 100),
@@ -188,7 +192,7 @@ def test_a_whole_evaluation_by_hand():
         [[0.0]], [7], [1], gallery, pids, cameras,
         metric="euclidean", same_camera="keep",
     )  # fmt: skip
-    assert kept["mAP"] == pytest.approx((1 / 2 + 2 / 4 + 3 / 6) / 3)  # 0 now stands at 2
+    assert kept["mAP"] == pytest.approx((1 / 2 + 2 / 4 + 3 / 6) / 3)  # item 0 now has rank 2
 
 
 def first_rank(gallery, pids, metric="cosine", query=((1.0,),)):
@@ -238,7 +242,7 @@ def test_ids_may_take_all_of_64_bits():
 
 
 def test_junk_by_a_mask_is_junk_by_its_pid():
-    """Also where it would have been a match, and with junk of both kinds."""
+    """Also if the junk would have been a match, and with junk of both kinds."""
     case = random_case(1, SHAPES[2], "cosine")
     junk = np.random.default_rng(0).random(len(case[4])) < 0.3
     pids = np.where(junk, -1, case[4])
@@ -252,7 +256,7 @@ def test_block_and_progress_do_not_change_the_result():
     case = (*random_case(1, SHAPES[2], "cosine")[:5], np.arange(100, 140))  # no shared camera
     calls = []
     got = evaluate(*case, chunk=8, progress=lambda *a: calls.append(a))
-    assert calls[-1] == (35, 35)  # 40, of which 5 are junk
+    assert calls[-1] == (35, 35)  # 40 items without 5 of junk
     assert calls == sorted(set(calls))
     assert evaluate(*case) == got
     assert evaluate(*case, block=64, chunk=1) == got

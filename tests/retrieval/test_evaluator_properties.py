@@ -1,4 +1,4 @@
-"""What may change the evaluator's result, and what must not."""
+"""Changes of the input that must, or must not, change the evaluator's result."""
 
 import json
 import os
@@ -22,12 +22,19 @@ from batnet_jax.retrieval import (
     evaluate_stream,
     metrics,
 )
-from batnet_jax.retrieval.streaming import chunk_cache, ranks
-from batnet_jax.retrieval.streaming.tiling import PAGE, ROWS, fill_pages, list_steps, make_plan
+from batnet_jax.retrieval.matches import MatchKeys
+from batnet_jax.retrieval.streaming import chunk_cache, count_methods
+from batnet_jax.retrieval.streaming.tiling import (
+    PAGE_SLOTS,
+    STEP_ROWS,
+    fill_pages,
+    list_steps,
+    make_plan,
+)
 
 
 def assert_alike(got, expected):
-    """Equal but for the order in which float64 numbers were added."""
+    """Compare results that may differ in the order of float64 sums."""
     assert got.keys() == expected.keys()
     for key, value in expected.items():
         if not isinstance(value, str):
@@ -52,7 +59,7 @@ def test_the_order_of_a_gallery_without_ties_does_not_matter(seed):
 
 @FEW
 @given(st.integers(0, 10**6))
-def test_queries_twice_change_their_number_only(seed):
+def test_doubled_queries_change_only_their_number(seed):
     _, case = make_case(seed, ties=True)
     twice = {k: np.concatenate([v, v]) if k.startswith("query") else v for k, v in case.items()}
     one, two = rank(case), rank(twice)
@@ -63,7 +70,7 @@ def test_queries_twice_change_their_number_only(seed):
 
 @FEW
 @given(st.integers(0, 10**6), st.integers(1, 300))
-def test_distractors_never_help_and_those_far_away_do_nothing(seed, number):
+def test_distractors_never_help_and_distant_ones_change_nothing(seed, number):
     rng, case = make_case(seed, ties=True)
     before = rank(case)
 
@@ -101,14 +108,14 @@ def test_blocks_and_chunks_do_not_matter(seed, block, chunk):
     assert rank(case, block=block, chunk=chunk) == rank(case)
 
 
-@pytest.mark.parametrize("way", ["kernel", "sums"])
-def test_other_ways_to_count_are_counting_in_windows(way, monkeypatch):
-    """Where most scores are equal to some other."""
+@pytest.mark.parametrize("method", ["kernel", "sums"])
+def test_all_methods_of_counting_agree(method, monkeypatch):
+    """Most scores have ties."""
     for seed in range(6):
         _, case = make_case(seed, ties=True)
         expected = rank(case, block=16)
         with monkeypatch.context() as patch:
-            patch.setattr(ranks, "_way", lambda: way)
+            patch.setattr(count_methods, "counting_method", lambda: method)
             assert rank(case, block=16) == expected
             assert rank(case, block=8, chunk=64) == expected
 
@@ -130,7 +137,7 @@ def test_an_identity_may_be_larger_than_an_even_share(sizes):
     assert rank(case, chunk=256) == whole
 
 
-def test_chunks_that_find_no_room_are_asked_for_again(monkeypatch):
+def test_chunks_that_do_not_fit_the_cache_are_requested_again(monkeypatch):
     _, case = make_case(3, ties=True)
     case = {k: np.concatenate([v] * 20) for k, v in case.items()}
     case["gallery_pids"] = case["gallery_pids"] + 6 * (np.arange(len(case["gallery_pids"])) % 5)
@@ -138,19 +145,19 @@ def test_chunks_that_find_no_room_are_asked_for_again(monkeypatch):
     expected = rank(case)
 
     def run():
-        asked = []
+        requested = []
 
-        def take(rows):
-            asked.append(rows)
+        def source(rows):
+            requested.append(rows)
             return case["gallery_features"][rows]
 
         query = ImageSet(case["query_features"], case["query_pids"], case["query_cameras"])
         gallery = Labels(case["gallery_pids"], case["gallery_cameras"])
         cmc_ranks = (1, 2, 3, 5, 10, 50, 200)
         options = Options(metric="euclidean", block=8, chunk=128, cmc_ranks=cmc_ranks)
-        got = evaluate_stream(query, gallery, take, options)
+        got = evaluate_stream(query, gallery, source, options)
         assert got == expected
-        return sum(map(len, asked))
+        return sum(map(len, requested))
 
     number = len(case["gallery_pids"])
     assert run() == number
@@ -158,7 +165,7 @@ def test_chunks_that_find_no_room_are_asked_for_again(monkeypatch):
     assert number < run() <= 2 * number
 
 
-def test_a_mapped_file_is_read_and_strange_rows_are_named(tmp_path):
+def test_a_mapped_file_gives_the_same_result(tmp_path):
     _, case = make_case(1, ties=True)
     np.save(tmp_path / "gallery.npy", case["gallery_features"])
     mapped = np.load(tmp_path / "gallery.npy", mmap_mode="r")
@@ -190,43 +197,43 @@ def test_bfloat16_is_labelled_and_changes_ranks():
 
 @FEW
 @given(st.integers(0, 10**6), st.sampled_from([1, 8, 100]), st.sampled_from([1, 128, 300]))
-def test_a_plan_deals_everything_once(seed, block, chunk):
+def test_a_plan_contains_each_item_and_query_once(seed, block, chunk):
     rng = np.random.default_rng(seed)
     num_query, num_gallery, identities = rng.integers(1, 200), rng.integers(1, 900), 12
     query, gallery = (rng.integers(0, identities + 3, n) for n in (num_query, num_gallery))
     views = rng.integers(0, 3, num_query), rng.integers(0, 3, num_gallery)
-    plan = make_plan(query, views[0], gallery, views[1], block=block, chunk=chunk)
+    keys = MatchKeys(query, views[0]), MatchKeys(gallery, views[1])
+    plan = make_plan(*keys, block=block, chunk=chunk)
     np.testing.assert_array_equal(np.sort(np.concatenate(plan.chunks)), np.arange(num_gallery))
-    assert all((np.diff(c) > 0).all() and len(c) <= plan.length for c in plan.chunks)
+    assert all((np.diff(c) > 0).all() and len(c) <= plan.chunk_length for c in plan.chunks)
     valid = np.flatnonzero(plan.relevant.counts)
-    dealt = np.concatenate([*plan.blocks, np.empty(0, int)])
-    np.testing.assert_array_equal(np.sort(dealt), valid)
-    place = {g: number for number, items in enumerate(plan.chunks) for g in items.tolist()}
+    planned = np.concatenate([*plan.blocks, np.empty(0, int)])
+    np.testing.assert_array_equal(np.sort(planned), valid)
+    chunk_of = {g: number for number, items in enumerate(plan.chunks) for g in items.tolist()}
     for q in range(num_query):
         own = np.flatnonzero(gallery == query[q])
         same = views[1][own] == views[0][q]
-        for pairs, expected in ((plan.relevant, own[~same]), (plan.removed, own[same])):
-            part = pairs.items[pairs.offsets[q] : pairs.offsets[q + 1]]
-            np.testing.assert_array_equal(part, expected)
+        np.testing.assert_array_equal(plan.relevant.of(q), own[~same])
+        np.testing.assert_array_equal(plan.removed.of(q), own[same])
         if q in valid:
-            assert {place[g] for g in own.tolist()} == {plan.home[q]}
+            assert {chunk_of[g] for g in own.tolist()} == {plan.home[q]}
     for queries in plan.blocks:
-        pages = fill_pages(plan.relevant, queries, plan.rows, 2)
-        assert plan.relevant.counts[queries].max() <= 2 * PAGE
-        rows = min(ROWS, plan.rows)
-        counts = np.zeros(plan.rows, int)
+        pages = fill_pages(plan.relevant, queries, plan.block_rows, 2)
+        assert plan.relevant.counts[queries].max() <= 2 * PAGE_SLOTS
+        rows = min(STEP_ROWS, plan.block_rows)
+        counts = np.zeros(plan.block_rows, int)
         counts[: len(queries)] = plan.relevant.counts[queries]
         listed = {
             (p, *step)
             for p in range(len(pages))
-            for step in list_steps(counts - p * PAGE, rows).tolist()
+            for step in list_steps(counts - p * PAGE_SLOTS, rows).tolist()
         }
         needed = {(p, r // rows * rows, c // 8 * 8) for p, r, c in np.argwhere(pages >= 0).tolist()}
         assert listed == needed
         found = [pages[:, r][pages[:, r] >= 0] for r in range(len(queries))]
-        for q, where in zip(queries, found, strict=True):
+        for q, indices in zip(queries, found, strict=True):
             np.testing.assert_array_equal(
-                where, np.arange(plan.relevant.offsets[q], plan.relevant.offsets[q + 1])
+                indices, np.arange(plan.relevant.offsets[q], plan.relevant.offsets[q + 1])
             )
 
 
@@ -309,7 +316,7 @@ def test_two_hosts_give_the_result_of_one():
         assert json.loads(out.splitlines()[-1]) == expected
 
 
-def test_labels_are_checked_before_anything_is_asked_for():
+def test_labels_are_checked_before_features_are_requested():
     query = ImageSet(np.eye(2, dtype=np.float32), np.array([1, 2]), None)
     with pytest.raises(ValueError, match="gallery_pids"):
         evaluate_stream(query, check_labels("gallery", [[1]], None, 1), None, Options())

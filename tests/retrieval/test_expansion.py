@@ -7,7 +7,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.retrieval import top_k
 from batnet_jax.retrieval.expansion import expand_queries
 
-# Of the query (1, 0) at any length the cosines are 0.8, 0.6, 0 and -1.
+# The cosines with the query (3, 0), in descending order: 0.8, 0.6, 0 and -1.
 QUERY = [[3.0, 0.0]]
 GALLERY = np.float32([[-1.0, 0.0], [8.0, 6.0], [0.0, 2.0], [0.3, 0.4]])
 
@@ -52,8 +52,8 @@ def test_against_a_loop(tmp_path, mapped):
         np.testing.assert_allclose(row, total / np.linalg.norm(total), rtol=1e-5, atol=1e-6)
 
 
-def test_a_query_finds_its_person_seen_otherwise():
-    """The second item looks like the first, not like the query."""
+def test_an_expanded_query_finds_images_unlike_the_query():
+    """The second item is similar to the first item, not to the query."""
     gallery = np.float32([[0.6, 0.8, 0], [-0.2, 1, 0], [0.3, 0, 1]])
     assert top_k([[1.0, 0, 0]], gallery, 3)[0].tolist() == [[0, 2, 1]]
     expanded = expand_queries([[1.0, 0, 0]], gallery, k=1)

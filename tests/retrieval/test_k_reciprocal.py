@@ -13,12 +13,12 @@ from batnet_jax.retrieval.reranking import encoding, k_reciprocal, neighbours
 from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
 from batnet_jax.retrieval.reranking.row_ranks import ranks_of_rows
 
-# Float32 inner products against float64: some 1e-7 a distance, and a few distances add up.
+# Float32 inner products differ from float64 by some 1e-7, and a few distances add up.
 TOLERANCE = dict(rtol=0, atol=2e-6)
 
 
 def people(seed, num_query, num_gallery, dimensions=16, spread=0.7):
-    """Features [q, d] and [g, d], and their identities: some five images each, in a cloud."""
+    """Return features [q, d] and [g, d], and identities of about five images around a centre."""
     rng = np.random.default_rng(seed)
     pids = rng.integers(0, max(1, (num_query + num_gallery) // 5), num_query + num_gallery)
     centres = rng.standard_normal((pids.max() + 1, dimensions))
@@ -28,7 +28,7 @@ def people(seed, num_query, num_gallery, dimensions=16, spread=0.7):
 
 
 def whole(query, gallery, settings, **options):
-    """[q, g], of all blocks; they come in order."""
+    """Return the distances [q, g] of all blocks, which must be in order."""
     blocks = list(reranked_rows(query, gallery, settings, **options))
     assert all(rows.dtype == np.float32 for _, rows in blocks)
     starts = [which.start for which, _ in blocks]
@@ -52,8 +52,8 @@ SETTINGS = [
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_against_the_oracle(setting, metric, monkeypatch):
-    """In small pieces of everything, and the last of each not full."""
-    monkeypatch.setattr(neighbours, "_SIDE", 16)
+    """All loops run over several small pieces, the last of them not full."""
+    monkeypatch.setattr(neighbours, "_TILE_SIDE", 16)
     monkeypatch.setattr(neighbours, "_PAIRS_AT_ONCE", 100)
     monkeypatch.setattr(encoding, "_COMPARED_AT_ONCE", 7 * 21**2)
     monkeypatch.setattr(k_reciprocal, "_SHARED_AT_ONCE", 150)
@@ -89,9 +89,9 @@ def test_few_images(shape):
         np.testing.assert_allclose(whole(query, gallery, setting), expected, **TOLERANCE)
 
 
-def test_images_that_are_there_many_times(monkeypatch):
-    """Integers, so that ties are ties in float32 too; each image is the first of its own list."""
-    monkeypatch.setattr(neighbours, "_SIDE", 16)
+def test_images_that_occur_many_times(monkeypatch):
+    """Each image is the first of its own list; integers keep ties exact in float32."""
+    monkeypatch.setattr(neighbours, "_TILE_SIDE", 16)
     for seed in range(3):
         rng = np.random.default_rng(seed)
         query, gallery = rng.integers(-1, 2, (7, 2)), rng.integers(-1, 2, (52, 2))
@@ -103,7 +103,7 @@ def test_images_that_are_there_many_times(monkeypatch):
 
 
 def test_images_that_are_all_the_same():
-    """No distance to divide by; the encodings of all are finite."""
+    """All distances are 0, so nothing is divided by the largest; encodings stay finite."""
     got = whole(np.ones((2, 3)), np.ones((5, 3)), KReciprocal(k1=10, k2=2))
     np.testing.assert_allclose(got, np.zeros((2, 5)), **TOLERANCE)
     assert np.isfinite(whole(np.zeros((2, 3)), np.ones((5, 3)), KReciprocal(2, 2))).all()
@@ -111,8 +111,8 @@ def test_images_that_are_all_the_same():
 
 @pytest.mark.parametrize("side", [8, 13, 64])
 def test_nearest_and_farthest(side, monkeypatch):
-    """The nearest of each item, itself first, across tiles; integers, with many ties."""
-    monkeypatch.setattr(neighbours, "_SIDE", side)
+    """Neighbours are found across tiles, the item itself first; integers have many ties."""
+    monkeypatch.setattr(neighbours, "_TILE_SIDE", side)
     rng = np.random.default_rng(0)
     features = rng.integers(-3, 4, (45, 3)).astype(np.float32)
     distances = np.square(features[:, None] - features).sum(2)
@@ -130,14 +130,14 @@ def test_nearest_and_farthest(side, monkeypatch):
 
 
 def test_expanded_sets_worked_by_hand():
-    """0, 1 and 2 are near each other; 3 has 2 in its list and is not in that of 2."""
+    """0, 1 and 2 are mutual neighbours; 3 has 2 in its list, but 2's list lacks 3."""
     nearest = np.array([[0, 1, 2], [1, 0, 2], [2, 1, 0], [3, 2, 1]], np.int32)
     items, members = encoding.expanded_sets(nearest, 2)
     assert list(zip(items, members, strict=True)) == [
         *((item, member) for item in range(3) for member in range(3)),
         (3, 3),
     ]
-    # With k1 = 1 a half is 0 neighbours: each image is alone with those that are mutual.
+    # With k1 = 1, half of it is 0 neighbours, so sets are not expanded.
     items, members = encoding.expanded_sets(nearest, 1)
     assert list(zip(items, members, strict=True)) == [
         (0, 0), (0, 1), (1, 0), (1, 1), (2, 2), (3, 3),
@@ -145,7 +145,7 @@ def test_expanded_sets_worked_by_hand():
 
 
 def test_two_thirds_are_not_enough():
-    """Of 3's half list (3, 4, 5) two are mutual neighbours of 0; of 6's (6, 7) both."""
+    """0 has two mutual neighbours in 3's half list (3, 4, 5), and both items of 6's (6, 7)."""
     assert all((3 * n > 2 * m) == (n > 2 / 3 * m) for m in range(1, 1000) for n in range(m + 1))
     lists = {0: [0, 3, 4, 6, 7], 3: [3, 4, 5, 0, 1], 4: [4, 3, 5, 0, 1], 5: [5, 3, 4, 1, 2]}
     lists |= {6: [6, 7, 1, 0, 2], 7: [7, 6, 1, 0, 2], 1: [1, 2, 8, 5, 4], 2: [2, 1, 8, 5, 6]}
@@ -159,7 +159,7 @@ def test_two_thirds_are_not_enough():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_people_are_found_better(seed):
-    """Where neighbours tell something, re-ranking moves the right ones up."""
+    """Re-ranking improves ranks if images of one person are neighbours."""
     query, gallery, query_pids, gallery_pids = people(seed, 60, 300)
     labels = Labels(query_pids, None), Labels(gallery_pids, None)
 
@@ -178,7 +178,7 @@ def test_the_original_distance_alone_keeps_its_order():
 
 
 def test_progress_counts_tiles_then_blocks(monkeypatch):
-    monkeypatch.setattr(neighbours, "_SIDE", 32)
+    monkeypatch.setattr(neighbours, "_TILE_SIDE", 32)
     query, gallery, *_ = people(0, 11, 60)
     calls = []
     list(

@@ -7,7 +7,7 @@ from batnet_jax.retrieval import ImageSet, pool_queries
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])
 def test_pooled_over_identity_and_camera(pooling):
-    """Against a loop; the last query has no further images, and keeps its own feature."""
+    """Compare with a loop. The last query has no further images and keeps its own feature."""
     rng = np.random.default_rng(0)
     query = rng.standard_normal((4, 3)), np.array([1, 1, 2, 9]), np.array([1, 2, 1, 1])
     more = rng.standard_normal((20, 3)), rng.integers(1, 3, 20), rng.integers(1, 3, 20)

@@ -1,4 +1,4 @@
-"""Features made ready for the product, and checked on the way."""
+"""Features prepared for the product, and checked by the way."""
 
 import jax
 import jax.numpy as jnp
@@ -15,16 +15,16 @@ from batnet_jax.retrieval.streaming.prepare_features import CheckedRows
 
 
 def chunks(dtype="float32", metric="cosine"):
-    """(rows, what is made of them), filled up to 64, of a short chunk after a full one."""
+    """Return (rows, prepared columns, offset) of a full and of a short chunk, padded to 64."""
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(64, 24)).astype(np.float32), rng.normal(size=(9, 24)).astype(np.float32)
     make = prepare_features.ChunkPreparer(64, 24, metric, dtype)
-    made = [make(rows[0].copy()), make(rows[1])]  # the first must outlive the second
+    made = [make(rows[0].copy()), make(rows[1])]  # the first must survive the second
     return [(part, np.asarray(f, np.float64), o) for part, (f, o) in zip(rows, made, strict=True)]
 
 
 @pytest.mark.parametrize(("dtype", "off"), [("float32", 1e-7), ("bfloat16", 2**-9)])
-def test_chunks_have_unit_length_and_zeros_behind(dtype, off):
+def test_chunks_have_unit_length_and_are_padded_with_zeros(dtype, off):
     for rows, columns, offset in chunks(dtype):
         exact = rows.astype(np.float64)
         exact /= np.sqrt((exact**2).sum(1, keepdims=True))
@@ -34,7 +34,7 @@ def test_chunks_have_unit_length_and_zeros_behind(dtype, off):
         assert offset is None
 
 
-def test_euclidean_chunks_have_half_their_squares_to_take_away():
+def test_the_offset_of_euclidean_chunks_is_minus_half_the_squared_length():
     for rows, columns, offset in chunks(metric="euclidean"):
         np.testing.assert_array_equal(columns.T[: len(rows)], rows)
         exact = -0.5 * (rows.astype(np.float64) ** 2).sum(1)
@@ -46,7 +46,7 @@ def test_euclidean_chunks_have_half_their_squares_to_take_away():
 @FEW
 @given(st.integers(0, 10**6))
 def test_each_row_may_have_a_length_of_its_own(seed):
-    """From numbers that have lost digits to those whose squares overflow."""
+    """From subnormal numbers to numbers whose squares overflow."""
     rng, case = make_case(seed, ties=True)
     for name in ("query_features", "gallery_features"):
         powers = rng.choice([-149, -100, -50, 0, 50, 100], len(case[name]))
@@ -74,7 +74,7 @@ def test_rows_may_come_from_a_device():
 def test_an_accelerator_with_room_gathers_the_rows_itself(monkeypatch, tmp_path):
     _, case = make_case(2, ties=True)
     gallery, expected = case["gallery_features"], evaluate(**case, chunk=64)
-    monkeypatch.setattr(prepare_features, "_room", lambda: gallery.nbytes)
+    monkeypatch.setattr(prepare_features, "_upload_limit", lambda: gallery.nbytes)
     rows = np.array([5, 0, 2])
     got = prepare_features.make_source(gallery, "cosine")(rows)
     assert isinstance(got, CheckedRows)
@@ -86,13 +86,13 @@ def test_an_accelerator_with_room_gathers_the_rows_itself(monkeypatch, tmp_path)
     for other in mapped, np.concatenate([gallery, gallery]), gallery.astype(np.float16):
         assert isinstance(prepare_features.make_source(other, "cosine")(rows), np.ndarray)
     assert isinstance(prepare_features.make_source(gallery, "euclidean")(rows), np.ndarray)
-    strange = gallery * np.where(np.arange(len(gallery)) == 4, np.float32(1e-25), 1)[:, None]
-    got = prepare_features.make_source(strange, "cosine")(rows)
-    np.testing.assert_array_equal(got, strange[rows])  # from the host, which mends what is strange
-    assert evaluate(**case | {"gallery_features": strange}, chunk=64) == expected
-    strange[4, 1] = np.nan
+    rescaled = gallery * np.where(np.arange(len(gallery)) == 4, np.float32(1e-25), 1)[:, None]
+    got = prepare_features.make_source(rescaled, "cosine")(rows)
+    np.testing.assert_array_equal(got, rescaled[rows])  # from the host, which rescales the row
+    assert evaluate(**case | {"gallery_features": rescaled}, chunk=64) == expected
+    rescaled[4, 1] = np.nan
     with pytest.raises(UserError, match="the first is row 4"):
-        evaluate(**case | {"gallery_features": strange}, chunk=64)
+        evaluate(**case | {"gallery_features": rescaled}, chunk=64)
 
 
 @pytest.mark.parametrize("rows", [1, 5, 64])
@@ -102,29 +102,29 @@ def test_an_array_goes_to_an_accelerator_in_pieces(rows, monkeypatch):
     put = jax.device_put
     monkeypatch.setattr(jax, "device_put", lambda part: sizes.append(len(part)) or put(part))
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    monkeypatch.setattr(prepare_features, "_PIECE", 64)
+    monkeypatch.setattr(prepare_features, "_PIECE_BYTES", 64)
     np.testing.assert_array_equal(prepare_features.upload(array), array)
     assert len(sizes) == {1: 1, 5: 2, 64: 16}[rows]
     assert sum(sizes) == rows
 
 
-def test_more_chunks_than_may_be_in_the_queue(monkeypatch):
+def test_more_chunks_than_the_queue_may_hold(monkeypatch):
     _, case = make_case(3, ties=True)
     case = {name: np.concatenate([values] * 20) for name, values in case.items()}
     for name in "query_pids", "gallery_pids":
         case[name] = case[name] + 6 * (np.arange(len(case[name])) % 5)
     expected = evaluate(**case)
     seen = []
-    monkeypatch.setattr(prepare_features, "_room", lambda: case["gallery_features"].nbytes)
+    monkeypatch.setattr(prepare_features, "_upload_limit", lambda: case["gallery_features"].nbytes)
     got = evaluate(**case, chunk=64, progress=lambda done, _: seen.append(done))
     assert got == expected
-    assert len(seen) > 2 * ranks._AHEAD
+    assert len(seen) > 2 * ranks._MAX_QUEUED_CHUNKS
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("on_device", [False, True])
-def test_features_that_are_not_finite_are_found_on_the_way(bad, metric, on_device):
+def test_features_that_are_not_finite_are_found_in_their_chunk(bad, metric, on_device):
     _, case = make_case(1, ties=True)
     gallery = case["gallery_features"] = case["gallery_features"].copy()
     gallery[-2, 1] = bad

@@ -17,13 +17,13 @@ from batnet_jax.retrieval import (
 
 
 def at_angles(degrees):
-    """Unit vectors in the plane: the cosine falls with the angle."""
+    """Return unit vectors in the plane: the cosine decreases with the angle."""
     angles = np.deg2rad(np.asarray(degrees, np.float64))
     return np.stack([np.cos(angles), np.sin(angles)], 1).astype(np.float32)
 
 
 QUERY = (at_angles([0]), np.array([1]), np.array([1]))
-# Two of the query's own camera, a junk image, three others, the second of them right.
+# Two images of the query's own camera, a junk image, and three others, the second one right.
 GALLERY = (
     at_angles([10, 20, 30, 40, 50, 60]),
     np.array([1, 1, -1, 2, 1, 2]),
@@ -82,7 +82,7 @@ def test_camera_pairs_are_evaluations_of_parts():
     for pair in pairs:
         asking, asked = query[2] == pair["query_camera"], gallery[2] == pair["gallery_camera"]
         own = evaluate(*(x[asking] for x in query), *(x[asked] for x in gallery))
-        # The shapes differ, and with them the last bits of the scores; no ties are drawn.
+        # Other shapes change the last bits of the scores, but the random scores have no ties.
         assert pair["mAP"] == pytest.approx(own["mAP"], rel=1e-12)
         assert pair["rank1"] == own["cmc"]["1"]
         assert pair["num_valid_query"] == own["num_valid_query"]

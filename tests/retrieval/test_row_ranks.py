@@ -6,7 +6,7 @@ from batnet_jax.retrieval.reranking.row_ranks import ranks_of_rows
 
 
 def obvious_ranks(distances, pid, camera, gallery, keep):
-    """Walks down the stable sort of one query."""
+    """Return one query's ranks by walking down the sorted gallery."""
     rank, ranks = 0, []
     for item in np.argsort(distances, kind="stable"):
         right = gallery.pids[item] == pid
@@ -48,7 +48,7 @@ def test_against_a_walk_down_the_list(same_camera, with_cameras):
             assert got.tolist() == expected
 
 
-def test_nobody_is_found():
+def test_queries_without_relevant_items_have_no_ranks():
     rows = [(slice(0, 2), np.zeros((2, 3), np.float32))]
     query, gallery = Labels(np.array([1, 2]), None), Labels(np.array([3] * 3), None)
     ranks = ranks_of_rows(rows, query, gallery, same_camera="keep")

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import search, top_k
 
-# (items, k): below, at and above the length where groups pay, whole groups and parts of one.
+# (items, k): lengths below, at and above the use of groups, with full and with partial groups.
 LENGTHS = [(1, 1), (15, 4), (63, 1), (64, 1), (65, 1), (129, 2), (1000, 5), (1024, 16), (1030, 16)]
 
-best_places = jax.jit(search.best_places, static_argnames=("k", "axis"))
+grouped_top_k = jax.jit(search.grouped_top_k, static_argnames=("k", "axis"))
 
 
 def head(scores, k):
-    """Of each row the first k of a stable sort: on ties the lower index comes first."""
+    """Return the first k of a stable sort of each row: on ties the lower index comes first."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
 
 
@@ -31,23 +31,23 @@ def head(scores, k):
         st.floats(-9, 9, width=32, allow_subnormal=False) | st.just(-np.inf), min_size=1, max_size=9
     ),
 )
-def test_best_places_are_those_of_a_stable_sort(length, k, axis, seed, levels):
-    levels = np.array(levels, np.float32) + np.float32(0)  # -0 is for `block_scores` to mend
+def test_grouped_top_k_is_the_head_of_a_stable_sort(length, k, axis, seed, levels):
+    levels = np.array(levels, np.float32) + np.float32(0)  # `block_scores` turns -0 into +0
     scores = np.random.default_rng(seed).choice(levels, (3, length))
-    best, places = best_places(scores if axis == 1 else scores.T, k=k, axis=axis)
-    np.testing.assert_array_equal(places, head(scores, k))
+    best, indices = grouped_top_k(scores if axis == 1 else scores.T, k=k, axis=axis)
+    np.testing.assert_array_equal(indices, head(scores, k))
     np.testing.assert_array_equal(best, np.take_along_axis(scores, head(scores, k), axis=1))
 
 
-def test_best_places_of_unlike_numbers():
+def test_grouped_top_k_of_numbers_without_ties():
     scores = np.random.default_rng(0).standard_normal((50, 3000), np.float32)
     for k in (1, 7, 40):
-        _, places = best_places(scores, k=k)
-        np.testing.assert_array_equal(places, head(scores, k))
+        _, indices = grouped_top_k(scores, k=k)
+        np.testing.assert_array_equal(indices, head(scores, k))
 
 
 def tied_case(seed, num_query=7, num_gallery=203):
-    """Features whose scores are exact in float32: integers, and of length 1, 2 or 4 or zero."""
+    """Return features whose scores are exact in float32: of length 1, 2 or 4, or zeros."""
     rng = np.random.default_rng(seed)
 
     def features(n):
@@ -73,7 +73,7 @@ def small_chunks(monkeypatch):
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("num_gallery", [64, 65, 192, 203])
 @pytest.mark.usefixtures("small_chunks")
-def test_chunks_do_not_show(metric, num_gallery):
+def test_chunks_do_not_change_the_result(metric, num_gallery):
     for seed in range(5):
         query, gallery = tied_case(seed, num_gallery=num_gallery)
         scores = exact(query, gallery, metric)
@@ -113,7 +113,7 @@ def test_mapped_files(tmp_path, metric, dtype):
 @pytest.mark.parametrize("scale", [2.0**117, 2.0**-149], ids=["large", "small"])
 @pytest.mark.usefixtures("small_chunks")
 def test_lengths_far_from_one_keep_their_direction(scale):
-    """Of 16 whole numbers up to 1000 the lengths are beyond float32, or lose digits in it."""
+    """Squared lengths overflow float32, or lose digits in it."""
     rng = np.random.default_rng(4)
     query, gallery = rng.integers(-1000, 1001, (3, 16)), rng.integers(-1000, 1001, (203, 16))
     indices, scores = top_k(query, gallery, 203)
@@ -137,7 +137,7 @@ def test_lengths_far_from_one_keep_their_direction(scale):
     ],
 )
 @pytest.mark.usefixtures("small_chunks")
-def test_what_cannot_be_compared_is_refused_with_its_rows(value, metric, message):
+def test_features_that_cannot_be_compared_are_refused_with_their_rows(value, metric, message):
     query, gallery = tied_case(5)
     gallery = gallery.astype(np.float64)
     gallery[133, 2] = value
@@ -147,7 +147,7 @@ def test_what_cannot_be_compared_is_refused_with_its_rows(value, metric, message
 
 @pytest.mark.parametrize("gallery", [np.ones(999), np.ones((999, 2), complex), [["a"]] * 999])
 @pytest.mark.usefixtures("small_chunks")
-def test_what_is_no_matrix_of_numbers_is_refused(gallery):
+def test_an_array_that_is_no_matrix_of_numbers_is_refused(gallery):
     with pytest.raises(UserError, match="gallery_features"):
         top_k([[1.0, 2.0]], gallery, 3)
 

@@ -7,8 +7,8 @@ import pytest
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import single_shot_cmc
 
-# Person 1's query at 0, camera 1. Person 1 at 1 (camera 2), at 6 (camera 2), at 0 (camera 1,
-# removed); person 2 at 2 and 9; person 3 at 5; junk at 0.
+# The query shows person 1, at 0, from camera 1. The gallery has person 1 at 1 and 6 (camera 2) and
+# at 0 (camera 1: removed); person 2 at 2 and 9; person 3 at 5; junk at 0.
 QUERY = dict(query_features=[[0.0]], query_pids=[1], query_cameras=[1])
 GALLERY = dict(
     gallery_features=[[1.0], [6.0], [0.0], [2.0], [9.0], [5.0], [0.0]],
@@ -18,15 +18,16 @@ GALLERY = dict(
 CASE = QUERY | GALLERY
 
 
-def test_approaches_what_is_expected():
-    # Own at 1: rank 1. Own at 6: person 3 is ahead, and person 2 when drawn at 2: rank 2 or 3.
+def test_the_mean_converges_to_the_expected_value():
+    # Person 1 drawn at 1 has rank 1. Drawn at 6 it has rank 2 or 3: person 3 is ahead, and so is
+    # person 2 if drawn at 2.
     ranks = [1 + sum(other < own for other in (two, 5)) for own in (1, 6) for two in (2, 9)]
     trials = 20_000
     got = single_shot_cmc(**CASE, metric="euclidean", trials=trials, cmc_ranks=(1, 2, 3))
     assert (got["num_query"], got["num_gallery"], got["num_valid_query"]) == (1, 6, 1)
     for k in (1, 2, 3):
         expected = np.mean([rank <= k for rank in ranks])
-        # Five standard errors.
+        # The tolerance is five standard errors.
         assert got["cmc"][str(k)] == pytest.approx(expected, abs=5 * 0.5 / trials**0.5)
 
 
@@ -44,7 +45,7 @@ def random_case(seed):
 
 @pytest.mark.parametrize("same_camera", ["remove", "keep"])
 def test_mean_over_all_draws(same_camera):
-    """Every possible gallery of a small case, one by one."""
+    """The mean converges to the mean over all possible draws of a small case."""
     case = random_case(3)
     keep = np.arange(50) < 14
     case = {k: v[keep[: len(v)]] if k.startswith("gallery") else v[:4] for k, v in case.items()}

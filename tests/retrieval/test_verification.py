@@ -25,8 +25,8 @@ def random_case(seed, dimensions=6):
 
 
 def all_pairs(case, metric, same_camera):
-    """Likeness and kind of every pair, one by one, in float64."""
-    likeness, same = [], []
+    """Return the similarity of every pair in float64, and whether it shows one person."""
+    similarity, same = [], []
     for f, p, c in zip(*(case[f"query_{k}"] for k in ("features", "pids", "cameras")), strict=True):
         others = zip(*(case[f"gallery_{k}"] for k in ("features", "pids", "cameras")), strict=True)
         for g, pid, camera in others:
@@ -34,16 +34,16 @@ def all_pairs(case, metric, same_camera):
                 continue
             a, b = f.astype(float), g.astype(float)
             cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
-            likeness.append(cosine if metric == "cosine" else -np.linalg.norm(a - b))
+            similarity.append(cosine if metric == "cosine" else -np.linalg.norm(a - b))
             same.append(pid == p)
-    return np.array(likeness), np.array(same)
+    return np.array(similarity), np.array(same)
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("same_camera", ["remove", "keep"])
 def test_against_all_pairs(metric, same_camera):
     case = random_case(0)
-    likeness, same = all_pairs(case, metric, same_camera)
+    similarity, same = all_pairs(case, metric, same_camera)
     got = verify(**case, metric=metric, same_camera=same_camera, block=7)
     assert json.loads(json.dumps(got, allow_nan=False)) == got
     assert (got["num_positive"], got["num_negative"]) == (same.sum(), (~same).sum())
@@ -51,21 +51,21 @@ def test_against_all_pairs(metric, same_camera):
     span = 2.002 if metric == "cosine" else abs(got["histograms"]["edges"][0])
     for point in got["operating_points"]:
         threshold = sign * point["threshold"]
-        near = np.abs(likeness - threshold).min()
+        near = np.abs(similarity - threshold).min()
         assert near > 1e-6, "a pair on the edge: float32 may put it on either side"
-        mistaken, accepted = ((likeness[kind] >= threshold).mean() for kind in (~same, same))
+        mistaken, accepted = ((similarity[kind] >= threshold).mean() for kind in (~same, same))
         assert point["false_accept_rate"] == pytest.approx(mistaken, abs=1e-12)
         assert point["true_accept_rate"] == pytest.approx(accepted, abs=1e-12)
         assert mistaken <= point["wanted_false_accept_rate"]
-        # One bin more generous, and it would be too many.
-        more = (likeness[~same] >= threshold - 1.001 * span / BINS).mean()
+        # A threshold one bin lower accepts too many.
+        more = (similarity[~same] >= threshold - 1.001 * span / BINS).mean()
         assert more > point["wanted_false_accept_rate"]
         assert point["resolved"] == (point["wanted_false_accept_rate"] * (~same).sum() >= 1)
     assert {p["resolved"] for p in got["operating_points"]} == {True, False}
-    # The chance that a positive pair is more alike than a negative one.
-    chance = (likeness[same][:, None] > likeness[~same]).mean()
+    # The area under the ROC curve is the chance that a positive pair is more similar.
+    chance = (similarity[same][:, None] > similarity[~same]).mean()
     assert got["area_under_roc"] == pytest.approx(chance, abs=1e-4)
-    rates = [((likeness[~same] >= t).mean(), (likeness[same] < t).mean()) for t in likeness]
+    rates = [((similarity[~same] >= t).mean(), (similarity[same] < t).mean()) for t in similarity]
     best = min(rates, key=lambda r: abs(r[0] - r[1]))
     assert got["equal_error_rate"] == pytest.approx(sum(best) / 2, abs=0.01)  # steps of 1 / pairs
     histograms = got["histograms"]
@@ -82,10 +82,12 @@ def test_by_hand():
     points = got["operating_points"]
     assert [p["true_accept_rate"] for p in points] == [0.5, 1, 1]
     assert [p["false_accept_rate"] for p in points] == [0, 1 / 3, 2 / 3]
-    # Just above the negative pair that may not be accepted.
+    # The threshold is just above the first negative pair to refuse.
     for point, negative in zip(points, (0.8, 0, -1), strict=True):
         assert negative < point["threshold"] <= negative + 2.002 / BINS
-    assert got["area_under_roc"] == pytest.approx(5 / 6)  # 0.6 against 0.8 is wrong
+    assert got["area_under_roc"] == pytest.approx(
+        5 / 6
+    )  # 5 of 6 comparisons are right, 0.6 < 0.8 is not
 
 
 def test_progress_and_block():

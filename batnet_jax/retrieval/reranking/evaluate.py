@@ -1,4 +1,4 @@
-"""The standard evaluation, of the order that k-reciprocal re-ranking makes."""
+"""The standard evaluation after k-reciprocal re-ranking."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -30,25 +30,27 @@ def evaluate_reranked(
     cmc_ranks: Sequence[int] = (1, 5, 10, 20),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """`evaluate`, after k-reciprocal re-ranking (see `rerank.reranked_rows`).
+    """Re-rank the gallery for every query (see `reranked_rows`), then measure as `evaluate` does.
 
-    Junk is left out before neighbours are looked for. Images of the query's own camera are not:
-    the re-ranking sees no camera (published code).
+    Junk is dropped before neighbours are searched. Images of the query's own camera are kept until
+    the ranks are counted, as in the published code, which re-ranks without regard to cameras.
 
     Args:
-      query_features: this and the other arrays and names as in `evaluate`.
+      query_features: [q, d]; this and the other arrays as in `evaluate`.
       query_pids: [q] int.
       query_cameras: [q] int or None.
       gallery_features: [g, d].
       gallery_pids: [g] int.
       gallery_cameras: [g] int or None.
-      settings: None for the paper's.
+      settings: of the re-ranking; None for the paper's.
       metric: see `reranked_rows`.
       ap: "precision" or "trapezoid".
       same_camera: "remove" or "keep".
       cmc_ranks: ranks at which to read the CMC curve.
       progress: see `reranked_rows`.
+
     Returns: as `evaluate`.
+
     Raises: UserError as `evaluate`, and for settings out of range.
     """
     query, gallery = check_pair(
@@ -79,7 +81,7 @@ def evaluate_reranked_sets(
     cmc_ranks: Sequence[int] = (1, 5, 10, 20),
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """`evaluate_reranked` for image sets."""
+    """Re-rank and measure image sets; see `evaluate_reranked`."""
     options = Options(metric=metric, ap=ap, same_camera=same_camera, cmc_ranks=cmc_ranks)
     settings = check_settings(settings or KReciprocal())
     kept = gallery.drop_junk()

@@ -1,8 +1,9 @@
-"""k-reciprocal re-ranking: people who are each other's neighbours come nearer.
+"""k-reciprocal re-ranking: items that share mutual neighbours move closer together.
 
 Zhong, Zheng, Cao and Li, "Re-ranking Person Re-identification with k-reciprocal Encoding",
-CVPR 2017. The published code holds several n x n matrices, n = q + g; here the neighbours are
-found in tiles, the encodings are sparse, and distances come in blocks of queries.
+CVPR 2017. The published code stores several n x n matrices, n = q + g. Here the neighbours are
+found in tiles, the encodings are sparse, and distances are computed for a block of queries at a
+time.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,11 +24,11 @@ _SHARED_AT_ONCE = 2**21
 
 
 class KReciprocal(NamedTuple):
-    """Settings of the re-ranking; the defaults are the paper's."""
+    """The settings of the re-ranking; the defaults are the paper's."""
 
     k1: int = 20  # neighbours that must be mutual
-    k2: int = 6  # encodings that are averaged; 1: none but the item's own
-    weight: float = 0.3  # of the original distance; the Jaccard distance has the rest
+    k2: int = 6  # encodings that are averaged; 1: only the item's own
+    weight: float = 0.3  # of the original distance; the Jaccard distance has 1 - weight
 
 
 def reranked_rows(
@@ -39,17 +40,17 @@ def reranked_rows(
     block: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "b g"]]]:
-    """Yield (which queries, their final distances to the gallery), a block of queries at a time.
+    """Yield (slice of queries, their final distances to the gallery), a block at a time.
 
-    The final distance (Eq. 12) is weight x original + (1 - weight) x Jaccard. The original one is
-    the squared Euclidean distance over the query's largest to any of the n = q + g items. Smaller
-    is nearer; distances are within 0 and 1, up to rounding. Time grows with n^2 x d; memory with
-    n x d, the encodings (a few hundred entries an image, where k1 and k2 are the paper's) and
-    block x g.
+    The final distance (Eq. 12) is weight x original + (1 - weight) x Jaccard. The original distance
+    is the squared Euclidean distance, divided by the query's largest to any of the n = q + g items.
+    Final distances are between 0 and 1, up to rounding; smaller is nearer. Time grows with n^2 x d;
+    memory with n x d, the encodings (a few hundred entries for each image with the paper's k1 and
+    k2) and block x g.
 
     Args:
       query_features: [q, d] finite floats, not necessarily normalised.
-      gallery_features: [g, d]. All of them are neighbours to all: leave out junk first.
+      gallery_features: [g, d], without junk, because every image may be a neighbour of another.
       settings: see `KReciprocal`.
       metric: "cosine" brings the features to unit length first; "euclidean" takes them as given.
       block: queries at a time. None chooses.
@@ -58,7 +59,7 @@ def reranked_rows(
 
     Raises:
       UserError: for settings out of range, or features that do not fit together or are not finite;
-        at once, not at the first block.
+        raised by the call itself, before the first block is requested.
     """
     checks.choice("metric", metric, checks.METRICS)
     settings = check_settings(settings)
@@ -73,12 +74,12 @@ def reranked_rows(
 
 
 def check_settings(settings: KReciprocal) -> KReciprocal:
-    """`settings` with plain numbers, or UserError where one is out of range."""
+    """Return the settings as plain numbers, or raise UserError if one is out of range."""
     k1 = checks.positive_int("k1", settings.k1)
     k2 = checks.positive_int("k2", settings.k2)
     weight: Any = settings.weight
-    number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
-    if not number or not 0 <= weight <= 1:
+    is_number = isinstance(weight, int | float | np.number) and not isinstance(weight, bool)
+    if not is_number or not 0 <= weight <= 1:
         raise UserError(
             f"weight={weight!r}: must be a number from 0 (Jaccard distance alone) to 1 (the"
             " original distance alone); mend the argument"
@@ -95,65 +96,67 @@ def iterate_distances(
     block: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[tuple[slice, Float32[np.ndarray, "b g"]]]:
-    """`reranked_rows` for arguments that have been checked."""
+    """Yield as `reranked_rows` does, for arguments that have been checked."""
     num_query = len(query)
     block = block or block_size(num_query, len(gallery))
     features = np.concatenate([query, gallery])
     if metric == "cosine":
         features = unit_length(features)
     blocks = -(-num_query // block)
-    before = 0
+    num_tiles = 0
 
     def tile_done(done: int, tiles: int) -> None:
-        nonlocal before
-        before = tiles
+        nonlocal num_tiles
+        num_tiles = tiles
         if progress is not None:
             progress(done, tiles + blocks)
 
     encoding = encode(features, k1=settings.k1, k2=settings.k2, progress=tile_done)
     query, gallery = features[:num_query], features[num_query:]
-    holders = sparse.csc_array(encoding.vectors[num_query:])  # who has an item in the vector
+    by_entry = sparse.csc_array(encoding.vectors[num_query:])
     squares = np.einsum("nd,nd->n", query, query, dtype=np.float64).astype(np.float32)
     scored = iterate_scores(query, gallery, metric="euclidean", block=block)
     for number, (which, scores) in enumerate(scored, start=1):
         sizes = pad_block(squares[which], block), pad_block(encoding.farthest[which], block)
-        rows = np.array(_far_apart(scores, *sizes, settings.weight))[: which.stop - which.start]
-        _draw_nearer(rows, encoding, which, holders, 1 - settings.weight)
+        rows = np.array(_unshared_distances(scores, *sizes, settings.weight))[
+            : which.stop - which.start
+        ]
+        _subtract_shared(rows, encoding, which, by_entry, 1 - settings.weight)
         yield which, rows
         if progress is not None:
-            progress(before + number, before + blocks)
+            progress(num_tiles + number, num_tiles + blocks)
 
 
 @jax.jit
-def _far_apart(
+def _unshared_distances(
     scores: Float32[Array, "b g"],
     squares: Float32[Array, " b"],
     farthest: Float32[Array, " b"],
     weight: float,
 ) -> Float32[Array, "b g"]:
-    """Final distances of items that share no neighbour."""
+    """Return the final distances of items that share no neighbour."""
     distances = jnp.maximum(squares[:, None] - 2 * scores, 0)
     return 1 - weight + weight * distances / jnp.where(farthest == 0, 1, farthest)[:, None]
 
 
-def _draw_nearer(
+def _subtract_shared(
     rows: Float32[np.ndarray, "b g"],
     encoding: Encoding,
     which: slice,
-    holders: sparse.csc_array,
+    by_entry: sparse.csc_array,
     weight: float,
 ) -> None:
-    """Take off `rows` what queries and gallery items have in common.
+    """Subtract the neighbours that queries and gallery items share from their distances.
 
-    Vectors sum to 1, so the sum of the smaller entries of two, s, makes their Jaccard distance
-    1 - s / (2 - s) (Eq. 10).
+    Let s be the sum over all entries of the smaller of two vectors' entries. Each vector sums to 1,
+    so the Jaccard distance of the two is 1 - s / (2 - s) (Eq. 10).
 
     Args:
-      rows: final distances without it; changed in place.
+      rows: distances of items that share no neighbour; changed in place.
       encoding: of all items, queries first.
       which: the queries of `rows`.
-      holders: [n, g] the vectors of the gallery by columns: g rows, the entries of each item
-        side by side.
+      by_entry: [g, n] the vectors of the gallery by columns: for each of the n items, the gallery
+        items whose vectors have an entry for it.
       weight: of the Jaccard distance.
     """
     num_gallery = rows.shape[1]
@@ -163,12 +166,12 @@ def _draw_nearer(
         first = which.start + start
         vectors = encoding.vectors[first : first + len(part)]
         row = np.repeat(np.arange(len(part)), np.diff(vectors.indptr))
-        begin = holders.indptr[vectors.indices].astype(np.int64)
-        count = holders.indptr[vectors.indices + 1] - begin
+        begin = by_entry.indptr[vectors.indices].astype(np.int64)
+        count = by_entry.indptr[vectors.indices + 1] - begin
         ends = np.cumsum(count)
-        place = np.repeat(begin - ends + count, count) + np.arange(count.sum())
-        cell = np.repeat(row * num_gallery, count) + holders.indices[place]
-        smaller = np.minimum(np.repeat(vectors.data, count), holders.data[place])
+        position = np.repeat(begin - ends + count, count) + np.arange(count.sum())
+        cell = np.repeat(row * num_gallery, count) + by_entry.indices[position]
+        smaller = np.minimum(np.repeat(vectors.data, count), by_entry.data[position])
         shared = np.bincount(cell, smaller, minlength=part.size)
         cells = np.flatnonzero(shared)
         shared = shared[cells]

@@ -1,11 +1,12 @@
-"""Ranks from distances that are there already, as those of re-ranking: on the host."""
+"""Ranks from distances that have been computed, as by re-ranking; on the host."""
 
 from collections.abc import Callable, Iterable
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
-from batnet_jax.retrieval.image_set import Labels, camera_views
+from batnet_jax.retrieval.image_set import Labels
+from batnet_jax.retrieval.matches import match_keys
 from batnet_jax.retrieval.metrics import Ranks
 
 
@@ -17,24 +18,24 @@ def ranks_of_rows(
     same_camera: str,
     progress: Callable[[int, int], None] | None = None,
 ) -> Ranks:
-    """For every query the 1-based ranks of its relevant gallery items among the kept ones.
+    """Return the 1-based ranks of each query's relevant items, among the items that are kept.
 
     Args:
-      rows: (which queries, their distances to the gallery), block after block; smaller is nearer,
-        equal distances are ordered by gallery index.
+      rows: (slice of queries, their distances to the gallery), block after block. A smaller
+        distance is nearer; equal distances are ordered by gallery index.
       query: of q images.
       gallery: of g images, none of them junk.
-      same_camera: "remove" leaves out items of the query's identity and camera, where cameras are
+      same_camera: "remove" leaves out items of the query's identity and camera, if cameras are
         known; "keep" leaves nothing out.
       progress: called as progress(queries done, queries in all) after each block.
     """
-    query_views, gallery_views = camera_views(query, gallery, same_camera)
+    query_keys, gallery_keys = match_keys(query, gallery, same_camera)
     found = [np.zeros(0, np.int64)] * len(query)
     for which, distances in rows:
-        for number, row in zip(range(which.start, which.stop), distances, strict=True):
-            own = gallery.pids == query.pids[number]
-            same_view = gallery_views == query_views[number]
-            found[number] = _row_ranks(row, own & ~same_view, own & same_view)
+        for q, row in zip(range(which.start, which.stop), distances, strict=True):
+            own = gallery_keys.pids == query_keys.pids[q]
+            same_view = gallery_keys.views == query_keys.views[q]
+            found[q] = _row_ranks(row, own & ~same_view, own & same_view)
         if progress is not None:
             progress(which.stop, len(query))
     offsets = np.cumsum([0, *(len(ranks) for ranks in found)])
@@ -42,10 +43,14 @@ def ranks_of_rows(
 
 
 def _row_ranks(
-    distances: Float32[np.ndarray, " g"], relevant: np.ndarray, removed: np.ndarray
+    distances: Float32[np.ndarray, " g"],
+    relevant: Bool[np.ndarray, " g"],
+    removed: Bool[np.ndarray, " g"],
 ) -> Int64[np.ndarray, " r"]:
+    """Return the ranks of one query's relevant items, ascending."""
     kept = np.where(removed, np.float32(np.inf), distances)
-    ranks = [  # a pass over the row for each: less than sorting it, up to some 300
+    # One pass over the row for each item costs less than sorting the row, up to some 300 items.
+    ranks = [
         1 + np.count_nonzero(kept[:item] <= kept[item]) + np.count_nonzero(kept[item:] < kept[item])
         for item in np.flatnonzero(relevant)
     ]

@@ -1,27 +1,27 @@
-"""A tile: the scores of a block of queries and a chunk of the gallery, and what is read off them.
+"""The arithmetic of one tile: scores, thresholds, and how many scores are ahead of a threshold.
 
-The rank of a relevant item is 1 + the number of items ahead of it, so nothing has to be sorted.
-Ahead is what has a greater score, or an equal one and a lower gallery index. A chunk is in gallery
-order, so the latter are the columns before some position. For those, "as great or greater" is
-"greater than the next float below".
+The rank of a relevant item is 1 + the number of items ahead, so nothing is sorted. An item is ahead
+if its score is greater, or if its score is equal and its gallery index is lower. A chunk is in
+gallery order, so items of lower index are the columns before some position. In these columns,
+"greater or equal" is computed as "greater than the next lower float".
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Float32, Int32
 
-from batnet_jax.retrieval.streaming.tiling import SLOTS, WINDOW
+from batnet_jax.retrieval.streaming.tiling import STEP_SLOTS, WINDOW
 
-# The least positive float32 of full precision. Below it accelerators take numbers for zero.
+# The smallest normal float32. Accelerators treat smaller numbers as zero.
 _TINY = float(jnp.finfo(jnp.float32).tiny)
 
 
 def tile_scores(
     queries: Float[Array, "b d"], chunk: Float[Array, "d n"], offset: Float32[Array, " n"] | None
 ) -> Float32[Array, "b n"]:
-    """Inner products, plus an offset for each gallery item where there is one; in float32.
+    """Return inner products in float32, plus the offset of each gallery item, if any.
 
-    `precision=HIGHEST`: TF32 or bfloat16 passes would change ranks.
+    `precision=HIGHEST`, because TF32 or bfloat16 passes would change ranks.
     """
     scores = jnp.matmul(
         queries,
@@ -32,24 +32,26 @@ def tile_scores(
     return scores if offset is None else scores + offset
 
 
-def read_limits(
+def read_thresholds(
     scores: Float32[Array, "b n"],
     items: Int32[Array, "b page"],
-    limits: Float32[Array, "b page"],
+    thresholds: Float32[Array, "b page"],
     columns: Int32[Array, " w"],
     at_home: Bool[Array, " b"],
 ) -> Float32[Array, "b page"]:
-    """The scores of the relevant items, for the queries that are at home in this chunk.
+    """Read the scores of relevant items from the tile of their home chunk.
 
     Args:
       scores: of the tile.
-      items: which of the w wanted items; -1 where there is none.
-      limits: what is known already; infinite where nothing is.
-      columns: where each wanted item is, or would be, in this chunk.
-      at_home: which queries.
+      items: which of the w matched items each slot holds; -1 in empty slots.
+      thresholds: as known so far; infinite where unknown.
+      columns: each matched item's column; arbitrary for items of other chunks.
+      at_home: the queries whose home chunk this is.
+
+    Returns: `thresholds`, with the slots of queries at home replaced.
     """
     found = jnp.take_along_axis(scores, columns[items], axis=1)
-    return jnp.where(at_home[:, None] & (items >= 0), found, limits)
+    return jnp.where(at_home[:, None] & (items >= 0), found, thresholds)
 
 
 def hide_removed(
@@ -58,87 +60,96 @@ def hide_removed(
     columns: Int32[Array, " w"],
     at_home: Bool[Array, " b"],
 ) -> Float32[Array, "b n"]:
-    """The scores with the removed items behind all others, for the queries at home here."""
-    nowhere = scores.shape[1]
-    place = jnp.where(at_home[:, None] & (removed >= 0), columns[removed], nowhere)
+    """Set the scores of removed items to -inf, for the queries whose home chunk this is.
+
+    Args:
+      scores: of the tile.
+      removed: which of the w matched items to hide; -1 in empty slots.
+      columns: see `read_thresholds`.
+      at_home: see `read_thresholds`.
+    """
+    outside = scores.shape[1]
+    column = jnp.where(at_home[:, None] & (removed >= 0), columns[removed], outside)
     rows = jnp.arange(scores.shape[0])[:, None]
-    return scores.at[rows, place].set(-jnp.inf, mode="drop")
+    return scores.at[rows, column].set(-jnp.inf, mode="drop")
 
 
 def count_ahead(
     scores: Float32[Array, "b n"],
     items: Int32[Array, "b page"],
-    limits: Float32[Array, "b page"],
+    thresholds: Float32[Array, "b page"],
     counts: Int32[Array, "b page"],
     columns: Int32[Array, " w"],
-    filled: Int32[Array, ""],
+    num_items: Int32[Array, ""],
     active: Bool[Array, " b"],
-    work: Int32[Array, "steps 2"],
-    steps: Int32[Array, ""],
+    origins: Int32[Array, "steps 2"],
+    num_steps: Int32[Array, ""],
     *,
     rows: int,
     windows: bool,
     bound: int | None = None,
 ) -> Int32[Array, "b page"]:
-    """Adds to `counts` how many of the tile's items stand ahead of each relevant one.
+    """Add to `counts` the number of the tile's items ahead of each relevant item.
 
-    A step does so for `rows` queries and `SLOTS` relevant items of each; the steps leave out the
+    One step counts for `rows` queries and `STEP_SLOTS` relevant items of each. Steps skip the
     empty parts of a page.
 
     Args:
       scores: of the tile.
-      items: which of the wanted items; -1 where there is none.
-      limits: their scores.
+      items: which of the w matched items each slot holds; -1 in empty slots.
+      thresholds: the items' scores.
       counts: so far.
-      columns: how many of the chunk's items have a lower gallery index, for each wanted item.
-      filled: how many items the chunk has. What fills it up scores 0, behind all of them.
+      columns: for each matched item the number of this chunk's items of lower gallery index.
+      num_items: the chunk's items. The padding behind them scores 0, which is corrected.
       active: the queries to count for.
-      work: the first row and column of the page that each step takes.
-      steps: how many there are.
+      origins: the first row and slot of each step.
+      num_steps: the steps to take.
       rows: queries of a step.
-      windows: compare window by window, for a CPU; else in plain sums, with `rows` all of them.
-      bound: a number of steps, no fewer than `steps`, to take instead: those of `work` after the
-        last find nothing. Known when it compiles, as an accelerator may ask its host after each
-        step else.
+      windows: compare window by window, which suits a CPU; if False, in plain sums, which need
+        steps of all rows.
+      bound: take this constant number of steps, at least `num_steps`, because an accelerator may
+        otherwise ask its host after each step. Superfluous steps find empty slots.
     """
     if windows:
         scores = scores.reshape(len(scores), -1, WINDOW)
-    limits = jnp.where(active[:, None] & (items >= 0), limits, jnp.inf)
-    before = columns[items]
-    empty = scores[0].size - filled
+    thresholds = jnp.where(active[:, None] & (items >= 0), thresholds, jnp.inf)
+    tie_columns = columns[items]  # an equal score in an earlier column is ahead
+    padding = scores[0].size - num_items
 
     def step(number: Int32[Array, ""], counts: Array) -> Array:
-        row, column = work[number, 0], work[number, 1]
-        limit, left, so_far = (
-            jax.lax.dynamic_slice(array, (row, column), (rows, SLOTS))
-            for array in (limits, before, counts)
+        row, slot = origins[number, 0], origins[number, 1]
+        threshold, tie_column, so_far = (
+            jax.lax.dynamic_slice(array, (row, slot), (rows, STEP_SLOTS))
+            for array in (thresholds, tie_columns, counts)
         )
         if windows:
-            more = _count_windows(scores, row, limit, left)
-            more += _count_ties(scores, row, limit, left)
+            more = _count_windows(scores, row, threshold, tie_column)
+            more += _count_ties(scores, row, threshold, tie_column)
         else:
-            more = _count_rows(scores, limit, left)
-        more -= empty * (limit < 0.0)
-        return jax.lax.dynamic_update_slice(counts, so_far + more, (row, column))
+            more = _count_rows(scores, threshold, tie_column)
+        more -= padding * (threshold < 0.0)
+        return jax.lax.dynamic_update_slice(counts, so_far + more, (row, slot))
 
-    return jax.lax.fori_loop(0, steps if bound is None else bound, step, counts)
+    return jax.lax.fori_loop(0, num_steps if bound is None else bound, step, counts)
 
 
 def _count_rows(
     scores: Float32[Array, "b n"],
-    limits: Float32[Array, "b slots"],
-    before: Int32[Array, "b slots"],
+    thresholds: Float32[Array, "b slots"],
+    tie_columns: Int32[Array, "b slots"],
 ) -> Int32[Array, "b slots"]:
-    """How many scores are greater, or before the item's place as great.
+    """Count the scores that are greater, or equal and before the tie column.
 
-    A sum for each slot, of the same scores: XLA makes one kernel of them, which reads these once.
+    Each slot is a sum over the same scores: XLA fuses the sums into one kernel, which reads the
+    scores once.
     """
-    place, below = jnp.arange(scores.shape[1]), next_below(limits)
+    column, below = jnp.arange(scores.shape[1]), next_below(thresholds)
     sums = [
-        (scores > jnp.where(place < before[:, k, None], below[:, k, None], limits[:, k, None])).sum(
-            1, dtype=jnp.int32
-        )
-        for k in range(limits.shape[1])
+        (
+            scores
+            > jnp.where(column < tie_columns[:, k, None], below[:, k, None], thresholds[:, k, None])
+        ).sum(1, dtype=jnp.int32)
+        for k in range(thresholds.shape[1])
     ]
     return jnp.stack(sums, 1)
 
@@ -146,45 +157,47 @@ def _count_rows(
 def _count_windows(
     windows: Float32[Array, "b windows width"],
     row: Int32[Array, ""],
-    limits: Float32[Array, "rows slots"],
-    before: Int32[Array, "rows slots"],
+    thresholds: Float32[Array, "rows slots"],
+    tie_columns: Int32[Array, "rows slots"],
 ) -> Int32[Array, "rows slots"]:
-    """How many scores are greater, or in a window wholly before the item's place as great.
+    """Count the scores that are greater, or equal and in a window wholly before the tie column.
 
-    The sum over a window is unrolled: as elementwise sums it stays in registers, where XLA's CPU
-    backend writes out the comparisons of a plain `sum` (3 to 8 times slower). A window lies side
-    by side in memory, and has one limit for each item: neither costs anything within the sum.
+    The sum over a window is unrolled into elementwise sums, which stay in registers; XLA's CPU
+    backend stores the comparisons of a plain `sum` in memory (3 to 8 times slower). A window is
+    contiguous and has one threshold for each slot, so neither costs anything in the sum.
     """
     _, count, width = windows.shape
     ends = width * (1 + jnp.arange(count))[:, None]
-    limit = jnp.where(before[:, None] >= ends, next_below(limits)[:, None], limits[:, None])
-    ahead = jnp.zeros(limit.shape, jnp.int32)
+    threshold = jnp.where(
+        tie_columns[:, None] >= ends, next_below(thresholds)[:, None], thresholds[:, None]
+    )
+    ahead = jnp.zeros(threshold.shape, jnp.int32)
     for k in range(width):
         first = row, *map(jnp.int32, (0, k))  # of one type under jax_enable_x64 too
-        scores = jax.lax.dynamic_slice(windows, first, (len(limits), count, 1))
-        ahead += (scores > limit).astype(jnp.int32)
+        scores = jax.lax.dynamic_slice(windows, first, (len(thresholds), count, 1))
+        ahead += (scores > threshold).astype(jnp.int32)
     return ahead.sum(1, dtype=jnp.int32)
 
 
 def _count_ties(
     windows: Float32[Array, "b windows width"],
     row: Int32[Array, ""],
-    limits: Float32[Array, "rows slots"],
-    before: Int32[Array, "rows slots"],
+    thresholds: Float32[Array, "rows slots"],
+    tie_columns: Int32[Array, "rows slots"],
 ) -> Int32[Array, "rows slots"]:
-    """How many equal scores stand before the item's place, in the window that this lies in."""
+    """Count the equal scores before the tie column, in the window that contains this column."""
     _, count, width = windows.shape
-    which = jnp.minimum(before // width, count - 1)
-    rows = row + jnp.arange(len(limits))[:, None]
+    which = jnp.minimum(tie_columns // width, count - 1)
+    rows = row + jnp.arange(len(thresholds))[:, None]
     scores = windows.at[rows, which].get(mode="promise_in_bounds")
-    ahead = width * which[..., None] + jnp.arange(width) < before[..., None]
-    # Where the place is the end of the chunk, the last window has been counted whole.
-    ahead &= (before < width * count)[..., None]
-    return ((scores == limits[..., None]) & ahead).sum(2, dtype=jnp.int32)
+    before = width * which[..., None] + jnp.arange(width) < tie_columns[..., None]
+    # A tie column at the end of the chunk is in no window; `_count_windows` has counted them all.
+    before &= (tie_columns < width * count)[..., None]
+    return ((scores == thresholds[..., None]) & before).sum(2, dtype=jnp.int32)
 
 
 def next_below(x: Float32[Array, "..."]) -> Float32[Array, "..."]:
-    """The next float32 below; below zero, and what is as good as zero, it is -`_TINY`."""
+    """Return the next lower float32; -`_TINY` for zero and for numbers treated as zero."""
     bits = jax.lax.bitcast_convert_type(x, jnp.int32)
     below = jax.lax.bitcast_convert_type(jnp.where(x > 0, bits - 1, bits + 1), jnp.float32)
     return jnp.where(jnp.abs(x) < _TINY, -_TINY, below)

@@ -1,9 +1,9 @@
-"""`count.count_ahead` as a kernel for GPUs, in Pallas: each score is read once.
+"""`count.count_ahead` as a GPU kernel in Pallas, which reads each score once.
 
-A program takes some columns of one row of the tile, and keeps them in its registers while it goes
-through the row's relevant items. So it counts for those that there are; XLA's sums go through eight
-items at a time, for as many as any row of the block has, and read and compare all scores anew for
-each eight. `benchmarks/evaluator_gpu.py` times both.
+A program of the kernel loads some columns of one row of the tile into registers and compares them
+with all relevant items of that row. It does no work for empty slots. XLA's sums, in contrast, take
+eight slots at a time, as often as the row with the most relevant items needs, and read all scores
+again each time. `benchmarks/evaluator_gpu.py` times both.
 """
 
 import jax
@@ -20,18 +20,18 @@ _COLUMNS = 1024  # of a program, which is one warp: 32 scores a thread
 def count_ahead(
     scores: Float32[Array, "b n"],
     items: Int32[Array, "b page"],
-    limits: Float32[Array, "b page"],
+    thresholds: Float32[Array, "b page"],
     counts: Int32[Array, "b page"],
     columns: Int32[Array, " w"],
-    filled: Int32[Array, ""],
+    num_items: Int32[Array, ""],
     active: Bool[Array, " b"],
 ) -> Int32[Array, "b page"]:
-    """Adds to `counts` how many of the tile's items stand ahead of each relevant one.
+    """Add to `counts` the number of the tile's items ahead of each relevant item.
 
-    The arguments are those of `count.count_ahead`; a row's items are the first of its page.
+    `count.count_ahead` describes the arguments. The filled slots of a row are its first.
     """
     rows, page = items.shape
-    numbers = jnp.where(active, (items >= 0).sum(1, dtype=jnp.int32), 0)
+    num_filled = jnp.where(active, (items >= 0).sum(1, dtype=jnp.int32), 0)
     parts = pl.cdiv(scores.shape[1], _COLUMNS)
     by_row = lambda row, part: (row, 0)  # noqa: E731
     ahead = pl.pallas_call(
@@ -49,28 +49,31 @@ def count_ahead(
         compiler_params=triton.CompilerParams(num_warps=1, num_stages=1),
         interpret=jax.default_backend() != "gpu",  # for tests
         name="count_ahead",
-    )(scores, limits, columns[items], numbers, filled[None])
-    return counts + jnp.where(jnp.arange(page) < numbers[:, None], ahead.sum(0, dtype=jnp.int32), 0)
+    )(scores, thresholds, columns[items], num_filled, num_items[None])
+    is_filled = jnp.arange(page) < num_filled[:, None]
+    return counts + jnp.where(is_filled, ahead.sum(0, dtype=jnp.int32), 0)
 
 
-def _kernel(scores_ref, limits_ref, before_ref, number_ref, filled_ref, ahead_ref) -> None:
-    """One row, `_COLUMNS` of its columns; what is behind the last item is left as it is."""
+def _kernel(
+    scores_ref, thresholds_ref, tie_columns_ref, num_filled_ref, num_items_ref, ahead_ref
+) -> None:
+    """Count in `_COLUMNS` columns of one row; slots behind the filled ones are not written."""
     start = pl.program_id(1) * _COLUMNS
     column = jax.lax.iota(jnp.int32, _COLUMNS)
-    inside = start + column < filled_ref[0]
-    scores = triton.load(scores_ref, mask=inside, other=-jnp.inf)
+    is_item = start + column < num_items_ref[0]
+    scores = triton.load(scores_ref, mask=is_item, other=-jnp.inf)
 
     def count(slot: Array, _: None) -> None:
-        limit, place = limits_ref[slot], before_ref[slot] - start
-        below = next_below(limit)
+        threshold, tie_column = thresholds_ref[slot], tie_columns_ref[slot] - start
+        below = next_below(threshold)
 
-        def ahead_of(bound: Array) -> Array:
+        def count_above(bound: Array) -> Array:
             return jnp.sum((scores > bound).astype(jnp.int32), dtype=jnp.int32)
 
         ahead_ref[slot] = jax.lax.cond(
-            (place > 0) & (place < _COLUMNS),
-            lambda: ahead_of(jnp.where(column < place, below, limit)),
-            lambda: ahead_of(jnp.where(place > 0, below, limit)),
+            (tie_column > 0) & (tie_column < _COLUMNS),
+            lambda: count_above(jnp.where(column < tie_column, below, threshold)),
+            lambda: count_above(jnp.where(tie_column > 0, below, threshold)),
         )
 
-    jax.lax.fori_loop(0, number_ref[0], count, None)
+    jax.lax.fori_loop(0, num_filled_ref[0], count, None)

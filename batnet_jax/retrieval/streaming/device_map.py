@@ -14,30 +14,38 @@ _AXIS = "devices"
 
 
 def replicate(tree: Any) -> Any:
-    """A copy on every device."""
+    """Copy arrays to every device."""
     return jax.device_put(tree, _sharding(PartitionSpec()))
 
 
 def split(tree: Any) -> Any:
-    """Arrays of [devices, ...]: a row on each device."""
+    """Put row i of each array [devices, ...] on device i."""
     return jax.device_put(tree, _sharding(PartitionSpec(_AXIS)))
 
 
 @functools.cache
 def on_devices(function: Callable, in_axes: tuple, donate: tuple = ()) -> Callable:
-    """The function on every device: arguments with a 0 in `in_axes` are split, others the same."""
+    """Return the function that runs `function` on every device.
+
+    Args:
+      function: to be compiled.
+      in_axes: for each argument 0 if each device receives a row, None if all receive the whole.
+      donate: the arguments whose memory the result may use.
+    """
     return jax.pmap(
         function, _AXIS, in_axes=in_axes, donate_argnums=donate, devices=jax.local_devices()
     )
 
 
-def nothing_known(shape: tuple[int, int, int]) -> tuple[Float32[Array, "..."], Int32[Array, "..."]]:
-    """Limits that nothing exceeds and counts of 0, of [devices, b, page], split; made there."""
-    return _fresh(shape, tuple(jax.local_devices()))()
+def new_thresholds_and_counts(
+    shape: tuple[int, int, int],
+) -> tuple[Float32[Array, "..."], Int32[Array, "..."]]:
+    """Return infinite thresholds and counts of 0, [devices, b, page], made on the devices."""
+    return _fill_on_devices(shape, tuple(jax.local_devices()))()
 
 
 @functools.cache
-def _fresh(shape: tuple[int, int, int], devices: tuple) -> Callable:
+def _fill_on_devices(shape: tuple[int, int, int], devices: tuple) -> Callable:
     mesh = Mesh(np.array(devices), (_AXIS,))
     return jax.jit(
         lambda: (jnp.full(shape, jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)),

@@ -1,7 +1,7 @@
-"""Features made ready for the product: of unit length, or with what is added to their scores.
+"""Features prepared for the matrix product: at unit length, or with an offset for each score.
 
-All is made so where it is multiplied: there lengths, and whether all of the gallery is finite, cost
-next to nothing.
+The device that multiplies the features also prepares them. On this device, computing the lengths
+and checking for NaN cost almost nothing.
 """
 
 import functools
@@ -16,56 +16,53 @@ from jaxtyping import Array, Bool, Float, Float32
 
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.mapped_rows import in_memory, read_rows, view_rows
-from batnet_jax.retrieval.scores import near_one, row_lengths
+from batnet_jax.retrieval.scores import rescale_rows, row_lengths
+
+# An accelerator uploads a gallery of at most this share of its memory; the upload takes twice that.
+_MEMORY_SHARE = 0.25
+# An array is uploaded in at most this many pieces, each of at least this many bytes.
+_MAX_PIECES, _PIECE_BYTES = 16, 2**20
 
 
 class CheckedRows(NamedTuple):
-    """Rows of features on a device, known to be finite and of lengths that float32 has."""
+    """Rows of features on a device, known to be finite and of lengths that float32 represents."""
 
     rows: Float32[Array, "n d"]
 
 
-# Gives the features of gallery items by their indices, [n, d] float32 on the host or a device, as
-# often as asked.
-FeatureSource = Callable[
-    [np.ndarray], Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows
-]
+Rows = Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows
 
-# Of an accelerator's memory, at most, for the gallery as it was given; twice that when it comes.
-_SHARE = 0.25
-_PIECES, _PIECE = 16, 2**20  # an array goes to an accelerator in so many, of so many bytes or more
+# A function that returns the features [n, d] of gallery items, given the items' indices. The
+# features are on the host or on a device. Items may be requested more than once.
+FeatureSource = Callable[[np.ndarray], Rows]
 
 
 def make_source(gallery: np.ndarray, metric: str) -> FeatureSource:
-    """What gives rows of a gallery: an accelerator that has room for it gathers them itself.
+    """Return a source of a gallery's rows.
 
-    It takes the gallery while the host plans, and looks at all of it at once.
+    If an accelerator has room for the gallery, a thread uploads it now. The accelerator checks the
+    whole gallery and gathers the rows.
     """
-    if metric != "cosine" or gallery.dtype != np.float32 or not in_memory(gallery):
-        return lambda rows: read_rows(gallery, rows)
-    if gallery.nbytes > _room():
+    uploads = metric == "cosine" and gallery.dtype == np.float32 and in_memory(gallery)
+    if not uploads or gallery.nbytes > _upload_limit():
         return lambda rows: read_rows(gallery, rows)
     pool = ThreadPoolExecutor(1, "upload")
-    upload = pool.submit(_hold, gallery)
+    upload = pool.submit(_upload_checked, gallery)
     pool.shutdown(wait=False)
 
     def source(rows: np.ndarray) -> Float32[np.ndarray, "n d"] | CheckedRows:
-        held = upload.result()
-        if held is None:  # what is strange is found, and named, chunk by chunk
+        on_device = upload.result()
+        if on_device is None:  # `ChunkPreparer` repairs rows, or names those that are not finite
             return read_rows(gallery, rows)
-        return CheckedRows(_gather(held, rows.astype(np.int32)))
+        return CheckedRows(_gather(on_device, rows.astype(np.int32)))
 
     return source
 
 
-def check_rows(
-    given: Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows,
-    dimensions: int,
-    metric: str,
-) -> Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows:
+def check_rows(given: Rows, dimensions: int, metric: str) -> Rows:
     """Check what a `FeatureSource` returned, except values that `ChunkPreparer` checks.
 
-    Returns: float32 rows, which are not to be written to.
+    Returns: float32 rows, which must not be written to.
 
     Raises: UserError for rows of another shape or type.
     """
@@ -81,116 +78,116 @@ def check_rows(
     return rows
 
 
-def _hold(gallery: Float32[np.ndarray, "g d"]) -> Float32[Array, "g d"] | None:
-    """The gallery on a device; None where float32 is not enough for all lengths."""
-    held = upload(gallery)
-    return held if _all_sound(held) else None
+def _upload_checked(gallery: Float32[np.ndarray, "g d"]) -> Float32[Array, "g d"] | None:
+    """Upload a gallery; return None if float32 does not represent all lengths."""
+    on_device = upload(gallery)
+    return on_device if _all_safe(on_device) else None
 
 
 def upload(array: np.ndarray) -> Array:
-    """The array on a device, or on its way there.
+    """Start copying an array to a device, and return the copy.
 
-    To an accelerator pieces are copied side by side; `benchmarks/evaluator_gpu.py` times both ways.
+    Several pieces at a time go to an accelerator; `benchmarks/evaluator_gpu.py` times both ways.
     """
-    count = min(_PIECES, array.nbytes // _PIECE)
+    count = min(_MAX_PIECES, array.nbytes // _PIECE_BYTES)
     if jax.default_backend() == "cpu" or count < 2:
         return jax.device_put(array)
-    return _together(*[jax.device_put(piece) for piece in np.array_split(array, count)])
+    return _concatenate(*[jax.device_put(piece) for piece in np.array_split(array, count)])
 
 
 @jax.jit
-def _together(*pieces: Array) -> Array:
+def _concatenate(*pieces: Array) -> Array:
     return jnp.concatenate(pieces)
 
 
 @jax.jit
-def _all_sound(rows: Float32[Array, "n d"]) -> Bool[Array, ""]:
+def _all_safe(rows: Float32[Array, "n d"]) -> Bool[Array, ""]:
     return row_lengths(rows)[1].all()
 
 
-def _room() -> float:
-    """Bytes; on a CPU nothing, as the gallery is in its memory already."""
+def _upload_limit() -> float:
+    """Return the bytes of the largest gallery to upload; 0 on a CPU, which has it in memory."""
     device = jax.local_devices()[0]
     stats = None if device.platform == "cpu" else device.memory_stats()
-    return _SHARE * stats["bytes_limit"] if stats else 0
+    return _MEMORY_SHARE * stats["bytes_limit"] if stats else 0
 
 
 @jax.jit
-def _gather(gallery: Float32[Array, "g d"], rows: Array) -> Float32[Array, "n d"]:
-    return gallery.at[rows].get(mode="promise_in_bounds")
+def _gather(features: Float[Array, "n d"], rows: Array) -> Float[Array, "... d"]:
+    return features.at[rows].get(mode="promise_in_bounds")
 
 
 def make_queries(
     features: Float32[np.ndarray, "q d"], metric: str, dtype: str
 ) -> Callable[[np.ndarray], Float[Array, "... d"]]:
-    """What gives queries by their indices, as they are multiplied.
+    """Start preparing queries on a device; return a function that gathers them by index.
 
-    A row is brought to unit length by a power of two and a float32 length. The device does it, from
-    now on; whether float32 was enough is asked with the first rows.
+    Under "cosine" each query is brought to unit length. The check that float32 represents all
+    lengths waits until the first queries are gathered.
     """
     if metric != "cosine":
-        held = upload(features.astype(jnp.dtype(dtype), copy=False))
-        return lambda rows: _gather(held, rows.astype(np.int32))
-    ready, sound = _unit_rows(upload(features), dtype=dtype)
+        on_device = upload(features.astype(jnp.dtype(dtype), copy=False))
+        return lambda rows: _gather(on_device, rows.astype(np.int32))
+    prepared, is_safe = _unit_rows(upload(features), dtype=dtype)
 
     @functools.cache
-    def unit() -> Float[Array, "q d"]:
-        strange = ~np.asarray(sound)
-        if strange.any():
-            return _unit_rows(near_one(features, strange), dtype=dtype)[0]
-        return ready
+    def unit_queries() -> Float[Array, "q d"]:
+        is_unsafe = ~np.asarray(is_safe)
+        if is_unsafe.any():
+            return _unit_rows(rescale_rows(features, is_unsafe), dtype=dtype)[0]
+        return prepared
 
-    return lambda rows: _gather(unit(), rows.astype(np.int32))
+    return lambda rows: _gather(unit_queries(), rows.astype(np.int32))
 
 
 class ChunkPreparer:
-    """Makes chunks of a gallery ready, one after the other; holds memory for one."""
+    """Prepares the chunks of a gallery one after the other, in the memory of one chunk."""
 
     def __init__(self, length: int, dimensions: int, metric: str, dtype: str):
-        """For chunks that are filled up to `length`."""
+        """Prepare for chunks that are padded to `length` items."""
         self._buffer = np.zeros((length, dimensions), np.float32)
         self._metric = metric
         self._dtype = dtype
-        self.held = False  # whether the last chunk came from a gallery on a device
+        self.gallery_on_device = False  # whether the last chunk came from an uploaded gallery
 
     def __call__(
-        self, rows: Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows
+        self, rows: Rows
     ) -> tuple[Float[Array, "d length"], Float32[np.ndarray, " length"] | None]:
-        """What is multiplied, on a device, and what is added to each item's scores, if anything.
+        """Return the transposed features of a chunk on a device, and offsets for the scores if any.
 
-        Raises: UserError for values that are not finite.
+        Raises: UserError for rows of another shape or with values that are not finite.
         """
         rows = check_rows(rows, self._buffer.shape[1], self._metric)
-        self.held = isinstance(rows, CheckedRows)
+        self.gallery_on_device = isinstance(rows, CheckedRows)
         if isinstance(rows, CheckedRows):
-            return _unit_columns(self._fill(rows.rows), dtype=self._dtype)[0], None
+            return _unit_columns(self._pad(rows.rows), dtype=self._dtype)[0], None
         if self._metric == "euclidean":
-            return self._euclidean(np.asarray(rows))
-        filled = self._fill(rows)
-        ready, sound = _unit_columns(filled, dtype=self._dtype)
-        sound = np.asarray(sound)  # waits, so that the buffer is free again
-        if not sound.all():
+            return self._prepare_euclidean(np.asarray(rows))
+        prepared, is_safe = _unit_columns(self._pad(rows), dtype=self._dtype)
+        is_safe = np.asarray(is_safe)  # waits for the device; the buffer may be written after that
+        if not is_safe.all():
             rows = np.asarray(rows)
             checks.features("gallery_features", rows, self._metric)
-            filled = self._fill(near_one(rows, ~sound[: len(rows)]))
-            ready, _ = _unit_columns(filled, dtype=self._dtype)
-            jax.block_until_ready(ready)
-        return ready, None
+            padded = self._pad(rescale_rows(rows, ~is_safe[: len(rows)]))
+            prepared, _ = _unit_columns(padded, dtype=self._dtype)
+            jax.block_until_ready(prepared)
+        return prepared, None
 
-    def _fill(
+    def _pad(
         self, rows: Float32[np.ndarray, "n d"] | Float32[Array, "n d"]
     ) -> Float32[np.ndarray, "length d"] | Float32[Array, "length d"]:
-        """The rows, and zeros."""
+        """Append rows of zeros."""
         if isinstance(rows, jax.Array):
             return jnp.pad(rows, ((0, len(self._buffer) - len(rows)), (0, 0)))
         self._buffer[: len(rows)] = rows
         self._buffer[len(rows) :] = 0
         return self._buffer
 
-    def _euclidean(
+    def _prepare_euclidean(
         self, rows: Float32[np.ndarray, "n d"]
     ) -> tuple[Float[Array, "d length"], Float32[np.ndarray, " length"]]:
-        rounded = np.array(self._fill(rows), jnp.dtype(self._dtype))
+        """Return the features, and -|g|^2 / 2 as the offset of item g."""
+        rounded = np.array(self._pad(rows), jnp.dtype(self._dtype))
         exact = rounded.astype(np.float32, copy=False)
         offset = -0.5 * np.einsum("nd,nd->n", exact, exact, dtype=np.float64)
         return _transpose(rounded), offset.astype(np.float32)
@@ -200,17 +197,17 @@ class ChunkPreparer:
 def _unit_rows(
     rows: Float32[Array, "n d"], dtype: str
 ) -> tuple[Float[Array, "n d"], Bool[Array, " n"]]:
-    lengths, sound = row_lengths(rows)
-    return (rows / lengths[:, None]).astype(dtype), sound
+    lengths, is_safe = row_lengths(rows)
+    return (rows / lengths[:, None]).astype(dtype), is_safe
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _unit_columns(
     rows: Float32[Array, "n d"], dtype: str
 ) -> tuple[Float[Array, "d n"], Bool[Array, " n"]]:
-    """Transposed: in this layout XLA's CPU backend multiplies faster, by more than it costs."""
-    unit, sound = _unit_rows(rows, dtype)
-    return unit.T, sound
+    """`_unit_rows`, transposed: XLA's CPU backend multiplies faster in this layout."""
+    unit, is_safe = _unit_rows(rows, dtype)
+    return unit.T, is_safe
 
 
 @jax.jit

@@ -1,156 +1,162 @@
-"""Queries and what they look for, laid out on the devices in arrays of few shapes."""
+"""Blocks of queries with their thresholds and counts, as arrays on the devices.
 
-from collections.abc import Callable, Iterable, Sequence
+The arrays have few different shapes, because every new shape is compiled anew.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float, Int32
 
-from batnet_jax.retrieval.streaming.device_map import nothing_known, split
-from batnet_jax.retrieval.streaming.tiling import PAGE, Pairs, Plan, fill_pages, list_steps
+from batnet_jax.retrieval.matches import ItemLists
+from batnet_jax.retrieval.streaming.device_map import new_thresholds_and_counts, split
+from batnet_jax.retrieval.streaming.tiling import PAGE_SLOTS, Plan, fill_pages, list_steps
+
+
+class BlockGroup(NamedTuple):
+    """One block for each device of this host, before its arrays are made."""
+
+    blocks: list[np.ndarray]  # the queries of each block; empty if blocks have run out
+    home: np.ndarray  # [devices, b] each query's home chunk, -1 in padding
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The steps of one page on each device; see `count.count_ahead`."""
+
+    origins: Array | np.ndarray  # [devices, steps, 2]
+    number: Array | np.ndarray  # [devices]
+    bound: int | None = dataclasses.field(metadata={"static": True})
 
 
 class Page(NamedTuple):
-    """Up to `PAGE` relevant items of each query of a block, on each device."""
+    """Up to `PAGE_SLOTS` relevant items of each query of a group, on the devices."""
 
-    where: Int32[np.ndarray, "devices b page"]  # in the plan's pairs, -1 where there is none
-    items: Array  # which of the wanted items
-    limits: Array
-    counts: Array
-    work: Array | None  # [devices, steps, 2] see `count.count_ahead`; None for the kernel
-    steps: Array | None  # [devices]
-    bound: int | None  # no more than so many; None: each device takes its own `steps`
+    indices: Int32[np.ndarray, "devices b page"]  # into the plan's lists; -1 in empty slots
+    items: Array  # [devices, b, page] which of the matched items; -1 in empty slots
+    thresholds: Array  # [devices, b, page] the items' scores; infinite until they are read
+    counts: Array  # [devices, b, page] scores ahead of the items so far
+    steps: Steps | None  # None for the kernel, which needs none
 
 
-class Block(NamedTuple):
-    """As many blocks of queries as there are devices."""
+class DeviceGroup(NamedTuple):
+    """A group of blocks on the devices."""
 
     queries: Array  # [devices, b, d]
-    home: np.ndarray  # [devices, b], -1 where there is no query
+    home: np.ndarray  # [devices, b] each query's home chunk, -1 in padding
     relevant: list[Page]
-    removed: list[Array]  # [devices, b, PAGE] each: which of the wanted items
+    removed: list[Array]  # [devices, b, page] each: which of the matched items; -1 in empty slots
 
 
-class Group(NamedTuple):
-    """As many blocks of queries as this host has devices, not laid out yet."""
+class StepShape(NamedTuple):
+    """The division of a page into steps."""
 
-    blocks: list[np.ndarray]
-    home: np.ndarray  # [devices, b], -1 where there is no query
-
-
-class Steps(NamedTuple):
-    """How `count_ahead` goes through a page."""
-
-    rows: int  # queries at a time
-    bounded: bool  # the number of steps is known when it compiles
+    rows: int  # queries of a step
+    bounded: bool  # whether the number of steps is a constant of the compiled function
 
 
-def deal(plan: Plan) -> list[Group]:
-    """The blocks of this host, dealt out over its devices."""
+def group_blocks(plan: Plan) -> list[BlockGroup]:
+    """Return this host's share of the plan's blocks, in groups of one block for each device."""
     devices = jax.local_device_count()
     groups = []
     for start in range(0, len(plan.blocks), jax.device_count()):
         first = start + jax.process_index() * devices
-        own = plan.blocks[first : first + devices]
-        own = own + [np.empty(0, np.int64)] * (devices - len(own))
-        home = np.full((devices, plan.rows), -1, np.int32)
-        for device, block in enumerate(own):
+        blocks = plan.blocks[first : first + devices]
+        blocks = blocks + [np.empty(0, np.int64)] * (devices - len(blocks))
+        home = np.full((devices, plan.block_rows), -1, np.int32)
+        for device, block in enumerate(blocks):
             home[device, : len(block)] = plan.home[block]
-        groups.append(Group(own, home))
+        groups.append(BlockGroup(blocks, home))
     return groups
 
 
-class Layout:
-    """Lays out groups of queries, one at a time."""
+class GroupLoader:
+    """A function that makes the arrays of a group on the devices."""
 
     def __init__(
         self,
         plan: Plan,
-        place: np.ndarray,
+        matched_index: np.ndarray,
         queries: Callable[[np.ndarray], Float[Array, "n d"]],
-        steps: Steps | None,
+        step_shape: StepShape | None,
     ):
-        """Prepares.
+        """Prepare.
 
         Args:
-          plan: see `plan`.
-          place: [g] which of the wanted items a gallery item is.
-          queries: gives the features of queries by their indices.
-          steps: see there; None where nothing is counted in steps.
+          plan: see `make_plan`.
+          matched_index: [g] each gallery item's index among the matched items.
+          queries: returns the features of queries by their indices.
+          step_shape: None if counting needs no steps.
         """
         self._plan = plan
         self._queries = queries
-        self._steps = steps
-        # The last stands for no item: it is at -1.
+        self._step_shape = step_shape
+        # The index -1 of an empty slot reads the last element, which is -1 as well.
         self._relevant, self._removed = (
-            np.append(place[pairs.items], -1).astype(np.int32)
-            for pairs in (plan.relevant, plan.removed)
+            np.append(matched_index[lists.items], -1).astype(np.int32)
+            for lists in (plan.relevant, plan.removed)
         )
 
-    def __call__(self, group: Group) -> Block:
-        """A group's arrays on the devices."""
-        rows = self._plan.rows
-        filled = [np.pad(block, (0, rows - len(block))) for block in group.blocks]
-        relevant = self._pages(self._plan.relevant, group)
-        removed = self._pages(self._plan.removed, group)
-        work, steps, bounds = self._work(len(relevant), group)
-        features, items, others, work, steps = split(
+    def __call__(self, group: BlockGroup) -> DeviceGroup:
+        """Return a group's arrays on the devices."""
+        rows = self._plan.block_rows
+        padded = [np.pad(block, (0, rows - len(block))) for block in group.blocks]
+        relevant = self._fill_pages(self._plan.relevant, group)
+        removed = self._fill_pages(self._plan.removed, group)
+        features, items, removed_items, steps = split(
             (
-                self._queries(np.stack(filled)),
-                [self._relevant[where] for where in relevant],
-                [self._removed[where] for where in removed],
-                work,
-                steps,
+                self._queries(np.stack(padded)),
+                [self._relevant[indices] for indices in relevant],
+                [self._removed[indices] for indices in removed],
+                [self._list_steps(page, group) for page in range(len(relevant))],
             )
         )
-        pages = []
-        for k, where in enumerate(relevant):
-            limits, counts = nothing_known(where.shape)
-            pages.append(Page(where, items[k], limits, counts, work[k], steps[k], bounds[k]))
-        return Block(features, group.home, pages, others)
+        pages = [
+            Page(indices, items[page], *new_thresholds_and_counts(indices.shape), steps[page])
+            for page, indices in enumerate(relevant)
+        ]
+        return DeviceGroup(features, group.home, pages, removed_items)
 
-    def _pages(self, pairs: Pairs, group: Group) -> list[Int32[np.ndarray, "devices b page"]]:
-        """Where in `pairs` each query's items are; no page that is empty."""
-        rows = self._plan.rows
-        most = max(int(pairs.counts[block].max(initial=0)) for block in group.blocks)
-        pages = -(-most // PAGE)
-        places = [fill_pages(pairs, block, rows, pages) for block in group.blocks]
-        return list(np.stack(places, 1))
+    def _fill_pages(
+        self, lists: ItemLists, group: BlockGroup
+    ) -> list[Int32[np.ndarray, "devices b page"]]:
+        """Return the index into `lists` of each slot of each page; no page is empty."""
+        most = max(int(lists.counts[block].max(initial=0)) for block in group.blocks)
+        num_pages = -(-most // PAGE_SLOTS)
+        rows = self._plan.block_rows
+        pages = [fill_pages(lists, block, rows, num_pages) for block in group.blocks]
+        return list(np.stack(pages, 1))
 
-    def _work(
-        self, pages: int, group: Group
-    ) -> tuple[Sequence[np.ndarray | None], Sequence[np.ndarray | None], Sequence[int | None]]:
-        """`work`, `steps` and `bound` of each page."""
-        rows, step = self._plan.rows, self._steps
-        if step is None:
-            nothing = [None] * pages
-            return nothing, nothing, nothing
-        every = list_steps(np.full(rows, PAGE), step.rows)
+    def _list_steps(self, page: int, group: BlockGroup) -> Steps | None:
+        """Return the steps of a page, as arrays on the host; None if counting needs no steps."""
+        rows, shape = self._plan.block_rows, self._step_shape
+        if shape is None:
+            return None
         counts = np.zeros((len(group.blocks), rows), np.int64)
         for device, block in enumerate(group.blocks):
             counts[device, : len(block)] = self._plan.relevant.counts[block]
-        works, numbers, bounds = [], [], []
-        for page in range(pages):
-            lists = [list_steps(row - page * PAGE, step.rows) for row in counts]
-            work = np.tile(every, (len(lists), 1, 1))
-            for device, steps in enumerate(lists):
-                work[device, : len(steps)] = steps
-            longest = max(map(len, lists))
-            bound = min(1 << (longest - 1).bit_length(), len(every)) if step.bounded else None
-            works.append(work)
-            numbers.append(np.array([len(steps) for steps in lists], np.int32))
-            bounds.append(bound)
-        return works, numbers, bounds
+        lists = [list_steps(row - page * PAGE_SLOTS, shape.rows) for row in counts]
+        all_steps = list_steps(np.full(rows, PAGE_SLOTS), shape.rows)
+        origins = np.tile(all_steps, (len(lists), 1, 1))
+        for device, steps in enumerate(lists):
+            origins[device, : len(steps)] = steps
+        longest = max(map(len, lists))
+        # A power of two, because each bound is compiled anew.
+        bound = min(1 << (longest - 1).bit_length(), len(all_steps)) if shape.bounded else None
+        return Steps(origins, np.array([len(steps) for steps in lists], np.int32), bound)
 
 
-def collect(pairs: Pairs, pages: Iterable[Page]) -> Int32[np.ndarray, " m"]:
-    """The ranks of the relevant items of this host's queries, 0 for those of other hosts."""
+def collect_ranks(lists: ItemLists, pages: Iterable[Page]) -> Int32[np.ndarray, " m"]:
+    """Return the rank of each item of `lists`, or 0 if another host counted for its query."""
     pages = list(pages)
     for page in pages:
-        page.counts.copy_to_host_async()  # those that are counted, while others are
-    ranks = np.zeros(len(pairs.items), np.int32)
+        page.counts.copy_to_host_async()  # finished pages are copied while others are counted
+    ranks = np.zeros(len(lists.items), np.int32)
     for page in pages:
-        here = page.where >= 0
-        ranks[page.where[here]] = 1 + np.asarray(page.counts)[here]
+        is_filled = page.indices >= 0
+        ranks[page.indices[is_filled]] = 1 + np.asarray(page.counts)[is_filled]
     return ranks

@@ -1,0 +1,80 @@
+"""The arithmetic of tiles on all devices, counted in the way that suits each kind of device."""
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jaxtyping import Array
+
+from batnet_jax.retrieval.streaming import count
+from batnet_jax.retrieval.streaming.device_map import on_devices
+from batnet_jax.retrieval.streaming.query_blocks import Page, StepShape
+from batnet_jax.retrieval.streaming.tiling import STEP_ROWS
+
+
+def counting_method() -> str:
+    """Return how the devices count.
+
+    "windows": few queries at a time, in windows, which suits a CPU's cache. "kernel": the kernel of
+    `count_pallas`, on GPUs for which Pallas compiles it. "sums": plain sums of all queries,
+    elsewhere.
+    """
+    if jax.default_backend() == "cpu":
+        return "windows"
+    return "kernel" if _has_kernel(jax.local_devices()[0]) else "sums"
+
+
+def _has_kernel(device: Any) -> bool:
+    """Return whether Pallas compiles for a device: NVIDIA's, compute capability 8.0 (Ampere) on."""
+    capability = str(getattr(device, "compute_capability", ""))  # a name on AMD's GPUs
+    number = re.fullmatch(r"(\d+)\.\d+", capability)
+    return device.platform == "gpu" and number is not None and int(number[1]) >= 8
+
+
+def step_shape(block_rows: int) -> StepShape | None:
+    """Return the shape of the counting steps of a block; None if counting has no steps."""
+    if counting_method() == "kernel":
+        return None
+    return StepShape(_step_rows(block_rows), bounded=counting_method() == "sums")
+
+
+def _step_rows(block_rows: int) -> int:
+    return min(STEP_ROWS, block_rows) if counting_method() == "windows" else block_rows
+
+
+def tile_scores(queries: Array, features: Array, offset: Array | None) -> Array:
+    """`count.tile_scores` of a group, [devices, b, n]."""
+    return on_devices(count.tile_scores, (0, None, None))(queries, features, offset)
+
+
+def read_thresholds(scores: Array, page: Page, columns: Array, at_home: Any) -> Array:
+    """`count.read_thresholds` of a group, [devices, b, page]."""
+    function = on_devices(count.read_thresholds, (0, 0, 0, None, 0))
+    return function(scores, page.items, page.thresholds, columns, at_home)
+
+
+def hide_removed(scores: Array, removed: Array, columns: Array, at_home: Any) -> Array:
+    """`count.hide_removed` of a group, [devices, b, n]; overwrites `scores`."""
+    return on_devices(count.hide_removed, (0, 0, None, 0), (0,))(scores, removed, columns, at_home)
+
+
+def count_ahead(scores: Array, page: Page, columns: Array, num_items: Array, active: Any) -> Array:
+    """`count.count_ahead` of a group, [devices, b, page]; overwrites `page.counts`."""
+    arguments = (scores, page.items, page.thresholds, page.counts, columns, num_items, active)
+    axes = (0, 0, 0, 0, None, None, 0)
+    if page.steps is None:
+        from batnet_jax.retrieval.streaming import count_pallas
+
+        return on_devices(count_pallas.count_ahead, axes, (3,))(*arguments)
+    is_windows = counting_method() == "windows"
+    function = _count_in_steps(_step_rows(scores.shape[1]), is_windows, page.steps.bound)
+    function = on_devices(function, (*axes, 0, 0), (3,))
+    return function(*arguments, page.steps.origins, page.steps.number)
+
+
+@functools.cache
+def _count_in_steps(rows: int, windows: bool, bound: int | None) -> Callable:
+    """Return `count.count_ahead` with constant settings; the same object for the same settings."""
+    return functools.partial(count.count_ahead, rows=rows, windows=windows, bound=bound)

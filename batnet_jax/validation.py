@@ -167,7 +167,10 @@ def _check_network(model: ml_collections.ConfigDict) -> None:
 
     Raises: UserError.
     """
-    parse_positions(model.position)
+    try:
+        parse_positions(model.position)
+    except UserError as error:
+        raise UserError(f"config.model.{error}") from error
     _require(
         model.embedding_dim or model.neck == "bnneck",
         "config.model.embedding_dim=0 needs --config.model.neck=bnneck: the published heads end in "

@@ -70,7 +70,7 @@ def _convolve(module: ConvBN, x: jax.Array, params: Mapping, stats: Mapping) -> 
             x,
             kernel,
             (module.stride, module.stride),
-            [(module.kernel // 2, module.kernel // 2)] * 2,
+            [(module.kernel_size // 2, module.kernel_size // 2)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
     y = jnp.add(y, _float32(bias))  # of jnp, so that ONNX's Add broadcasts

@@ -1,9 +1,21 @@
-"""The networks, as Flax Linen modules over NHWC maps."""
+"""The networks, as Flax Linen modules over NHWC maps.
+
+build           the network that a config describes
+init_variables  its initial values
+batnet          BAT-net: blocks, Bi-attention, part streams and heads, assembled
+backbones       the backbones by name: googlenet (the paper's) and resnet
+bi_attention    the Bi-attention block; second_order computes Bi(x) piece by piece
+part_streams    the part feature extractor
+heads           from a map to a feature and scores
+layers          convolution, batch normalisation, dropout
+pooling         max-pooling
+preprocess      from image bytes to a network's input
+"""
 
 from batnet_jax.models.backbones import BACKBONES
 from batnet_jax.models.batnet import (
     ATTENTIONS,
-    LIMITS,
+    MAX_ATTRIBUTES,
     POSITIONS,
     BATNet,
     feature_sizes,
@@ -17,7 +29,7 @@ __all__ = [
     "ATTENTIONS",
     "BACKBONES",
     "KERNELS",
-    "LIMITS",
+    "MAX_ATTRIBUTES",
     "NECKS",
     "PART_SAMPLINGS",
     "POSITIONS",

@@ -1,8 +1,9 @@
-"""The backbones by name. Each is four blocks, behind which the positions p1..p4 lie.
+"""The backbones by name. Each has four blocks, which end at the positions p1, p2, p3 and p4.
 
-A backbone is a function from a block's number, 1 to 4, and `width`, `axis_name`, `dtype` and `name`
-to a module that maps (x, train=...) to the next position; block 1 takes the normalised images. All
-else of BAT-net is built on that alone, and the part streams are further copies of blocks 3 and 4.
+A backbone is a function of a block's number, 1 to 4, and of `width`, `axis_name`, `dtype` and
+`name`. It returns a module that maps (x, train=...) to the map at the next position. Block 1 takes
+normalised images. The rest of BAT-net depends on nothing else; the part streams are further copies
+of blocks 3 and 4.
 """
 
 from collections.abc import Callable, Mapping

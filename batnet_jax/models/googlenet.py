@@ -1,8 +1,8 @@
 """GoogLeNet-BN, the backbone (section 4.4: "the first version of GoogLeNet ... with BN").
 
-The network is a table, `Backbone`; the blocks Blk1..Blk4 of Fig. 5 read it. The paper gives no
-widths: "published" has the published code's, which are 204 and 48 where Szegedy et al. have 208 and
-32. "torchvision" is torchvision's `googlenet`, for its ImageNet weights.
+`Backbone` is a table of the network, and the blocks Blk1..Blk4 of Fig. 5 read it. The paper gives
+no widths. "published" has the published code's: 204 and 48 where Szegedy et al. have 208 and 32.
+"torchvision" is torchvision's `googlenet`, for its ImageNet weights.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from batnet_jax.models.layers import ConvBN
 from batnet_jax.models.pooling import MaxPool, ceil_padding
-from batnet_jax.models.preprocess import MEAN, STD
+from batnet_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 
 class InceptionWidths(NamedTuple):
@@ -48,7 +48,12 @@ TORCHVISION_WIDTHS: Mapping[str, InceptionWidths] = {
 
 
 class Pool(NamedTuple):
-    """A max-pooling at stride 2: the window's side and its padding; None covers every row."""
+    """A max-pooling at stride 2.
+
+    Attributes:
+      window: its side.
+      padding: of zeros around the map; None: at the ends, just enough to cover every row.
+    """
 
     window: int
     padding: int | None
@@ -60,11 +65,11 @@ class Backbone(NamedTuple):
     Attributes:
       widths: of the inceptions, by name.
       five: side of the third branch's kernel; torchvision's "5x5" is 3x3.
-      bias: whether convolutions have one.
+      bias: convolutions have a bias.
       epsilon: of BN.
       pools: after the stem's 7x7, after the stem, after Blk2 and after Blk3.
-      rescale: whether images, normalised by ImageNet's statistics, are first brought to [-1, 1]
-        (torchvision's `transform_input`, which its pretrained weights want).
+      rescale: bring normalised images to [-1, 1] first (torchvision's `transform_input`, which its
+        pretrained weights need).
     """
 
     widths: Mapping[str, InceptionWidths]
@@ -99,12 +104,12 @@ BLOCK_INCEPTIONS = {2: ("3a", "3b"), 3: ("4a", "4b", "4c", "4d", "4e"), 4: ("5a"
 
 
 def scaled(channels: int, width: float) -> int:
-    """The number of channels at the multiplier `width`; at least 1."""
+    """Return the number of channels at the multiplier `width`, at least 1."""
     return max(1, round(channels * width))
 
 
-def halve(x: jax.Array, pool: Pool) -> jax.Array:
-    """Max-pooling of [b, h, w, c], >= 0, at stride 2."""
+def downsample(x: jax.Array, pool: Pool) -> jax.Array:
+    """Max-pool [b, h, w, c], >= 0, at stride 2."""
     window, padding = pool
     if padding is None:
         pads = [ceil_padding(size, window) for size in x.shape[1:3]]
@@ -117,22 +122,22 @@ class Inception(nn.Module):
     """One inception block (Szegedy et al. 2015, Fig. 2b).
 
     Attributes:
-      widths: channels of its branches at width 1.
-      width: multiplier of them.
-      backbone: a key of `BACKBONES`; its widths are not read.
-      wide, axis_name, dtype: see `ConvBN`.
+      widths: channels of the branches at width 1.
+      width: multiplier of the channels.
+      backbone: a key of `BACKBONES`; its widths are not used.
+      float32_output, axis_name, dtype: see `ConvBN`.
     """
 
     widths: InceptionWidths
     width: float = 1.0
     backbone: str = "published"
-    wide: bool = False
+    float32_output: bool = False
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps [b, h, w, c] to [b, h, w, one + three + five + pool]; both are >= 0."""
+        """Map [b, h, w, c] to [b, h, w, one + three + five + pool]; both are >= 0."""
         variant = BACKBONES[self.backbone]
 
         def conv(x, channels, kernel, name):
@@ -141,7 +146,7 @@ class Inception(nn.Module):
                 kernel,
                 use_bias=variant.bias,
                 epsilon=variant.epsilon,
-                wide=self.wide,
+                float32_output=self.float32_output,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 name=name,
@@ -158,9 +163,9 @@ class Inception(nn.Module):
 
 
 class Stem(nn.Module):
-    """Blk1: [b, h, w, 3] to position p1, [b, h / 8, w / 8, 192].
+    """Blk1, from images to the map at p1.
 
-    Attributes: as `Inception`'s.
+    Attributes: see `Inception`.
     """
 
     width: float = 1.0
@@ -170,7 +175,7 @@ class Stem(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps normalised images to the map at p1."""
+        """Map normalised images [b, h, w, 3] to [b, h / 8, w / 8, 192], the map at p1."""
         first, second, third = (scaled(channels, self.width) for channels in STEM_WIDTHS)
         variant = BACKBONES[self.backbone]
         shared = {
@@ -180,18 +185,19 @@ class Stem(nn.Module):
             "dtype": self.dtype,
         }
         if variant.rescale:
-            x = 2 * (x * jnp.asarray(STD, x.dtype) + jnp.asarray(MEAN, x.dtype)) - 1
+            std, mean = (jnp.asarray(value, x.dtype) for value in (IMAGENET_STD, IMAGENET_MEAN))
+            x = 2 * (x * std + mean) - 1
         x = ConvBN(first, 7, stride=2, name="conv1", **shared)(x, train=train)
-        x = halve(x, variant.pools[0])
+        x = downsample(x, variant.pools[0])
         x = ConvBN(second, 1, name="conv2", **shared)(x, train=train)
         x = ConvBN(third, 3, name="conv3", **shared)(x, train=train)
-        return halve(x, variant.pools[1])
+        return downsample(x, variant.pools[1])
 
 
 class Block(nn.Module):
-    """Blk2, Blk3 or Blk4: its inceptions, then (but for Blk4) a max-pooling by 2.
+    """Blk2, Blk3 or Blk4: inceptions, then (except in Blk4) a max-pooling by 2.
 
-    Blk4's layers hand on at least float32: a precaution, see docs/performance.md, "bfloat16".
+    Blk4's layers return at least float32: a precaution, see docs/performance.md, "bfloat16".
 
     Attributes:
       number: 2, 3 or 4.
@@ -206,16 +212,16 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps the position before the block to the position after it (p2, p3 or p4)."""
+        """Map the map at the previous position to the map at p2, p3 or p4."""
         variant = BACKBONES[self.backbone]
         for name in BLOCK_INCEPTIONS[self.number]:
             x = Inception(
                 variant.widths[name],
                 self.width,
                 self.backbone,
-                wide=self.number == 4,
+                float32_output=self.number == 4,
                 axis_name=self.axis_name,
                 dtype=self.dtype,
                 name=f"inception_{name}",
             )(x, train=train)
-        return x if self.number == 4 else halve(x, variant.pools[self.number])
+        return x if self.number == 4 else downsample(x, variant.pools[self.number])

@@ -1,5 +1,6 @@
-"""The BNNeck, the head of the strong baselines, in place of the published one."""
+"""The heads, from a map to a feature and identity scores: the paper's, and the BNNeck."""
 
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -9,15 +10,58 @@ from flax import linen as nn
 
 from batnet_jax.models.layers import BatchNorm, Dropout
 
-NECKS = ("none", "bnneck")
+
+class Head(nn.Module):
+    """The paper's head (section 4.4; details from the published code).
+
+    BN, ReLU (appearance only), GAP, dropout, fc, BN, ReLU give the feature f. Dropout and fc give
+    the scores.
+
+    Attributes:
+      num_identities: of the training set.
+      embedding_dim: of f (section 4.4: 512).
+      relu: apply a ReLU before GAP (published code: appearance yes, part no).
+      dropout: rate of both dropouts (published code: 0.1).
+      batch_norm_axis: pmap's axis for BN, None for each device alone.
+      axis_name: pmap's axis for dropout.
+      dtype: of the computation, but at least float32.
+    """
+
+    num_identities: int
+    embedding_dim: int = 512
+    relu: bool = True
+    dropout: float = 0.1
+    batch_norm_axis: str | None = None
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Map [b, h, w, c] to the feature [b, embedding_dim] and scores [b, num_identities]."""
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        shared = {"axis_name": self.batch_norm_axis, "dtype": dtype}
+        x = BatchNorm(name="map_bn", **shared)(x, train=train)
+        x = (nn.relu(x) if self.relu else x).mean((1, 2))
+        x = Dropout(self.dropout, self.axis_name)(x, train=train)
+        dense = partial(
+            nn.Dense,
+            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+            dtype=dtype,
+        )
+        x = dense(self.embedding_dim, name="embedding")(x)
+        x = BatchNorm(name="bn", **shared)(x, train=train)
+        feature = nn.relu(x)
+        x = Dropout(self.dropout, self.axis_name)(feature, train=train)
+        scores = dense(self.num_identities, name="classifier")(x)
+        return feature, scores
 
 
 class BNNeckHead(nn.Module):
-    """Map to feature to identity scores, with BN between what the two losses see.
+    """The head of the strong baselines, with BN between the inputs of the two losses.
 
-    GAP, and a fully connected layer if `embedding_dim`: the feature before the neck, of which the
-    triplet loss takes distances. BN without shift: the feature behind it, which is embedded.
-    Dropout, fc without bias: the scores.
+    GAP, and fc if `embedding_dim`, give the feature before the neck, for the triplet loss. BN
+    without shift gives the feature behind the neck, the embedding. Dropout and fc without bias
+    give the scores.
 
     Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", CVPR
     Workshops 2019, "BNNeck".
@@ -40,9 +84,9 @@ class BNNeckHead(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps [b, h, w, c] to the feature [b, embedding_dim or c] and scores [b, num_identities].
+        """Map [b, h, w, c] to the feature [b, embedding_dim or c] and scores [b, num_identities].
 
-        The feature is the one before the neck in training, and the one behind it otherwise.
+        In training the feature is the one before the neck, otherwise the one behind it.
         """
         dense = partial(
             nn.Dense,
@@ -60,45 +104,9 @@ class BNNeckHead(nn.Module):
         return before if train else behind, scores
 
 
-class Head(nn.Module):
-    """Map to feature to identity scores (section 4.4; details from the published code).
-
-    BN, for the appearance ReLU, GAP, dropout, fc, BN, ReLU: the feature f. Dropout, fc: the scores.
-
-    Attributes:
-      num_identities: of the training set.
-      embedding_dim: of f (section 4.4: 512).
-      relu: whether a ReLU stands before GAP (published code: appearance yes, part no).
-      dropout: rate of both dropouts (published code: 0.1).
-      batch_norm_axis: pmap's axis for BN, None for each device alone.
-      axis_name: pmap's axis for dropout.
-      dtype: of the computation, but at least float32.
-    """
-
-    num_identities: int
-    embedding_dim: int = 512
-    relu: bool = True
-    dropout: float = 0.1
-    batch_norm_axis: str | None = None
-    axis_name: str | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
-        """Maps [b, h, w, c] to the feature [b, embedding_dim] and scores [b, num_identities]."""
-        dtype = jnp.promote_types(self.dtype, jnp.float32)
-        shared = {"axis_name": self.batch_norm_axis, "dtype": dtype}
-        x = BatchNorm(name="map_bn", **shared)(x, train=train)
-        x = (nn.relu(x) if self.relu else x).mean((1, 2))
-        x = Dropout(self.dropout, self.axis_name)(x, train=train)
-        dense = partial(
-            nn.Dense,
-            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-            dtype=dtype,
-        )
-        x = dense(self.embedding_dim, name="embedding")(x)
-        x = BatchNorm(name="bn", **shared)(x, train=train)
-        feature = nn.relu(x)
-        x = Dropout(self.dropout, self.axis_name)(feature, train=train)
-        scores = dense(self.num_identities, name="classifier")(x)
-        return feature, scores
+HEADS: Mapping[str, Mapping[str, Callable[..., nn.Module]]] = {
+    "none": {"appearance": Head, "part": partial(Head, relu=False)},
+    "bnneck": {"appearance": BNNeckHead, "part": BNNeckHead},
+}
+"""The heads by `BATNet.neck`, then by the feature's name."""
+NECKS = tuple(HEADS)

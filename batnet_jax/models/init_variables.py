@@ -1,8 +1,8 @@
-"""Initial values, drawn on the host.
+"""The initial values of a network, drawn on the host.
 
-The law is that of the modules' own initialisers, which stay for those who use a module alone. But
-one random kernel a shape costs XLA longer to compile than a short training takes, so `BATNet`'s
-values come from NumPy; a test holds the two laws together.
+The modules' own initialisers, which serve a module that is used alone, have the same distributions;
+a test compares them. `BATNet`'s values are drawn in NumPy because XLA compiles a random
+kernel for each shape, which takes longer than a short training.
 """
 
 import math
@@ -14,43 +14,43 @@ import jax.numpy as jnp
 import numpy as np
 
 from batnet_jax.errors import UserError
-from batnet_jax.models.batnet import LIMITS, BATNet
+from batnet_jax.models.batnet import MAX_ATTRIBUTES, BATNet
 
-# Variance times fan-in: He et al. 2015 where a ReLU follows, LeCun's for the dense layers.
+# A kernel's variance times its fan-in, by its number of dimensions: He et al. 2015 for
+# convolutions, which a ReLU follows; LeCun's for dense layers.
 KERNEL_GAIN = {4: 2.0, 2: 1.0}
-MOST_PARAMETERS = 300_000_000
-"""Of a network, 8 times the paper's; with Adam's moments they take 12 bytes each."""
 CONSTANTS = {"bias": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0}
+MAX_PARAMETERS = 300_000_000
+"""Of a network: 8 times the paper's. With Adam's moments a parameter takes 12 bytes."""
 
 
 def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dict[str, Any]:
-    """Variables of a fresh network: `params` and `batch_stats`, NumPy float32.
+    """Return the variables of a fresh network: `params` and `batch_stats`, NumPy float32.
 
-    Each value depends on the seed and its own path only, so a layer keeps its values when another
-    is added.
+    Each value depends only on the seed and its own path: a layer keeps its values when another
+    layer is added.
 
     Args:
       model: the network.
       image_size: (height, width) of its images in pixels.
       seed: any int >= 0.
 
-    Raises: UserError if there are more than `MOST_PARAMETERS`, or a field is beyond `LIMITS`; no
-      memory is taken then.
+    Raises: UserError if the network has more than `MAX_PARAMETERS`, or an attribute exceeds
+      `MAX_ATTRIBUTES`. No memory is taken then.
     """
-    for name, most in LIMITS.items():
+    for name, most in MAX_ATTRIBUTES.items():
         value = getattr(model, name)
         if not 0 <= value <= most:
-            raise UserError(f"config.model.{name}={value} must be 0 to {most}")
+            raise UserError(f"{name}={value} must be 0 to {most}")
     images = jax.ShapeDtypeStruct((2, *image_size, 3), jnp.float32)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     shapes = jax.eval_shape(lambda x: model.init(keys, x, train=True), images)
 
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    if parameters > MOST_PARAMETERS:
+    if parameters > MAX_PARAMETERS:
         raise UserError(
-            f"the network of this config has {parameters:,} parameters, more than "
-            f"{MOST_PARAMETERS:,}: lower model.width, model.num_parts, model.embedding_dim or the "
-            "number of identities, or raise model.reduction"
+            f"the network has {parameters:,} parameters, more than {MAX_PARAMETERS:,}: lower its "
+            "width, num_parts, embedding_dim or number of identities, or raise its reduction"
         )
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The part feature extractor: regions of the attended map, a stream of its own for each (4.2)."""
+"""The part feature extractor: one stream for each region of the attended map (section 4.2)."""
 
 from typing import Any
 
@@ -14,22 +14,23 @@ PART_SAMPLINGS = ("paper", "published")
 
 
 def part_sampling_matrix(num_parts: int, height: int, sampling: str) -> np.ndarray:
-    """The resize of each horizontal region to the full height, which is linear in the rows.
+    """Return the matrices that resize each horizontal region to the full height.
 
-    "paper": the region's rows alone, resized bilinearly (half-pixel centres, edges repeated).
+    "paper": the region's rows only, resized bilinearly (half-pixel centres, edges repeated).
     "published": the published code's affine grid, scale 1 / T about the region's centre with
-    corners aligned, which reads a little across the borders between regions.
+    corners aligned. It reads a little beyond the borders of a region.
 
     Args:
       num_parts: T, a divisor of `height`.
       height: rows of the map.
       sampling: one of `PART_SAMPLINGS`.
     Returns: [T, height, height] float64; rows sum to 1.
+    Raises: UserError if T does not divide the height.
     """
     if height % num_parts:
         raise UserError(
-            f"model.num_parts={num_parts} does not divide the {height} rows of the map at p2: "
-            "choose a divisor, or an image height of which it is one"
+            f"num_parts={num_parts} does not divide the {height} rows of the map at p2: choose a "
+            "divisor, or another image height"
         )
     rows = height // num_parts
     start = np.arange(num_parts)[:, None] * rows
@@ -40,17 +41,18 @@ def part_sampling_matrix(num_parts: int, height: int, sampling: str) -> np.ndarr
         grid = np.linspace(-1, 1, height) if height > 1 else np.zeros(1)
         centre = (2 * np.arange(num_parts)[:, None] + 1) / num_parts - 1
         source = (grid / num_parts + centre + 1) / 2 * (height - 1)
-    # Row r weighs the source position s by the hat function max(0, 1 - |s - r|).
+    # The weight of row r at the source position s is the hat function max(0, 1 - |s - r|).
     return np.maximum(0, 1 - np.abs(source[:, :, None] - np.arange(height)))
 
 
 class PartStreams(nn.Module):
-    """T streams, each a copy of Blk3 and Blk4 with its own weights (Remark 3).
+    """T streams, each with its own Blk3 and Blk4 (Remark 3: no shared weights).
 
     Attributes:
       num_parts: T (section 4.4: 4).
       sampling: one of `PART_SAMPLINGS`.
-      backbone: a key of `backbones.BACKBONES`; width, axis_name, dtype: its blocks'.
+      backbone: a key of `backbones.BACKBONES`.
+      width, axis_name, dtype: of the blocks.
     """
 
     num_parts: int = 4
@@ -62,9 +64,9 @@ class PartStreams(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps p2's [b, h, w, c] to the streams' maps at p4, side by side.
+        """Map p2's [b, h, w, c] to the streams' maps at p4, concatenated.
 
-        Returns: [b, h / 2, w / 2, T * 1024 * width]; of resnet50 T * 2048 * width.
+        Returns: [b, h / 2, w / 2, T * 1024 * width]; T * 2048 * width channels of resnet50.
         """
         matrix = part_sampling_matrix(self.num_parts, x.shape[1], self.sampling)
         batch, height, w, c = x.shape
@@ -73,7 +75,7 @@ class PartStreams(nn.Module):
         shared = {"width": self.width, "axis_name": self.axis_name, "dtype": self.dtype}
         streams = []
         for t in range(self.num_parts):
-            # A product for each image: nothing has to be turned round, here or in the gradient.
+            # A product for each image needs no transpose, here or in the gradient.
             sample = jnp.broadcast_to(matrix[t].astype(x.dtype), (batch, height, height))
             region = jnp.einsum("bij,bjk->bik", sample, rows).reshape(x.shape)
             part = block(3, name=f"stream{t}_blk3", **shared)(region, train=train)

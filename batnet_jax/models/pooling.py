@@ -1,10 +1,12 @@
-"""Max-pooling of maps that are nowhere negative, so that zero padding is exact.
+"""Max-pooling of maps without negative values, so that zero padding is exact.
 
-Each place of the window is a shifted view of the map; the gradient of XLA's `reduce_window` is a
-select-and-scatter, which is slow on a CPU. There the gradient finds each window's winner again and
-gives it the output's gradient, in loops that XLA compiles by themselves: merged into what stands
-around them they would be worked out again for each reader. Elsewhere the maximum is taken along the
-rows, then along the columns, and the gradient is JAX's.
+The gradient of XLA's `reduce_window` is a select-and-scatter, which is slow on a CPU. Here each
+place of the window is a shifted view of the map, and the result is the maximum of the views.
+
+On a CPU, the backward pass finds the place of each window's maximum again, and adds the output's
+gradient at this place. XLA compiles the loops of both passes on their own: fused with their
+neighbours, they would be computed again for each reader. Elsewhere the maximum is taken along the
+rows, then along the columns, and JAX derives the gradient.
 """
 
 from collections.abc import Sequence
@@ -20,65 +22,65 @@ from jax.experimental.xla_metadata import set_xla_metadata
 Padding = Sequence[tuple[int, int]]
 
 
-class _Form(NamedTuple):
+class _Geometry(NamedTuple):
     stride: int
     padding: tuple[tuple[int, int], ...]
     window: int
 
 
-# A call of a jitted function under this is not merged into what stands around it. The function must
-# call none that is jitted itself, as much of `jax.numpy` is: that would be apart, too.
-_apart = partial(set_xla_metadata, inlineable="false")
+# XLA does not inline a call to a jitted function in this context. The function must not call
+# another jitted function, as many of `jax.numpy` are: that call would not be inlined either.
+_not_inlined = partial(set_xla_metadata, inlineable="false")
 
 
 def max_pool(x: jax.Array, *, stride: int, padding: Padding, window: int = 3) -> jax.Array:
-    """Max-pooling of a map that is nowhere negative.
+    """Max-pool a map without negative values.
 
-    Of equal values the one in the first column has the gradient, there the one in the first row; in
-    PyTorch rows go first. Behind a ReLU ties are zeros, whose gradient goes no further; in bfloat16
-    there are others.
+    Of equal values, the first by column and then by row gets the gradient; in PyTorch, by row and
+    then by column. After a ReLU, equal values are zeros, through which no gradient passes; in
+    bfloat16 others are equal too.
 
     Args:
       x: [b, h, w, c], >= 0.
       stride: 1 or 2.
-      padding: rows' and columns' (before, after).
+      padding: (before, after) of the rows and of the columns.
       window: its side, 2 or 3.
     Returns: [b, h', w', c], h' = (h + before + after - window) // stride + 1.
     """
     rows, columns = padding
-    return _pool(x, _Form(stride, ((rows[0], rows[1]), (columns[0], columns[1])), window))
+    return _pool(x, _Geometry(stride, ((rows[0], rows[1]), (columns[0], columns[1])), window))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
-def _pool(x, form):
-    def greatest(x):
-        with _apart():
-            return _greatest(x, form)
+def _pool(x, geometry):
+    def on_cpu(x):
+        with _not_inlined():
+            return _window_max(x, geometry)
 
-    return lax.platform_dependent(x, cpu=greatest, default=partial(_by_axes, form=form))
-
-
-def _pool_forward(x, form):
-    return _pool(x, form), x
+    return lax.platform_dependent(x, cpu=on_cpu, default=partial(_pool_by_axes, geometry=geometry))
 
 
-def _pool_backward(form, x, gradient):
-    def by_winners(x, gradient):
-        with _apart():
-            return _spread(_winner(x, form), gradient, x.shape[1:3], form)
+def _pool_forward(x, geometry):
+    return _pool(x, geometry), x
+
+
+def _pool_backward(geometry, x, gradient):
+    def on_cpu(x, gradient):
+        with _not_inlined():
+            return _scatter(_window_argmax(x, geometry), gradient, x.shape[1:3], geometry)
 
     def by_jax(x, gradient):
-        return jax.vjp(partial(_by_axes, form=form), x)[1](gradient)[0]
+        return jax.vjp(partial(_pool_by_axes, geometry=geometry), x)[1](gradient)[0]
 
-    return (lax.platform_dependent(x, gradient, cpu=by_winners, default=by_jax),)
+    return (lax.platform_dependent(x, gradient, cpu=on_cpu, default=by_jax),)
 
 
 _pool.defvjp(_pool_forward, _pool_backward)
 
 
-def _by_axes(x, form):
-    """Rows, then columns, each the greatest of `window` views, whose gradient is a few selects."""
-    stride, padding, window = form
+def _pool_by_axes(x, geometry):
+    """Pool the rows, then the columns, by maxima of `window` views, whose gradients are selects."""
+    stride, padding, window = geometry
     for axis, pad in zip((1, 2), padding, strict=True):
         widths = [(0, 0)] * x.ndim
         widths[axis] = pad
@@ -91,9 +93,9 @@ def _by_axes(x, form):
     return x
 
 
-def _views(x, form):
-    """Each place of the window, down the first column, then the next: maps [b, h', w', c]."""
-    stride, padding, window = form
+def _views(x, geometry):
+    """Return a view [b, h', w', c] for each place of the window, column by column."""
+    stride, padding, window = geometry
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
     b, h, w, c = x.shape
     rows, columns = ((size - window) // stride * stride + 1 for size in (h, w))
@@ -105,14 +107,14 @@ def _views(x, form):
 
 
 @partial(jax.jit, static_argnums=1)
-def _greatest(x, form):
-    return reduce(lax.max, _views(x, form))
+def _window_max(x, geometry):
+    return reduce(lax.max, _views(x, geometry))
 
 
 @partial(jax.jit, static_argnums=1)
-def _winner(x, form):
-    """Of each window the number of its greatest, of those the first of `_views`: [b, h', w', c]."""
-    best, *others = _views(x, form)
+def _window_argmax(x, geometry):
+    """Return the number of each window's maximum, the first of the `_views`: [b, h', w', c]."""
+    best, *others = _views(x, geometry)
     number = lax.full(best.shape, 0, jnp.uint8)
     for k, view in enumerate(others, 1):
         number = lax.select(view > best, lax.full(best.shape, k, jnp.uint8), number)
@@ -121,15 +123,16 @@ def _winner(x, form):
 
 
 @partial(jax.jit, static_argnums=(2, 3))
-def _spread(number, gradient, size, form):
-    """The gradient [b, h', w', c] where each window's winner is: [b, *size, c].
+def _scatter(number, gradient, size, geometry):
+    """Add the gradient [b, h', w', c] at the place of each window's maximum: [b, *size, c].
 
-    With stride * a + r a padded row, 0 <= r < stride: windows that cover it begin at the rows
-    stride * (a - d), and it is their row r + stride * d. So for columns.
+    Let stride * a + r be a padded row, 0 <= r < stride. The windows that cover it start at the rows
+    stride * (a - d), and see it as their row r + stride * d. The same holds for columns.
     """
-    stride, padding, window = form
-    counts = [-(-(n + sum(p)) // stride) for n, p in zip(size, padding, strict=True)]  # of a
-    reach = (window - 1) // stride  # the greatest d
+    stride, padding, window = geometry
+    # The numbers of values of a, and the largest d.
+    counts = [-(-(n + sum(p)) // stride) for n, p in zip(size, padding, strict=True)]
+    reach = (window - 1) // stride
     widths = [(reach, n - have, 0) for n, have in zip(counts, gradient.shape[1:3], strict=True)]
     number, gradient = (
         lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *widths, (0, 0, 0)])
@@ -146,7 +149,9 @@ def _spread(number, gradient, size, form):
     row, column = (lax.broadcasted_iota(jnp.uint8, full, axis) for axis in (2, 4))
     zero = lax.full(full, 0, gradient.dtype)
     total = zero
-    # An i of `window` or more would be in a number of the next column; such a j is in none.
+    # The number of a place is j * window + i. No window has a row i >= window: i < window is
+    # checked, as the number would be one of the next column. Nor has any a column j >= window,
+    # whose number would be too large.
     for right in range(reach + 1):
         for down in range(reach + 1):
             i, j = row + jnp.uint8(stride * down), column + jnp.uint8(stride * right)
@@ -158,9 +163,9 @@ def _spread(number, gradient, size, form):
 
 
 class MaxPool(nn.Module):
-    """`max_pool` as a module: an export has other words for it, and finds it by its type.
+    """`max_pool` as a module, so that an export can recognise and replace it.
 
-    Attributes: as the arguments of `max_pool`.
+    Attributes: the arguments of `max_pool`.
     """
 
     stride: int
@@ -168,10 +173,10 @@ class MaxPool(nn.Module):
     window: int = 3
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [b, h, w, c], >= 0, to [b, h', w', c]."""
+        """Map [b, h, w, c], >= 0, to [b, h', w', c]."""
         return max_pool(x, stride=self.stride, padding=self.padding, window=self.window)
 
 
 def ceil_padding(size: int, window: int = 3) -> tuple[int, int]:
-    """Padding by which pooling at stride 2 covers every row: PyTorch's `ceil_mode`, unpadded."""
+    """Return the padding that makes pooling at stride 2 cover every row (PyTorch's `ceil_mode`)."""
     return 0, (size - window) % 2

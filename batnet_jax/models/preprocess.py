@@ -1,15 +1,14 @@
-"""TODO."""
+"""From the bytes of images to the input of a network."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-# ImageNet's mean and standard deviation of RGB in [0, 1] (published code).
-MEAN = (0.485, 0.456, 0.406)
-
-STD = (0.229, 0.224, 0.225)
+# Of RGB in [0, 1] over ImageNet (published code).
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalise(images: UInt8[Array, "*b h w 3"], dtype=jnp.float32) -> Float[Array, "*b h w 3"]:
-    """RGB bytes to zero mean and unit deviation by ImageNet's statistics."""
+    """Return RGB images with the mean and deviation of ImageNet's pixels brought to 0 and 1."""
     images = images.astype(dtype) / 255
-    return (images - jnp.asarray(MEAN, dtype)) / jnp.asarray(STD, dtype)
+    return (images - jnp.asarray(IMAGENET_MEAN, dtype)) / jnp.asarray(IMAGENET_STD, dtype)

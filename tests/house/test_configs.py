@@ -13,7 +13,7 @@ from support.paths import ROOT
 from batnet_jax import models
 from batnet_jax.config import FIELDS, RESUMABLE_FIELDS, default_config, flatten
 from batnet_jax.errors import UserError
-from batnet_jax.models.init_variables import MOST_PARAMETERS
+from batnet_jax.models.init_variables import MAX_PARAMETERS
 from batnet_jax.retrieval import POOLINGS
 from batnet_jax.step.optimizer import SCHEDULES
 from batnet_jax.step.train_step import make_recipe
@@ -112,7 +112,7 @@ def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
     """As its comment says."""
     _, _, small = strong_baseline(position="p4", reduction=16)
     _, _, large = strong_baseline(position="p4")
-    assert small < MOST_PARAMETERS < large
+    assert small < MAX_PARAMETERS < large
     assert round(large / 1e6) == 564
 
 
@@ -121,6 +121,10 @@ def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
     [
         ({"model.neck": "x"}, "config.model.neck='x' is not one of none, bnneck: choose one$"),
         ({"model.backbone": "resnet18"}, "'resnet18' is not one of published, .*, resnet50: cho"),
+        (
+            {"model.position": "p5"},
+            "config.model.position='p5' has the unknown position 'p5': give",
+        ),
         ({"model.embedding_dim": 0}, "embedding_dim=0 needs --config.model.neck=bnneck"),
         ({"model.embedding_dim": -1, "model.neck": "bnneck"}, "embedding_dim=-1 must be 0 or more"),
         ({"schedule": "linear"}, "config.schedule='linear' is not one of piecewise, cosine: cho"),
@@ -186,7 +190,7 @@ def test_the_choices_are_those_of_the_code():
 
 
 def test_the_limits_and_defaults_of_the_network_are_those_of_the_code():
-    for name, most in models.LIMITS.items():
+    for name, most in models.MAX_ATTRIBUTES.items():
         assert FIELDS[f"model.{name}"].most == most
     parameters = inspect.signature(models.BATNet).parameters
     for name, value in default_config().model.items():

@@ -129,15 +129,15 @@ def test_batch_norm_over_devices_is_that_of_the_global_batch(rng):
     assert np.abs(alone["mean"] - whole_stats["mean"]).max() > 1e-3
 
 
-JOINT, QUICK = layers._joint_moments, layers._quick_moments
+CUDA, CPU = layers._moments_on_cuda, layers._moments_on_cpu
 
 
 @pytest.mark.parametrize(
     ("moments", "mean", "error"),
     [
-        *((JOINT, 0, 1e-5), (JOINT, 1e3, 1e-5), (JOINT, 1e5, 1e-4)),
-        *((QUICK, 0, 1e-6), (QUICK, 3.5, 3e-5), (QUICK, 5, 1e-6), (QUICK, 1e3, 1e-6)),
-        (QUICK, 1e4, 1e-4),  # of the mean's own rounding
+        *((CUDA, 0, 1e-5), (CUDA, 1e3, 1e-5), (CUDA, 1e5, 1e-4)),
+        *((CPU, 0, 1e-6), (CPU, 3.5, 3e-5), (CPU, 5, 1e-6), (CPU, 1e3, 1e-6)),
+        (CPU, 1e4, 1e-4),  # the rounding of the mean
     ],
 )
 def test_moments_in_float32_with_a_large_mean(rng, moments, mean, error):
@@ -154,19 +154,19 @@ def test_near_channels_take_the_quick_way(rng):
     x = (3.5 + rng.normal(size=(16, 8, 4, 6))).astype(np.float32)
     dy = rng.normal(size=x.shape).astype(np.float32)
     axes, (x, dy) = (0, 1, 2), map(jnp.asarray, (x, dy))
-    mean, var = layers._quick_moments(x)
+    mean, var = layers._moments_on_cpu(x)
     np.testing.assert_array_equal(var, jnp.square(x).mean(axes) - jnp.square(mean))
     assert np.any(var != layers._moments(x)[1])
-    d_bias, products = layers._quick_products(dy, x, mean, 1 / jnp.sqrt(var))
+    d_bias, products = layers._gradient_sums_on_cpu(dy, x, mean, 1 / jnp.sqrt(var))
     quick = jax.jit(lambda dy, x: (dy * x).sum(axes) - mean * d_bias)(dy, x)
     np.testing.assert_allclose(products, quick, rtol=1e-6)
-    assert np.any(np.abs(layers._products(dy, x, mean, None)[1] / quick - 1) > 2e-6)
+    assert np.any(np.abs(layers._gradient_sums(dy, x, mean, None)[1] / quick - 1) > 2e-6)
 
 
 def test_one_far_channel_is_enough_for_the_longer_way(rng):
     x = rng.normal(size=(16, 8, 4, 6)).astype(np.float32)
     x[..., 2] += 1e3
-    got = layers._quick_moments(jnp.asarray(x))[1]
+    got = layers._moments_on_cpu(jnp.asarray(x))[1]
     np.testing.assert_allclose(got, x.astype(np.float64).var((0, 1, 2)), rtol=1e-6)
 
 
@@ -177,7 +177,7 @@ def test_quick_products_in_float32_with_a_large_mean(rng, mean):
     exact = x.astype(np.float64)
     near, inverse = exact.mean((0, 1, 2)).astype(np.float32), 1 / exact.std((0, 1, 2))
     arguments = map(partial(jnp.asarray, dtype=jnp.float32), (dy, x, near, inverse))
-    got = layers._quick_products(*arguments)
+    got = layers._gradient_sums_on_cpu(*arguments)
     np.testing.assert_allclose(got[0], dy.sum((0, 1, 2), np.float64), atol=1e-4)
     # Sums of 512 values of about 1: some 20.
     np.testing.assert_allclose(got[1], (dy * (exact - near)).sum((0, 1, 2)), atol=2e-4)
@@ -264,7 +264,7 @@ def test_the_gradient_of_a_1x1_convolution(rng, kept):
     """Every element by itself, in float64; in bfloat16 the types stay, and the values about."""
     x, matrix, dy = (rng.normal(size=shape) for shape in ((2, 3, 4, 5), (5, 6), (2, 3, 4, 6)))
     given = jnp.asarray(x, kept), jnp.asarray(matrix, kept)
-    y, back = jax.vjp(layers.product, *given)
+    y, back = jax.vjp(layers.pointwise_conv, *given)
     by_x, by_matrix = back(jnp.asarray(dy, kept))
     assert {y.dtype, by_x.dtype, by_matrix.dtype} == {jnp.dtype(kept)}
     want_y, want_x, want_matrix = np.zeros(dy.shape), np.zeros(x.shape), np.zeros(matrix.shape)

@@ -1,4 +1,4 @@
-"""Blocks against the oracle, counts, shapes and wiring; whole networks are in `models/test_parity.py`.
+"""Blocks against the oracle, counts, shapes and wiring; test_parity.py compares whole networks.
 
 Comparisons run in float64, where only the order of sums differs: 1e-10 through a block.
 """

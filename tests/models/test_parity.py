@@ -1,9 +1,10 @@
 """The whole network, its gradients and its training against an oracle written from the paper.
 
-The oracle is `support/network_oracle.py`: NumPy float64, none of our code. In float64 the two differ
-by the order of sums alone, 2e-16 that each batch normalisation may amplify by 1 / sqrt(eps) = 300:
-some 1e-12 was measured, of outputs and of gradients; the tolerances leave a factor of 1000 and more
-for other machines. Width 1/16 or 1/8 of the paper's, 64 x 32 pixels: XLA's compiler is the cost.
+The oracle is `support/network_oracle.py`: NumPy float64, none of our code. In float64 the two
+differ by the order of sums alone, 2e-16 that each batch normalisation may amplify by 1 / sqrt(eps)
+= 300: some 1e-12 was measured, of outputs and of gradients; the tolerances leave a factor of 1000
+and more for other machines. Width 1/16 or 1/8 of the paper's, 64 x 32 pixels: XLA's compiler is the
+cost.
 """
 
 from functools import partial

@@ -108,8 +108,8 @@ def test_on_a_cpu_pooling_is_not_merged_into_what_stands_around_it():
 
     x = jnp.ones((2, 8, 4, 3))
     forward = jax.jit(around).lower(x).compile().as_text()
-    assert forward.count("to_apply=%_greatest") == 1
+    assert forward.count("to_apply=%_window_max") == 1
     both = jax.jit(jax.grad(around)).lower(x).compile().as_text()
-    assert (both.count("to_apply=%_winner"), both.count("to_apply=%_spread")) == (1, 1)
+    assert (both.count("to_apply=%_window_argmax"), both.count("to_apply=%_scatter")) == (1, 1)
     for text in (forward, both):  # neither is what is inside cut up: where, pad, ...
         assert text.count(" call(") == text.count("to_apply=%_")

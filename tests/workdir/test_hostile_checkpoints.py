@@ -122,7 +122,9 @@ def test_a_network_that_would_take_all_memory():
         0,
     )
     config.model.num_parts = 10**9
-    refused("config.model.num_parts=", draw_variables, make_model(config, 9), (128, 64), 0)
+    refused(
+        "num_parts=1000000000 must be 0 to 64", draw_variables, make_model(config, 9), (128, 64), 0
+    )
 
 
 # Checkpoints.

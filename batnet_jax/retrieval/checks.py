@@ -33,7 +33,7 @@ def choice(name: str, given: Any, allowed: Sequence[str]) -> str:
 def positive_int(name: str, given: Any) -> int:
     """Return `given` as an int; raise UserError unless it is a whole number of at least 1."""
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
-        raise UserError(f"{name}={given!r}: must be an integer of at least 1; mend the argument")
+        raise UserError(f"{name}={given!r}: must be an integer of at least 1; correct the argument")
     return int(given)
 
 

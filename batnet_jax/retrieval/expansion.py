@@ -58,7 +58,7 @@ def expand_queries(
 def _check_alpha(alpha: float, metric: str) -> None:
     is_number = isinstance(alpha, int | float | np.number) and not isinstance(alpha, bool)
     if not is_number or not 0 <= alpha < np.inf:
-        raise UserError(f"alpha={alpha!r}: must be a number of at least 0; mend the argument")
+        raise UserError(f"alpha={alpha!r}: must be a number of at least 0; correct the argument")
     if alpha and metric != "cosine":
         raise UserError(
             f"alpha={alpha!r} with metric={metric!r}: weights are powers of the cosine; use"

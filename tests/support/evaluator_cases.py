@@ -1,16 +1,16 @@
-"""TODO."""
+"""Random cases for the evaluator, whose scores are exact."""
 
 import numpy as np
 from hypothesis import settings
 
 from batnet_jax.retrieval import evaluate
 
-# Every case has the same number of dimensions, and sizes that are rounded to few shapes.
+# Few examples, because shapes are compiled anew. Plans round the sizes of all cases to few shapes.
 FEW = settings(max_examples=25, deadline=None)
 
 
 def make_case(seed, *, ties):
-    """Whole numbers, whose scores are exact in any order of adding."""
+    """Return a generator and six arrays; integer features make scores exact."""
     rng = np.random.default_rng(seed)
     num_query, num_gallery, identities = rng.integers(9, 17), rng.integers(65, 128), 6
     high = 3 if ties else 10**3
@@ -32,4 +32,5 @@ def make_case(seed, *, ties):
 
 
 def rank(case, **options):
+    """Evaluate a case by Euclidean distances, with CMC ranks up to beyond the gallery."""
     return evaluate(**case, metric="euclidean", cmc_ranks=(1, 2, 3, 5, 10, 50, 200), **options)

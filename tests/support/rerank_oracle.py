@@ -1,17 +1,17 @@
-"""k-reciprocal re-ranking once more: dense, slow, float64, one item at a time. It imports none."""
+"""An oracle of k-reciprocal re-ranking: dense, slow, float64, one item at a time."""
 
 import numpy as np
 
 
 def final_distances(query, gallery, *, k1, k2, weight, metric):
-    """[q, g] float64. An item comes first in its own list; the distances must differ otherwise."""
+    """Return final distances [q, g], float64. An item is the first in its own list."""
     features = np.concatenate([query, gallery]).astype(np.float64)
     if metric == "cosine":
         lengths = np.linalg.norm(features, axis=1, keepdims=True)
         features = features / np.where(lengths == 0, 1, lengths)
     n = len(features)
     distance = np.array([[np.sum((a - b) ** 2) for b in features] for a in features])
-    # Columns over their largest, and the whole turned over: rows over their largest.
+    # As in the published code: divide columns by their largest distance, then transpose.
     largest = distance.max(axis=0)
     distance = (distance / np.where(largest == 0, 1, largest)).T
     lists = []

@@ -1,4 +1,4 @@
-"""The evaluator once more: slow, obvious, float64, one query at a time. It imports none of it."""
+"""An oracle of the evaluator: simple, slow, float64, one query at a time, without its code."""
 
 import math
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def similarity(query, gallery, metric):
-    """[g] float64, greater is more alike."""
+    """Return similarities [g], float64; greater is more similar."""
     query, gallery = query.astype(np.float64), gallery.astype(np.float64)
     if metric == "euclidean":
         return np.array([-sum((a - b) ** 2 for a, b in zip(query, item, strict=True))
@@ -20,7 +20,10 @@ def similarity(query, gallery, metric):
 
 
 def ranked_matches(scores, pid, camera, gallery_pids, gallery_cameras, *, keep):
-    """List of True / False down the ranked list, junk and (unless `keep`) same view left out."""
+    """Return for each place of a ranked list whether it is right, without junk and removed items.
+
+    With `keep`, images of the query's own view are not removed.
+    """
     order = np.argsort(-scores, kind="stable")
     matches = []
     for g in order:
@@ -43,7 +46,7 @@ def precision_ap(matches):
 
 
 def market_ap(matches):
-    """Written after Market-1501's compute_AP.m, which walks every position."""
+    """Return the AP as Market-1501's compute_AP.m does, position by position."""
     good = sum(matches)
     old_recall, old_precision, ap, hits = 0.0, 1.0, 0.0, 0
     for walked, right in enumerate(matches):
@@ -61,7 +64,7 @@ def evaluate(
     query_features, query_pids, query_cameras, gallery_features, gallery_pids, gallery_cameras,
     *, metric, ap, same_camera, cmc_ranks=(1, 5, 10, 20),
 ):  # fmt: skip
-    """The dict of `batnet_jax.retrieval.evaluate`, or None where no query is valid."""
+    """Return the result of `batnet_jax.retrieval.evaluate`, or None if no query is valid."""
     curves, aps, inps = [], [], []
     for q in range(len(query_features)):
         matches = ranked_matches(

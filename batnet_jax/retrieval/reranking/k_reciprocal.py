@@ -82,7 +82,7 @@ def check_settings(settings: KReciprocal) -> KReciprocal:
     if not is_number or not 0 <= weight <= 1:
         raise UserError(
             f"weight={weight!r}: must be a number from 0 (Jaccard distance alone) to 1 (the"
-            " original distance alone); mend the argument"
+            " original distance alone); correct the argument"
         )
     return KReciprocal(k1, k2, float(weight))
 

@@ -5,6 +5,6 @@ sources (what is it, does it fit) -> commands.
 """
 
 from batnet_jax.weights.convert import Report
-from batnet_jax.weights.initialise import initialise
+from batnet_jax.weights.init_from import initialise
 
 __all__ = ["Report", "initialise"]

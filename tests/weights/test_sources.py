@@ -21,7 +21,7 @@ from batnet_jax.models.build import make_model
 from batnet_jax.models.googlenet import BACKBONES, Block, Stem
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.modes.import_weights import import_weights
-from batnet_jax.weights import initialise
+from batnet_jax.weights import init_from
 from batnet_jax.weights.convert import flatten, to_torch
 from batnet_jax.weights.names import BATNET, published_name, torchvision_name
 from batnet_jax.weights.sources import check_agrees, open_source
@@ -155,7 +155,7 @@ def test_a_source_may_have_more_or_less_than_the_network(variables, fresh, publi
 def test_a_workdir_is_a_source(config, variables, fresh, imported, monkeypatch):
     workdir, _ = imported
     opened = open_source(config, workdir)
-    monkeypatch.setattr(initialise, "open_source", lambda *_: opened)  # once is slow enough
+    monkeypatch.setattr(init_from, "open_source", lambda *_: opened)  # once is slow enough
     identities = checkpoints.restore_metadata(workdir, 0)["identities"]
     same, report = weights.initialise(config, fresh, workdir, identities=identities)
     assert_same(same, variables)

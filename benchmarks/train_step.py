@@ -6,8 +6,8 @@
     python benchmarks/train_step.py --device gpu --batch 64 --dtype bfloat16 float32 --profile DIR
 
 All contestants take the whole step, from a batch of bytes on the host to new weights: augmentation,
-forward, the losses of section 4.3, backward, Adam with L2. `tests/house/test_benchmarks.py` holds their
-losses and gradients together in float64.
+forward, the losses of section 4.3, backward, Adam with L2. `tests/house/test_benchmarks.py`
+compares their losses and gradients in float64.
 
 * ours: `train_step` under `jax.pmap` with a donated state, as `training/loop.py` runs it.
 * torch-published: our PyTorch version of the published network, eager, channels first, with Bi() by

@@ -1,7 +1,7 @@
 """What runs without the package: the same features, at any batch; the card; what is refused.
 
 Features have unit length. Two correct float32 programs sum in another order: 1e-5 where both are
-XLA's, and the issue's 1e-4 for onnxruntime.
+XLA's, and 1e-4 for onnxruntime.
 """
 
 import hashlib

@@ -13,7 +13,7 @@ PACKAGE = ROOT / "batnet_jax"
 ORDER = {
     "main": "picks the mode",
     "modes": "one file a mode: its flags, its help and its `run`",
-    "training, export": "a run from its start to its end; a checkpoint as a file for other programs",
+    "training, export": "a run from start to end; a checkpoint as a file for other programs",
     "inference": "a trained model: restore it, embed images, search a gallery",
     "evaluation, weights": "features and figures of a test; other people's weights in our names",
     "validation": "every setting checked before anything is read or written",

@@ -27,7 +27,7 @@ close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
 # Counts and shapes, for which nothing is computed.
 
 VARIANTS = [
-    ({}, 37_237_296),  # FACTS, measured on the published PyTorch network
+    ({}, 37_237_296),  # measured on the published PyTorch network
     ({"attention": "plain"}, 33_751_056),
     ({"attention": "none"}, 30_206_856),
     ({"num_parts": 0}, 13_631_726),

@@ -1,7 +1,7 @@
-"""A Google Cloud Storage of one process, on loopback: as much of its JSON API as is asked for.
+"""A fake Google Cloud Storage on loopback: the part of its JSON API that the package uses.
 
-Objects lie in a dict. It is there for `workdir/test_gcs.py`: gcsfs finds it by STORAGE_EMULATOR_HOST,
-tensorstore, with which Orbax writes arrays, by TENSORSTORE_GCS_HTTP_URL.
+Objects are stored in a dict. gcsfs finds the server by STORAGE_EMULATOR_HOST; tensorstore, with
+which Orbax writes arrays, finds it by TENSORSTORE_GCS_HTTP_URL.
 """
 
 import base64

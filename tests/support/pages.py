@@ -1,4 +1,4 @@
-"""TODO."""
+"""Parse the pages that the package writes and check what must hold of every page."""
 
 import base64
 import hashlib
@@ -10,7 +10,7 @@ HIDDEN = {"style", "script"}
 
 
 class Page(HTMLParser):
-    """Collects tags and text; fails where elements are not nested."""
+    """A parsed page: its tags and its visible text. Elements that are not nested fail."""
 
     def __init__(self, text):
         super().__init__()
@@ -33,11 +33,12 @@ class Page(HTMLParser):
         self.text += data if not HIDDEN & set(self.open) else ""
 
     def all(self, tag):
+        """Return the attributes of every element with this tag."""
         return [attrs for name, attrs in self.tags if name == tag]
 
 
 def read_page(path):
-    """The parsed page, having asserted what holds of every page."""
+    """Parse a page and check it: self-contained, safe, accessible, with unique ids."""
     text = path.read_text(encoding="utf-8")
     assert text.startswith("<!DOCTYPE html>")
     alone = re.sub(r'url\("data:image/webp;base64,[^"]*"\)', "", text)

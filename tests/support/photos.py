@@ -1,4 +1,4 @@
-"""TODO."""
+"""Encoded images of many formats, whole ones, and what tests damage them with."""
 
 import io
 import struct
@@ -12,7 +12,7 @@ ORIENTATION = 0x112  # EXIF's tag
 
 
 def photo(height=96, width=48):
-    """A smooth colourful picture with some noise, so that its JPEG has many bytes of scan."""
+    """Draw a smooth colourful image with noise, whose JPEG has many bytes of scan."""
     y, x = np.mgrid[:height, :width]
     colours = [255 * x / max(width - 1, 1), 255 * y / max(height - 1, 1), (3 * x + 2 * y) % 256]
     noise = np.random.default_rng(0).normal(0, 20, (height, width, 3))
@@ -20,39 +20,35 @@ def photo(height=96, width=48):
     return Image.fromarray(cv2.GaussianBlur(noisy, (0, 0), 1))
 
 
-PHOTO = photo()
-
-
-PIXELS = np.asarray(PHOTO)
-
-
 def encode(image, form, **options):
+    """Return the bytes of an image in one of Pillow's formats."""
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
     return buffer.getvalue()
 
 
-def oriented(form, orientation, image=PHOTO, **options):
+def oriented(form, orientation, image=None, **options):
+    """Encode an image, by default PHOTO, with an EXIF orientation."""
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    return encode(image, form, exif=exif, **options)
+    return encode(image or PHOTO, form, exif=exif, **options)
 
 
 def pillow(encoded):
-    """[h, w, 3] uint8: the other decoder's opinion."""
+    """Decode with Pillow, to compare with OpenCV. Returns: [h, w, 3] uint8."""
     with Image.open(io.BytesIO(encoded)) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 def with_segment(jpeg, marker, content):
-    """Puts a segment at the beginning of a JPEG's header."""
+    """Insert a segment at the beginning of a JPEG's header."""
     return (
         jpeg[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content + jpeg[2:]
     )
 
 
 def png(width, height, data):
-    """A PNG of 1 bit a pixel; `data` may be less than it needs."""
+    """Return a PNG of 1 bit a pixel; `data` may be shorter than its size requires."""
 
     def chunk(name, content):
         check = struct.pack(">I", zlib.crc32(name + content))
@@ -63,26 +59,15 @@ def png(width, height, data):
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
+PHOTO = photo()
+PIXELS = np.asarray(PHOTO)
 JPEG = encode(PHOTO, "JPEG", quality=90)
-
-
 PROGRESSIVE = encode(PHOTO, "JPEG", quality=90, progressive=True)
-
-
 PNG_PHOTO = encode(PHOTO, "PNG")
-
-
 THUMBNAIL = encode(PHOTO.resize((12, 24)), "JPEG")
-
-
 EXIF_THUMBNAIL = b"Exif\0\0MM\0*\0\0\0\x08\0\0\0\0\0\0" + THUMBNAIL
-
-
 WITH_THUMBNAIL = with_segment(JPEG, 0xE1, EXIF_THUMBNAIL)
-
-
 ALPHA = np.tile(np.arange(48, dtype=np.uint8) * 5, (96, 1))
-
 
 WHOLE = (
     {
@@ -117,3 +102,4 @@ WHOLE = (
     }
     | {f"orientation {way}": oriented("JPEG", way) for way in range(1, 9)}
 )
+"""Images that every reader must decode, by what is special about them."""

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Run command lines of the package, in this process or in another, and compare the runs' files."""
 
 import contextlib
 import io
@@ -18,7 +18,6 @@ from batnet_jax import main
 from batnet_jax.modes.config_files import name_configs
 from support.paths import ROOT
 
-# The whole architecture but for one part stream instead of four: compiling is what takes time.
 SMALL = (
     "--config.data.variant=tiny",
     "--config.data.image_size=(64, 32)",
@@ -29,17 +28,26 @@ SMALL = (
     "--config.batch.images_per_identity=2",
     "--config.log.every_steps=1",
 )
+"""Flags of a run on few and small images. One part stream instead of four compiles faster."""
 
+STEPS = 24
+PLAN = (
+    f"--config.steps={STEPS}",
+    "--config.seed=3",
+    "--config.checkpoint.every_epochs=1",
+    "--config.eval.every_epochs=1",
+)
+"""Flags of the run that tests interrupt: STEPS steps, saved and evaluated after every epoch."""
 
 MAIN = ("-m", "batnet_jax.main")
-
+"""Python's arguments for the package's own entry point."""
 
 CUT = (str(ROOT / "tests" / "support" / "subprocess_main.py"),)
-"""The same on a cut backbone: its depth costs compile time, which most tests here need not pay."""
+"""The same entry point with a shortened backbone, which compiles faster."""
 
 
 def run_main(*arguments, devices=1, entry=MAIN):
-    """Runs a command line from a folder without data; returns the finished process."""
+    """Run a command line in a process of its own and return the finished process."""
     environment = os.environ | {
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_PLATFORMS": "cpu",
@@ -64,7 +72,7 @@ def parse_again(*arguments):
 
 
 def call_main(*arguments):
-    """Run a command line in this process, which saves the start of another.
+    """Run a command line in this process, which is faster than starting another.
 
     Returns: the exit status and the text on stderr.
     """
@@ -75,31 +83,14 @@ def call_main(*arguments):
 
 
 def run_small(folder, workdir, *arguments, devices=1, entry=CUT):
+    """Run the demo with the flags SMALL on the data in folder/data; return the finished process."""
     data = f"--config.data.dir={folder / 'data'}"
     words = ("--config=configs/demo.py", data, f"--workdir={workdir}", *SMALL, *arguments)
     return run_main(*words, devices=devices, entry=entry)
 
 
-def lines(workdir, without=("images_per_second", "data_wait")):
-    """metrics.jsonl without what depends on the clock."""
-    text = (workdir / "metrics.jsonl").read_text().splitlines()
-    figures = [json.loads(line) for line in text]
-    return [{k: v for k, v in f.items() if k not in without} for f in figures]
-
-
-STEPS = 24
-
-
-PLAN = (
-    f"--config.steps={STEPS}",
-    "--config.seed=3",
-    "--config.checkpoint.every_epochs=1",
-    "--config.eval.every_epochs=1",
-)
-
-
 def start_small(folder, workdir, *arguments):
-    """The process of a run, just started."""
+    """Start the run of `run_small` and return its process at once."""
     command = [sys.executable, *CUT, "--config=configs/demo.py", *SMALL]
     command += [f"--config.data.dir={folder / 'data'}", f"--workdir={workdir}", *arguments]
     return subprocess.Popen(
@@ -109,7 +100,7 @@ def start_small(folder, workdir, *arguments):
 
 
 def wait_for_steps(process, workdir, steps):
-    """Until metrics.jsonl has so many lines, or the process has ended."""
+    """Wait until metrics.jsonl has `steps` lines or the process has ended, 300 s at most."""
     path = workdir / "metrics.jsonl"
     deadline = time.monotonic() + 300
     while process.poll() is None and time.monotonic() < deadline:
@@ -118,12 +109,20 @@ def wait_for_steps(process, workdir, steps):
         time.sleep(0.005)
 
 
+def lines(workdir, without=("images_per_second", "data_wait")):
+    """Return the records of metrics.jsonl without the fields that depend on the clock."""
+    text = (workdir / "metrics.jsonl").read_text().splitlines()
+    figures = [json.loads(line) for line in text]
+    return [{k: v for k, v in f.items() if k not in without} for f in figures]
+
+
 def steps_saved(workdir):
+    """Return the steps of a run's checkpoints in ascending order."""
     return sorted(int(p.name) for p in (workdir / "checkpoints").iterdir() if p.name.isdecimal())
 
 
 def arrays(workdir, step=STEPS):
-    """All arrays of a checkpoint: parameters, statistics, the optimizer's state."""
+    """Return all arrays of a checkpoint by name: parameters, statistics, optimizer state."""
     path = (workdir / "checkpoints" / str(step) / "state").absolute()
     with ocp.PyTreeCheckpointer() as reader:
         return {
@@ -133,6 +132,7 @@ def arrays(workdir, step=STEPS):
 
 
 def assert_same_run(workdir, whole):
+    """Check that two runs have equal metrics, arrays and evaluations, and no unfinished files."""
     assert lines(workdir) == lines(whole)
     mine, theirs = arrays(workdir), arrays(whole)
     assert mine.keys() == theirs.keys()

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Run the package in several processes on this machine, connected as on several hosts."""
 
 import os
 import socket
@@ -10,33 +10,33 @@ from support.paths import ROOT
 from support.run_main import SMALL
 
 CHILD = ROOT / "tests" / "support" / "subprocess_main.py"
-
+"""The script of each process."""
 
 # Unoptimised code compiles in a third of the time.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
-
 STEPS = 24
-
-
 PLAN = (
     f"--config.steps={STEPS}", "--config.checkpoint.every_epochs=1", "--config.seed=3",
     "--config.eval.batch=16", "--config.model.dtype=float64", "--config.learning_rate=1e-4",
 )  # fmt: skip
-
-
-# What takes long has no part in this; the last of two values of a flag counts.
-BARE = ("--config.model.attention=none", "--config.model.num_parts=0")
-
-
-WHOLE = ("--config.model.attention=aia", "--config.model.num_parts=1")
-
+"""Flags of every run: STEPS steps in float64, so that sums in another order differ little."""
 
 TINY = tuple(flag.replace("(64, 32)", "(32, 16)") for flag in SMALL)
+"""The flags of a small run, with still smaller images."""
+
+BARE = ("--config.model.attention=none", "--config.model.num_parts=0")
+"""Flags that take attention and part streams out of the network, which compiles faster."""
+
+WHOLE = ("--config.model.attention=aia", "--config.model.num_parts=1")
+"""Flags that put them back when given after BARE: the last value of a flag counts."""
 
 
 def start(arguments, processes=2, devices=2, **environment):
-    """Starts the processes of a run; `arguments`, or with `each=` further ones, are child's."""
+    """Start the processes of a run with `arguments`.
+
+    `each=` gives further arguments for each process; other keywords are environment variables.
+    """
     each = environment.pop("each", [()] * processes)
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -66,7 +66,7 @@ def start(arguments, processes=2, devices=2, **environment):
 
 
 def finish(processes, timeout=600):
-    """(status, stdout, stderr) of each."""
+    """Wait for the processes; return (status, stdout, stderr) of each."""
     deadline = time.monotonic() + timeout
     try:
         outputs = [p.communicate(timeout=deadline - time.monotonic()) for p in processes]
@@ -77,6 +77,6 @@ def finish(processes, timeout=600):
 
 
 def small(folder, workdir, *arguments):
-    """The command line of a run."""
+    """Return the arguments of a run on the data in folder/data."""
     base = ("--config=configs/demo.py", f"--config.data.dir={folder / 'data'}", *TINY)
     return [*base, f"--workdir={workdir}", *PLAN, *BARE, *arguments]

@@ -1,4 +1,4 @@
-"""torchvision's `googlenet` under its names, from FACTS alone, without torchvision."""
+"""torchvision's `googlenet` under its parameter names, for tests without torchvision."""
 
 import torch
 from network_cost import TABLE

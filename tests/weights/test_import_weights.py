@@ -47,7 +47,7 @@ def test_every_variable_has_a_published_name_of_its_own(variables):
     assert None not in names
     assert len(set(names)) == len(names)
     assert all(canonical(name) == name for name in names)
-    assert {  # from the issue
+    assert {  # names of the published PyTorch network
         "features.conv.conv1.0.weight",
         "features.inception1.inception_3a.conv3_1.0.weight",
         "features.inception2_local.1.inception_4e.conv_max_1.1.running_var",

@@ -79,7 +79,7 @@ def format_extra_figures(result: dict[str, Any], columns: list[str]) -> list[str
         for point in result["verification"]["operating_points"]:
             lines.append(
                 f"same person if the cosine is at least {point['threshold']:.3f}: accepts"
-                f" {100 * point['true_accept_rate']:.1f}% of the pairs of the same person,"
-                f" {100 * point['false_accept_rate']:.3g}% of the pairs of different people"
+                f" {100 * point['true_accept_rate']:.1f}% of same-person pairs,"
+                f" {100 * point['false_accept_rate']:.3g}% of different-person pairs"
             )
     return lines

@@ -7,47 +7,14 @@ import sys
 import threading
 import zlib
 from collections import namedtuple
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from support.cached_photos import IMAGE_BYTES, SIZE, START, N, Photos, expected, open_store
+from support.paths import ROOT
 
-from batnet_jax.data.loading.loader import ImageStore, decode
 from batnet_jax.errors import UserError
-
-N = 12
-SIZE = (16, 8)
-IMAGE_BYTES = 16 * 8 * 3
-START = 4 * N
-"""Offset of the images in the file, after the checksums."""
-
-
-class Photos:
-    """N noise images of another size than SIZE; counts how often each is read."""
-
-    def __init__(self):
-        images = np.random.default_rng(0).integers(0, 256, (N, 20, 10, 3), dtype=np.uint8)
-        self.files = [cv2.imencode(".png", image)[1].tobytes() for image in images]
-        self.filenames = [f"{i}.png" for i in range(N)]
-        self.reads = np.zeros(N, int)
-
-    def __len__(self):
-        return N
-
-    def encoded(self, i):
-        self.reads[i] += 1
-        return self.files[i]
-
-
-def expected(size=SIZE):
-    return np.stack([decode(file, size) for file in Photos().files])
-
-
-def open_store(photos, folder, size=SIZE, **options):
-    """Open a store; by default with a cache on disk."""
-    options = {"cache_gb": 0.0, "disk_cache": folder, "disk_cache_gb": 1.0, **options}
-    return ImageStore(photos, image_size=size, **options)
 
 
 def check(folder, decoded=(), size=SIZE, **options):
@@ -118,9 +85,9 @@ def test_two_runs_fill_at_once(tmp_path):
 
 
 KILLED = """
-import os, signal
+import os, pathlib, signal
 import numpy as np
-import test_cache
+from support.cached_photos import N, Photos, open_store
 
 pwrite, calls = os.pwrite, []
 
@@ -132,14 +99,14 @@ def pwrite_until_killed(file, data, offset):
     return pwrite(file, data, offset)
 
 os.pwrite = pwrite_until_killed
-with test_cache.open_store(test_cache.Photos(), test_cache.Path(r"{folder}"), workers=1) as store:
-    store.batch(np.arange(test_cache.N))
+with open_store(Photos(), pathlib.Path(r"{folder}"), workers=1) as store:
+    store.batch(np.arange(N))
 """
 
 
 def test_a_run_killed_in_the_middle_of_an_image(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-c", KILLED.format(folder=tmp_path)], cwd=Path(__file__).parent
+        [sys.executable, "-c", KILLED.format(folder=tmp_path)], cwd=ROOT / "tests"
     )
     assert done.returncode == -signal.SIGKILL
     check(tmp_path, decoded=range(3, N))

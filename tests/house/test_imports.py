@@ -91,6 +91,15 @@ def test_no_file_imports_tensorflow():
     assert [path for top, path in tops if top == "tensorflow"] == []
 
 
+def test_no_test_file_imports_another():
+    files = sorted((ROOT / "tests").rglob("*.py"))
+    named = {(path, part) for path in files for n in imported_names(path) for part in n.split(".")}
+    assert [(path, part) for path, part in named if part.startswith("test_")] == []
+    # Tests also run code from strings, which the parser does not look into.
+    pattern = re.compile(r"^\s*(import|from) test_", re.MULTILINE)
+    assert [path for path in files if pattern.search(path.read_text())] == []
+
+
 def test_starting_imports_neither_tensorflow_nor_torch():
     code = "import sys, batnet_jax.main; print({'tensorflow', 'torch'} & sys.modules.keys())"
     done = subprocess.run(

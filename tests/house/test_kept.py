@@ -7,75 +7,20 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from support.kept_files import EVALUATE, RUN, TIME, fixed_images, run_main, run_python
 from support.paths import ROOT
 
 KEPT = ROOT / "tests" / "kept"
-TIME = 1_700_000_000 * 10**9
-"""When the photos were last changed, which is a part of their prepared copy's name."""
-RUN = (
-    f"--config={ROOT / 'configs' / 'demo.py'}",
-    "--workdir=run",
-    "--config.data.train='pedestrians:tiny','folder:photos'",
-    "--config.data.image_size=(64, 32)",
-    "--config.model.width=0.03125",
-    "--config.model.num_parts=1",
-    "--config.model.embedding_dim=16",
-    "--config.model.part_sampling=published",
-    "--config.batch.identities=4",
-    "--config.batch.images_per_identity=2",
-    "--config.log.every_steps=1",
-    "--config.eval.batch=8",
-)
-EVALUATE = (
-    "--mode=eval",
-    "--config.eval.step=3",
-    "--config.eval.breakdown=True",
-    "--config.eval.datasets='pedestrians:tiny','folder:photos','market1501'",
-)
-# The whole network is compiled here, in a third of the time: see fast.py.
-FLAGS = (
-    "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=true"
-)
-
-
-def run_python(folder, *arguments):
-    """Runs Python in a folder; returns the finished process."""
-    environment = os.environ | {
-        "XLA_FLAGS": FLAGS,
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=600
-    )
-
-
-def run_main(folder, *arguments):
-    return run_python(folder, "-m", "batnet_jax.main", *arguments)
 
 
 def succeed(process):
     assert process.returncode == 0, process.stderr
     return process
-
-
-def fixed_images():
-    """[6, 48, 24, 3] uint8: waves of different lengths and directions."""
-    y, x = np.mgrid[:48, :24]
-    waves = [
-        np.stack([np.sin(0.1 * (i + 1) * y + 0.3 * c * x + i * c) for c in range(3)], -1)
-        for i in range(6)
-    ]
-    return np.round(127.5 + 120 * np.stack(waves)).astype(np.uint8)
 
 
 def metrics(workdir):

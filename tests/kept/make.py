@@ -17,8 +17,8 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "house")]
-from test_kept import EVALUATE, RUN, TIME, fixed_images, run_main, run_python  # noqa: E402
+sys.path.insert(0, str(HERE.parent))
+from support.kept_files import EVALUATE, RUN, TIME, fixed_images, run_main, run_python  # noqa: E402
 
 NAMES = ("ann", "bob", "cid", "dan", "eve", "fay", "gil", "hal")
 EMBED = """

@@ -163,6 +163,19 @@ def verification_figure(figures: Mapping[str, Any], title: str) -> Markup:
         y_label="pairs",
         limit=(limit, f"accept up to {limit:.3f}"),
     )
+    text = (
+        f"Distances (1 - cosine) of {totals[0]:,} pairs of the same person and {totals[1]:,} "
+        "pairs of different people, each kind in per cent of its own number. The threshold at the "
+        f"vertical line accepts {100 * drawn['true_accept_rate']:.1f}% of the pairs of the same "
+        f"person and {100 * drawn['false_accept_rate']:.2g}% of the pairs of different people. "
+        f"Equal error rate {100 * figures['equal_error_rate']:.2f}%, area under the ROC "
+        f"curve {figures['area_under_roc']:.4f}."
+    )
+    return Markup(figure(chart, text) + details("Thresholds in numbers", _threshold_table(points)))
+
+
+def _threshold_table(points: Sequence[Mapping[str, Any]]) -> Markup:
+    """Make the table of the operating points of `retrieval.verify`."""
     rows = [
         [
             f"{100 * point['wanted_false_accept_rate']:g}%",
@@ -176,21 +189,12 @@ def verification_figure(figures: Mapping[str, Any], title: str) -> Markup:
     ]
     head = ["wanted", "cosine at least", "distance at most"]
     head += ["same person", "different people", "reliable"]
-    numbers = table(
+    return table(
         "Thresholds that accept at most the wanted share of the pairs of different people, and "
         "the share of each kind of pair that they accept",
         head,
         rows,
     )
-    text = (
-        f"Distances (1 - cosine) of {totals[0]:,} pairs of the same person and {totals[1]:,} "
-        "pairs of different people, each kind in per cent of its own number. The vertical line "
-        f"accepts {100 * drawn['true_accept_rate']:.1f}% of the pairs of the same person and "
-        f"{100 * drawn['false_accept_rate']:.2g}% of the pairs of different people, those on its "
-        f"left. Equal error rate {100 * figures['equal_error_rate']:.2f}%, area under the ROC "
-        f"curve {figures['area_under_roc']:.4f}."
-    )
-    return Markup(figure(chart, text) + details("Thresholds in numbers", numbers))
 
 
 class HardIdentity(NamedTuple):

@@ -11,7 +11,7 @@ import zipfile
 
 import pytest
 from hypothesis import strategies as st
-from support.fuzzing import damaged, examples, fuzz, refused, survives
+from support.fuzzing import damaged, examples, fuzz, fuzz_files, refused, survives
 from support.fuzzing import limits as limits
 from support.tiny_datasets import JPG, MSMT17, market_with, write_tree, write_zip
 
@@ -123,14 +123,13 @@ def archives():
 
 @examples(80, 1_500)
 def test_damaged_archives(tmp_path, examples):
-    made = archives()
-
-    def check(content):
+    def reads(content):
         name = "m.zip" if content.startswith(b"PK") or b"PK\5\6" in content else "m.tar"
         (tmp_path / name).write_bytes(content)
-        survives(sources, "market1501", tmp_path, "", name, folder=tmp_path)
+        found = survives(sources, "market1501", tmp_path, "", name, folder=tmp_path)
+        return not isinstance(found, str)
 
-    fuzz(examples, check, damaged(made))
+    fuzz_files(examples, reads, archives())
 
 
 def refused_archive(message, folder):
@@ -165,19 +164,27 @@ NAMED = st.from_regex(r"-?[0-9]{0,12}_?c?[0-9]{0,12}(s1)?[_.\-\n]?.{0,3}", fullm
 @pytest.mark.parametrize("name", ["market1501", "dukemtmc_reid", "cuhk03", "folder"])
 def test_names_of_any_kind(tmp_path, name, examples):
     folder = tmp_path / "m" / ("labeled/" if name == "cuhk03" else "")
-    write_tree(folder, TREE)
+    duke = name == "dukemtmc_reid"  # its names have a frame in place of Market-1501's sequence
+    tree = {path.replace("s1_", "_f") if duke else path: TREE[path] for path in TREE}
+    write_tree(folder, tree)
 
-    def check(given):
+    def reads(given):
         path = folder / "query" / f"{given.replace('/', '_')}.jpg".replace("\0", "_")
         try:
             path.write_bytes(JPG)
         except OSError:  # too long
-            return
+            return False
         try:
             found = survives(sources, name, tmp_path, folder=tmp_path)
         finally:
             path.unlink()
         assert isinstance(found, str) or all(photo.pid >= 0 for _, photo, _ in found)
+        return not isinstance(found, str)
+
+    assert reads("0003_c1_f0046182" if duke else "0003_c1s1_000001_00")
+
+    def check(given):
+        reads(given)
 
     fuzz(examples, check, NAMES | NAMED)
 
@@ -198,12 +205,13 @@ def test_damaged_lists(tmp_path, examples):
     lines = [f"{name} 0\n".encode(errors="surrogateescape") for name in REACHING]
     lines += [b"0000/../../../out.jpg 0\n", whole.replace(b" ", b" " + b"9" * 5000)]
 
-    def check(content):
+    def reads(content):
         (tmp_path / "m" / "list_query.txt").write_bytes(content)
         found = survives(sources, "msmt17", tmp_path, folder=tmp_path)
         assert isinstance(found, str) or {photo.filename for _, photo, _ in found} <= names
+        return not isinstance(found, str)
 
-    fuzz(examples, check, damaged([whole, *(whole + line for line in lines)]))
+    fuzz_files(examples, reads, [whole], *(whole + line for line in lines))
 
 
 @pytest.mark.parametrize("line", REACHING)
@@ -224,16 +232,21 @@ def test_lists_that_reach_out(tmp_path, line):
 def test_own_lists_of_any_bytes(tmp_path, examples):
     path = tmp_path / "list.txt"
 
-    def check(content):
+    def reads(content):
         path.write_bytes(content)
         found = survives(list_files, path)
         if isinstance(found, list):
             for i in range(len(found)):
                 survives(ImageFiles(found).encoded, i)
+        return found
 
-    fuzz(
-        examples, check, st.binary() | damaged([b"a.jpg\nb/c.png\n# no\n\xef\xbb\xbf../x.jpg\r\n"])
-    )
+    whole = b"a.jpg\nb/c.png\n# no\n\xef\xbb\xbf../x.jpg\r\n"
+    assert len(reads(whole)) == 3
+
+    def check(content):
+        reads(content)
+
+    fuzz(examples, check, st.binary() | damaged([whole]))
 
 
 def test_messages_are_one_line_of_bounded_length():

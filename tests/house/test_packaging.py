@@ -28,6 +28,11 @@ print(build_meta.build_wheel(folder), build_meta.build_sdist(folder))
 """
 
 
+def test_the_citation_names_this_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    assert [line for line in lines if line.startswith("version:")] == [f"version: {VERSION}"]
+
+
 def call(*command, cwd, timeout=300, **environment):
     """Runs a command of a user who has no checkout: the package is what the command has."""
     own = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

@@ -137,7 +137,8 @@ def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
         folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}", **whole_net
     )
     assert imported.returncode == 0, imported.stderr
-    assert "loaded" in (back / "import.txt").read_text()
+    _, *tensors = (back / "import.txt").read_text().splitlines()
+    assert {line.split()[0] for line in tensors} == {"loaded"}
     again = run_small(folder, back, *plan, "--mode=eval", **whole_net)
     assert again.returncode == 0, again.stderr
     ours, theirs = (

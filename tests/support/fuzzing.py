@@ -122,6 +122,25 @@ def fuzz(examples, check, *strategies):
     chosen(given(*strategies)(check))()
 
 
+def fuzz_files(examples, reads, wholes, *more):
+    """Check that each whole file is read, and call `reads` with damaged ones.
+
+    Without the first check a reader that refuses everything would pass.
+
+    Args:
+      reads: takes the bytes of a file; returns whether the file was read.
+      wholes: the bytes of undamaged files.
+      more: the bytes of further files to damage, which may be refused.
+    """
+    for content in wholes:
+        assert reads(content), "an undamaged file is refused"
+
+    def check(content):
+        reads(content)
+
+    fuzz(examples, check, damaged([*wholes, *more]))
+
+
 NUMBERS = [b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\0\x80", b"\x80"]
 NUMBERS += [b"\0" * 8, b"\xff" * 8, b"\xff" * 7 + b"\x7f", b"\0\x01\0\0", b"\0\0\x01\0", b"\xff"]
 

@@ -208,3 +208,8 @@ def _check_batch(config: ml_collections.ConfigDict) -> None:
         f"config.batch.accumulate={parts} does not divide a batch of {identities} x {images} = "
         f"{size} images: choose a divisor",
     )
+
+
+def as_flags(section: str, values: Mapping[str, Any]) -> str:
+    """Return the flags that set fields of a section, as in "--config.model.width=0.5"."""
+    return " ".join(f"--config.{section}.{name}={value}" for name, value in values.items())

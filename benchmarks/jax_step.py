@@ -8,9 +8,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from safetensors.numpy import save_file
 
 from batnet_jax.config import default_config
-from batnet_jax.export.published import export_torch
+from batnet_jax.export.published import published_tensors
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
@@ -49,7 +50,7 @@ def write_weights(task: dict) -> None:
     """Our initial values, under the published names, for PyTorch; in a process without a GPU."""
     state = init_state(make_recipe(task, axis_name=None), tuple(task["size"]))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    export_torch(variables, Path(task["weights"]))
+    save_file(published_tensors(variables), task["weights"])
 
 
 class Contestant:

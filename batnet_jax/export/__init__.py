@@ -1,10 +1,12 @@
-"""A trained network as a file that runs without this package, and the card beside it.
+"""A trained network as a file for other programs, and the card beside it.
 
-inference (the network without what only training needs) -> formats (StableHLO, ONNX) -> card ->
-commands.
+* `formats`: StableHLO and ONNX: a function from images to features
+* `folded`: the network in few operations, for the converter to ONNX
+* `published`: the weights under the published PyTorch code's names
+* `model_card`: the card
 """
 
 from batnet_jax.export.formats import FORMATS, to_onnx, to_stablehlo
-from batnet_jax.export.published import export_published, export_torch
+from batnet_jax.export.published import to_published
 
-__all__ = ["FORMATS", "export_published", "export_torch", "to_onnx", "to_stablehlo"]
+__all__ = ["FORMATS", "to_onnx", "to_published", "to_stablehlo"]

@@ -1,91 +1,80 @@
-"""TODO."""
+"""A network's weights as a state dict that the published PyTorch code loads."""
 
-from pathlib import Path
+import io
+from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 import numpy as np
+from safetensors.numpy import save
 
 from batnet_jax.errors import UserError
-from batnet_jax.runtime.atomic_write import atomic_path
+from batnet_jax.models import BATNet
 from batnet_jax.weights.convert import flatten, to_torch
 from batnet_jax.weights.names import published_name
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 
-EXPORTS = (".pth", ".pth.tar", SAFETENSORS)
+SUFFIXES = (".pth", ".pth.tar", SAFETENSORS)
+# Of `BATNet`'s attributes, the only values that the published code has.
+PUBLISHED = {"backbone": "published", "kernel": "bilinear", "neck": "none"}
 
 
-def export_published(
-    config: ml_collections.ConfigDict, variables: dict[str, Any], output: Path
-) -> None:
-    """Writes a trained network under the published code's names.
+def to_published(model: BATNet, variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return a network's tensors under the published code's names.
 
     Args:
-      config: its `model` section describes the network.
+      model: the network.
       variables: `params` and `batch_stats`.
-      output: a .pth, .pth.tar (a plain state dict) or .safetensors file.
 
-    Raises: UserError if the published code has no such network, or the file cannot be written.
+    Raises: UserError if the published code has no such network.
     """
-    for name, wanted in (("backbone", "published"), ("kernel", "bilinear"), ("neck", "none")):
-        own = config.model.get(name, wanted)
-        if own != wanted:
+    for name, only in PUBLISHED.items():
+        value = getattr(model, name)
+        if value != only:
             raise UserError(
-                f"config.model.{name}={own!r} has no published names, only {wanted!r} has: "
-                "cannot export it"
+                f"{name}={value!r} has no published names, only {only!r} has: cannot export it"
             )
-    count = export_torch(variables, output)
-    if config.model.num_parts and config.model.part_sampling != "published":
-        print(
-            "note: this was trained with model.part_sampling=paper; the published code, and "
-            "--mode=import, resize the parts in another way, so their features will differ"
-        )
-    print(f"written: {output}, {count} tensors under the published code's names")
+    return published_tensors(variables)
 
 
-def export_torch(variables: dict[str, Any], path: Path) -> int:
-    """Writes variables under the published code's names, Bi()'s channels in its order.
+def published_tensors(variables: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Return variables under the published code's names, Bi()'s channels in its order.
 
-    Importing the file gives the same variables, to the last bit. The part predictors, which the
-    published code has and does not use, are written at their initial values, so that it can load
-    the file as it is.
+    Importing the tensors gives the same variables, to the last bit. The published code has part
+    predictors and does not use them. They are added with their initial values, so that the code
+    can load the tensors without changes.
 
     Args:
       variables: `params` and `batch_stats`, of the published backbone.
-      path: a .pth, .pth.tar or .safetensors file.
-    Returns: how many tensors.
 
-    Raises: UserError if the suffix is another, if the published code has no such network, or if
-      the file cannot be written.
+    Raises: UserError if the published code has no such network.
     """
-    if not path.name.endswith(EXPORTS):
-        raise UserError(f"--output={path} does not end in one of {', '.join(EXPORTS)}: choose one")
     tensors = {}
-    for key, value in flatten(variables).items():
-        name = published_name(key)
+    for path, value in flatten(variables).items():
+        name = published_name(path)
         if name is None:
-            raise UserError(f"the published code has no '{'/'.join(key[1:-1])}': cannot export it")
-        tensors[name] = to_torch(key, value)
+            raise UserError(f"the published code has no '{'/'.join(path[1:-1])}': cannot export it")
+        tensors[name] = to_torch(path, value)
     _check_attention(tensors)
-    tensors |= _part_predictors(tensors)
-    try:
-        with atomic_path(path) as temporary:
-            if path.suffix == SAFETENSORS:
-                from safetensors.numpy import save_file
+    return tensors | _part_predictors(tensors)
 
-                save_file(tensors, temporary)
-            else:
-                torch = import_torch("writing .pth")
-                torch.save({k: torch.from_numpy(v) for k, v in tensors.items()}, temporary)
-    except OSError as error:
-        raise UserError(f"cannot write --output={path} ({error.strerror})") from error
-    return len(tensors)
+
+def to_bytes(tensors: Mapping[str, np.ndarray], suffix: str) -> bytes:
+    """Serialise a state dict for a file with one of `SUFFIXES`.
+
+    Raises: UserError if PyTorch is needed and not installed.
+    """
+    if suffix == SAFETENSORS:
+        return save(dict(tensors))
+    torch = import_torch("writing .pth")
+    buffer = io.BytesIO()
+    torch.save({name: torch.from_numpy(tensor) for name, tensor in tensors.items()}, buffer)
+    return buffer.getvalue()
 
 
 def _check_attention(tensors: dict[str, np.ndarray]) -> None:
-    """The published names have one Bi-attention, at p2, with Bi() for its kernel.
+    """Check that a Bi-attention is the one with published names: at p2, with the kernel Bi().
 
-    Raises: UserError if this is another.
+    Raises: UserError if it is another one.
     """
     layer = "features.bilinearatt_global.dimReduceLayer{}.conv.conv.weight"
     if layer.format(1) not in tensors:
@@ -101,7 +90,10 @@ def _check_attention(tensors: dict[str, np.ndarray]) -> None:
 
 
 def _part_predictors(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The published code's part predictors as it makes them: centres of T stripes; no weights."""
+    """Return the published code's part predictors as it initialises them.
+
+    Their weights are 0, and their biases the centres of T stripes.
+    """
     parts = sum(".".join(n.split(".")[3:]) == "inception_4a.conv1.0.bias" for n in tensors)
     if not parts:
         return {}

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import ml_collections
@@ -10,9 +11,9 @@ import ml_collections
 from batnet_jax.errors import UserError
 from batnet_jax.export.formats import FORMATS, check_installed
 from batnet_jax.export.model_card import Facts, model_card, read_results
-from batnet_jax.export.published import EXPORTS, export_published
+from batnet_jax.export.published import SUFFIXES, to_bytes, to_published
 from batnet_jax.inference.restore import restore_network
-from batnet_jax.models import feature_sizes
+from batnet_jax.models import BATNet, feature_sizes
 from batnet_jax.modes.flags import OUTPUT
 from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
@@ -29,7 +30,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
     Args:
       config: `model` and `data.image_size` describe the network, `eval.step` picks the checkpoint.
       workdir: of the run; the figures in its `eval/` go into the card.
-      output: its suffix is a key of `FORMATS` or of `EXPORTS`.
+      output: its suffix is a key of `FORMATS` or one of `SUFFIXES`.
 
     Raises: UserError if the file cannot be written, or the checkpoint is missing or of another
       network. An older file at `output` is kept then.
@@ -46,7 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
     if output.suffix in FORMATS:
         write_whole(output, FORMATS[output.suffix](model, variables, size))
     else:
-        export_published(config, variables, output)
+        write_published(output, model, variables)
     written = output.read_bytes()
     facts = Facts(
         step=step,
@@ -63,6 +64,22 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
     print(f"written: {output}, {len(written):,} bytes, and its card, {card}")
 
 
+def write_published(output: Path, model: BATNet, variables: dict[str, Any]) -> None:
+    """Write a network's weights under the published code's names.
+
+    Raises: UserError if the published code has no such network, or the file cannot be written.
+    """
+    tensors = to_published(model, variables)
+    suffix = next(suffix for suffix in SUFFIXES if output.name.endswith(suffix))
+    write_whole(output, to_bytes(tensors, suffix))
+    if model.num_parts and model.part_sampling != "published":
+        print(
+            f"note: this was trained with model.part_sampling={model.part_sampling}; the published "
+            "code, and --mode=import, resize the parts in another way: their features will differ"
+        )
+    print(f"written: {output}, {len(tensors)} tensors under the published code's names")
+
+
 def card_path(output: Path) -> Path:
     """Return the path of a file's card, in the same folder."""
     return output.with_name(f"{output.name}.md")
@@ -73,7 +90,7 @@ def check_output(output: Path) -> None:
 
     Raises: UserError for an unknown suffix, a missing package, or a folder without write access.
     """
-    suffixes = (*FORMATS, *EXPORTS)
+    suffixes = (*FORMATS, *SUFFIXES)
     if not output.name.endswith(suffixes):
         raise UserError(f"--output={output} does not end in one of {', '.join(suffixes)}: choose")
     if output.suffix in FORMATS:

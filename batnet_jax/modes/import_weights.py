@@ -8,9 +8,10 @@ import ml_collections
 from batnet_jax.errors import UserError
 from batnet_jax.modes.flags import OUTPUT, define_path
 from batnet_jax.step.train_step import init_state, make_recipe
+from batnet_jax.validation import as_flags
 from batnet_jax.weights.convert import Report, Source, fill
 from batnet_jax.weights.names import BATNET
-from batnet_jax.weights.sources import check_agrees, open_source
+from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.workdir import checkpoints
 
 HELP = "Makes a checkpoint in --output of PyTorch's or other weights in --source."
@@ -59,7 +60,10 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
     if source.is_dir():
         raise UserError(f"--source={source} is a folder: name a .pth or .safetensors file")
     opened = open_source(config, source)
-    check_agrees(opened, config.model, whole=True)
+    try:
+        check_agrees(opened, config.model, whole=True)
+    except OtherNetworkError as error:
+        raise UserError(f"{error}: pass {as_flags('model', error.found)}") from error
     classes = _count_classes(opened)
     recipe = make_recipe(config, num_identities=classes, steps_per_epoch=1)
     state = init_state(recipe, tuple(config.data.image_size))

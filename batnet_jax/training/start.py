@@ -12,7 +12,9 @@ from batnet_jax.errors import UserError
 from batnet_jax.runtime import processes
 from batnet_jax.step.train_step import Recipe, TrainState, init_state
 from batnet_jax.training.run_length import RunLength, check_batch, check_steps_left
+from batnet_jax.validation import as_flags
 from batnet_jax.weights import initialise
+from batnet_jax.weights.sources import OtherNetworkError
 from batnet_jax.workdir import checkpoints, environment
 from batnet_jax.workdir.run_folder import check_workdir, open_workdir
 from batnet_jax.workdir.same_run import check_architecture, check_training_data
@@ -83,7 +85,12 @@ def start_from(
     if not source:
         return fresh, ""
     variables = {"params": fresh.params, "batch_stats": fresh.batch_stats}
-    filled, report = initialise(config, variables, Path(source), identities=metadata["identities"])
+    try:
+        filled, report = initialise(
+            config, variables, Path(source), identities=metadata["identities"]
+        )
+    except OtherNetworkError as error:
+        raise UserError(f"{error}: pass {as_flags('model', error.found)}") from error
     print(f"{report.summary()}; see {INIT}")
     return fresh.replace(**filled), report.text()  # type: ignore[attr-defined]
 

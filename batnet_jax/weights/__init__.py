@@ -1,7 +1,12 @@
-"""Weights of others: the published PyTorch checkpoints, torchvision's; and back.
+"""Weights of other programs as a network's variables: published checkpoints, torchvision's, ours.
 
-names (tables) -> reading (files, safely) -> convert (tensors to variables, the report) ->
-sources (what is it, does it fit) -> commands.
+* `names`: tables: the PyTorch name of each variable, and the order of Bi()'s channels
+* `read_tensors`: tensors from .pth and .safetensors files, without running code from them
+* `convert`: tensors to variables and back, and the report of each tensor's fate
+* `sources`: the network of a file or a workdir, compared with the wanted one
+* `init_from`: the variables that training starts from
+
+`export.published` writes variables under the published names.
 """
 
 from batnet_jax.weights.convert import Report

@@ -1,4 +1,4 @@
-"""From a source's tensors to our variables and back, and the report of what became of each."""
+"""Tensors of a source to variables of ours and back, and the report of each tensor's fate."""
 
 import math
 import re
@@ -27,10 +27,10 @@ from batnet_jax.weights.names import (
 
 WORKDIR = "batnet_jax workdir"  # a checkpoint of this package as a source
 REMADE = "made for the new identities"
-SHOWN = 3  # names of each kind in an error's one line
+MAX_SHOWN = 3  # names of each kind of problem in an error message
 
 _COUNT = (re.compile(r".*\.num_batches_tracked"), "PyTorch's count of batches")
-# What a source may hold that no network of ours has.
+# Tensors of a source that no network of ours has, by patterns of their names, and the reason.
 UNUSED = {
     BATNET: (
         _COUNT,
@@ -57,14 +57,14 @@ _ATTENTION = re.compile(r"features\.bilinearatt_global\..*")
 
 
 class Source(NamedTuple):
-    """What weights are taken from.
+    """The tensors of a file or of a workdir, and their network.
 
     Attributes:
-      label: its path, for messages.
+      label: the path, for messages.
       format: one of `names.FORMATS`, or `WORKDIR`.
       tensors: canonical name to the source's own name and the tensor.
-      model: those fields of `config.model` that its tensors tell.
-      identities: the classifiers' classes, as in a checkpoint's `run`; None where unknown.
+      model: the attributes of `BATNet` that can be read off the tensors.
+      identities: the classifiers' classes, as in a checkpoint's metadata; None if unknown.
     """
 
     label: str
@@ -74,17 +74,17 @@ class Source(NamedTuple):
     identities: list[list] | None = None
 
     def name(self, path: Path) -> str | None:
-        """The canonical name of a variable of ours; None for what the format cannot hold."""
+        """Return a variable's canonical name; None if the format cannot hold the variable."""
         if self.format == WORKDIR:
             return "/".join(path)
         return NAMES[self.format](path)
 
     def shape(self, path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape that the tensor of a variable of ours has here."""
+        """Return the shape of a variable's tensor in this format."""
         return shape if self.format == WORKDIR else torch_shape(shape)
 
     def convert(self, path: Path, tensor: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """A tensor as our variable, float32, and what was done to it."""
+        """Return a tensor as our variable, float32, and the list of its conversions."""
         done = [] if tensor.dtype == np.float32 else [f"{tensor.dtype} to float32"]
         tensor = tensor.astype(np.float32)
         if self.format == WORKDIR:
@@ -96,13 +96,13 @@ class Source(NamedTuple):
 
 @dataclass
 class Report:
-    """What became of every tensor: of the source's and of ours.
+    """The fate of every tensor of the source and of every variable of ours.
 
     Attributes:
-      label, format: the source's.
-      loaded: (our path, the source's name, what was done to it or "as it is").
-      skipped: (the source's name, why).
-      initial: (our path, why it stays at its initial value).
+      label, format: of the source.
+      loaded: (our path, the source's name, the conversions or "as it is").
+      skipped: (the source's name, the reason).
+      initial: (our path, the reason why it keeps its initial value).
     """
 
     label: str
@@ -112,7 +112,7 @@ class Report:
     initial: list[tuple[str, str]] = field(default_factory=list)
 
     def text(self) -> str:
-        """A line a tensor, and the summary above them."""
+        """Return the summary, then a line for each tensor."""
         return "\n".join(
             [
                 f"# {self.summary()}",
@@ -124,7 +124,7 @@ class Report:
         )
 
     def summary(self) -> str:
-        """One line: how many were loaded, skipped and left, by reason."""
+        """Return one line: how many tensors were loaded, skipped and left, by reason."""
 
         def reasons(rows: list[tuple[str, str]]) -> str:
             counts = Counter(why for _, why in rows).items()
@@ -138,31 +138,31 @@ class Report:
 
 
 def flatten(variables: dict[str, Any]) -> dict[Path, np.ndarray]:
-    """Variables by path, as NumPy arrays."""
+    """Return variables by path, as NumPy arrays."""
     leaves: dict[Path, Any] = flatten_dict(variables)  # type: ignore[assignment]
     return {path: np.asarray(leaf) for path, leaf in leaves.items()}
 
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """PyTorch's shape of a variable: [h, w, i, o] is [o, i, h, w], [i, o] is [o, i]."""
+    """Return PyTorch's shape of a variable: [h, w, i, o] is [o, i, h, w], [i, o] is [o, i]."""
     return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
 
 
 def from_torch(path: Path, tensor: np.ndarray) -> np.ndarray:
-    """A PyTorch tensor as our variable: its axes, and Bi()'s channels, in our order."""
+    """Return a PyTorch tensor with its axes, and Bi()'s channels, in our order."""
     if tensor.ndim == 4:
         tensor = tensor.transpose(2, 3, 1, 0)
     elif tensor.ndim == 2:
         tensor = tensor.T
     if is_bilinear(path):
-        tensor = tensor[:, :, bilinear_order(_embedded(tensor.shape[2])), :]
+        tensor = tensor[:, :, bilinear_order(_count_channels(tensor.shape[2])), :]
     return np.ascontiguousarray(tensor)
 
 
 def to_torch(path: Path, value: np.ndarray) -> np.ndarray:
-    """The inverse of `from_torch`."""
+    """Return a variable as a PyTorch tensor, the inverse of `from_torch`."""
     if is_bilinear(path):
-        value = value[:, :, np.argsort(bilinear_order(_embedded(value.shape[2]))), :]
+        value = value[:, :, np.argsort(bilinear_order(_count_channels(value.shape[2]))), :]
     if value.ndim == 4:
         value = value.transpose(3, 2, 0, 1)
     elif value.ndim == 2:
@@ -170,38 +170,39 @@ def to_torch(path: Path, value: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(value)
 
 
-def _embedded(pairs: int) -> int:
-    """c, of which there are `pairs` = c (c + 1) / 2."""
+def _count_channels(pairs: int) -> int:
+    """Return the number of channels c that have `pairs` = c (c + 1) / 2 pairs."""
     return (math.isqrt(8 * pairs + 1) - 1) // 2
 
 
 def fill(
     variables: dict[str, Any], source: Source, *, keep_classifiers: bool
 ) -> tuple[dict[str, Any], Report]:
-    """Our variables with the source's values, all or nothing.
+    """Return our variables with the source's values, or load nothing at all.
 
-    The backbone has to be there whole. A part that the source has not at all (Bi-attention, a
-    head) stays at its initial value, and the part streams are copied from the backbone; one that
-    it has must be there whole. So nothing is left out unsaid.
+    The source must have the whole backbone. Another part (Bi-attention, a head) that the source
+    does not have at all keeps its initial values, except the part streams, which are copied from
+    the backbone. If the source has some of a part, it must have all of it.
 
     Args:
       variables: `params` and `batch_stats` at their initial values.
-      source: its `model` agrees with the network's.
-      keep_classifiers: take the classifiers; else they are for other identities and stay.
+      source: its `model` agrees with the network.
+      keep_classifiers: load the classifiers; False: other identities are trained, and they keep
+        their initial values.
     Returns: new variables of the same structure, NumPy float32, and the report.
 
     Raises: UserError if a tensor is missing, of another shape, not finite, or unknown.
     """
     flat = flatten(variables)
-    groups = {path[1] for path in flat}
     present = {path[1] for path in flat if source.name(path) in source.tensors}
+    initial = {path: _why_initial(path, present, keep_classifiers) for path in flat}
     report = Report(source.label, source.format)
     filled, used, missing, unfit = {}, set(), [], []
     for path, value in flat.items():
         ours = "/".join(path)
         filled[path] = value
-        if why := _stays(path, present, keep_classifiers):
-            report.initial.append((ours, why))
+        if initial[path]:
+            report.initial.append((ours, initial[path]))
             continue
         twin = None if path[1] in present else stream_twin(path)
         name = source.name(twin or path) or ours
@@ -216,22 +217,21 @@ def fill(
         filled[path], done = source.convert(path, tensor)
         done = [f"copied from {twin[1]}", *done] if twin else done
         report.loaded.append((ours, original, ", ".join(done) or "as it is"))
-    remade = {source.name(p) for p in flat if _stays(p, present, keep_classifiers) == REMADE}
+    unused = {name: original for name, (original, _) in source.tensors.items() if name not in used}
+    remade = {source.name(path) for path, why in initial.items() if why == REMADE}
+    groups = {path[1] for path in flat}
     unknown = []
-    for name, (original, _) in source.tensors.items():
-        if name in used:
-            continue
-        why = REMADE if name in remade else _why_unused(source, name, groups, present)
-        if why:
+    for name, original in unused.items():
+        if why := REMADE if name in remade else _why_unused(source, name, groups, present):
             report.skipped.append((original, why))
         else:
             unknown.append(original)
-    _refuse(source, missing=missing, unfit=unfit, unknown=unknown)
+    _require_none(source, missing=missing, unfit=unfit, unknown=unknown)
     return unflatten_dict(filled), report
 
 
-def _stays(path: Path, present: set[str], keep_classifiers: bool) -> str:
-    """Why a variable keeps its initial value; "" if it is to be loaded."""
+def _why_initial(path: Path, present: set[str], keep_classifiers: bool) -> str:
+    """Return the reason why a variable keeps its initial value; "" to load a value."""
     if path[-2] == "classifier" and not keep_classifiers:
         return REMADE
     if path[1] == "part_head" and "part_streams" not in present:
@@ -242,7 +242,7 @@ def _stays(path: Path, present: set[str], keep_classifiers: bool) -> str:
 
 
 def _problem(tensor: np.ndarray, shape: tuple[int, ...]) -> str:
-    """Why a tensor cannot be taken for a variable; "" if it can."""
+    """Return the reason why a tensor cannot be a variable's value; "" if it can."""
     if tensor.shape != shape:
         return f"is {tensor.shape}, not {shape}"
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
@@ -253,13 +253,13 @@ def _problem(tensor: np.ndarray, shape: tuple[int, ...]) -> str:
 
 
 def _why_unused(source: Source, name: str, groups: set[str], present: set[str]) -> str:
-    """Why the network has no use for a tensor; "" if there is no known reason.
+    """Return the reason why the network has no use for a tensor; "" if none is known.
 
     Args:
-      source: that the tensor is of.
+      source: of the tensor.
       name: the tensor's canonical name.
-      groups: the parts that the network has: blk1, ..., part_head.
-      present: those of them of which the source has something.
+      groups: the parts of the network: blk1, ..., part_head.
+      present: the groups with tensors in the source.
     """
     if source.format == WORKDIR:
         group = name.split("/")[1]
@@ -274,16 +274,19 @@ def _why_unused(source: Source, name: str, groups: set[str], present: set[str]) 
     return next((why for pattern, why in rules if pattern.fullmatch(name)), "")
 
 
-def _refuse(source: Source, **problems: list[str]) -> None:
-    """Raises: UserError, naming a few of each kind, if there is any problem."""
+def _require_none(source: Source, **problems: list[str]) -> None:
+    """Refuse a source with problems.
+
+    Raises: UserError, naming a few tensors of each kind of problem.
+    """
     words = {"missing": "missing", "unfit": "unfit", "unknown": "of unknown names"}
-    parts = [
-        f"{len(names)} {words[kind]} ({'; '.join(names[:SHOWN])}{'; ...' * (len(names) > SHOWN)})"
-        for kind, names in problems.items()
-        if names
-    ]
+    parts = []
+    for kind, names in problems.items():
+        if names:
+            more = ["..."] if len(names) > MAX_SHOWN else []
+            parts.append(f"{len(names)} {words[kind]} ({'; '.join([*names[:MAX_SHOWN], *more])})")
     if parts:
         raise UserError(
             f"'{source.label}', {source.format}: tensors {', '.join(parts)}; nothing was loaded: "
-            "check that the file is whole and that config.model describes it"
+            "check that the file is whole, and of the network that is to be filled"
         )

@@ -1,4 +1,4 @@
-"""The modes `import` and `export`, and the start of training from a source."""
+"""The variables that training starts from, with the weights of a file or of a workdir."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,19 +17,21 @@ def initialise(
     *,
     identities: Sequence[Sequence] | None = None,
 ) -> tuple[dict[str, Any], Report]:
-    """The variables that training starts from: `init.from`.
+    """Return fresh variables with all values that a source has for them.
 
-    What the source has is taken. The part streams are copied from the backbone where it has none.
-    The classifiers are taken only from a workdir that was trained on the same identities.
+    The part streams of a source without parts are copies of its backbone. The classifiers are
+    loaded only from a workdir that was trained on the same identities.
 
     Args:
-      config: validated.
+      config: validated; its `model` section describes the network.
       variables: `params` and `batch_stats` of the fresh network.
       source: a .pth, .pth.tar or .safetensors file, or a workdir of this package.
-      identities: those to be trained on, as in a checkpoint's `run`.
+      identities: of the training, as in a checkpoint's metadata.
     Returns: new variables of the same structure, NumPy float32, and the report.
 
-    Raises: UserError if the source cannot be read safely or whole, or does not fit the network.
+    Raises:
+      OtherNetworkError: if the source is of another network.
+      UserError: if it cannot be read safely and completely, or its tensors do not fit.
     """
     opened = open_source(config, source)
     check_agrees(opened, config.model, whole=False)

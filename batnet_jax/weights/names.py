@@ -1,8 +1,8 @@
 """The PyTorch names of our variables, as tables, and the order of Bi()'s channels.
 
-A variable's path is that of its leaf in `{"params": ..., "batch_stats": ...}`, for instance
-`("params", "blk1", "conv1", "conv", "kernel")`. The names were read off the published code
-(Attention-in-Attention-Networks, `models/bilinear_aia_noHard_net.py`) and torchvision's
+A variable's path leads to its leaf in `{"params": ..., "batch_stats": ...}`, for instance
+`("params", "blk1", "conv1", "conv", "kernel")`. The names come from the published code
+(Attention-in-Attention-Networks, `models/bilinear_aia_noHard_net.py`) and from torchvision's
 `models/googlenet.py` and `models/resnet.py`.
 """
 
@@ -50,23 +50,23 @@ TORCHVISION_BRANCHES = {
     "pool": "branch4.1",
 }
 
-# A backbone's name, with or without the modules that hold its parts.
+# The name of a backbone's tensor, with or without the names of the enclosing modules.
 _STEM = re.compile(r"(?:features\.)?(?:conv\.)?(conv[123]\.[01]\.\w+)")
 _INCEPTION = re.compile(r"(?:features\.)?(?:inception[123]\.)?(inception_([345])[a-e]\..+)")
 
 
 def is_backbone(path: Path) -> bool:
-    """Whether a variable belongs to the backbone itself: Blk1 to Blk4."""
+    """Tell if a variable belongs to the backbone itself: Blk1 to Blk4."""
     return path[1] in ("blk1", "blk2", "blk3", "blk4")
 
 
 def is_bilinear(path: Path) -> bool:
-    """Whether a variable is a kernel whose input channels are Bi()'s."""
+    """Tell if a variable is a kernel with Bi()'s channels as its input."""
     return path[1] == "bi_attention" and path[2] in ("local", "global") and path[-1] == "kernel"
 
 
 def stream_twin(path: Path) -> Path | None:
-    """The backbone's variable of which a part stream's is a copy at first; None for others."""
+    """Return the backbone's variable that initialises a part stream's; None for other variables."""
     if path[1] != "part_streams":
         return None
     block = path[2].split("_")[1]
@@ -74,7 +74,7 @@ def stream_twin(path: Path) -> Path | None:
 
 
 def published_name(path: Path) -> str | None:
-    """The name in a published BAT-net checkpoint; None for what it cannot hold."""
+    """Return the name in a published BAT-net checkpoint; None if it cannot hold the variable."""
     module = _published_module(path[1:-1])
     return f"{module}.{LEAVES[path[-1]]}" if module else None
 
@@ -105,7 +105,7 @@ def _published_module(module: Path) -> str | None:
 
 
 def torchvision_name(path: Path) -> str | None:
-    """The name in torchvision's `googlenet`; None for what is not of the backbone."""
+    """Return the name in torchvision's `googlenet`; None if not of the backbone."""
     match path[1:-1]:
         case "blk1", conv, layer:
             module = f"{conv}.{layer}"
@@ -117,7 +117,7 @@ def torchvision_name(path: Path) -> str | None:
 
 
 def resnet_name(path: Path) -> str | None:
-    """The name in torchvision's `resnet50`; None for what is not of the backbone."""
+    """Return the name in torchvision's `resnet50`; None if not of the backbone."""
     match path[1:-1]:
         case "blk1", "conv1", layer:
             module = f"{layer}1"
@@ -141,11 +141,11 @@ NAMES = {
 
 
 def canonical(name: str) -> str:
-    """A source's name in the one form that the tables above have.
+    """Return a source's name in the form of the tables above.
 
-    Leading `module.` go. A backbone's layer may be given as the published checkpoint has it
-    (`features.inception1.inception_3a...`), without `features.`, or without its block too
-    (`inception_3a...`, which is what the published code looks for in its ImageNet file).
+    Leading `module.` are removed. A backbone's layer may be named as in the published checkpoint
+    (`features.inception1.inception_3a...`), or without `features.`, or also without its block
+    (`inception_3a...`, as in the published code's ImageNet file).
     """
     while name.startswith("module."):
         name = name.removeprefix("module.")
@@ -157,7 +157,7 @@ def canonical(name: str) -> str:
 
 
 def guess_format(names: set[str]) -> str | None:
-    """One of `FORMATS`, by canonical names that nothing else has; None if it is none of them."""
+    """Return the one of `FORMATS` that has such canonical names; None if unknown."""
     if "inception3a.branch1.conv.weight" in names:
         return TORCHVISION
     if {"bn1.weight", "layer1.0.conv3.weight"} <= names:  # no bottleneck in ResNet-18 and -34
@@ -170,16 +170,16 @@ def guess_format(names: set[str]) -> str | None:
 
 
 def bilinear_order(channels: int) -> np.ndarray:
-    """Where each of our Bi()'s channels stands in the published code's.
+    """Return the position of each channel of our Bi() in the published code's Bi().
 
-    Ours are the pairs (0, 0), (0, 1), ..., (1, 1), ...: the upper triangle row by row. Theirs are
-    the diagonals 0, -1, -2, ...: element k of diagonal -i is the pair (k, k + i).
+    Our channels are the pairs (0, 0), (0, 1), ..., (1, 1), ...: the upper triangle row by row. The
+    published code's are the diagonals 0, -1, -2, ...: element k of diagonal -i is (k, k + i).
 
     Args:
       channels: c of the embedded map.
-    Returns: [c (c + 1) / 2] int; our channel n is their channel order[n].
+    Returns: [c (c + 1) / 2] int; our channel n is the published code's channel order[n].
     """
     rows, columns = np.triu_indices(channels)
     diagonal = columns - rows
-    start = diagonal * channels - diagonal * (diagonal - 1) // 2  # channels of the ones before
+    start = diagonal * channels - diagonal * (diagonal - 1) // 2  # channels of earlier diagonals
     return start + rows

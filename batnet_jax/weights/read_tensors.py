@@ -1,4 +1,4 @@
-"""Tensors out of .pth and .safetensors files, without running what they hold."""
+"""Read tensors from .pth and .safetensors files, without running code from them."""
 
 import pickle
 import pickletools
@@ -16,28 +16,29 @@ import safetensors
 from batnet_jax.errors import UserError
 
 SAFETENSORS = ".safetensors"
-MIN_TORCH = (2, 6)  # before, weights_only could be made to run code (CVE-2025-32434)
-# What a published checkpoint holds beside tensors: its arguments and NumPy's scalars.
-HARMLESS = (
+MIN_TORCH = (2, 6)  # older versions run code despite weights_only (CVE-2025-32434)
+# What a pickle may name, in order to call it. Published checkpoints have the arguments of their
+# program and NumPy's scalars beside tensors; `_Inert` replaces these.
+REPLACED_CALLS = (
     "argparse.Namespace",
     "numpy.core.multiarray.scalar",
     "numpy._core.multiarray.scalar",
     "numpy.dtype",
 )
-# What `torch.save` calls for tensors. PyTorch's own list has more, as bytearray(10**12).
-PLAIN = (
+# The calls of `torch.save` for tensors. PyTorch's own list has more, such as bytearray(10**12).
+TENSOR_CALLS = (
     *("collections.OrderedDict", "_codecs.encode"),
     *("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2"),
     *("torch._utils._rebuild_parameter", "torch.Size", "torch.device"),
 )
-STORAGE = re.compile(
+STORAGE_CALLS = re.compile(
     r"torch\.((cuda\.)?(Double|Float|Half|BFloat16|Long|Int|Short|Char|Byte|Bool)Storage"
     r"|b?float\d+|u?int\d+)"
 )
 LEGACY_PICKLES = 5
-"""In a file of before PyTorch 1.6: magic number, protocol, system, content, keys."""
-DECLARED = 2
-"""Times the bytes of its file that tensors may take; they may share theirs."""
+"""In a file of PyTorch before 1.6: magic number, protocol, system, content, keys."""
+MAX_EXPANSION = 2
+"""Limit of the bytes of all tensors over the bytes of their file; tensors may share bytes."""
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 DTYPES = {
     "F64": np.float64,
@@ -54,7 +55,7 @@ DTYPES = {
 
 
 class _Inert:
-    """Stands where a file has an object of `HARMLESS`: takes all and does nothing."""
+    """A replacement for an object of `REPLACED_CALLS`: takes any arguments and does nothing."""
 
     def __new__(cls, *_args: Any, **_kwargs: Any) -> "_Inert":
         return object.__new__(cls)
@@ -67,14 +68,14 @@ class _Inert:
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a state dict, by the file's own names and in its own types.
+    """Return the tensors of a state dict, by the file's own names and in its own types.
 
     Args:
-      path: a .safetensors file, or one of `torch.save` (any other name): a state dict, or a dict
-        with one under `state_dict`.
+      path: a .safetensors file, or a file of `torch.save` (any other name) with a state dict, or
+        with a dict that has a state dict under one of `WRAPPERS`.
 
-    Raises: UserError if the file does not exist, is damaged, holds no state dict, or would have to
-      run code to be read; or if it takes PyTorch and there is none.
+    Raises: UserError if the file does not exist, is damaged, has no state dict, or would have to
+      run code; or if PyTorch is needed and not installed.
     """
     if not path.is_file():
         raise UserError(f"'{path}' is not a file: name a .pth, .pth.tar or .safetensors file")
@@ -85,7 +86,7 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     tensors = {}
     try:
         entries = dict(safetensors.deserialize(path.read_bytes()))
-        for name, entry in sorted(entries.items()):  # else of a random order
+        for name, entry in sorted(entries.items()):  # unsorted, the order is random
             values = np.frombuffer(entry["data"], np.dtype(DTYPES[entry["dtype"]]))
             tensors[name] = values.reshape(entry["shape"])
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, OverflowError) as error:
@@ -96,12 +97,12 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def import_torch(why: str) -> Any:
-    """PyTorch, which only this needs.
+    """Import PyTorch, an optional dependency.
 
     Args:
-      why: what it is wanted for, the message's beginning.
+      why: the purpose, at the beginning of the message.
 
-    Raises: UserError if it is missing or older than `MIN_TORCH`.
+    Raises: UserError if PyTorch is missing or older than `MIN_TORCH`.
     """
     wanted = ".".join(map(str, MIN_TORCH))
     advice = f"pip install 'torch>={wanted}', or give a .safetensors"
@@ -118,10 +119,10 @@ def import_torch(why: str) -> Any:
 def _read_torch(path: Path) -> dict[str, np.ndarray]:
     torch = import_torch("reading .pth")
     _check_torch(path)
-    inert: list[Any] = [(_Inert, name) for name in HARMLESS]
+    inert: list[Any] = [(_Inert, name) for name in REPLACED_CALLS]
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(inert):
-            # It warns of `encoding`, without which Python 2's byte strings cannot be read.
+            # PyTorch warns of `encoding`, which the byte strings of Python 2 need.
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True, encoding="latin1")
     except pickle.UnpicklingError as error:
@@ -129,7 +130,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             f"'{path}' is damaged, or holds objects that run code when they are read; refused "
             f"({_line(error)}): save its state dict alone, or as .safetensors"
         ) from error
-    except Exception as error:  # a damaged file raises whatever it comes to
+    except Exception as error:  # a damaged file can raise anything
         raise UserError(f"'{path}' is not a readable PyTorch file ({_line(error)})") from error
     state = _find_state_dict(torch, content)
     if state is None:
@@ -138,10 +139,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
             "save model.state_dict()"
         )
     declared = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
-    if declared > DECLARED * path.stat().st_size:  # one number may be seen as a matrix of any size
+    if declared > MAX_EXPANSION * path.stat().st_size:  # strides of 0 repeat one number
         raise UserError(
-            f"'{path}' has tensors of {declared:,} bytes, more than {DECLARED} times its own size: "
-            "save contiguous tensors"
+            f"'{path}' has tensors of {declared:,} bytes, more than {MAX_EXPANSION} times its own "
+            "size: save contiguous tensors"
         )
     try:
         return {name: _to_numpy(torch, tensor) for name, tensor in state.items()}
@@ -152,11 +153,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_torch(path: Path) -> None:
-    """Looks through a file for what PyTorch would call and unpack, without doing any of it.
+    """Check, without calling or unpacking anything, that a file needs only what tensors need.
 
-    Raises: UserError if that is more than tensors take.
+    Raises: UserError if PyTorch would call or unpack more.
     """
-    refused = f"'{path}' is damaged, or holds objects that run code when they are read; refused"
     advice = "save its state dict alone, or as .safetensors"
     try:
         with path.open("rb") as file:
@@ -166,7 +166,9 @@ def _check_torch(path: Path) -> None:
                     size = sum(member.file_size for member in members)
                     packed = any(member.compress_type for member in members)
                     if packed or size > path.stat().st_size:
-                        raise UserError(f"'{path}' is packed, as torch.save packs none: {advice}")
+                        raise UserError(
+                            f"'{path}' is compressed, as no file of torch.save is: {advice}"
+                        )
                     pickles = [m for m in members if m.filename.endswith(".pkl")]
                     calls = {name for m in pickles for name in _calls(archive.read(m))}
             else:
@@ -176,25 +178,33 @@ def _check_torch(path: Path) -> None:
                     calls |= _calls(file)
     except UserError:
         raise
-    except Exception as error:  # whatever a damaged file leads these into
+    except Exception as error:  # a damaged file can raise anything
         raise UserError(f"'{path}' is not a readable PyTorch file ({_line(error)})") from error
-    strange = {n for n in calls if n not in (*PLAIN, *HARMLESS) and not STORAGE.fullmatch(n)}
+    strange = sorted(
+        name
+        for name in calls
+        if name not in (*TENSOR_CALLS, *REPLACED_CALLS) and not STORAGE_CALLS.fullmatch(name)
+    )
     if strange:
-        raise UserError(f"{refused} ({', '.join(sorted(strange)[:3])}): {advice}")
+        raise UserError(
+            f"'{path}' is damaged, or holds objects that run code when they are read; refused "
+            f"({', '.join(strange[:3])}): {advice}"
+        )
 
 
 def _calls(pickled: bytes | BinaryIO) -> set[str]:
-    """What a pickle names, to call it."""
+    """Return the names of everything that a pickle would call."""
     names = set()
     for opcode, argument, _ in pickletools.genops(pickled):
         if opcode.name in ("GLOBAL", "INST"):
             names.add(str(argument).replace(" ", "."))
         elif opcode.name.startswith(("STACK_GLOBAL", "EXT")):
-            names.add(f"what only {opcode.name} tells")
+            names.add(f"unknown, by {opcode.name}")
     return names
 
 
 def _find_state_dict(torch: Any, content: Any) -> Mapping[str, Any] | None:
+    """Return the state dict in a file's content: itself, or under one of `WRAPPERS`; or None."""
     if not isinstance(content, Mapping):
         return None
     for candidate in (content, *(content.get(key) for key in WRAPPERS)):
@@ -213,6 +223,6 @@ def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
 
 
 def _line(error: Exception) -> str:
-    """The first line of a message, short."""
+    """Return the first line of a message, at most 160 characters."""
     text = str(error).strip() or type(error).__name__
     return " ".join(text.split("\n")[0].split())[:160]

@@ -1,4 +1,4 @@
-"""Opening what weights are taken from, and comparing it with the config."""
+"""Open a source of weights, find out its network, and compare it with the wanted one."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,15 +23,14 @@ from batnet_jax.weights.names import (
 from batnet_jax.weights.read_tensors import read_tensors
 from batnet_jax.workdir import checkpoints
 
-# The fields on which the weights depend. Those of a part matter only where both sides have it.
-BACKBONE_FIELDS = ("backbone", "width", "neck", "embedding_dim")
-ATTENTION_FIELDS = (
+# `BATNet`'s attributes that the weights depend on. A part's matter only if both networks have it.
+BACKBONE_ATTRIBUTES = ("backbone", "width", "neck", "embedding_dim")
+ATTENTION_ATTRIBUTES = (
     *("attention", "position", "reduction"),
     *("kernel", "rff_factor", "rff_bandwidth"),
 )
-# The backbones that a file's tensors may be of, the first where the config has none of them, and
-# the convolution that tells its width.
-KINDS = {
+# The backbones that fit a format, the default first, and the convolution that shows the width.
+FORMAT_BACKBONES = {
     BATNET: (("published",), "features.conv.conv1.0.weight"),
     BACKBONE: (("published",), "features.conv.conv1.0.weight"),
     TORCHVISION: (("torchvision", "torchvision_raw"), "conv1.conv.weight"),
@@ -39,10 +38,26 @@ KINDS = {
 }
 
 
-def open_source(config: ml_collections.ConfigDict, path: Path) -> Source:
-    """A PyTorch or .safetensors file, or a workdir of this package (its latest checkpoint).
+class OtherNetworkError(UserError):
+    """The refusal of a source whose network is not the wanted one.
 
-    Raises: UserError if it cannot be read or is none of these.
+    Attributes:
+      found: the attributes that differ, with the source's values.
+    """
+
+    def __init__(self, message: str, found: Mapping[str, Any]):
+        super().__init__(message)
+        self.found = found
+
+
+def open_source(config: ml_collections.ConfigDict, path: Path) -> Source:
+    """Open a PyTorch or .safetensors file, or the latest checkpoint of a workdir of this package.
+
+    Args:
+      config: validated; resolves what the shapes of tensors leave open.
+      path: of the file or the workdir.
+
+    Raises: UserError if the source cannot be read or its network is unknown.
     """
     return _open_workdir(config, path) if path.is_dir() else _open_file(config, path)
 
@@ -73,16 +88,16 @@ def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
 def describe(
     form: str, shapes: Mapping[str, tuple[int, ...]], model: ml_collections.ConfigDict
 ) -> dict[str, Any]:
-    """The fields of `config.model` that the tensors of a file tell.
+    """Return the attributes of `BATNet` that the shapes of a file's tensors show.
 
-    Where several values of a field give the same shapes, it is the config's, if that is one.
+    `model` decides between several values of an attribute that fit the shapes.
 
     Args:
       form: one of `names.FORMATS`.
       shapes: of the tensors, by canonical name.
-      model: the config's section.
+      model: the attributes of the wanted network.
     """
-    backbones, stem = KINDS[form]
+    backbones, stem = FORMAT_BACKBONES[form]
     own = model.get("backbone", "published")
     found = {"backbone": own if own in backbones else backbones[0]}
     if stem in shapes:
@@ -118,15 +133,15 @@ def _describe_batnet(
 
 
 def check_agrees(source: Source, model: ml_collections.ConfigDict, *, whole: bool) -> None:
-    """Refuses a source whose network is not the config's, before its tensors are looked at.
+    """Check that a source's network is the wanted one, before its tensors are compared.
 
     Args:
       source: of any format.
-      model: the config's section.
-      whole: every field must agree. Else a source may have no attention or no parts where the
-        config has, or the other way round, and the weights may serve another part sampling.
+      model: the attributes of the wanted network.
+      whole: every attribute must agree. Otherwise only one of the networks may have attention, or
+        parts, and the part sampling may differ.
 
-    Raises: UserError that names the fields, both values and the flags to pass.
+    Raises: OtherNetworkError that names the attributes and both values.
     """
     found = dict(source.model)
     if model.kernel != "rff":
@@ -134,21 +149,20 @@ def check_agrees(source: Source, model: ml_collections.ConfigDict, *, whole: boo
     if not whole:
         found.pop("part_sampling", None)
         if "none" in (found.get("attention"), model.attention):
-            found = {k: v for k, v in found.items() if k not in ATTENTION_FIELDS}
+            found = {k: v for k, v in found.items() if k not in ATTENTION_ATTRIBUTES}
         if 0 in (found.get("num_parts"), model.num_parts):
             found.pop("num_parts", None)
     wrong = {k: v for k, v in found.items() if k in model and not _equal(k, v, model[k])}
     if wrong:
-        has = ", ".join(f"model.{name}={value}" for name, value in wrong.items())
-        own = ", ".join(str(model[name]) for name in wrong)
-        flags = " ".join(f"--config.model.{name}={value}" for name, value in wrong.items())
-        raise UserError(
-            f"'{source.label}', {source.format}, has {has}, and the config says {own}: pass {flags}"
+        has = ", ".join(f"{name}={value}" for name, value in wrong.items())
+        wanted = ", ".join(str(model[name]) for name in wrong)
+        raise OtherNetworkError(
+            f"'{source.label}', {source.format}, has {has}, not {wanted}", found=wrong
         )
 
 
 def _equal(name: str, one: Any, other: Any) -> bool:
-    """Whether two values of a field mean the same."""
+    """Tell if two values of an attribute mean the same."""
     return parse_positions(one) == parse_positions(other) if name == "position" else one == other
 
 
@@ -160,17 +174,17 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
         saved.model = ml_collections.ConfigDict(run["model"])
     try:
         recipe = make_recipe(saved, num_identities=len(run["identities"]), steps_per_epoch=1)
-        # No shape depends on the size of the images, so it is the smallest that T divides.
+        # No shape depends on the image size: it is the smallest with rows for T parts.
         size = (16 * max(1, saved.model.num_parts), 16)
         fresh = init_state(recipe, size)
     except UserError:
         raise
-    except Exception as error:  # whatever settings that no network has come to
-        raise UserError(f"'{workdir}' is of no network of this version's: restore it") from error
+    except Exception as error:  # impossible settings can raise anything
+        raise UserError(f"'{workdir}' has no network of this version: restore it") from error
     state = checkpoints.restore_state(workdir, step, fresh)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     tensors = {(name := "/".join(path)): (name, leaf) for path, leaf in flatten(variables).items()}
-    fields = (*BACKBONE_FIELDS, *ATTENTION_FIELDS, "num_parts")
-    # A field that is younger than the run has its default there.
-    model = {name: run["model"].get(name, getattr(BATNet, name)) for name in fields}
+    attributes = (*BACKBONE_ATTRIBUTES, *ATTENTION_ATTRIBUTES, "num_parts")
+    # An attribute that is younger than the run has its default.
+    model = {name: run["model"].get(name, getattr(BATNet, name)) for name in attributes}
     return Source(str(workdir), WORKDIR, tensors, model, [list(i) for i in run["identities"]])

@@ -305,7 +305,7 @@ def test_pickles_that_run_are_refused(tmp_path, monkeypatch, name):
 def test_a_packed_pth_and_tensors_of_one_number(tmp_path):
     torch = needs.package("torch")
     path = write_pth(tmp_path / "a.pth", {}, zipfile.ZIP_DEFLATED)
-    refused("is packed, as torch.save packs none", import_of, path)
+    refused("is compressed, as no file of torch.save is", import_of, path)
     torch.save({"a": torch.zeros(1).expand(10**6, 10**6)}, path)
     refused("has tensors of 4,000,000,000,000 bytes, more than 2 times", import_of, path)
 

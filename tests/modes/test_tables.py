@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from support import needs
 from support.paths import ROOT
 from support.run_main import SMALL, run_main
@@ -15,7 +16,7 @@ from support.run_main import SMALL, run_main
 from batnet_jax.config import default_config
 from batnet_jax.data.run_data import Identity, RunData, TrainingSet
 from batnet_jax.errors import NotFiniteError, UserError
-from batnet_jax.export.published import export_torch
+from batnet_jax.export.published import published_tensors
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.modes.tables import TABLES, runs, text
@@ -351,7 +352,7 @@ def test_weights_that_do_not_fit_all_rows_are_refused_at_once(training, tmp_path
     config.model.part_sampling = "published"
     variables = draw_variables(make_model(config, 2), tuple(config.data.image_size), 0)
     config.init["from"] = str(tmp_path / "w.safetensors")
-    export_torch(variables, tmp_path / "w.safetensors")
+    save_file(published_tensors(variables), tmp_path / "w.safetensors")
     with pytest.raises(UserError, match=r"not the one of row \(ii\) p1: start .* from a backbone"):
         runs.run_table(config, tmp_path / "run", 6, [0])
     assert training.made == []

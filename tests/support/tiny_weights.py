@@ -6,7 +6,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from batnet_jax.config import default_config
-from batnet_jax.export.published import export_torch
+from batnet_jax.export.published import published_tensors
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.modes.import_weights import import_weights
@@ -63,7 +63,7 @@ def fresh(config):
 def published(variables, tmp_path_factory):
     """The variables as a file under the published names, and its tensors; no PyTorch needed."""
     path = tmp_path_factory.mktemp("published") / "batnet.safetensors"
-    export_torch(variables, path)
+    write(path, published_tensors(variables))
     return path, load_file(path)
 
 

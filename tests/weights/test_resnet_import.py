@@ -9,12 +9,13 @@ from support.tiny_weights import write
 import batnet_jax
 from batnet_jax import weights
 from batnet_jax.errors import UserError
-from batnet_jax.export.published import export_published
+from batnet_jax.export.published import to_published
+from batnet_jax.models.build import make_model
 from batnet_jax.modes.import_weights import import_weights
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.weights.convert import flatten, to_torch
 from batnet_jax.weights.names import resnet_name
-from batnet_jax.weights.sources import check_agrees, open_source
+from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.workdir import checkpoints
 
 
@@ -69,23 +70,22 @@ def test_other_networks_are_refused(state, tmp_path, change, message):
 
 
 @pytest.mark.parametrize(
-    ("model", "flags"),
-    [
-        ({"backbone": "published"}, "pass --config.model.backbone=resnet50"),
-        ({"width": 0.5}, "pass --config.model.width=0.0625"),
-    ],
+    ("model", "found"),
+    [({"backbone": "published"}, {"backbone": "resnet50"}), ({"width": 0.5}, {"width": 0.0625})],
     ids=str,
 )
-def test_the_flags_to_pass_are_named(state, tmp_path, model, flags):
+def test_the_attributes_of_another_network_are_named(state, tmp_path, model, found):
     config = make_config(**model)
     source = open_source(config, write(tmp_path / "resnet50.safetensors", state))
-    with pytest.raises(UserError, match=flags):
+    with pytest.raises(OtherNetworkError) as caught:
         check_agrees(source, config.model, whole=False)
+    assert caught.value.found == found
+    ((name, value),) = found.items()
+    assert str(caught.value).endswith(f"resnet50, has {name}={value}, not {model[name]}")
 
 
 @pytest.mark.parametrize("model", [{}, {"backbone": "published"}], ids=["resnet", "neck"])
-def test_what_the_published_code_has_not_is_not_exported(tmp_path, model):
+def test_what_the_published_code_has_not_is_not_exported(model):
     config = make_config(**model)
-    with pytest.raises(UserError, match=r"config.model.(backbone|neck)='\w+' has no published na"):
-        export_published(config, draw(config), tmp_path / "w.safetensors")
-    assert not (tmp_path / "w.safetensors").exists()
+    with pytest.raises(UserError, match=r"^(backbone|neck)='\w+' has no published names, only '"):
+        to_published(make_model(config, 5), draw(config))

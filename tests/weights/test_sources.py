@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.tiny_weights import SIZE, assert_same, draw, make_config, write
+from support.tiny_weights import IDENTITIES, SIZE, assert_same, draw, make_config, write
 from support.tiny_weights import config as config
 from support.tiny_weights import fresh as fresh
 from support.tiny_weights import imported as imported
@@ -15,7 +15,7 @@ from support.tiny_weights import variables as variables
 
 from batnet_jax import weights
 from batnet_jax.errors import UserError
-from batnet_jax.export.published import export_published
+from batnet_jax.export.published import to_published
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models.build import make_model
 from batnet_jax.models.googlenet import BACKBONES, Block, Stem
@@ -24,7 +24,7 @@ from batnet_jax.modes.import_weights import import_weights
 from batnet_jax.weights import init_from
 from batnet_jax.weights.convert import flatten, to_torch
 from batnet_jax.weights.names import BATNET, published_name, torchvision_name
-from batnet_jax.weights.sources import check_agrees, open_source
+from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.workdir import checkpoints
 
 # Backbones.
@@ -102,10 +102,16 @@ def test_torchvision_names_and_what_is_skipped(tmp_path):
         ("conv1.bn.num_batches_tracked", "PyTorch's count of batches"),
         ("fc.weight", "ImageNet classifier"),
     ]
-    with pytest.raises(UserError, match=r"pass --config.model.backbone=torchvision$"):
+    other = (
+        r"googlenet.safetensors', torchvision googlenet, has backbone=torchvision, not published$"
+    )
+    with pytest.raises(OtherNetworkError, match=other) as caught:
         weights.initialise(make_config(num_parts=1), fresh, path)
-    with pytest.raises(UserError, match="backbone='torchvision' has no published names"):
-        export_published(config, variables, tmp_path / "a.safetensors")
+    assert caught.value.found == {"backbone": "torchvision"}
+    with pytest.raises(
+        UserError, match="^backbone='torchvision' has no published names, only 'pub"
+    ):
+        to_published(make_model(config, IDENTITIES), variables)
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
@@ -144,7 +150,7 @@ def test_a_source_may_have_more_or_less_than_the_network(variables, fresh, publi
     reasons = {why for _, why in report.skipped}
     assert {"the network has no part streams", "the network has no Bi-attention"} <= reasons
     # A source of other shapes is refused by its fields, before its tensors are compared.
-    with pytest.raises(UserError, match=r"pass --config.model.reduction=4$"):
+    with pytest.raises(OtherNetworkError, match=r"BAT-net, has reduction=4, not 8$"):
         weights.initialise(make_config(reduction=8), fresh, published[0])
     # Weights serve any part sampling.
     source = open_source(make_config(part_sampling="paper"), published[0])

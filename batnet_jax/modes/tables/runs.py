@@ -18,7 +18,7 @@ from batnet_jax.training.loop import train
 from batnet_jax.training.run_length import plan_run
 from batnet_jax.training.start import check_run
 from batnet_jax.validation import validate
-from batnet_jax.weights.sources import check_agrees, open_source
+from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import CONFIG
 
@@ -135,7 +135,7 @@ def check_start(config: ml_collections.ConfigDict, row: Row, folder: Path) -> No
     opened = open_source(config, Path(source))
     try:
         check_agrees(opened, config.model, whole=False)
-    except UserError as error:
+    except OtherNetworkError as error:
         raise UserError(
             f"config.init.from={source!r} is a whole network, and not the one of row {row.name}: "
             "start a table's rows from a backbone"

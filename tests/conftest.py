@@ -1,4 +1,4 @@
-"""Fixtures of several test files."""
+"""Fixtures of several test files, and the order in which the files run."""
 
 import contextlib
 import os
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from support.chromium import browser, page  # noqa: F401 - fixtures
 from support.fake_gcloud import World
+from support.paths import ROOT
 from support.tiny_datasets import market  # noqa: F401 - a fixture
 
 from batnet_jax.models import googlenet, resnet
@@ -17,35 +18,51 @@ from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 
 pytest_plugins = ["support.skipped"]
 CACHE = "JAX_COMPILATION_CACHE_DIR"
+LONGEST = (
+    "training/test_resume", "runtime/test_processes", "models/test_second_order",
+    "modes/test_main", "house/test_kept", "training/test_kills", "house/test_benchmarks",
+    "step/test_augment", "export/test_formats", "step/test_accumulation",
+    "retrieval/test_evaluator_properties", "models/test_resnet", "models/test_parity",
+    "inference/test_model", "models/test_models", "models/test_positions", "step/test_packing",
+)  # fmt: skip
+"""The test files that take longest, which must not begin when the other cores are done."""
 
 
 def pytest_configure(config):
-    """Runs of the main job find what others of this session have compiled; tests here do not.
+    """Share compiled programs between the runs that tests start, and choose XLA's libraries.
 
-    XLA is told what they tell it.
+    The tests' own process does not use the shared programs.
     """
     if CACHE not in os.environ:
         os.environ[CACHE] = tempfile.mkdtemp(prefix="batnet-tests-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
     jax.config.update("jax_compilation_cache_dir", None)
     choose_cpu_libraries()
+    config.option.loadscopereorder = False  # pytest-xdist keeps the order of the next function
+
+
+def pytest_collection_modifyitems(items):
+    """Put the longest files first, so that all cores finish at about the same time."""
+    place = {ROOT / "tests" / f"{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture
 def float64():
-    """JAX computes in float64."""
+    """Let JAX compute in float64."""
     with jax.enable_x64(True):
         yield
 
 
 @pytest.fixture
 def rng():
+    """Return a generator of random numbers with a fixed seed."""
     return np.random.default_rng(0)
 
 
 @pytest.fixture
 def short_backbone(monkeypatch):
-    """One inception in Blk2 and one in Blk3: the wiring without the compile time."""
+    """Keep one inception in Blk2 and one in Blk3, which compile faster."""
     monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 2, ("3a",))
     monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 3, ("4a",))
     monkeypatch.setitem(googlenet.BLOCK_INCEPTIONS, 4, ())
@@ -53,14 +70,14 @@ def short_backbone(monkeypatch):
 
 @pytest.fixture
 def short_resnet(monkeypatch):
-    """A bottleneck a stage, two in the first: one with and one without a projected shortcut."""
+    """Keep two bottlenecks in the first stage, with and without a projection, and one in others."""
     for number, units in enumerate((2, 1, 1, 1), 1):
         monkeypatch.setitem(resnet.UNITS, number, units)
 
 
 @pytest.fixture
 def make_world(tmp_path):
-    """What launch/ meets: a world whose machines have `hosts` hosts."""
+    """Return a function that makes a fake gcloud whose machines have `hosts` hosts."""
     with contextlib.ExitStack() as stack:
 
         def make(hosts):
@@ -71,5 +88,5 @@ def make_world(tmp_path):
 
 @pytest.fixture
 def world(make_world):
-    """What launch/ meets, with machines of one host."""
+    """Return a fake gcloud whose machines have one host."""
     return make_world(hosts=1)

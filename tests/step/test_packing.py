@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support.fast_jit import jit
 
 from batnet_jax.config import default_config
 from batnet_jax.step.packing import Packed, pack, pack_like, pack_state, unpack, unpack_state
@@ -88,7 +89,7 @@ def test_steps_on_a_packed_state_are_the_same_steps(kernels):
     assert_equal(unpack_state(packed), state)
     few = len(jax.tree.leaves(packed))
     assert few == 8 if kernels else few < len(jax.tree.leaves(state)) / 3
-    step = jax.jit(partial(train_step, recipe=recipe))
+    step = jit(partial(train_step, recipe=recipe))
     for _ in range(2):
         state, plain = step(state, batch)
         packed, figures = step(packed, batch)

@@ -1,10 +1,10 @@
-"""The embedding step as converters want it: few operations, all of a known extent, no loop.
+"""The embedding step in the form that converters need: few operations, no loop.
 
-The same network as `steps.embed_step`, by another way: each convolution takes its batch
-normalisation into its weights, max-pooling is one operation, and the quadratic forms of the
-Bi-attention are unrolled, as the converter to ONNX translates their loop to a wrong one (jax2onnx
-0.13: a matrix product over the wrong axis). The weights are constants, made once in NumPy. The
-network's modules are as they are: Flax hands their calls over (`nn.intercept_methods`).
+It is the network of `evaluation.embed.embed_step`, computed in another way. Each convolution has
+its batch normalisation in its weights, max-pooling is one operation, and the quadratic forms of the
+Bi-attention are unrolled: jax2onnx 0.13 translates their loop wrongly (a matrix product over the
+wrong axis). The weights are constants, computed once in NumPy. `nn.intercept_methods` of Flax
+replaces the calls of the network's modules, which stay unchanged.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +24,10 @@ from batnet_jax.models.second_order import shift_table
 
 
 def embed_folded(variables: dict[str, Any], images: jax.Array, *, model: BATNet) -> jax.Array:
-    """As `steps.embed_step`, but for rounding.
+    """Return the features of `embed_step`, except for rounding.
 
     Args:
-      variables: `params` and `batch_stats`, NumPy or JAX arrays with values (not traced).
+      variables: `params` and `batch_stats`, NumPy or JAX arrays, not traced.
       images: [b, h, w, 3] bytes; b may be symbolic.
       model: the network, of dtype float32.
     Returns: [b, d] float32.
@@ -37,6 +37,7 @@ def embed_folded(variables: dict[str, Any], images: jax.Array, *, model: BATNet)
 
 
 def _fold(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
+    """Replace a call of ConvBN, BatchNorm or MaxPool; make any other call unchanged."""
     module = context.module
     if context.method_name != "__call__" or not isinstance(module, ConvBN | BatchNorm | MaxPool):
         return call(*args, **kwargs)
@@ -51,14 +52,14 @@ def _fold(call: Callable, args: tuple, kwargs: dict, context: nn.module.Intercep
 
 
 def _pool(module: MaxPool, x: jax.Array) -> jax.Array:
-    """One operation, where `max_pool`, for its gradient, has a view for each place."""
-    x = jnp.pad(x, [(0, 0), *map(tuple, module.padding), (0, 0)])  # zeros: x is not negative
+    """Pool by one operation; `max_pool` has a view for each place, for the sake of its gradient."""
+    x = jnp.pad(x, [(0, 0), *map(tuple, module.padding), (0, 0)])  # zeros: x is never negative
     side, strides = (module.window,) * 2, (module.stride,) * 2
     return nn.max_pool(x, window_shape=side, strides=strides, padding="VALID")
 
 
 def _convolve(module: ConvBN, x: jax.Array, params: Mapping, stats: Mapping) -> jax.Array:
-    """`ConvBN` with its normalisation in the kernel and the bias."""
+    """Compute `ConvBN` with the normalisation in the kernel and the bias."""
     scale, shift = _affine(params["bn"], stats["bn"], module.epsilon)
     conv = params["conv"]
     bias = shift + scale * np.asarray(conv.get("bias", 0.0), np.float64)
@@ -73,12 +74,12 @@ def _convolve(module: ConvBN, x: jax.Array, params: Mapping, stats: Mapping) -> 
             [(module.kernel_size // 2, module.kernel_size // 2)] * 2,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
-    y = jnp.add(y, _float32(bias))  # of jnp, so that ONNX's Add broadcasts
+    y = jnp.add(y, _float32(bias))  # jnp.add, not +, so that ONNX's Add broadcasts
     return nn.relu(y) if module.relu else y
 
 
 def _affine(params: Mapping, stats: Mapping, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-    """Batch normalisation by running statistics as x * scale + shift, float64."""
+    """Return the scale and shift of batch normalisation by running statistics, float64."""
     scale, bias = (np.asarray(params.get(name, 0.0), np.float64) for name in ("scale", "bias"))
     mean, var = (np.asarray(stats[name], np.float64) for name in ("mean", "var"))
     scale = scale / np.sqrt(var + epsilon)
@@ -90,7 +91,7 @@ def _float32(x: np.ndarray) -> np.ndarray:
 
 
 def unrolled_forms(x: jax.Array, kernel: np.ndarray) -> jax.Array:
-    """As `second_order.quadratic_forms`, its blocks of pairs one after the other.
+    """Return `second_order.quadratic_forms`, with the loop over the blocks of pairs unrolled.
 
     Args:
       x: [..., c].
@@ -98,8 +99,8 @@ def unrolled_forms(x: jax.Array, kernel: np.ndarray) -> jax.Array:
     Returns: [..., features].
     """
     channels = x.shape[-1]
-    past_the_end = np.zeros((1, kernel.shape[1]), kernel.dtype)
-    rows = np.concatenate([kernel, past_the_end])
+    no_weights = np.zeros((1, kernel.shape[1]), kernel.dtype)  # of pairs past the end
+    rows = np.concatenate([kernel, no_weights])
     twice = jnp.concatenate([x, x], axis=-1)
     forms = []
     for shifts, pairs in zip(*shift_table(channels), strict=True):

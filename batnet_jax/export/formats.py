@@ -1,4 +1,4 @@
-"""The embedding as StableHLO and as ONNX: bytes of images in, features out, weights inside."""
+"""The embedding as a StableHLO or ONNX file with the weights: image bytes in, features out."""
 
 import contextlib
 import functools
@@ -21,32 +21,32 @@ from batnet_jax.models import BATNet
 
 STABLEHLO, ONNX = ".stablehlo", ".onnx"
 PLATFORMS = ("cpu", "cuda", "tpu")
-OPSET = 18  # of ONNX; read by onnxruntime 1.14 (2023) and newer
+OPSET = 18  # of ONNX; onnxruntime 1.14 (2023) and newer read it
 INPUT, OUTPUT = "images", "features"
-TOLERANCE = 1e-4  # features have unit length; float32 in another order differs by 1e-6
-NEEDED = ("jax2onnx", "onnxruntime")
+TOLERANCE = 1e-4  # features have unit length; another order of float32 sums differs by 1e-6
+ONNX_PACKAGES = ("jax2onnx", "onnxruntime")
 
 
 def to_stablehlo(model: BATNet, variables: dict[str, Any], size: tuple[int, int]) -> bytes:
-    """`embed_step` as `jax.export` serialises it, for any batch, lowered for all `PLATFORMS`.
+    """Serialise `embed_step` by `jax.export`, for any batch size and all `PLATFORMS`.
 
     Args:
       model: the network.
       variables: `params` and `batch_stats`.
       size: the images' height and width.
-    Returns: what `jax.export.deserialize` reads.
+    Returns: bytes for `jax.export.deserialize`.
     """
     embed = functools.partial(embed_step, variables, model=model)
     return bytes(export.export(jax.jit(embed), platforms=PLATFORMS)(_images(size)).serialize())
 
 
 def to_onnx(model: BATNet, variables: dict[str, Any], size: tuple[int, int]) -> bytes:
-    """`embed_folded`, in float32, as an ONNX model for any batch, checked against `embed_step`.
+    """Convert `embed_folded`, in float32, to an ONNX model for any batch size.
 
-    Args: as `to_stablehlo`'s.
+    Args: see `to_stablehlo`.
     Returns: the serialised model; input `images`, output `features`.
 
-    Raises: RuntimeError if onnxruntime makes other features of it.
+    Raises: RuntimeError if onnxruntime's features differ from `embed_step`'s.
     """
     model = model.clone(dtype=jnp.float32)
     embed = functools.partial(embed_folded, variables, model=model)
@@ -65,15 +65,15 @@ FORMATS: dict[str, Callable[[BATNet, dict[str, Any], tuple[int, int]], bytes]] =
     STABLEHLO: to_stablehlo,
     ONNX: to_onnx,
 }
-"""Ways to write, by suffix."""
+"""The functions that make a file's content, by the file's suffix."""
 
 
 def check_installed(suffix: str) -> None:
-    """Refuses a format whose converter is not there.
+    """Check that the packages for a format are installed.
 
-    Raises: UserError that says what to install.
+    Raises: UserError that names the packages to install.
     """
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
     if suffix == ONNX and missing:
         raise UserError(
             f"writing {ONNX} needs {' and '.join(missing)}: pip install 'batnet-jax[onnx]'"
@@ -86,7 +86,10 @@ def _images(size: tuple[int, int]) -> jax.ShapeDtypeStruct:
 
 
 def _compare(onnx: bytes, embed: Callable, size: tuple[int, int]) -> None:
-    """Runs random images, which no network has met, through both."""
+    """Compare the features of random images.
+
+    Raises: RuntimeError if they differ.
+    """
     import onnxruntime
 
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
@@ -99,7 +102,7 @@ def _compare(onnx: bytes, embed: Callable, size: tuple[int, int]) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what the converter prints and logs: lines of each layer, plugins it cannot load."""
+    """Suppress the converter's output: a line for each layer, and plugins that cannot be loaded."""
     loggers = [logging.getLogger(name) for name in ("jax2onnx", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""The model card: what a file is, where it comes from, and what it is not for."""
+"""The model card: the content of an exported file, its origin, its uses and their limits."""
 
 import json
 import platform
@@ -11,7 +11,7 @@ from batnet_jax.data import title_of
 from batnet_jax.errors import UserError
 from batnet_jax.version import VERSION
 
-# What the people on a data set's images have agreed to, and what its authors allow, by its name.
+# The consent of the people on a data set's images, and its authors' terms, by the data set's name.
 TERMS = {
     "pedestrians": "drawn by a program of batnet-jax: no person is shown. Apache-2.0.",
     "market1501": "photographs of people at a university, given out for research only.",
@@ -26,22 +26,22 @@ TERMS = {
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "jax2onnx", "onnxruntime")
 
 
-class Facts(NamedTuple):
-    """What a card is made of.
+class ExportedModel(NamedTuple):
+    """The facts on a card.
 
     Attributes:
       step: steps trained.
-      run: what the checkpoint says of itself, see `checkpoints.metadata`.
-      results: contents of the evaluations of this step.
-      parameters: how many numbers are trained.
-      image_size: height and width that the file wants.
+      metadata: of the checkpoint; see `checkpoints.metadata`.
+      results: of the evaluations of this step.
+      parameters: number of trained parameters.
+      image_size: height and width of the input.
       sha256: of the file, hexadecimal.
       size: of the file, bytes.
-      features: how many numbers each feature has, see `models.feature_sizes`.
+      features: dimension of each feature; see `models.feature_sizes`.
     """
 
     step: int
-    run: dict[str, Any]
+    metadata: dict[str, Any]
     results: Sequence[dict[str, Any]]
     parameters: int
     image_size: tuple[int, int]
@@ -51,7 +51,7 @@ class Facts(NamedTuple):
 
 
 def read_results(workdir: Path, step: int) -> list[dict[str, Any]]:
-    """The evaluations of a step that the workdir holds, one for each data set and split.
+    """Return a workdir's evaluations of a step, one for each data set and split.
 
     Raises: UserError if one of the files is damaged.
     """
@@ -61,77 +61,77 @@ def read_results(workdir: Path, step: int) -> list[dict[str, Any]]:
         try:
             result = json.loads(path.read_text())
         except ValueError as error:
-            raise UserError(f"'{path}' is damaged: make it again with --mode=eval") from error
+            raise UserError(f"'{path}' is damaged: evaluate the step again") from error
         found[result["dataset"], result.get("split", "test")] = result
     return list(found.values())
 
 
-def model_card(name: str, facts: Facts) -> str:
-    """The card of a file called `name`, Markdown."""
+def model_card(name: str, model: ExportedModel) -> str:
+    """Return the card of a file called `name`, Markdown."""
     sections = [
-        ("", _what(name, facts)),
-        ("Input and output", _interface(name, facts)),
-        ("Training", _training(facts)),
-        ("Figures", _figures(facts)),
+        ("", _what(name, model)),
+        ("Input and output", _interface(name, model)),
+        ("Training", _training(model)),
+        ("Figures", _figures(model)),
         ("Use and limits", USE),
-        ("The data's terms", _terms(facts)),
+        ("The data's terms", _terms(model)),
         ("Versions", _versions()),
     ]
     title = f"# {name}\n\n"
     parts = [f"## {head}\n\n{text}" if head else text for head, text in sections]
-    settings = json.dumps(_settings(facts.run), indent=2)
+    settings = json.dumps(_settings(model.metadata), indent=2)
     return title + "\n\n".join(parts) + f"\n\n## Settings\n\n```json\n{settings}\n```\n"
 
 
 USE = """\
-Made to find other images of the person of a query image: compare features by their inner product
-or Euclidean distance, and rank. Suited to research on retrieval, and to collections whose people
-have agreed.
+Made to find other images of the person in a query image: compare features by their inner product
+or Euclidean distance, and rank. Suited to research on retrieval, and to collections of images of
+people who have agreed.
 
-- It ranks; it does not identify. A first place is no proof that two images show the same person;
+- It ranks; it does not identify. A first rank does not prove that two images show the same person:
   have a person look, and decide nothing about people from a score alone.
 - Not for watching people without their consent or a legal basis. Many places regulate or forbid
-  identifying people from afar.
-- It goes by clothes as much as by the body: figures drop where people have changed, and on cameras,
-  light and places other than the training set's. Measure it on images of your own.
+  identifying people from a distance.
+- It relies on clothes as much as on the body: figures drop when people have changed clothes, and
+  with cameras, light and places other than the training set's. Measure it on your own images.
 - How figures differ between groups of people has not been measured. Public training sets come from
   few places."""
 
 
-def _settings(run: dict[str, Any]) -> dict[str, Any]:
-    """The run's settings without the places of its machine: a card travels."""
-    config = run.get("config")
+def _settings(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the run's settings without paths of its machine, as a card is given to others."""
+    config = metadata.get("config")
     if config is None:  # a checkpoint of the first versions
-        return {"model": run["model"]}
+        return {"model": metadata["model"]}
     data, evaluation, init = (dict(config[name]) for name in ("data", "eval", "init"))
-    for place in ("dir", "manual_dir"):
-        data.pop(place)
+    for path in ("dir", "manual_dir"):
+        data.pop(path)
     data["train"] = [title_of(name) for name in data["train"]]
     evaluation["datasets"] = [title_of(name) for name in evaluation["datasets"]]
     init["from"] = Path(init["from"]).name
     return config | {"data": data, "eval": evaluation, "init": init}
 
 
-def _what(name: str, facts: Facts) -> str:
-    model = facts.run["model"]
-    parts = f"{model['num_parts']} part streams" if model["num_parts"] else "no part streams"
+def _what(name: str, model: ExportedModel) -> str:
+    network = model.metadata["model"]
+    parts = f"{network['num_parts']} part streams" if network["num_parts"] else "no part streams"
     attentions = {"aia": "Attention in Attention", "plain": "Bi-attention", "none": "no attention"}
     return (
         "BAT-net, a network for person retrieval (Fang et al., ICCV 2019), written by batnet-jax "
-        f"{VERSION}: {attentions[model['attention']]}, {parts}, backbone "
-        f"{model.get('backbone', 'published')}, width {model['width']:g}, "
-        f"{facts.parameters:,} parameters, at step {facts.step:,} of its training.\n\n"
-        f"`{name}`: {facts.size:,} bytes, SHA-256 `{facts.sha256}`."
+        f"{VERSION}: {attentions[network['attention']]}, {parts}, backbone "
+        f"{network.get('backbone', 'published')}, width {network['width']:g}, "
+        f"{model.parameters:,} parameters, at step {model.step:,} of its training.\n\n"
+        f"`{name}`: {model.size:,} bytes, SHA-256 `{model.sha256}`."
     )
 
 
-def _interface(name: str, facts: Facts) -> str:
-    height, width = facts.image_size
-    halves = " and ".join(f"{name}, {size} numbers" for name, size in facts.features.items())
+def _interface(name: str, model: ExportedModel) -> str:
+    height, width = model.image_size
+    halves = " and ".join(f"{name}, {size} numbers" for name, size in model.features.items())
     spec = (
         f"| | name | type | shape |\n|---|---|---|---|\n"
         f"| input | `images` | uint8 | batch, {height}, {width}, 3 |\n"
-        f"| output | `features` | float32 | batch, {sum(facts.features.values())} |\n\n"
+        f"| output | `features` | float32 | batch, {sum(model.features.values())} |\n\n"
         f"Images are RGB, 0 to 255, channels last, the whole image resized to {height} x {width} "
         "as in training (OpenCV's INTER_LINEAR); normalisation is inside. The batch is any "
         f"number from 1. A feature is {halves}, each of unit length, side by side."
@@ -141,7 +141,7 @@ def _interface(name: str, facts: Facts) -> str:
     if name.endswith(".onnx"):
         return f"{spec}\n\n{ONNX_USE.format(name=name)}"
     return (
-        "Tensors under the names of the published PyTorch code, which makes the network of them. "
+        "Tensors under the names of the published PyTorch code, which defines the network. "
         "Images are RGB, normalised by ImageNet's mean and deviation, of "
         f"{height} x {width} pixels."
     )
@@ -169,9 +169,9 @@ session = onnxruntime.InferenceSession("{name}")
 ```"""
 
 
-def _training(facts: Facts) -> str:
-    config, lines = facts.run.get("config"), []
-    identities = facts.run["identities"]
+def _training(model: ExportedModel) -> str:
+    config, lines = model.metadata.get("config"), []
+    identities = model.metadata["identities"]
     for name in dict.fromkeys(who[0] for who in identities):
         lines.append(f"- {name}: {sum(who[0] == name for who in identities):,} identities.")
     if config:
@@ -182,17 +182,17 @@ def _training(facts: Facts) -> str:
     return "\n".join(lines)
 
 
-def _figures(facts: Facts) -> str:
-    if not facts.results:
+def _figures(model: ExportedModel) -> str:
+    if not model.results:
         return "None: this step has not been evaluated (`--mode=eval` does it)."
     rows = ["| data set | split | mAP | mINP | rank 1 | rank 5 | rank 10 | queries | gallery |"]
     rows.append("|---|---|" + "---:|" * 7)
-    for r in facts.results:
+    for r in model.results:
         values = [r["mAP"], r["mINP"], *(r["cmc"][rank] for rank in ("1", "5", "10"))]
         figures = " | ".join(f"{100 * value:.1f}" for value in values)
         counts = f"{r['num_valid_query']:,} | {r['num_gallery']:,}"
         rows.append(f"| {r['dataset']} | {r.get('split', 'test')} | {figures} | {counts} |")
-    conventions = {r["ap"]: r.get("same_camera", "remove") for r in facts.results}
+    conventions = {r["ap"]: r.get("same_camera", "remove") for r in model.results}
     ap = " and ".join(conventions)
     kept = (
         "removed" if set(conventions.values()) == {"remove"} else "kept where cameras are unknown"
@@ -206,8 +206,8 @@ def _figures(facts: Facts) -> str:
     return "\n".join(rows)
 
 
-def _terms(facts: Facts) -> str:
-    names = dict.fromkeys(who[0] for who in facts.run["identities"])
+def _terms(model: ExportedModel) -> str:
+    names = dict.fromkeys(who[0] for who in model.metadata["identities"])
     unknown = "no terms are known here: ask its source."
     lines = [f"- {name}: {TERMS.get(name.split('-')[0], unknown)}" for name in names]
     return "\n".join(

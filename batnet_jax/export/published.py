@@ -74,7 +74,7 @@ def to_bytes(tensors: Mapping[str, np.ndarray], suffix: str) -> bytes:
 def _check_attention(tensors: dict[str, np.ndarray]) -> None:
     """Check that a Bi-attention is the one with published names: at p2, with the kernel Bi().
 
-    Raises: UserError if it is another one.
+    Raises: UserError for another one.
     """
     layer = "features.bilinearatt_global.dimReduceLayer{}.conv.conv.weight"
     if layer.format(1) not in tensors:

@@ -10,7 +10,7 @@ import ml_collections
 
 from batnet_jax.errors import UserError
 from batnet_jax.export.formats import FORMATS, check_installed
-from batnet_jax.export.model_card import Facts, model_card, read_results
+from batnet_jax.export.model_card import ExportedModel, model_card, read_results
 from batnet_jax.export.published import SUFFIXES, to_bytes, to_published
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet, feature_sizes
@@ -49,9 +49,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
     else:
         write_published(output, model, variables)
     written = output.read_bytes()
-    facts = Facts(
+    exported = ExportedModel(
         step=step,
-        run=metadata,
+        metadata=metadata,
         results=results,
         parameters=sum(leaf.size for leaf in jax.tree.leaves(variables["params"])),
         image_size=size,
@@ -60,7 +60,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
         features=feature_sizes(variables["params"]),
     )
     card = card_path(output)
-    write_whole(card, model_card(output.name, facts).encode())
+    write_whole(card, model_card(output.name, exported).encode())
     print(f"written: {output}, {len(written):,} bytes, and its card, {card}")
 
 

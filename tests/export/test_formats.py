@@ -25,7 +25,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import embed_step
 from batnet_jax.export import formats
 from batnet_jax.export.folded import embed_folded, unrolled_forms
-from batnet_jax.export.model_card import Facts, model_card, read_results
+from batnet_jax.export.model_card import ExportedModel, model_card, read_results
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.models.preprocess import normalise
@@ -190,7 +190,7 @@ def test_a_wrong_conversion_is_not_written(short_backbone, monkeypatch):
         formats.to_onnx(model, variables, SIZE)
 
 
-def facts(**changes):
+def make_exported(**changes):
     config = make_config()
     config.data.manual_dir = "/home/somebody/photos"
     config.data.train = ("msmt17:v2", "folder:/home/somebody/ours")
@@ -203,12 +203,13 @@ def facts(**changes):
         "cmc": {"1": 0.795, "5": 0.891, "10": 0.911, "20": 0.93},
     }  # fmt: skip
     run = checkpoints.metadata(config, who)
-    base = Facts(1200, run, [result], 34567, SIZE, "ab" * 32, 890, {"appearance": 16, "part": 16})
+    sizes = {"appearance": 16, "part": 16}
+    base = ExportedModel(1200, run, [result], 34567, SIZE, "ab" * 32, 890, sizes)
     return base._replace(**changes)
 
 
 def test_the_card_says_what_the_file_is():
-    card = model_card("m.stablehlo", facts())
+    card = model_card("m.stablehlo", make_exported())
     for text in (
         "# m.stablehlo",
         f"890 bytes, SHA-256 `{'ab' * 32}`",
@@ -235,8 +236,8 @@ def test_the_card_says_what_the_file_is():
 
 def test_the_card_without_figures_or_settings():
     """A checkpoint of the first versions, never evaluated, of imported weights."""
-    run = {"model": facts().run["model"], "identities": [["imported", 0, ""]]}
-    card = model_card("m.onnx", facts(run=run, results=[]))
+    run = {"model": make_exported().metadata["model"], "identities": [["imported", 0, ""]]}
+    card = model_card("m.onnx", make_exported(metadata=run, results=[]))
     assert "has not been evaluated" in card
     assert "the weights were imported" in card
     assert "onnxruntime.InferenceSession" in card
@@ -255,7 +256,7 @@ def test_a_checkpoint_becomes_a_file_and_a_card(tmp_path, capsys):
     save_checkpoint(config, tmp_path / "run")
     (tmp_path / "run" / "eval").mkdir()
     for name in ("step_3.json", "step_3_pedestrians.json", "step_30.json"):
-        result = facts().results[0] | {"dataset": name.replace("step_3.json", "pedestrians")}
+        result = make_exported().results[0] | {"dataset": name.replace("step_3.json", "pedestrians")}
         (tmp_path / "run" / "eval" / name).write_text(json.dumps(result))
     output = tmp_path / "new" / "m.stablehlo"
     export_mode.run(config, tmp_path / "run", output=output)
@@ -296,7 +297,7 @@ def test_mistakes_are_named_before_anything_is_read(tmp_path, monkeypatch):
 def test_a_damaged_evaluation_is_named(tmp_path):
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "step_3.json").write_text('{"dataset": "ped')
-    with pytest.raises(UserError, match=r"step_3\.json' is damaged: make it again"):
+    with pytest.raises(UserError, match=r"step_3\.json' is damaged: evaluate the step again"):
         read_results(tmp_path, 3)
     assert read_results(tmp_path / "none", 3) == []
 

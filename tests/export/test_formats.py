@@ -1,7 +1,7 @@
-"""What runs without the package: the same features, at any batch; the card; what is refused.
+"""Exported files: the same features at any batch size, the card, and outputs that are refused.
 
-Features have unit length. Two correct float32 programs sum in another order: 1e-5 where both are
-XLA's, and 1e-4 for onnxruntime.
+Features have unit length. Two correct float32 programs sum in different orders: 1e-5 if XLA runs
+both, 1e-4 for onnxruntime.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ from batnet_jax.workdir import checkpoints
 
 SIZE = (32, 32)
 BATCHES = (1, 7, 64)
-# Other libraries' warnings are not ours to mend.
+# Deprecations inside other libraries.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
@@ -49,7 +49,7 @@ def make_config(**model):
 
 
 def network(config):
-    """The model, and variables of which none is a 0 or a 1 that could be left out unseen."""
+    """Return a model and random variables: an error in a 0 or a 1 could go unnoticed."""
     model = make_model(config, 5)
     rng = np.random.default_rng(1)
     variables = draw_variables(model, tuple(config.data.image_size), 0)
@@ -58,10 +58,10 @@ def network(config):
 
 
 def settled(model, variables, images):
-    """The same with statistics of images, as training leaves them.
+    """Return the variables with batch statistics of images, as after training.
 
-    Without them activations at full width grow to millions, of which two meet in the attention's
-    sigmoid: there one that rounds to zero makes a mask 1/2 instead of 1.
+    Without them, activations at full width grow to millions. The attention multiplies two before
+    its sigmoid: if rounding makes one of them zero, the mask is 1/2 instead of 1.
     """
     rngs = {"dropout": jax.random.key(0)}
     alone = model.clone(axis_name=None)
@@ -173,7 +173,7 @@ def test_onnx_in_onnxruntime(short_backbone, capfd):
     model, variables = network(make_config())
     content = formats.to_onnx(model, variables, SIZE)
     onnx.checker.check_model(onnx.load_from_string(content), full_check=True)
-    assert capfd.readouterr() == ("", "")  # the converter's lines are not for users
+    assert capfd.readouterr() == ("", "")  # none of the converter's output
     embed = embedding(model, variables)
     for batch in BATCHES:
         got = run_onnx(content, photos(batch))
@@ -228,7 +228,7 @@ def test_the_card_says_what_the_file_is():
         "export.deserialize",
     ):
         assert text in card, text
-    assert "somebody" not in card  # no place of the machine it was made on
+    assert "somebody" not in card  # no path of this machine
     settings = json.loads(card.split("```json\n")[1].split("```")[0])
     assert settings["data"]["train"] == ["msmt17-v2", "folder-ours"]
     assert settings["model"]["width"] == 1 / 16
@@ -256,7 +256,8 @@ def test_a_checkpoint_becomes_a_file_and_a_card(tmp_path, capsys):
     save_checkpoint(config, tmp_path / "run")
     (tmp_path / "run" / "eval").mkdir()
     for name in ("step_3.json", "step_3_pedestrians.json", "step_30.json"):
-        result = make_exported().results[0] | {"dataset": name.replace("step_3.json", "pedestrians")}
+        changed = {"dataset": name.replace("step_3.json", "pedestrians")}
+        result = make_exported().results[0] | changed
         (tmp_path / "run" / "eval" / name).write_text(json.dumps(result))
     output = tmp_path / "new" / "m.stablehlo"
     export_mode.run(config, tmp_path / "run", output=output)

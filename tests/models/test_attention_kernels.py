@@ -34,7 +34,7 @@ def test_linear_is_the_identity():
 
 
 def slow_fourier(x, factor, bandwidth):
-    """One feature of one vector at a time, in float64."""
+    """Compute one feature of one vector at a time, in float64."""
     channels = x.shape[-1]
     features = factor * channels
     weights, phases = fourier_projection(channels, features, bandwidth * channels**0.5)
@@ -82,13 +82,14 @@ def test_inner_products_converge_to_the_gaussian_kernel(bandwidth):
         errors[factor] = np.abs(z @ z.T - expected)
         # 2 cos cos has a variance of at most 1: five standard deviations of the mean of D.
         assert errors[factor].max() < 5 / math.sqrt(factor * channels)
-    assert errors[20_000].mean() < errors[20].mean() / 10  # and 1000 times the features: 1 / 32
+    # 1000 times the features divide the error by 32.
+    assert errors[20_000].mean() < errors[20].mean() / 10
 
 
 def test_the_projection_is_the_same_everywhere():
     weights, phases = fourier_projection(3, 4, 2.0)
     digest = hashlib.sha256(weights.astype("<f4").tobytes() + phases.astype("<f4").tobytes())
-    # Trained networks rely on these very values: if this fails, mend the code and not the digest.
+    # Trained networks depend on these values: if this fails, correct the code, not the digest.
     assert digest.hexdigest() == "ed56f603bf732f0a0ed2e18b6c9152a00af1e126d7ad9112ac0fe08b81480ef8"
     np.testing.assert_array_equal(fourier_projection(3, 4, 1.0)[0], 2 * weights)
 
@@ -105,11 +106,11 @@ def test_the_projection_follows_its_law():
     assert phases.max() < 2 * np.pi
     assert abs(phases.mean() - np.pi) < 5 * 2 * np.pi / math.sqrt(12 * len(phases))
     columns = weights / np.linalg.norm(weights, axis=0)
-    assert np.abs(columns.T @ columns - np.eye(480)).max() < 0.6  # no feature twice
+    assert np.abs(columns.T @ columns - np.eye(480)).max() < 0.6  # all features differ
 
 
 def test_at_the_default_bandwidth_the_cosines_argument_starts_with_unit_variance():
-    # The embedding starts as the ReLU of something normalised.
+    # The embedding starts as the ReLU of normalised values.
     x = np.maximum(0, np.random.default_rng(0).normal(size=(2000, 120)))
     block = BiAttention()
     weights, _ = fourier_projection(120, 480, block.rff_bandwidth * math.sqrt(120))
@@ -120,7 +121,7 @@ def test_at_the_default_bandwidth_the_cosines_argument_starts_with_unit_variance
 
 
 def conv_bn(x, params, stats, train):
-    """1x1 convolution, batch normalisation, ReLU."""
+    """Apply a 1x1 convolution, batch normalisation and ReLU."""
     y = x @ params["conv"]["kernel"][0, 0] + params["conv"]["bias"]
     mean, var = stats["bn"]["mean"], stats["bn"]["var"]
     if train:
@@ -196,7 +197,7 @@ def test_gradients_flow_through_the_kernel(kernel):
 
     slope = (moved(1) - moved(-1)) / (2 * step)
     along = sum(jax.tree.leaves(jax.tree.map(lambda g, d: (g * d).sum(), gradient, direction)))
-    # Central differences: rounding 1e-16 / step and curvature step^2, of sums of some hundreds.
+    # Central differences: rounding 1e-16 / step and curvature step^2; the sums are some hundreds.
     np.testing.assert_allclose(along, slope, rtol=1e-6)
 
 
@@ -212,8 +213,8 @@ def test_the_projection_is_no_variable():
     assert inputs == {"linear": 4, "bilinear": 10, "rff": 16}
 
 
-# Counts, for the appearance extractor alone at width 1, r = 4; a convolution from i to o channels
-# with its normalisation has i o + 3 o.
+# Counts for the appearance extractor alone at width 1, r = 4. A convolution from i to o channels
+# has i o + 3 o parameters with its normalisation.
 
 WITHOUT_ATTENTION = 6_601_286  # test_models
 EMBED_P2 = 480 * 120 + 3 * 120

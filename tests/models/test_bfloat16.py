@@ -1,4 +1,4 @@
-"""What is bfloat16 where `model.dtype` says so, and what stays float32."""
+"""The types inside a network of dtype bfloat16: bfloat16 before Blk4, float32 after it."""
 
 from functools import partial
 
@@ -50,13 +50,13 @@ def test_from_blk4_on_bfloat16_hands_on_float32(backbone):
     run = partial(model.apply, train=False, capture_intermediates=True, mutable=["intermediates"])
     _, updates = jax.eval_shape(run, shapes_of(model, images.shape), images)
     captured = updates["intermediates"]
-    del captured["__call__"], captured["part_streams"]["__call__"]  # no layers
+    del captured["__call__"], captured["part_streams"]["__call__"]  # not layers
     convolutions, before, after = set(), set(), set()
     for path, leaf in jax.tree_util.tree_leaves_with_path(captured):
         *blocks, layer, _ = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
         if layer == "conv":
             convolutions |= {leaf.dtype} if leaf.ndim == 4 else set()  # not its bias
-        elif layer == "MaxPool_0":  # keeps the type of what it is given
+        elif layer == "MaxPool_0":  # has the type of its input
             continue
         elif any(name.endswith(("blk4", "_head")) for name in [*blocks, layer]):
             after.add(leaf.dtype)

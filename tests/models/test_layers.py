@@ -1,4 +1,4 @@
-"""Layers against the oracle. In float64, where only the order of sums differs: 1e-10."""
+"""Layers compared with the oracle in float64, where only the order of sums differs: 1e-10."""
 
 from functools import partial
 
@@ -64,7 +64,7 @@ def test_batch_norm_running_variance_by_hand():
 
 
 def plain_batch_norm(x, scale, bias):
-    """Differentiated by JAX, not by the custom rule."""
+    """Normalise without the custom gradient: JAX differentiates this function."""
     axes = tuple(range(x.ndim - 1))
     return (x - x.mean(axes)) / jnp.sqrt(x.var(axes) + 1e-5) * scale + bias
 
@@ -120,7 +120,7 @@ def test_batch_norm_over_devices_is_that_of_the_global_batch(rng):
     )(*split)
     close(value, np.full(4, whole_loss))
     close(y.reshape(x.shape), whole_y)
-    close(dx.reshape(x.shape) / 4, whole[0])  # a device's loss is a mean over its own share
+    close(dx.reshape(x.shape) / 4, whole[0])  # a device's loss is a mean over its own images
     close(d_scale, np.tile(whole[1], (4, 1)))
     close(d_bias, np.tile(whole[2], (4, 1)))
     for name in ("mean", "var"):  # the unbiased variance divides by the global count - 1
@@ -141,7 +141,7 @@ CUDA, CPU = layers._moments_on_cuda, layers._moments_on_cpu
     ],
 )
 def test_moments_in_float32_with_a_large_mean(rng, moments, mean, error):
-    # The sums of x and of its square alone have no digit of the variance left at 1e5.
+    # At 1e5 the sums of x and of its square alone would lose every digit of the variance.
     x = (mean + rng.normal(size=(16, 8, 4, 6))).astype(np.float32)
     exact = x.astype(np.float64)
     got = moments(jnp.asarray(x))
@@ -150,7 +150,7 @@ def test_moments_in_float32_with_a_large_mean(rng, moments, mean, error):
     assert np.all(moments(jnp.full((2, 3, 3, 4), mean, jnp.float32))[1] == 0)
 
 
-def test_near_channels_take_the_quick_way(rng):
+def test_on_a_cpu_small_means_take_the_sum_of_squares(rng):
     x = (3.5 + rng.normal(size=(16, 8, 4, 6))).astype(np.float32)
     dy = rng.normal(size=x.shape).astype(np.float32)
     axes, (x, dy) = (0, 1, 2), map(jnp.asarray, (x, dy))
@@ -163,7 +163,7 @@ def test_near_channels_take_the_quick_way(rng):
     assert np.any(np.abs(layers._gradient_sums(dy, x, mean, None)[1] / quick - 1) > 2e-6)
 
 
-def test_one_far_channel_is_enough_for_the_longer_way(rng):
+def test_on_a_cpu_one_large_mean_takes_the_centred_sum(rng):
     x = rng.normal(size=(16, 8, 4, 6)).astype(np.float32)
     x[..., 2] += 1e3
     got = layers._moments_on_cpu(jnp.asarray(x))[1]
@@ -171,20 +171,20 @@ def test_one_far_channel_is_enough_for_the_longer_way(rng):
 
 
 @pytest.mark.parametrize("mean", [0, 3.5, 5, 1e3])
-def test_quick_products_in_float32_with_a_large_mean(rng, mean):
+def test_gradient_sums_on_a_cpu_in_float32_with_a_large_mean(rng, mean):
     x = (mean + rng.normal(size=(16, 8, 4, 6))).astype(np.float32)
     dy = rng.normal(size=x.shape).astype(np.float32)
     exact = x.astype(np.float64)
-    near, inverse = exact.mean((0, 1, 2)).astype(np.float32), 1 / exact.std((0, 1, 2))
-    arguments = map(partial(jnp.asarray, dtype=jnp.float32), (dy, x, near, inverse))
+    rounded, inverse = exact.mean((0, 1, 2)).astype(np.float32), 1 / exact.std((0, 1, 2))
+    arguments = map(partial(jnp.asarray, dtype=jnp.float32), (dy, x, rounded, inverse))
     got = layers._gradient_sums_on_cpu(*arguments)
     np.testing.assert_allclose(got[0], dy.sum((0, 1, 2), np.float64), atol=1e-4)
-    # Sums of 512 values of about 1: some 20.
-    np.testing.assert_allclose(got[1], (dy * (exact - near)).sum((0, 1, 2)), atol=2e-4)
+    # Sums of 512 values of about 1 are about 20.
+    np.testing.assert_allclose(got[1], (dy * (exact - rounded)).sum((0, 1, 2)), atol=2e-4)
 
 
 @pytest.mark.parametrize("kernel", [1, 3])
-def test_a_bias_before_batch_norm_has_no_gradient_but_a_place_in_the_mean(rng, kernel):
+def test_a_bias_before_batch_norm_has_no_gradient_and_moves_the_running_mean(rng, kernel):
     x, weights = rng.normal(size=(4, 6, 5, 3)), rng.normal(size=(4, 6, 5, 2))
     module = ConvBN(2, kernel, dtype=jnp.float64)
     shapes = jax.eval_shape(partial(module.init, train=False), jax.random.key(0), x)
@@ -261,7 +261,7 @@ def test_dropout_is_off_in_evaluation_and_at_rate_zero(rng):
 
 @pytest.mark.parametrize("kept", ["float64", "bfloat16"])
 def test_the_gradient_of_a_1x1_convolution(rng, kept):
-    """Every element by itself, in float64; in bfloat16 the types stay, and the values about."""
+    """Float64: every element, by a loop. Bfloat16: the types, and the values roughly."""
     x, matrix, dy = (rng.normal(size=shape) for shape in ((2, 3, 4, 5), (5, 6), (2, 3, 4, 6)))
     given = jnp.asarray(x, kept), jnp.asarray(matrix, kept)
     y, back = jax.vjp(layers.pointwise_conv, *given)

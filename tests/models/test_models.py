@@ -1,4 +1,4 @@
-"""Blocks against the oracle, counts, shapes and wiring; test_parity.py compares whole networks.
+"""Blocks compared with the oracle, counts, shapes, wiring; test_parity.py has whole networks.
 
 Comparisons run in float64, where only the order of sums differs: 1e-10 through a block.
 """
@@ -24,7 +24,7 @@ from batnet_jax.models.part_streams import PartStreams, part_sampling_matrix
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
 
 
-# Counts and shapes, for which nothing is computed.
+# Counts and shapes; nothing is computed.
 
 VARIANTS = [
     ({}, 37_237_296),  # measured on the published PyTorch network
@@ -111,7 +111,7 @@ def test_without_attention_there_is_none():
     assert "bi_attention" not in variables["params"]
 
 
-# The Bi-attention, alone in a network that is not ours.
+# The Bi-attention alone, as in another network.
 
 
 def test_bilinear_by_hand():
@@ -128,7 +128,7 @@ def test_bilinear_is_the_upper_triangle_row_by_row():
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("aia", [True, False], ids=["aia", "plain"])
 def test_bi_attention_equals_the_oracle(aia, train):
-    x = np.random.default_rng(0).normal(size=(5, 4, 3, 12))  # signed, as another net's may be
+    x = np.random.default_rng(0).normal(size=(5, 4, 3, 12))  # signed, unlike our maps
     block = BiAttention(reduction=3, attention_in_attention=aia, dtype=jnp.float64)
     variables = network_oracle.random_values(shapes_of(block, x.shape, jnp.float64), 1)
     params, stats = variables["params"], variables["batch_stats"]
@@ -181,7 +181,7 @@ def test_part_sampling_by_hand():
     half = [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
     np.testing.assert_allclose(paper[0], np.hstack([half, np.zeros((4, 2))]), atol=1e-15)
     np.testing.assert_allclose(paper[1], np.hstack([np.zeros((4, 2)), half]), atol=1e-15)
-    # Corners aligned: part 0 spans the rows 0 to 1.5, which is beyond its own (0 and 1).
+    # Corners aligned: part 0 spans the rows 0 to 1.5, beyond its own rows 0 and 1.
     published = part_sampling_matrix(2, 4, "published")
     np.testing.assert_allclose(published @ np.arange(4), [[0, 0.5, 1, 1.5], [1.5, 2, 2.5, 3]])
 
@@ -215,7 +215,7 @@ def test_streams_share_no_weights():
     after = run({**variables, "params": params | {"stream1_blk3": other}}, x)
     np.testing.assert_array_equal(after[..., :channels], before[..., :channels])
     assert (after[..., channels:] != before[..., channels:]).any()
-    # Stream 0 sees the upper half alone.
+    # Stream 0 sees the upper half only.
     x[:, 2:] = 7
     lower = run(variables, x)
     np.testing.assert_array_equal(lower[..., :channels], before[..., :channels])
@@ -284,13 +284,13 @@ def test_initial_values_depend_on_the_seed_and_the_path_only():
     }
     assert all((leaf != others[path]).all() for path, leaf in kernels.items())
     values = [leaf.ravel()[0] for leaf in kernels.values()]
-    assert len(set(values)) == len(values)  # no two layers, and no two streams, start equal
+    assert len(set(values)) == len(values)  # no two layers or streams start with equal values
     without = draw_variables(BATNet(7, width=1 / 8, num_parts=0), (64, 32), 3)["params"]
     jax.tree.map(np.testing.assert_array_equal, without["blk3"], first["params"]["blk3"])
 
 
 def standardised(tree, gains):
-    """Every kernel over its law's standard deviation, by kind; the constants are checked here."""
+    """Return all kernels divided by their standard deviation, by rank; check the constants."""
     values = {4: [], 2: []}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         name = path[-1].key
@@ -308,7 +308,7 @@ def assert_standard_normal(values):
     assert n > 20_000
     assert abs(values.mean()) < 5 / np.sqrt(n)
     assert abs(values.std() - 1) < 5 / np.sqrt(2 * n)
-    outside = np.mean(np.abs(values) > 2.5)  # 1.24 %, and none where the law is cut at 2.28
+    outside = np.mean(np.abs(values) > 2.5)  # 1.24 %; a normal truncated at 2.28 would have none
     assert abs(outside - 0.01242) < 5 * np.sqrt(0.01242 / n)
 
 
@@ -316,7 +316,7 @@ GAINS = {4: 2.0, 2: 1.0}  # He et al. before a ReLU; LeCun's for the dense layer
 
 
 @pytest.mark.usefixtures("short_backbone")
-def test_initial_values_follow_the_modules_own_law():
+def test_initial_values_have_the_distribution_of_the_modules_own():
     drawn = standardised(draw_variables(BATNet(7, width=1 / 4), (64, 32), 0), GAINS)
     for values in drawn.values():
         assert_standard_normal(values)

@@ -1,4 +1,4 @@
-"""The BNNeck: both its sides, its dropout, the paper's backbone before it, older checkpoints."""
+"""The BNNeck: features before and behind it, dropout, the paper's backbone, older checkpoints."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ from batnet_jax.workdir.same_run import check_architecture
 
 
 def plain_head(x, params, stats, train):
-    """Before the neck, behind it, and the scores, in the plainest form."""
+    """Return the features before and behind the neck, and the scores, by the plainest code."""
     before = x.mean((1, 2))
     if "embedding" in params:
         before = before @ params["embedding"]["kernel"]
@@ -29,7 +29,7 @@ def plain_head(x, params, stats, train):
 
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("embedding_dim", [0, 6])
-def test_the_triplet_loss_sees_one_side_of_the_neck_and_the_test_the_other(embedding_dim):
+def test_the_feature_in_training_is_before_the_neck_and_in_evaluation_behind_it(embedding_dim):
     rng = np.random.default_rng(0)
     x = rng.standard_normal((5, 4, 3, 8))
     head = BNNeckHead(3, embedding_dim, dtype=jnp.float64)
@@ -84,7 +84,7 @@ def test_the_bnnecks_dropout_is_before_the_classifier_and_in_training_only():
 
 
 @pytest.mark.usefixtures("short_backbone")
-def test_the_neck_stands_behind_the_papers_backbone_too():
+def test_the_papers_backbone_can_have_the_neck():
     model = BATNet(5, neck="bnneck", embedding_dim=0, num_parts=2, width=WIDTH, attention="none")
     variables = shapes_of(model, (64, 32))
     outputs = jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((2, 64, 32, 3), "f4"))

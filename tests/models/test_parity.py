@@ -1,10 +1,10 @@
-"""The whole network, its gradients and its training against an oracle written from the paper.
+"""The whole network, its gradients and its training, compared with an oracle.
 
-The oracle is `support/network_oracle.py`: NumPy float64, none of our code. In float64 the two
-differ by the order of sums alone, 2e-16 that each batch normalisation may amplify by 1 / sqrt(eps)
-= 300: some 1e-12 was measured, of outputs and of gradients; the tolerances leave a factor of 1000
-and more for other machines. Width 1/16 or 1/8 of the paper's, 64 x 32 pixels: XLA's compiler is the
-cost.
+The oracle, `support/network_oracle.py`, is written from the paper in NumPy float64, without any of
+our code. In float64 the two differ only by the order of sums: 2e-16, which each batch normalisation
+may amplify by 1 / sqrt(eps) = 300. About 1e-12 was measured, of outputs and of gradients; the
+tolerances leave a factor of 1000 and more for other machines. Networks have 1/16 or 1/8 of the
+paper's width, and images 64 x 32 pixels, as most of the time goes to XLA's compiler.
 """
 
 from functools import partial
@@ -32,14 +32,14 @@ ORACLE_LOSS = {**LOSS, "smoothing": SMOOTHING}
 
 @pytest.fixture
 def short_backbone(monkeypatch):
-    """One inception in Blk2 and one in Blk3, here and there: the wiring, compiled in a third."""
+    """Both networks have one inception in Blk2 and one in Blk3: a third of the compile time."""
     for table in (googlenet.BLOCK_INCEPTIONS, network_oracle.BLOCKS):
         for number, names in {2: ("3b",), 3: ("4a",), 4: ()}.items():
             monkeypatch.setitem(table, number, names)
 
 
 def close(got, expected, tolerance):
-    """Relative to the array's largest value; trees leaf by leaf."""
+    """Compare trees leaf by leaf, relative to the leaf's largest value."""
 
     def compare(path, got, expected):
         got, expected = np.asarray(got, np.float64), np.asarray(expected)
@@ -71,7 +71,7 @@ def run_both(model, variables, images):
 
 
 def run_gradients(model, variables, images):
-    """All that is compared in one function, so that it is compiled once."""
+    """Compute everything to be compared in one function, which is compiled once."""
 
     def loss_fn(params):
         results = run_both(model, {**variables, "params": params}, images)
@@ -84,10 +84,11 @@ def run_gradients(model, variables, images):
 
 
 def compare_gradients(got, expected):
-    """Leaf by leaf, relative to the leaf's largest value.
+    """Compare gradients leaf by leaf, relative to the leaf's largest value.
 
-    Shifts that a batch normalisation takes away again have no gradient, but rounding leaves one;
-    hence the floor. It is 1e-6 of leaves that are 1e-7 of the largest; nearly all are above 1e-5.
+    The gradient of a shift that a batch normalisation removes is 0 except for rounding: hence a
+    tolerance relative to the largest gradient, too. It is 1e-6 of a leaf with 1e-7 of the largest
+    gradient; nearly all leaves have more than 1e-5.
     """
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
     seen = 0
@@ -100,7 +101,7 @@ def compare_gradients(got, expected):
         seen += size > 1e-7 * largest
 
     jax.tree_util.tree_map_with_path(compare, got, expected)
-    assert seen > 0.7 * len(jax.tree.leaves(expected))  # a quarter are biases before a BN
+    assert seen > 0.7 * len(jax.tree.leaves(expected))  # a quarter: biases before a BN
 
 
 def compare_case(attention, position, reduction, num_parts, sampling, *, width, run):
@@ -169,14 +170,14 @@ GRID = [(*kind, 4, *parts) for kind in KINDS for parts in ((0, "paper"), (4, "pu
 GRID += [(*kind, r, 0, "paper") for kind in KINDS[1:] for r in (2, 8, 16, 32)]
 
 
-# Not compiled as a whole: op by op all cases share the compiled ops.
+# These networks are not compiled: run op by op, all cases share the compiled ops.
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("case", GRID, ids=str)
 def test_forward_of_all(case):
-    # Wider where r is large, or the embedding is down to one channel.
+    # Wider if r is large: otherwise the embedding would have one channel.
     compare_case(*case, width=1 / 2 if case[2] >= 16 else 1 / 8, run=run_both)
 
 
@@ -209,7 +210,7 @@ def test_float32_features_at_the_papers_size(train):
     outputs, _ = apply(jax.tree.map(np.float32, variables), images.astype(np.float32))
     for stream, feature in outputs["features"].items():
         assert feature.dtype == np.float32
-        # Measured: 1.4e-6, in training 3.5e-5, as statistics of few images amplify rounding.
+        # Measured: 1.4e-6; in training 3.5e-5, as statistics of few images amplify rounding.
         error = np.linalg.norm(np.asarray(expected[stream]) - feature)
         assert error < 1e-4 * np.linalg.norm(expected[stream])
 
@@ -219,7 +220,7 @@ def test_float32_features_at_the_papers_size(train):
 
 @pytest.mark.usefixtures("float64")
 def test_running_statistics_by_hand():
-    # Values of 8 images alone: the biased variance, which Flax keeps, would be 1/8 smaller.
+    # `bn` sees only 8 values a channel: the biased variance, which Flax keeps, is 1/8 smaller.
     x = np.random.default_rng(0).normal(size=(8, 2, 1, 6)) + 1
     module = Head(IDENTITIES, EMBEDDING, relu=False, dropout=0.0, dtype=jnp.float64)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(1)}
@@ -250,7 +251,7 @@ def training_recipe(dtype):
     config = default_config()
     config.learning_rate = RATE
     config.decay_epochs = (1,)
-    config.augment.enlarge_probability = 0.0  # and erasing starts later
+    config.augment.enlarge_probability = 0.0  # erasing starts later than the test ends
     config.model.update(
         reduction=2, num_parts=2, embedding_dim=EMBEDDING, dropout=0.0, width=1 / 16, dtype=dtype
     )
@@ -258,18 +259,18 @@ def training_recipe(dtype):
 
 
 def draw_batches():
-    """Images that are their own mirror image, so that the flip changes nothing."""
+    """Yield batches of symmetric images, which a horizontal flip does not change."""
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (IDENTITIES, 1, 1, 3))
     for _ in range(STEPS):
         half = rng.integers(0, 256, (len(LABELS), SIZE[0], SIZE[1] // 2, 3))
         labels = rng.permutation(LABELS)
-        half = (half + colours[labels]) // 2  # there is something to learn
+        half = (half + colours[labels]) // 2  # so that there is something to learn
         yield np.concatenate([half, half[:, :, ::-1]], 2).astype(np.uint8), labels
 
 
 def train(recipe, variables):
-    """The losses and the last state, by our code."""
+    """Train with our code; return the losses and the last state."""
     params, stats = variables["params"], variables["batch_stats"]
     state = TrainState(jnp.int32(0), jnp.int32(0), params, stats, recipe.tx.init(params))
     step = jit(partial(train_step, recipe=recipe))
@@ -300,10 +301,10 @@ def test_twenty_steps_of_training(dtype, monkeypatch):
         adam={"beta1": 0.9, "beta2": 0.999, "weight_decay": 1e-4},
     )
     assert np.mean(expected[-5:]) < np.mean(expected[:5])
-    if dtype == "float32":  # 1e-5 measured; faster training (5e-3) would be chaotic: 4e-2
+    if dtype == "float32":  # 1e-5 measured; at a rate of 5e-3 training is chaotic: 4e-2
         np.testing.assert_allclose(losses, expected, rtol=1e-3)
         return
     np.testing.assert_allclose(losses, expected, rtol=1e-8)
-    # Adam magnifies what is left of the gradients of biases before a BN: 1e-11 measured.
+    # Adam amplifies the rounding in the gradients of biases before a BN: 1e-11 measured.
     close(state.params, params, 1e-8)
     close(state.batch_stats, stats, 1e-8)

@@ -1,4 +1,4 @@
-"""Max-pooling against the definition, window by window, on the CPU's path and the accelerators'."""
+"""Max-pooling compared with its definition, on a CPU's path and on an accelerator's."""
 
 from functools import partial
 
@@ -37,7 +37,7 @@ def platform(request, monkeypatch):
 
 
 def winners(image, stride, padding, window):
-    """Of each window of [h, w] the first greatest by columns, then by rows, as (output, place)."""
+    """Yield (output, place of the maximum) of each window of [h, w]: first by column, then row."""
     ranges = [
         [
             [k for k in range(start, start + window) if 0 <= k < size]
@@ -102,7 +102,7 @@ def test_the_type_stays(rng, dtype):
     assert pooled.dtype == transpose(pooled)[0].dtype == dtype
 
 
-def test_on_a_cpu_pooling_is_not_merged_into_what_stands_around_it():
+def test_on_a_cpu_pooling_is_not_fused_with_its_neighbours():
     def around(x):
         return jnp.exp(max_pool(2 * x, stride=1, padding=SAME)).sum()
 
@@ -111,5 +111,5 @@ def test_on_a_cpu_pooling_is_not_merged_into_what_stands_around_it():
     assert forward.count("to_apply=%_window_max") == 1
     both = jax.jit(jax.grad(around)).lower(x).compile().as_text()
     assert (both.count("to_apply=%_window_argmax"), both.count("to_apply=%_scatter")) == (1, 1)
-    for text in (forward, both):  # neither is what is inside cut up: where, pad, ...
+    for text in (forward, both):  # the functions inside it (where, pad, ...) are inlined
         assert text.count(" call(") == text.count("to_apply=%_")

@@ -31,7 +31,7 @@ close_network = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
         (" p1, p4 ", ("p1", "p4")),
         (("p4", "p2"), ("p2", "p4")),
         (["p1"], ("p1",)),
-        ('("p2", "p3")', ("p2", "p3")),  # as the command line hands it on
+        ('("p2", "p3")', ("p2", "p3")),  # as the command line passes it
         ("p1,p2,p3,p4", ("p1", "p2", "p3", "p4")),
     ],
 )
@@ -52,7 +52,7 @@ def test_positions(given, expected):
         ((2,), r"the unknown position '2'"),
     ],
 )
-def test_positions_that_cannot_be(given, message):
+def test_wrong_positions(given, message):
     with pytest.raises(UserError, match=message):
         parse_positions(given)
 

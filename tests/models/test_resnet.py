@@ -1,4 +1,4 @@
-"""ResNet-50 and what is built on it; the backbone against PyTorch in float64."""
+"""ResNet-50: counts, names, maps and gradients compared with PyTorch's, and a whole run."""
 
 import json
 from functools import partial
@@ -20,11 +20,11 @@ from batnet_jax.models.resnet import Stage
 from batnet_jax.weights.convert import flatten, to_torch, torch_shape
 from batnet_jax.weights.names import canonical, resnet_name
 
-# Counts and shapes, for which nothing is computed.
+# Counts and shapes; nothing is computed.
 
 
 def resnet50_by_hand(stages=(1, 2, 3, 4)):
-    """Parameters of He et al. 2016, Table 1; a BN has two a channel."""
+    """Count the parameters of He et al. 2016, Table 1; a BN has two for each channel."""
 
     def conv_bn(inputs, outputs, kernel=1):
         return inputs * outputs * kernel**2 + 2 * outputs
@@ -102,7 +102,7 @@ def test_names_and_shapes_are_torchvisions():
 
     with torch.device("meta"):
         state = torch_resnet.TorchResNet50().state_dict()
-    # Of torchvision's: its number of tensors and parameters, and names that tell the layout.
+    # The numbers of torchvision's tensors and parameters, and names that show the layout.
     assert len(state) == 320
     learned = [t.numel() for n, t in state.items() if "running" not in n and "num_" not in n]
     assert sum(learned) == 25_557_032
@@ -130,7 +130,7 @@ def test_names_and_shapes_are_torchvisions():
 
 
 def torch_network(units, seed=0):
-    """Narrow, in float64, of values that are float32's."""
+    """Return a narrow PyTorch network whose values are exact in float32."""
     import torch_batnet
     from support import torch_resnet
 
@@ -140,7 +140,7 @@ def torch_network(units, seed=0):
 
 
 def run_stages(variables, images, *, train):
-    """The maps p1..p4 of our backbone alone, and its new statistics."""
+    """Return the maps p1..p4 of our backbone alone, and its new statistics."""
     maps, stats, x = [], {}, images
     for number in (1, 2, 3, 4):
         name = f"blk{number}"
@@ -159,7 +159,7 @@ def nhwc(tensor):
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("train", [False, True])
 def test_the_backbone_equals_pytorchs(tmp_path, train):
-    """All 53 convolutions, of a state dict on the disk: maps, and in training the statistics."""
+    """All 53 convolutions, loaded from a state dict: maps, and in training the statistics."""
     torch = needs.package("torch")
     network = torch_network((3, 4, 6, 3))
     torch.save(network.state_dict(), tmp_path / "resnet50.pth")
@@ -213,7 +213,7 @@ def test_gradients_equal_pytorchs():
             error = np.abs(to_torch(path, leaf) - expected).max()
             assert error < 1e-8 * np.abs(expected).max(), path
             seen += 1
-    assert seen == len(theirs) - 2  # but for fc
+    assert seen == len(theirs) - 2  # all except fc
 
 
 def from_state(state, path):
@@ -223,7 +223,7 @@ def from_state(state, path):
     return tensor.transpose(2, 3, 1, 0) if tensor.ndim == 4 else tensor
 
 
-# From end to end.
+# End to end.
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Bi(x) that is never made, against the plain one.
+"""Bi-attention without Bi(x), compared with plain implementations.
 
 Comparisons run in float64, where only the order of sums differs: 1e-10.
 """
@@ -25,7 +25,7 @@ CHANNELS = [1, 2, 3, 7, 8, 120]
 
 
 class PlainBiAttention(BiAttention):
-    """The same block by way of `bilinear`."""
+    """The same block, computed with `bilinear`."""
 
     second_order_map = staticmethod(bilinear)
 
@@ -43,7 +43,7 @@ class PlainBiAttention(BiAttention):
 
 
 def outer_product(x):
-    """As published: all products, of which a triangle is kept."""
+    """Return Bi(x) as in the published code: all products, then the triangle."""
     rows, columns = np.triu_indices(x.shape[-1])
     return (x[..., :, None] * x[..., None, :])[..., rows, columns]
 
@@ -58,7 +58,7 @@ def draw(seed, *shapes):
 
 
 def forward_and_gradients(function, *operands):
-    """The result, and gradients along a drawn direction."""
+    """Return the result, and the gradients of its product with a random direction."""
 
     @jit
     def run(*operands):
@@ -74,7 +74,7 @@ def forward_and_gradients(function, *operands):
 
 @settings(deadline=None)
 @given(channels=st.integers(1, 600))
-def test_every_pair_stands_in_the_table_once(channels):
+def test_every_pair_is_in_the_table_once(channels):
     shifts, pairs = shift_table(channels)
     assert pairs.shape == (*shifts.shape, channels)
     assert shifts.max() <= channels
@@ -162,7 +162,7 @@ def test_bfloat16_sums_in_float32():
         lambda x, kernel: bilinear(x) @ kernel, x.astype(jnp.float32), kernel.astype(jnp.float32)
     )
     for a, b in zip(got, exact, strict=True):
-        # Products and result are rounded to 8 bits; a sum of 300 in bfloat16 would be 0.1 off.
+        # Products and result are rounded to 8 bits; a bfloat16 sum of 300 would have errors of 0.1.
         assert np.abs(np.float32(a) - b).max() < 2**-7 * np.abs(b).max()
 
 
@@ -226,7 +226,7 @@ def test_the_block_equals_the_plain_one(channels, aia, train):
     jax.tree.map(close, *results)
 
 
-# What it is for.
+# The gate, and memory.
 
 
 @pytest.mark.usefixtures("float64")
@@ -237,7 +237,7 @@ def test_the_gate_is_a_product():
 
 
 def temporaries(block, images):
-    """Bytes that forward and backward of a block hold beside arguments and results."""
+    """Return the bytes of temporaries in the forward and backward passes of a block."""
     x = jax.ShapeDtypeStruct((images, 16, 8, 480), jnp.float32)
     variables = jax.eval_shape(partial(block.init, train=True), jax.random.key(0), x)
 
@@ -253,7 +253,7 @@ def temporaries(block, images):
     return jit(run).lower(variables, x, x).compile().memory_analysis().temp_size_in_bytes
 
 
-def test_the_block_holds_a_fraction_of_the_plain_ones_memory():
+def test_the_block_takes_a_fraction_of_the_plain_ones_memory():
     ours = temporaries(BiAttention(), 64)
     # Bi(x) alone is 227 MiB; measured: 84 MiB, 928 MiB, 2040 MiB.
     assert ours < 90 * 2**20

@@ -28,7 +28,7 @@ BLOCKS = {2: ("3a", "3b"), 3: ("4a", "4b", "4c", "4d", "4e"), 4: ("5a", "5b")}
 
 
 def random_values(shapes, seed):
-    """Float64 values for a tree of shapes, such that every parameter and statistic matters."""
+    """Return random float64 values for a tree of shapes; no parameter or statistic is 0 or 1."""
     rng = np.random.default_rng(seed)
 
     def draw(name, leaf):
@@ -45,7 +45,7 @@ def random_values(shapes, seed):
 
 
 def count_parameters(*, identities, attention, position, reduction, num_parts, width, embedding):
-    """By hand: kernels, biases, and two values a channel of every batch normalisation."""
+    """Count kernels, biases, and two values for each channel of a batch normalisation."""
 
     def scaled(channels):
         return max(1, round(channels * width))
@@ -83,7 +83,7 @@ def count_parameters(*, identities, attention, position, reduction, num_parts, w
 
 
 def batch_norm(x, params, stats, train, *, momentum=0.1, epsilon=1e-5):
-    """PyTorch's: normalises by the biased variance, keeps the unbiased one."""
+    """Normalise by the biased variance and keep the unbiased one, as PyTorch does."""
     if train:
         over = tuple(range(len(x.shape) - 1))
         count = math.prod(x.shape[:-1])
@@ -105,9 +105,9 @@ def relu(x):
 
 
 def windows(x, side, stride):
-    """Yield, for each place (i, j) of a square window, what all windows on x have there.
+    """Yield the values [b, h', w', c] that all square windows on x [b, h, w, c] have at a place.
 
-    x is [b, h, w, c], and what is yielded [b, h', w', c].
+    The places are yielded row by row.
     """
     rows, columns = ((size - side) // stride + 1 for size in x.shape[1:3])
     for i in range(side):
@@ -116,7 +116,7 @@ def windows(x, side, stride):
 
 
 def conv2d(x, kernel, *, padding, stride):
-    """[b, h, w, c] and [side, side, c, d] to [b, h', w', d], behind a border of zeros."""
+    """Map [b, h, w, c] and [side, side, c, d] to [b, h', w', d], with zeros around the map."""
     x = anp.pad(x, [(0, 0), (padding, padding), (padding, padding), (0, 0)], mode="constant")
     side, _, inputs, outputs = kernel.shape
     matrices = kernel.reshape(side * side, inputs, outputs)
@@ -124,7 +124,7 @@ def conv2d(x, kernel, *, padding, stride):
 
 
 def conv_bn(x, params, stats, train, stride=1):
-    """The kernel's side // 2 of zeros around, so that stride 1 keeps the size."""
+    """Convolve with side // 2 zeros around the map, so that stride 1 keeps the size."""
     kernel = params["conv"]["kernel"]
     y = conv2d(x, kernel, padding=kernel.shape[0] // 2, stride=stride) + params["conv"]["bias"]
     y, new = batch_norm(y, params["bn"], stats["bn"], train)
@@ -132,7 +132,7 @@ def conv_bn(x, params, stats, train, stride=1):
 
 
 def max_pool(x, *, stride, padding, ceil=False):
-    """PyTorch's MaxPool2d(3, stride, padding, ceil_mode=ceil)."""
+    """Pool as PyTorch's MaxPool2d(3, stride, padding, ceil_mode=ceil)."""
 
     def pads(size):
         steps = (size + 2 * padding - 3) / stride
@@ -183,13 +183,13 @@ def block(number, x, params, stats, train):
 
 
 def bilinear(x):
-    """The upper triangle of the outer product, row by row."""
+    """Return the upper triangle of the outer product, row by row."""
     rows, columns = np.triu_indices(x.shape[-1])
     return (x[..., :, None] * x[..., None, :])[..., rows, columns]
 
 
 def bi_attention(x, params, stats, train, aia):
-    """Eq. 1-6. Returns the masked map, the mask and the new statistics."""
+    """Return the masked map, the mask and the new statistics (Eq. 1-6)."""
     new = {}
     embedded, new["embed"] = conv_bn(x, params["embed"], stats["embed"], train)
     second_order = bilinear(embedded)
@@ -203,7 +203,7 @@ def bi_attention(x, params, stats, train, aia):
 
 
 def crop_and_resize(x, part, num_parts):
-    """The part's rows alone, [b, h / T, w, c], to [b, h, w, c]: half-pixel, edges repeated."""
+    """Resize the part's rows alone to all h rows: half-pixel centres, edges repeated."""
     height = x.shape[1]
     crop = x[:, part * height // num_parts : (part + 1) * height // num_parts]
     out = []
@@ -218,7 +218,7 @@ def crop_and_resize(x, part, num_parts):
 
 
 def affine_grid_sample(x, part, num_parts):
-    """PyTorch 1.1's affine_grid and grid_sample along the height: corners aligned, zeros outside.
+    """Sample as PyTorch 1.1's affine_grid and grid_sample do: corners aligned, zeros outside.
 
     The grid runs from -1 (first row's centre) to 1 (last row's); T = 4 has the offsets -3/4, -1/4,
     1/4, 3/4.
@@ -239,7 +239,7 @@ SAMPLERS = {"paper": crop_and_resize, "published": affine_grid_sample}
 
 
 def head(x, params, stats, train, *, with_relu):
-    """Without dropout. Returns feature, scores and the new statistics."""
+    """Return the feature, the scores and the new statistics; without dropout."""
     new = {}
     x, new["map_bn"] = batch_norm(x, params["map_bn"], stats["map_bn"], train)
     x = (relu(x) if with_relu else x).mean((1, 2))
@@ -250,7 +250,7 @@ def head(x, params, stats, train, *, with_relu):
 
 
 def network(images, params, stats, train, *, attention, num_parts, sampling, position="p2"):
-    """BAT-net without dropout: outputs as the code's, new statistics."""
+    """Run BAT-net without dropout; return features, scores and new statistics."""
     new, features, scores = {}, {}, {}
 
     def attend(x, here):

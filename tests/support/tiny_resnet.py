@@ -1,4 +1,4 @@
-"""A narrow ResNet-50, for the tests of it, of its weights and of the BNNeck."""
+"""A narrow ResNet-50, for tests of the backbone, of its weights and of the BNNeck."""
 
 from functools import partial
 
@@ -14,7 +14,7 @@ SIZE = (64, 32)
 STRONG = {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0, "dropout": 0.0}
 BARE = {**STRONG, "attention": "none", "num_parts": 0}
 WIDTH = 1 / 16
-# Float64, where only the order of sums differs, through 53 layers and their backward pass.
+# In float64 only the order of sums differs, through 53 layers and their backward pass.
 close = partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-9)
 
 

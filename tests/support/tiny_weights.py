@@ -1,4 +1,4 @@
-"""A narrow network, and files of its weights, for the tests of weights of others."""
+"""A narrow network and files of its weights, for tests of imports and exports."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ IDENTITIES = 5
 
 
 def make_config(**model):
-    """The published network, narrow and with two parts: what takes time is the number of layers."""
+    """Return the published network, narrow and with two parts."""
     config = default_config()
     config.data.image_size = SIZE
     small = {"width": 1 / 8, "num_parts": 2, "part_sampling": "published", "embedding_dim": 32}
@@ -25,7 +25,7 @@ def make_config(**model):
 
 
 def draw(config, seed=0):
-    """Random variables, the constants among them too."""
+    """Return random variables; no bias is 0 and no scale is 1."""
     model = make_model(config, IDENTITIES, axis_name=None)
     rng = np.random.default_rng(seed)
 
@@ -61,7 +61,7 @@ def fresh(config):
 
 @pytest.fixture(scope="module")
 def published(variables, tmp_path_factory):
-    """The variables as a file under the published names, and its tensors; no PyTorch needed."""
+    """A file of the variables under the published names, and its tensors; made without PyTorch."""
     path = tmp_path_factory.mktemp("published") / "batnet.safetensors"
     write(path, published_tensors(variables))
     return path, load_file(path)
@@ -69,7 +69,7 @@ def published(variables, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def imported(config, published, tmp_path_factory):
-    """A workdir made of the file, whose names begin with `module.`, and the report."""
+    """A workdir imported from the file with `module.` before each name, and the report."""
     folder = tmp_path_factory.mktemp("imported")
     counts = ("features.conv.conv1.1", "features.norm1_2")
     extra = {f"{name}.num_batches_tracked": np.asarray(7) for name in counts}

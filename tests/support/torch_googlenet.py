@@ -9,7 +9,7 @@ TORCHVISION_TABLE = TABLE | {
     "4a": (192, 96, 208, 16, 48, 64),
     "5a": (256, 160, 320, 32, 128, 128),
 }
-AFTER = {"3b": 3, "4e": 2}  # the side of the pooling behind an inception
+AFTER = {"3b": 3, "4e": 2}  # the side of the pooling after an inception
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
@@ -48,7 +48,7 @@ class Auxiliary(nn.Module):
 
 
 class TorchGoogLeNet(nn.Module):
-    """[b, 3, h, w], normalised, to the maps p1..p4. `aux` and `fc` are there for their names."""
+    """[b, 3, h, w], normalised, to the maps p1..p4. `aux` and `fc` are only for their names."""
 
     def __init__(self, *, aux, transform_input, width=1.0):
         super().__init__()

@@ -1,4 +1,4 @@
-"""torchvision's `resnet50` under its names, from the paper's table and those names alone.
+"""torchvision's `resnet50` under its parameter names.
 
 Written without torchvision: He et al. 2016, Table 1 (50-layer), stride on the 3x3 convolution.
 """
@@ -32,7 +32,7 @@ class Bottleneck(nn.Module):
 
 
 class TorchResNet50(nn.Module):
-    """[b, 3, h, w], normalised, to the maps of the four stages. `fc` is there for its name.
+    """[b, 3, h, w], normalised, to the maps of the four stages. `fc` is only for its name.
 
     `last_stride` is 1 in person retrieval and 2 on ImageNet; no weight depends on it.
     """

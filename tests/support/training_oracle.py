@@ -15,7 +15,7 @@ from support.network_oracle import network, relu
 
 
 def triplet_loss(features, pids, margin, num_negatives):
-    """Every anchor: its farthest positive against each of its `num_negatives` nearest negatives."""
+    """Compare every anchor's farthest positive with its `num_negatives` nearest negatives."""
     people = [features[i] for i in range(len(features))]
     hinges = []
     for i, anchor in enumerate(people):
@@ -43,7 +43,7 @@ def cross_entropy(scores, labels, smoothing):
 
 
 def multi_task_loss(features, scores, labels, *, margin, num_negatives, smoothing):
-    """Both tasks on each stream, equal weights, averaged over the streams."""
+    """Return the sum of both losses, averaged over the streams."""
     ranking = [triplet_loss(f, labels, margin, num_negatives) for f in features.values()]
     naming = [cross_entropy(s, labels, smoothing) for s in scores.values()]
     return (sum(ranking) + sum(naming)) / len(features)
@@ -56,7 +56,7 @@ def map_tree(function, tree, *others):
 
 
 def loss_and_gradients(params, stats, images, labels, *, loss, net):
-    """Of one training batch: the loss, its gradients by `params` and the new statistics.
+    """Return the loss of a training batch, its gradients by `params` and the new statistics.
 
     `loss` and `net` are the options of `multi_task_loss` and `network`.
     """
@@ -72,7 +72,7 @@ def loss_and_gradients(params, stats, images, labels, *, loss, net):
 
 
 def train(params, stats, batches, rates, *, loss, net, adam):
-    """A step a batch (images, labels) and rate: the losses, the last parameters and statistics."""
+    """Take a step for each batch; return the losses, the last parameters and statistics."""
     moments = map_tree(lambda value: (np.zeros(value.shape),) * 2, params)
     losses = []
     for t, ((images, labels), rate) in enumerate(zip(batches, rates, strict=True), start=1):
@@ -89,7 +89,7 @@ def train(params, stats, batches, rates, *, loss, net, adam):
 
 
 def adam_step(value, gradient, moments, t, rate, *, beta1, beta2, weight_decay, decoupled=False):
-    """Step t, from 1, of torch.optim.Adam(weight_decay=...), or AdamW where `decoupled`; eps 1e-8.
+    """Take step t, from 1, of torch.optim.Adam, or of AdamW if `decoupled`; eps is 1e-8.
 
     Returns: the new value and the two new moments.
     """
@@ -105,7 +105,7 @@ def adam_step(value, gradient, moments, t, rate, *, beta1, beta2, weight_decay, 
 
 
 def adam(value, gradients, rates, **options):
-    """The last value, after a step a gradient."""
+    """Take a step for each gradient; return the last value."""
     value, moments = np.array(value, np.float64), (0.0, 0.0)
     for t, (gradient, rate) in enumerate(zip(gradients, rates, strict=True), start=1):
         value, moments = adam_step(value, gradient, moments, t, rate, **options)
@@ -113,7 +113,7 @@ def adam(value, gradients, rates, **options):
 
 
 def erasing_size(rng, height, width):
-    """Zhong et al. 2017: draws until the rectangle fits."""
+    """Draw rectangles until one fits (Zhong et al. 2017)."""
     while True:
         area = rng.uniform(0.02, 0.4) * height * width
         aspect = rng.uniform(0.3, 1 / 0.3)

@@ -1,4 +1,4 @@
-"""Weights of others: names, permutation, imports, their reports, and what is refused."""
+"""Importing weights: names, the order of Bi(), reports, and files that are refused."""
 
 import struct
 import sys
@@ -29,7 +29,7 @@ from batnet_jax.workdir import checkpoints
 
 
 def test_order_of_the_pairs_of_three_channels_by_hand():
-    # Ours 00 01 02 11 12 22; theirs, by diagonals, 00 11 22, 10 21, 20.
+    # Ours: 00 01 02 11 12 22; the published code's, by diagonals: 00 11 22, 10 21, 20.
     assert bilinear_order(3).tolist() == [0, 3, 5, 1, 4, 2]
 
 
@@ -90,7 +90,7 @@ def test_tensors_come_back_from_their_pytorch_form(variables):
         np.testing.assert_array_equal(from_torch(path, there), value)
 
 
-# Import: everything said, nothing half done.
+# Import: a complete report, and all or nothing.
 
 
 def test_import_makes_a_checkpoint(config, variables, published, imported):

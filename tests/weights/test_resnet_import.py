@@ -1,4 +1,4 @@
-"""ResNet-50's weights: what is imported, what is refused, and what is not exported."""
+"""ResNet-50's weights: imports, files that are refused, and the refused export."""
 
 import jax
 import numpy as np
@@ -21,7 +21,7 @@ from batnet_jax.workdir import checkpoints
 
 @pytest.fixture(scope="module")
 def state():
-    """A narrow network under torchvision's names, made of ours; no PyTorch needed."""
+    """A narrow network of ours under torchvision's names, made without PyTorch."""
     named = {
         resnet_name(path): to_torch(path, v) for path, v in flatten(draw(make_config())).items()
     }
@@ -50,7 +50,7 @@ def test_parts_start_as_copies_and_import_makes_a_checkpoint(state, tmp_path):
     ("change", "message"),
     [
         (lambda s: s.pop("layer2.0.downsample.1.bias"), r"1 missing \(layer2.0.downsample.1.bias"),
-        (  # ResNet-101's third stage goes on
+        (  # ResNet-101 has a longer third stage
             lambda s: s.update({"layer3.6.conv1.weight": np.zeros((16, 64, 1, 1), np.float32)}),
             r"1 of unknown names \(layer3.6.conv1.weight\)",
         ),
@@ -85,7 +85,7 @@ def test_the_attributes_of_another_network_are_named(state, tmp_path, model, fou
 
 
 @pytest.mark.parametrize("model", [{}, {"backbone": "published"}], ids=["resnet", "neck"])
-def test_what_the_published_code_has_not_is_not_exported(model):
+def test_a_network_that_the_published_code_lacks_is_not_exported(model):
     config = make_config(**model)
     with pytest.raises(UserError, match=r"^(backbone|neck)='\w+' has no published names, only '"):
         to_published(make_model(config, 5), draw(config))

@@ -1,4 +1,4 @@
-"""Weights of others as a start: of the backbone alone, and of whole networks to train on."""
+"""Starting from weights: of a backbone, of a published network, of a workdir."""
 
 from functools import partial
 
@@ -21,6 +21,8 @@ from batnet_jax.models.build import make_model
 from batnet_jax.models.googlenet import BACKBONES, Block, Stem
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.modes.import_weights import import_weights
+from batnet_jax.step.train_step import TrainState
+from batnet_jax.training import start
 from batnet_jax.weights import init_from
 from batnet_jax.weights.convert import flatten, to_torch
 from batnet_jax.weights.names import BATNET, published_name, torchvision_name
@@ -31,19 +33,19 @@ from batnet_jax.workdir import checkpoints
 
 
 def backbone_tensors(variables, name_of, form=lambda name: name):
-    """The backbone of our variables under other names."""
+    """Return the tensors of our backbone under other names."""
     named = {name_of(path): to_torch(path, v) for path, v in flatten(variables).items()
              if path[1].startswith("blk")}  # fmt: skip
     return {form(name): tensor for name, tensor in named.items()}
 
 
 def drop_modules(name):
-    """As the published code looks for them in its ImageNet file."""
+    """Return the name in the published code's ImageNet file."""
     return name.removeprefix("features.").split(".", 1)[1]
 
 
 def assert_backbone_loaded(filled, wanted, fresh):
-    """The backbone is `wanted`'s, the streams are its copies, the rest is as it was."""
+    """Check: the backbone is `wanted`'s, the streams are copies of it, the rest is `fresh`'s."""
     for kind in ("params", "batch_stats"):
         for name, value in filled[kind].items():
             if name.startswith("blk"):
@@ -149,19 +151,29 @@ def test_a_source_may_have_more_or_less_than_the_network(variables, fresh, publi
     assert_same(filled["params"]["blk4"], variables["params"]["blk4"])
     reasons = {why for _, why in report.skipped}
     assert {"the network has no part streams", "the network has no Bi-attention"} <= reasons
-    # A source of other shapes is refused by its fields, before its tensors are compared.
+    # A source of another network is refused by its attributes, before its tensors are compared.
     with pytest.raises(OtherNetworkError, match=r"BAT-net, has reduction=4, not 8$"):
         weights.initialise(make_config(reduction=8), fresh, published[0])
-    # Weights serve any part sampling.
+    # The weights fit any part sampling.
     source = open_source(make_config(part_sampling="paper"), published[0])
     check_agrees(source, make_config(part_sampling="paper").model, whole=False)
     assert source.format == BATNET
 
 
+def test_the_flags_to_pass_are_named_when_training_starts(fresh, published):
+    config = make_config(reduction=8)
+    config.init["from"] = str(published[0])
+    state = TrainState(np.int32(0), np.int32(0), fresh["params"], fresh["batch_stats"], ())
+    with pytest.raises(
+        UserError, match=r"has reduction=4, not 8: pass --config.model.reduction=4$"
+    ):
+        start.start_from(config, state, {"identities": []})
+
+
 def test_a_workdir_is_a_source(config, variables, fresh, imported, monkeypatch):
     workdir, _ = imported
     opened = open_source(config, workdir)
-    monkeypatch.setattr(init_from, "open_source", lambda *_: opened)  # once is slow enough
+    monkeypatch.setattr(init_from, "open_source", lambda *_: opened)  # opened once, as it is slow
     identities = checkpoints.restore_metadata(workdir, 0)["identities"]
     same, report = weights.initialise(config, fresh, workdir, identities=identities)
     assert_same(same, variables)
@@ -174,7 +186,7 @@ def test_a_workdir_is_a_source(config, variables, fresh, imported, monkeypatch):
 
 
 def test_an_idle_part_head_is_not_taken(variables, fresh, config, tmp_path, published):
-    """As in the published code's checkpoints of the appearance extractor with attention alone."""
+    """Published checkpoints of the appearance extractor with attention have such a head."""
     tensors = {
         name: t for name, t in published[1].items() if "_local." not in name or "fc_" in name
     }

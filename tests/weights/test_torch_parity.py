@@ -1,4 +1,4 @@
-"""Weights of others against PyTorch: features, files however saved, and the export of ours."""
+"""Imports and exports with PyTorch: features, ways of saving, hostile files, round trips."""
 
 import argparse
 import os
@@ -30,8 +30,8 @@ from batnet_jax.weights.names import bilinear_order
 from batnet_jax.weights.read_tensors import read_tensors
 from batnet_jax.weights.sources import check_agrees, open_source
 
-# Parity is of float32 forward passes in evaluation mode, which two correct implementations sum in
-# another order: 1e-4, on features of unit length and on maps of size 1. What only moves is equal.
+# Two correct implementations of a float32 forward pass sum in different orders: 1e-4, for features
+# of unit length and maps of size 1. Values that are only copied must be equal.
 close = partial(np.testing.assert_allclose, rtol=0, atol=1e-4)
 
 
@@ -40,7 +40,7 @@ close = partial(np.testing.assert_allclose, rtol=0, atol=1e-4)
 
 @pytest.fixture(scope="module")
 def oracle(config):
-    """The published network, ours written in PyTorch, of the config's size."""
+    """The published network as we have written it in PyTorch, of the config's size."""
     needs.package("torch")
     import torch_batnet
 
@@ -130,7 +130,7 @@ def test_a_file_made_by_python_2_can_be_read(tmp_path):
     torch = needs.package("torch")
     import pickle
 
-    # NumPy's scalars were byte strings then, of any bytes: here one that is not UTF-8.
+    # Python 2 pickled NumPy's scalars as byte strings; this one is not UTF-8.
     stream = torch.serialization.MAGIC_NUMBER
     head = [stream, 1001, {"protocol_version": 1001, "little_endian": True, "type_sizes": {}}]
     number = (
@@ -139,7 +139,7 @@ def test_a_file_made_by_python_2_can_be_read(tmp_path):
     number += b"U\x08\xff\xfe\xfd\xfc\xfb\xfa\xec\x3f\x86Rs."
     parts = [pickle.dumps(x, 2) for x in head] + [number, pickle.dumps([], 2)]
     (tmp_path / "old.pth.tar").write_bytes(b"".join(parts))
-    with pytest.raises(UserError, match="holds no state dict"):  # it was read, and has none
+    with pytest.raises(UserError, match="holds no state dict"):  # so it could be read
         read_tensors(tmp_path / "old.pth.tar")
 
 
@@ -163,7 +163,7 @@ def test_a_pickle_that_runs_code_is_refused(config, tmp_path, zipped):
     assert not marker.exists()
     assert not (tmp_path / "run").exists()
     torch.load(tmp_path / "evil.pth", weights_only=False)
-    assert marker.exists()  # the file is what the test says it is
+    assert marker.exists()  # the file would have run code
 
 
 def test_unreadable_pytorch_files(tmp_path):
@@ -203,7 +203,7 @@ def test_round_trips_are_equal_to_the_bit(config, variables, fresh, oracle, tmp_
 
 
 def run_backbone(variables, images, width, backbone, last):
-    """The maps p1..p4 of our backbone, alone, up to Blk `last`."""
+    """Return the maps p1..p4 of our backbone alone, up to Blk `last`."""
     shared = {"width": width, "backbone": backbone}
     blocks = {"blk1": Stem(**shared), **{f"blk{n}": Block(n, **shared) for n in range(2, last + 1)}}
 
@@ -234,7 +234,7 @@ def test_torchvisions_backbone_equals_pytorchs(tmp_path, transform_input):
     filled, report = weights.initialise(config, draw(config), tmp_path / "googlenet.pth")
     assert ("aux1.fc1.weight", "auxiliary classifier") in report.skipped or not transform_input
     images = np.random.default_rng(0).standard_normal((2, 128, 64, 3)).astype(np.float32)
-    last = 4 if transform_input else 1  # behind Blk1 the two are the same
+    last = 4 if transform_input else 1  # after Blk1 the two are the same
     ours = run_backbone(filled, images, 1 / 8, backbone, last)
     with torch.no_grad():
         theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
@@ -264,7 +264,7 @@ def test_features_equal_pytorchs_at_full_width(tmp_path, attention, parts):
 # Export.
 
 
-def test_export_refuses_what_the_published_names_cannot_say(variables):
+def test_export_refuses_networks_without_published_names(variables):
     strange = {  # at p1; a linear kernel; at several positions
         "embed": ("bi_attention", {"embed": {"conv": {"kernel": np.zeros((1, 1, 24, 15))}}}),
         "local": ("bi_attention", {"local": {"conv": {"kernel": np.zeros((1, 1, 15, 60))}}}),

@@ -4,6 +4,8 @@ import re
 
 MAX_CHARACTERS = 1500
 """Length that a message is cut to."""
+MAX_REASON = 300
+"""Length that the message of another library's exception is cut to within ours."""
 # File names come from anywhere: these characters would break the line or control the terminal.
 _CONTROL = re.compile(
     "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -51,3 +53,14 @@ class RunFailure(_OneLine, RuntimeError):  # noqa: N818 (not an error in a value
 
 class NotFiniteError(RunFailure, FloatingPointError):
     """A loss or a parameter that is NaN or infinite."""
+
+
+def one_line(error: BaseException | str, limit: int = MAX_REASON) -> str:
+    """Return an exception's message on one line, or the name of its type if it has no message."""
+    return " ".join(str(error).split())[:limit] or type(error).__name__
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an exception's message, where others would only give details."""
+    lines = str(error).strip().splitlines()
+    return one_line(lines[0] if lines else error)

@@ -18,7 +18,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from batnet_jax.errors import RunFailure, UserError
+from batnet_jax.errors import MAX_CHARACTERS, RunFailure, UserError, one_line
 from batnet_jax.inference import model as inference_model
 from batnet_jax.modes import MODES, RESUMING, SHARED, WITHOUT_CONFIG
 from batnet_jax.modes.config_files import config_names, name_configs
@@ -56,7 +56,7 @@ def parse(argv: list[str]) -> None:
         while isinstance(innermost, Exception) and innermost.args:  # str(KeyError) is a repr
             innermost = innermost.args[0]
         text = innermost if isinstance(innermost, str) else str(error)
-        message = " ".join(text.split()) or type(error).__name__
+        message = one_line(text or error, MAX_CHARACTERS)
         raise UserError(f"{message} (see --help; fields are in batnet_jax/config.py)") from error
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")

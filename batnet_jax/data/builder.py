@@ -17,7 +17,7 @@ from tqdm import tqdm
 from batnet_jax.data.checks import Copies, Count, check_image, count, count_warnings, format_counts
 from batnet_jax.data.files.find_dataset import choose_tree, find_trees
 from batnet_jax.data.files.tree import FileTree
-from batnet_jax.errors import ArgumentError, UserError
+from batnet_jax.errors import ArgumentError, UserError, one_line
 
 INDEX_NAME = "index.npz"
 """The file with all splits' labels, so that opening a data set does not read the images."""
@@ -233,11 +233,10 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         try:
             yield
         except (OSError, RuntimeError) as error:
-            reason = " ".join(str(error).split())
             raise ArgumentError(
                 "data_dir",
-                f"cannot write to '{self.final_path}' ({reason}): make room, or name another "
-                "folder",
+                f"cannot write to '{self.final_path}' ({one_line(error)}): make room, or name "
+                "another folder",
             ) from error
 
     def _log_download_bytes(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, one_line
 from batnet_jax.runtime.atomic_write import atomic_path
 
 SUFFIXES = (".npz", ".npy")
@@ -49,7 +49,7 @@ def open_features(path: Path) -> FeatureFile:
     except UserError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:200]
+        reason = one_line(getattr(error, "strerror", None) or error)
         raise UserError(
             f"'{path}' cannot be read ({reason}): give an .npz that embed wrote, or an .npy"
         ) from error

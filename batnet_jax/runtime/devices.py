@@ -1,6 +1,7 @@
-"""The devices of all processes, and how arrays lie on them under `jax.pmap`.
+"""Arrays on the devices of all processes, as `jax.pmap` takes and returns them.
 
-A pmap spans the devices of all processes, and each process gives and gets the part of its own.
+A pmap spans the devices of all processes. Each process passes and receives the share of its own
+devices. A global batch is the batch of all processes together.
 """
 
 from typing import Any
@@ -10,40 +11,44 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-AXIS = "devices"  # the name of pmap's axis, here and in step/train_step.py
+AXIS = "devices"  # the name of pmap's axis
 
 
 def replicate(tree: Any) -> Any:
-    """Puts a copy of host arrays on every device of this process, laid out as pmap returns them.
+    """Copy host arrays to every device of this process, with the layout of pmap's results.
 
-    (So the second step sees what the first saw, and is not compiled again.)
+    With this layout the second step has the same arguments as the first and is not compiled again.
     """
     mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def own_rows(batch: int) -> np.ndarray:
-    """The places of this process's images in a global batch, [batch / processes] int.
+    """Return the positions of this process's images in a global batch.
 
-    They follow the order of the devices, as `lax.axis_index` does: the batch is the same on any
-    number of processes.
+    Positions follow the order of the devices, as `lax.axis_index` does, so a global batch does not
+    depend on the number of processes.
+
+    Args:
+      batch: images of a global batch.
+    Returns: [batch / processes] int.
     """
-    places = np.arange(batch).reshape(jax.device_count(), -1)
-    here = [device.process_index == jax.process_index() for device in jax.devices()]
-    return places[here].ravel()
+    positions = np.arange(batch).reshape(jax.device_count(), -1)
+    local = [device.process_index == jax.process_index() for device in jax.devices()]
+    return positions[local].ravel()
 
 
 def split(array: np.ndarray) -> np.ndarray:
-    """The images of this process, [b, ...], to [its devices, b / its devices, ...]."""
+    """Split this process's images, [b, ...], among its n devices: [n, b / n, ...]."""
     count = jax.local_device_count()
     return array.reshape(count, len(array) // count, *array.shape[1:])
 
 
 def gather(own: np.ndarray, batch: int) -> np.ndarray:
-    """The rows of all processes, in the order of the global batches.
+    """Gather the rows of all processes, in the order of the global batches.
 
     Args:
-      own: [n, batch / processes, ...], of n batches the rows that `own_rows` names.
+      own: [n, batch / processes, ...], this process's rows of n batches, see `own_rows`.
       batch: images of a global batch.
     Returns: [n * batch, ...] on the host.
     """
@@ -52,12 +57,12 @@ def gather(own: np.ndarray, batch: int) -> np.ndarray:
         whole[:, own_rows(batch)] = own
     else:
         parts = multihost_utils.process_allgather((own, own_rows(batch)))
-        for rows, places in zip(*map(np.asarray, parts), strict=True):
-            whole[:, places] = rows
+        for rows, positions in zip(*map(np.asarray, parts), strict=True):
+            whole[:, positions] = rows
     return whole.reshape(-1, *own.shape[2:])
 
 
 def round_up(batch: int) -> int:
-    """The next multiple of the number of devices of all processes."""
+    """Round a batch up to a multiple of the number of devices of all processes."""
     count = jax.device_count()
     return -(-batch // count) * count

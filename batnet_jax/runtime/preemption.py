@@ -1,9 +1,10 @@
-"""SIGTERM, by which clusters and clouds announce that a machine goes away: save, then end.
+"""SIGTERM, the signal by which clusters and clouds announce that they will stop a machine.
 
-Python runs a handler between two of its own instructions, so while XLA compiles it waits.
+A run saves its state and ends. In a single process a signal handler raises `Terminated`. Python
+runs a handler between two of its own instructions, so the handler waits while XLA compiles.
 
-Of several processes none may end alone, for the others would wait for it in the middle of a step.
-There JAX's preemption service hears the signal, and settles after which step all of them end.
+None of several processes may end alone, as the others would wait for it during a step. JAX's
+preemption service receives their signals and agrees on a step after which all processes end.
 """
 
 import contextlib
@@ -16,37 +17,44 @@ from jax.experimental import multihost_utils
 
 from batnet_jax.runtime import processes
 
-STATUS = 128 + signal.SIGTERM  # the exit status, 143, as of a process that the signal ends
+STATUS = 128 + signal.SIGTERM  # 143, the exit status of a process that SIGTERM has ended
 
 
 class Terminated(BaseException):
-    """SIGTERM came; like KeyboardInterrupt nothing that handles errors should handle it."""
+    """The arrival of SIGTERM. Like KeyboardInterrupt this is no error to handle."""
 
 
 _questions = itertools.count()
 
 
 def is_agreed() -> bool:
-    """Whether SIGTERM has come to one of several processes; all get the same answer.
+    """Return whether one of several processes has received SIGTERM and all must end now.
 
-    All must ask equally often: the service counts the questions, as others count steps. Whoever
-    asks waits for nothing.
+    All processes get the same answer if they call this equally often, as the service numbers the
+    calls like steps. A call does not wait for other processes.
     """
     return not processes.alone() and multihost_utils.reached_preemption_sync_point(next(_questions))
 
 
 class Sigterm:
-    """Raises `Terminated` when the signal comes, or only notes it while it is held."""
+    """A handler of SIGTERM that raises `Terminated`, at once or after it has been held back.
+
+    Attributes:
+      wanted: whether the signal has arrived.
+    """
 
     def __init__(self) -> None:
-        """Does nothing until `listen`."""
+        """Do nothing until `listen`."""
         self.wanted = False
         self._held = False
 
     @contextlib.contextmanager
     def listen(self) -> Iterator["Sigterm"]:
-        """Within, SIGTERM raises `Terminated`. For the main thread; alone, see `is_agreed`."""
-        if not processes.alone():  # the handler is JAX's
+        """Raise `Terminated` when SIGTERM arrives within the context; for the main thread.
+
+        A run of several processes has no handler; it calls `is_agreed` instead.
+        """
+        if not processes.alone():  # JAX has its own handler
             yield self
             return
         before = signal.signal(signal.SIGTERM, self._handle)
@@ -57,7 +65,10 @@ class Sigterm:
 
     @contextlib.contextmanager
     def held(self, held: bool = True) -> Iterator[None]:
-        """Within, it is only noted, in `wanted`; with held=False raised again."""
+        """Hold the signal back within the context: set `wanted` without raising `Terminated`.
+
+        `held(False)` within such a context lets the signal raise again.
+        """
         before, self._held = self._held, held
         try:
             yield

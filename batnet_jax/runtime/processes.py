@@ -1,8 +1,8 @@
-"""The processes of a run on several hosts: joining, agreeing, sharing what one of them has read.
+"""The processes of a run on several hosts: they join, agree, and share the results of one.
 
-All is JAX's: `jax.distributed` and its collectives. Process 0, the lead, alone touches the workdir.
-But for `join`, each function must be called by all processes, in the same order; in a run of one
-process each just calls what it is given.
+`jax.distributed` and its collectives do the work. Process 0, the lead, alone reads and writes the
+workdir. Apart from `join`, all processes must call each function, in the same order. In a run of a
+single process a function only calls its argument.
 """
 
 import contextlib
@@ -21,25 +21,25 @@ import numpy as np
 from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
-from batnet_jax.errors import RunFailure, UserError
+from batnet_jax.errors import RunFailure, UserError, first_line
 
 T = TypeVar("T")
 
-PATIENCE = 24 * 3600  # seconds to wait for one that prepares data; a dead one is noticed before
-FAREWELL = 10  # seconds to wait for others that end too
-HEARTBEAT = 100  # seconds after which a silent process counts as dead: JAX's own choice
+BARRIER_SECONDS = 24 * 3600  # one process may prepare data; a dead one is noticed by its heartbeat
+END_SECONDS = 10  # to wait for other processes that end with an error too
+HEARTBEAT_SECONDS = 100  # after which a silent process counts as dead: JAX's default
 
-_numbers = itertools.count()
+_barriers = itertools.count()
 
 
 def join() -> None:
-    """With BATNET_DISTRIBUTED=1, joins the processes of a Cloud TPU slice or a Slurm job.
+    """Join the other processes of the run if the environment has BATNET_DISTRIBUTED=1.
 
-    Elsewhere BATNET_COORDINATOR (host:port), BATNET_NUM_PROCESSES and BATNET_PROCESS_ID say who
-    belongs together; BATNET_HEARTBEAT is in seconds. Only the lead prints from then on, but for
-    errors.
+    JAX finds the processes of a Cloud TPU slice or a Slurm job. Elsewhere BATNET_COORDINATOR
+    (host:port), BATNET_NUM_PROCESSES and BATNET_PROCESS_ID describe them. BATNET_HEARTBEAT is in
+    seconds. After this call only the lead prints to stdout.
 
-    Raises: UserError if the variables make no sense, or the processes do not find each other.
+    Raises: UserError if a variable has no valid value or the processes do not find each other.
     """
     if os.environ.get("BATNET_DISTRIBUTED") != "1":
         return
@@ -49,57 +49,58 @@ def join() -> None:
             os.environ.get("BATNET_COORDINATOR"),
             _number("NUM_PROCESSES", 1),
             _number("PROCESS_ID", 0),
-            heartbeat_timeout_seconds=HEARTBEAT if heartbeat is None else heartbeat,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS if heartbeat is None else heartbeat,
         )
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            f"the processes cannot join ({_first_line(error)}): start all of them with the same"
-            " BATNET_COORDINATOR and BATNET_NUM_PROCESSES, and a BATNET_PROCESS_ID of its own each"
+            f"the processes cannot join ({first_line(error)}): start all of them with the same"
+            " BATNET_COORDINATOR and BATNET_NUM_PROCESSES, each with its own BATNET_PROCESS_ID"
         ) from error
     if jax.device_count() != jax.local_device_count() * jax.process_count():
         raise UserError(
             f"process {jax.process_index()} has {jax.local_device_count()} of the "
-            f"{jax.device_count()} devices of {jax.process_count()} processes: give all as many"
+            f"{jax.device_count()} devices of {jax.process_count()} processes: give each process "
+            "the same number"
         )
     if not is_lead():
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
     elif isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(line_buffering=True)  # JAX may abort a process that has lost another
+        sys.stdout.reconfigure(line_buffering=True)  # JAX may abort without flushing
 
 
 def _number(name: str, least: int) -> int | None:
-    """A whole number of the environment; None if it is not set.
+    """Return the integer in the variable BATNET_`name`, or None without a value.
 
-    Raises: UserError if it is something else.
+    Raises: UserError if the value is no integer of at least `least`.
     """
     text = os.environ.get(f"BATNET_{name}")
     if text is None:
         return None
     if not text.isdecimal() or int(text) < least:
-        raise UserError(f"BATNET_{name}={text!r} is no whole number from {least} on: give one")
+        raise UserError(f"BATNET_{name}={text!r} is no integer of at least {least}: give one")
     return int(text)
 
 
 def alone() -> bool:
-    """Whether the run has a single process."""
+    """Return whether the run has a single process."""
     return jax.process_count() == 1
 
 
 def is_lead() -> bool:
-    """Whether this is the process that reads and writes the workdir, and prints."""
+    """Return whether this process reads and writes the workdir, and prints."""
     return jax.process_index() == 0
 
 
 def by_lead(make: Callable[[], T]) -> T:
-    """What `make` returns in the lead, which alone calls it; it travels pickled.
+    """Call `make` in the lead only; return its result, sent as a pickle, in all processes.
 
-    Raises: UserError or RunFailure in all processes, where `make` does.
+    Raises: UserError or RunFailure in all processes if `make` raises it.
     """
     if alone():
         return make()
     outcome = pickle.dumps(_attempt(make) if is_lead() else None)
     _wait()
-    # As bytes: a sum of floats with zeros, which a broadcast is, would turn -0 to 0.
+    # As bytes: JAX broadcasts by adding zeros, which would turn a float's -0 to 0.
     size = int(multihost_utils.broadcast_one_to_all(np.int32(len(outcome))))
     text = np.frombuffer(outcome[:size].ljust(size), np.uint8)
     value, problem = pickle.loads(multihost_utils.broadcast_one_to_all(text).tobytes())
@@ -109,9 +110,9 @@ def by_lead(make: Callable[[], T]) -> T:
 
 
 def by_all(make: Callable[[], T]) -> T:
-    """What `make` returns here, once it has returned in all processes.
+    """Call `make` in all processes and wait for all of them; return this process's result.
 
-    Raises: UserError or RunFailure in all processes, where `make` does in one.
+    Raises: UserError or RunFailure in all processes if `make` raises it in one.
     """
     if alone():
         return make()
@@ -127,20 +128,25 @@ def by_all(make: Callable[[], T]) -> T:
 
 
 def lead_first(make: Callable[[], T]) -> T:
-    """`by_all`, but the others begin when the lead has finished: they find what it has prepared."""
-    made: list[T] = []
-    by_lead(lambda: made.append(make()))
-    return by_all(lambda: made[0] if made else make())
+    """Call `make` in the lead, then in the others, which find the files that the lead prepared.
+
+    Returns: this process's result.
+
+    Raises: UserError or RunFailure in all processes if `make` raises it in one.
+    """
+    results: list[T] = []
+    by_lead(lambda: results.append(make()))
+    return by_all(lambda: results[0] if results else make())
 
 
 def check_same(what: str, value: str) -> None:
-    """Refuses processes that differ.
+    """Check that a value is the same in all processes.
 
     Args:
-      what: for the message.
-      value: must be the same in all.
+      what: name of the value, for the message.
+      value: compared by its hash.
 
-    Raises: UserError in all processes.
+    Raises: UserError in all processes if the values differ.
     """
     if alone():
         return
@@ -151,15 +157,16 @@ def check_same(what: str, value: str) -> None:
 
 
 def leave(status: int) -> None:
-    """Ends the process if the others will not end with it, for JAX's own end waits for them.
+    """End this process after an error without waiting for the others, as JAX's shutdown would.
 
-    The lead goes last, as JAX aborts the others when it has gone.
+    Does nothing if the run has ended well, or if the others end within `END_SECONDS` too. The lead
+    ends last, as JAX aborts the others once the lead is gone.
     """
     if status == 0 or not jax.distributed.is_initialized() or alone():
         return
     sys.stderr.flush()
     with contextlib.suppress(Exception):
-        _wait(FAREWELL)
+        _wait(END_SECONDS)
         return
     if is_lead():
         time.sleep(2)
@@ -167,7 +174,7 @@ def leave(status: int) -> None:
 
 
 def is_lost(error: Exception) -> bool:
-    """Whether an error says that another process cannot be reached."""
+    """Return whether an error means that another process cannot be reached."""
     words = ("gloo", "nccl", "unavailable", "deadline_exceeded", "barrier", "connection")
     text = str(error).lower()
     known = isinstance(error, jax.errors.JaxRuntimeError | ValueError)
@@ -175,19 +182,15 @@ def is_lost(error: Exception) -> bool:
 
 
 def describe_loss(error: Exception) -> str:
-    """A line for people."""
+    """Return the message to the user for an error that `is_lost` recognises."""
     return (
-        f"process {jax.process_index()} has lost another one ({_first_line(error)}): see the "
-        "message of that one; the same command, started again in all of them, resumes"
+        f"process {jax.process_index()} has lost another one ({first_line(error)}): see the other "
+        "one's message; the same command, started again in all processes, resumes"
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]
-
-
 def _attempt(make: Callable[[], T]) -> tuple[T, None] | tuple[None, UserError | RunFailure]:
-    """Its result, or what it told the user."""
+    """Call `make`; return its result, or its UserError or RunFailure."""
     try:
         return make(), None
     except UserError as error:
@@ -196,15 +199,15 @@ def _attempt(make: Callable[[], T]) -> tuple[T, None] | tuple[None, UserError | 
         return None, RunFailure(str(error))
 
 
-def _wait(seconds: int = PATIENCE) -> None:
-    """Waits for all processes, in a way that has no timeout but this."""
+def _wait(seconds: int = BARRIER_SECONDS) -> None:
+    """Wait for all processes; unlike JAX's collectives this has no other timeout."""
     everyone = set(range(jax.process_count()))
-    name = f"batnet_{next(_numbers)}"
+    name = f"batnet_{next(_barriers)}"
     multihost.sync_global_processes(name, timeout=seconds, processes=everyone)
 
 
 def _gather(text: bytes) -> list[bytes]:
-    """What each process gives."""
+    """Return the bytes that each process passes, in the order of the processes."""
     sizes = np.asarray(multihost_utils.process_allgather(np.int32(len(text))))
     padded = np.frombuffer(text.ljust(max(1, sizes.max())), np.uint8)
     rows: Any = np.asarray(multihost_utils.process_allgather(padded))

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Progress bars on stderr."""
 
 import contextlib
 import sys
@@ -13,16 +13,16 @@ from batnet_jax.runtime import processes
 def progress_bar(
     total: int, *, description: str, unit: str = "image", initial: int = 0, delay: float = 0
 ) -> tqdm:
-    """A bar on stderr with rate and time left; a line now and then where that is no terminal.
+    """Open a bar with rate and time left; if stderr is not a terminal, a line every 20 seconds.
 
-    Of several processes, one has it.
+    Only the first of several processes shows the bar.
 
     Args:
-      total: of units.
-      description: what is done.
-      unit: what is counted.
+      total: number of units.
+      description: text before the bar.
+      unit: name of a unit.
       initial: units done before.
-      delay: seconds to wait before anything is shown.
+      delay: seconds before the bar appears.
     """
     seconds = 0.2 if sys.stderr.isatty() else 20
     bar = tqdm(
@@ -36,7 +36,7 @@ def progress_bar(
         dynamic_ncols=True,
         disable=not processes.is_lead(),
     )
-    # tqdm's clock is the system's, which may jump: back, and the bar stands still for as long.
+    # tqdm uses the system's clock. If that is set back, the bar does not move for the same time.
     bar._time = time.monotonic  # type: ignore[misc]
     bar.start_t = bar.last_print_t = time.monotonic()
     return bar
@@ -44,7 +44,7 @@ def progress_bar(
 
 @contextlib.contextmanager
 def counting_bar(description: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar that starts with its first call: yields a function of (done, in all)."""
+    """Open a bar of unknown length; yield a function of (units done, total) that updates it."""
     with progress_bar(0, description=description, unit=unit) as bar:
 
         def progress(done: int, total: int) -> None:

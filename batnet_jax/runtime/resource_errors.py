@@ -1,4 +1,4 @@
-"""What the disk and the memory do to a run, told in a line."""
+"""Errors of disk and memory as a `RunFailure`, whose message is one line with a remedy."""
 
 import contextlib
 import errno
@@ -9,30 +9,34 @@ from pathlib import Path
 
 from jax.errors import JaxRuntimeError
 
-from batnet_jax.errors import RunFailure, UserError
+from batnet_jax.errors import RunFailure, UserError, first_line
 
 TRAINING_MEMORY = (
     "config.batch.identities, config.data.image_size or config.model.width, or set "
-    "config.model.dtype=bfloat16, and name another --workdir, for that is another run"
+    "config.model.dtype=bfloat16, and name another --workdir, as these make it another run"
 )
-EVALUATION_MEMORY = "config.eval.batch; the same command with that goes on from the last checkpoint"
+EVALUATION_MEMORY = (
+    "config.eval.batch; the same command with a lower value resumes from the last checkpoint"
+)
 
-# The disk, rather than the program: full, over quota, read-only, a file too large, or failing.
+# Errors of the disk, not of the program: full, over quota, read-only, file too large, failing.
 DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENOENT),
 )
-# TensorStore, which writes Orbax's arrays, raises ValueError with this at the end.
+# TensorStore, which writes Orbax's arrays, raises a ValueError that ends with this.
 OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
 @contextlib.contextmanager
 def as_run_failure(workdir: Path, *, lower: str) -> Iterator[None]:
-    """Around what computes and writes: a disk or a memory that is full becomes a `RunFailure`.
+    """Convert errors of disk and memory within the context to a `RunFailure`.
 
     Args:
-      workdir: written to within.
-      lower: the fields that what is computed within needs less memory with.
+      workdir: the folder that is written to.
+      lower: the settings to lower if memory on the device does not suffice.
+
+    Raises: RunFailure with the cause and a remedy; other exceptions unchanged.
     """
     try:
         yield
@@ -44,10 +48,10 @@ def as_run_failure(workdir: Path, *, lower: str) -> Iterator[None]:
             "config.batch.identities; the same command resumes from the last checkpoint"
         ) from error
     except JaxRuntimeError as error:
-        wanted = str(error).strip().split("\n")[0]
-        if "RESOURCE_EXHAUSTED" not in wanted:
+        line = first_line(error)
+        if "RESOURCE_EXHAUSTED" not in line:
             raise
-        reason = wanted.partition("RESOURCE_EXHAUSTED:")[2].strip()[:200].rstrip(".")
+        reason = line.partition("RESOURCE_EXHAUSTED:")[2].strip().rstrip(".")
         raise RunFailure(f"out of device memory ({reason}): lower {lower}") from error
     except TimeoutError as error:
         raise RunFailure(
@@ -59,13 +63,13 @@ def as_run_failure(workdir: Path, *, lower: str) -> Iterator[None]:
         if reason is None:
             raise
         raise RunFailure(
-            f"cannot write to the workdir '{workdir}' ({reason}): make room or mend it; the same "
+            f"cannot write to the workdir '{workdir}' ({reason}): make room or repair it; the same "
             "command resumes from the last checkpoint"
         ) from error
 
 
 def disk_error(error: BaseException) -> str | None:
-    """What the disk has done, if it is the disk that an exception is about."""
+    """Return the system's text for an error of the disk, or None for any other exception."""
     if isinstance(error, OSError):
         return error.strerror if error.errno in DISK else None
     found = OS_ERROR_CODE.search(str(error))

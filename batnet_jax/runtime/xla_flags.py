@@ -1,20 +1,18 @@
-"""What XLA is told before it starts."""
+"""Options of XLA that must be set before JAX computes."""
 
 import importlib.util
 import os
 
 OPTION = "xla_cpu_experimental_ynn_fusion_type"  # of jax 0.10 and 0.11
-LIBRARIES = "individual_dot,reduce"  # the default's but for individual_convolution
+LIBRARIES = "individual_dot,reduce"  # the default without individual_convolution
 
 
 def choose_cpu_libraries() -> None:
-    """Lets Eigen, not YNNPACK, convolve on a CPU, which takes gradients several times faster.
+    """Make XLA use Eigen, not YNNPACK, for convolutions on a CPU.
 
-    See `benchmarks/convolution.py`.
-
-    To be called before JAX computes; adds to XLA_FLAGS, unless they name the option. Where libtpu
-    is installed, nothing: it reads XLA_FLAGS too, and ends a process for an option that it does
-    not know.
+    Gradients are several times faster with Eigen, see `benchmarks/convolution.py`. This adds an
+    option to XLA_FLAGS unless they contain it, and must be called before JAX computes. It does
+    nothing if libtpu is installed, as libtpu aborts on unknown options in XLA_FLAGS.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if OPTION not in flags and importlib.util.find_spec("libtpu") is None:

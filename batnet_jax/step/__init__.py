@@ -1,1 +1,1 @@
-"""TODO."""
+"""One training step as a pure function: augmentation, network, losses, optimizer."""

@@ -1,15 +1,19 @@
-"""Gradient accumulation whose losses see the whole batch.
+"""Gradient accumulation with losses over the whole batch.
 
-The ranking loss compares all images of a batch, so it is no mean over parts of it. But it needs of
-each image only what the network makes of it, and that is small. So: the network runs on a part of
-the batch at a time, and keeps features and scores alone; the loss and its gradient by these are of
-the whole batch; then the network runs on each part once more, and carries the part's share of that
-gradient back to the parameters (Gao et al., "Scaling Deep Contrastive Learning Batch Size under
-Memory Limited Setup", 2021). Beside the sum of gradients, memory is that of one part; time is that
-of a second forward pass.
+The ranking loss compares all images of a batch, so it is not a mean over parts of the batch. But
+the loss needs only the features and scores of each image, which are small. The step therefore runs
+in three stages (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited
+Setup", 2021):
 
-Part m of n has the images m, m + n, m + 2 n, ... of this device: they are those of the global batch
-whose position is m modulo n, on any number of devices, and of as many identities as there can be.
+1. The network runs on one part of the batch at a time and keeps only features and scores.
+2. The loss and its gradient with respect to features and scores are computed for the whole batch.
+3. The network runs on each part again and propagates this gradient back to the parameters.
+
+This takes the memory of one part, plus the sum of gradients, and the time of a second forward pass.
+
+Part m of n holds the images m, m + n, m + 2 n, ... of this device. These are the images whose
+position in the global batch is m modulo n, on any number of devices, so a part has as many
+identities as possible.
 """
 
 from collections.abc import Callable
@@ -24,26 +28,26 @@ from batnet_jax.models.layers import Dropout
 
 
 def split(tree: Any, parts: int) -> Any:
-    """Arrays [b, ...] to [parts, b / parts, ...]; see above which row goes where."""
+    """Split arrays [b, ...] into [parts, b / parts, ...], in the order given above."""
     return jax.tree.map(
         lambda x: x.reshape(len(x) // parts, parts, *x.shape[1:]).swapaxes(0, 1), tree
     )
 
 
 def join(tree: Any) -> Any:
-    """The inverse of `split`."""
+    """Invert `split`."""
     return jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), tree)
 
 
 def dropout_in_place(part: jax.Array, parts: int):
-    """A context in which `Dropout` gives a part of the batch the masks it has in the whole.
+    """Return a context in which `Dropout` masks a part of the batch as within the whole batch.
 
-    Dropout draws for the whole batch, and takes rows by their place. So the part is put in its
-    place among zeros, and taken out again; behind pooling that costs nothing.
+    Dropout draws a mask for the whole batch. Within the context the part is written to its rows of
+    a batch of zeros, masked, and read again. After pooling the arrays are small, so this is cheap.
 
     Args:
-      part: its number.
-      parts: how many there are.
+      part: number of the part.
+      parts: number of all parts.
     """
 
     def intercept(call, args, kwargs, context):
@@ -65,27 +69,28 @@ def value_and_gradients(
     batch: Any,
     parts: int,
 ) -> tuple[tuple[jax.Array, Any, Any], Any]:
-    """The loss of the whole batch and its gradient, the network running on a part at a time.
+    """Compute the loss of the whole batch and its gradient, running the network part by part.
 
     Args:
-      forward: (params, stats, rows of the batch) to (outputs, arrays [rows, ...], and new stats).
-        Run twice on each part, with another `stats`: these must not change its outputs.
-      loss: of the outputs of the whole batch, in its order, to (scalar, more).
-      params: what the gradient is by.
-      stats: go through the parts one after the other, and are updated by each.
+      forward: a function of (params, stats, rows of the batch) that returns (outputs, new stats).
+        Outputs are arrays [rows, ...] and must not depend on `stats`, as the function runs twice
+        on each part, with different `stats`.
+      loss: a function of the whole batch's outputs that returns (scalar, auxiliary values).
+      params: the parameters to differentiate by.
+      stats: updated by one part after the other.
       batch: arrays [b, ...].
-      parts: how many, a divisor of b; 1 runs the network once.
-    Returns: (loss, more, new stats), and the gradient, like `params`.
+      parts: a divisor of b; 1 runs the network once.
+    Returns: (loss, auxiliary values, new stats), and the gradient, like `params`.
     """
     if parts == 1:
 
         def whole(params):
             outputs, new_stats = forward(params, stats, batch)
-            value, more = loss(outputs)
-            return value, (more, new_stats)
+            value, auxiliary = loss(outputs)
+            return value, (auxiliary, new_stats)
 
-        (value, (more, stats)), gradients = jax.value_and_grad(whole, has_aux=True)(params)
-        return (value, more, stats), gradients
+        (value, (auxiliary, stats)), gradients = jax.value_and_grad(whole, has_aux=True)(params)
+        return (value, auxiliary, stats), gradients
 
     numbers, rows = jnp.arange(parts), split(batch, parts)
 
@@ -93,19 +98,19 @@ def value_and_gradients(
         with dropout_in_place(number, parts):
             return forward(params, stats, rows)
 
-    def look(stats, part):
+    def run_forward(stats, part):
         outputs, stats = run(params, stats, *part)
         return stats, outputs
 
-    new_stats, outputs = lax.scan(look, stats, (numbers, rows))
-    (value, more), by_outputs = jax.value_and_grad(loss, has_aux=True)(join(outputs))
+    new_stats, outputs = lax.scan(run_forward, stats, (numbers, rows))
+    (value, auxiliary), output_gradients = jax.value_and_grad(loss, has_aux=True)(join(outputs))
 
-    def pull(total, part):
+    def run_backward(total, part):
         number, rows, cotangents = part
-        _, back, _ = jax.vjp(lambda p: run(p, stats, number, rows), params, has_aux=True)
-        (gradients,) = back(cotangents)
+        _, pull_back, _ = jax.vjp(lambda p: run(p, stats, number, rows), params, has_aux=True)
+        (gradients,) = pull_back(cotangents)
         return jax.tree.map(jnp.add, total, gradients), None
 
     zeros = jax.tree.map(jnp.zeros_like, params)
-    gradients, _ = lax.scan(pull, zeros, (numbers, rows, split(by_outputs, parts)))
-    return (value, more, new_stats), gradients
+    gradients, _ = lax.scan(run_backward, zeros, (numbers, rows, split(output_gradients, parts)))
+    return (value, auxiliary, new_stats), gradients

@@ -1,7 +1,7 @@
-"""Augmentation on the accelerator, a pure function of (key, image).
+"""Augmentation on the accelerator, as pure functions of (key, image).
 
-Section 4.4: horizontal flip; random erasing (Zhong et al. 2017) after epoch 50. Enlarge-and-crop
-and the constants are the published code's.
+Horizontal flip, and random erasing (Zhong et al. 2017) after epoch 50, are from section 4.4.
+Enlarging and cropping, and the constants, are from the published code.
 """
 
 from typing import Any
@@ -18,14 +18,14 @@ ERASING_ATTEMPTS = 100
 
 
 def flip(key: Key[Array, ""], image: Float[Array, "h w c"]) -> Float[Array, "h w c"]:
-    """Mirrors left and right with probability 1/2."""
+    """Mirror an image horizontally with probability 1/2."""
     return jnp.where(jax.random.bernoulli(key), image[:, ::-1], image)
 
 
 def enlarge_and_crop(
     key: Key[Array, ""], image: Float[Array, "h w c"], *, probability: float
 ) -> Float[Array, "h w c"]:
-    """With `probability`, enlarges to 9/8 (bilinear) and crops the old size at random."""
+    """With `probability`, enlarge to 9/8 (bilinear) and crop to the old size at random."""
     height, width, channels = image.shape
     coin, row_key, column_key = jax.random.split(key, 3)
     large = (round(height * 9 / 8), round(width * 9 / 8), channels)
@@ -39,10 +39,10 @@ def enlarge_and_crop(
 def random_erasing(
     key: Key[Array, ""], image: Float[Array, "h w c"], *, probability: float | Float[Array, ""]
 ) -> Float[Array, "h w c"]:
-    """With `probability`, sets a random rectangle of a normalised image to 0, the mean colour.
+    """With `probability`, set a random rectangle of a normalised image to 0, the mean colour.
 
-    Area and aspect are drawn until the rectangle fits, at most `ERASING_ATTEMPTS` times; then the
-    image stays as it is. All attempts are drawn at once, and the first that fits is taken.
+    The rectangle is the first that fits of `ERASING_ATTEMPTS` rectangles, all drawn at once. If no
+    rectangle fits, the image is unchanged.
     """
     height, width, _ = image.shape
     coin, area_key, aspect_key, row_key, column_key = jax.random.split(key, 5)
@@ -72,13 +72,13 @@ def augment(
     erasing_probability: float | Float[Array, ""],
     dtype: Any = jnp.float32,
 ) -> Float[Array, "b h w 3"]:
-    """Normalises a batch and augments each image by its own key.
+    """Normalise a batch and augment each image with its own key.
 
     Args:
-      keys: [b], a key an image.
+      keys: [b], a key for each image.
       images: [b, h, w, 3] bytes, RGB.
       enlarge_probability: of `enlarge_and_crop`.
-      erasing_probability: of `random_erasing`; 0 before its starting epoch.
+      erasing_probability: of `random_erasing`; 0 before its first epoch.
       dtype: of the result.
     Returns: [b, h, w, 3] normalised.
     """

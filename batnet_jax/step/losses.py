@@ -1,4 +1,4 @@
-"""The two tasks of section 4.3: ranking (Eq. 7) and identity classification."""
+"""The losses of section 4.3: ranking (Eq. 7) and identity classification."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,9 @@ from jaxtyping import Array, Float, Int
 
 
 def pairwise_distances(a: Float[Array, "m d"], b: Float[Array, "n d"]) -> Float[Array, "m n"]:
-    """Euclidean distances, at full precision on every backend.
+    """Return Euclidean distances, at full precision on every backend.
 
-    The root's gradient is zero, not infinite, where two features coincide (an anchor with itself).
+    If two features coincide, as of an anchor with itself, the root's gradient is 0, not infinite.
     """
     product = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
     squared = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None, :] - 2 * product
@@ -26,18 +26,19 @@ def triplet_loss(
     num_negatives: int,
     axis_name: str | None = None,
 ) -> Float[Array, ""]:
-    """Mean hinge over each anchor's hardest positive and hardest negatives.
+    """Return the mean hinge over each anchor's hardest positive and hardest negatives.
 
-    Each anchor makes `num_negatives` triplets: its farthest positive with each of its nearest
-    negatives; `num_negatives=1` is batch-hard. Under pmap the anchors are this device's and the
-    candidates those of all devices, so the mean over devices is the loss of the global batch.
+    Each anchor forms `num_negatives` triplets: its farthest positive with each of its nearest
+    negatives; `num_negatives=1` is batch-hard. Under pmap the anchors are the images of this
+    device and the candidates are the images of all devices. The mean over devices is then the loss
+    of the global batch.
 
     Args:
       features: [b, d] float, not normalised.
-      pids: [b] int; every identity at least twice in the global batch, and every anchor with at
-        least `num_negatives` negatives there.
+      pids: [b] int. The global batch must hold each identity at least twice, and at least
+        `num_negatives` negatives of each anchor.
       margin: in units of Euclidean distance.
-      num_negatives: hardest negatives an anchor (section 4.3: 5).
+      num_negatives: hardest negatives per anchor (section 4.3: 5).
       axis_name: pmap's axis; None outside pmap.
     Returns: scalar of the features' type.
     Fang et al., ICCV 2019, Eq. 7.
@@ -55,12 +56,13 @@ def triplet_loss(
 def cross_entropy(
     scores: Float[Array, "b n"], labels: Int[Array, " b"], *, smoothing: float = 0.0
 ) -> Float[Array, ""]:
-    """Mean cross-entropy of the identity scores, with label smoothing (Szegedy et al. 2016).
+    """Return the mean cross-entropy of the identity scores.
 
     Args:
       scores: [b, n] float, before the softmax.
       labels: [b] int in [0, n).
-      smoothing: weight spread evenly over all n classes (published code: 0.1; 0 = none).
+      smoothing: label smoothing (Szegedy et al. 2016), the weight spread evenly over all n classes
+        (published code: 0.1; 0 = none).
     Returns: scalar of the scores' type.
     """
     targets = optax.smooth_labels(
@@ -78,19 +80,19 @@ def multi_task_loss(
     label_smoothing: float,
     axis_name: str | None = None,
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Ranking and classification on each stream, equal weights, averaged over the streams.
+    """Return the sum of ranking and classification loss, averaged over the streams.
 
-    Section 4.3 poses both tasks on f_a and f_p separately; equal weights and the average are the
-    published code's.
+    Section 4.3 applies both losses to f_a and f_p separately. Equal weights and the average are
+    from the published code.
 
     Args:
-      outputs: of `BATNet`: `features` and `scores`, a [b, ...] array a stream.
+      outputs: of `BATNet`: `features` and `scores`, each with a [b, ...] array per stream.
       labels: [b] int in [0, num_identities).
       margin: see `triplet_loss`.
       num_negatives: see `triplet_loss`.
       label_smoothing: see `cross_entropy`.
       axis_name: see `triplet_loss`.
-    Returns: the loss, and the means `loss_ce` and `loss_triplet` that it is the sum of.
+    Returns: the loss, and its two summands `loss_ce` and `loss_triplet`.
     """
     ce, triplet = [], []
     for stream, features in outputs["features"].items():

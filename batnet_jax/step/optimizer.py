@@ -1,4 +1,7 @@
-"""Adam with L2 in the gradient and the piecewise schedule (section 4.4); others' schedules."""
+"""Adam with L2 in the gradient and the piecewise schedule (section 4.4); a cosine and a warm-up.
+
+A schedule is a function from step to learning rate.
+"""
 
 from collections.abc import Sequence
 
@@ -10,7 +13,7 @@ SCHEDULES = ("piecewise", "cosine")
 def learning_rate_schedule(
     learning_rate: float, *, decay_epochs: Sequence[int], decay_factor: float, steps_per_epoch: int
 ) -> optax.Schedule:
-    """Step to learning rate: multiplied by `decay_factor` from the first step of each decay epoch.
+    """Return a schedule that is multiplied by `decay_factor` at the start of each decay epoch.
 
     Section 4.4: x 0.1 at epochs 150, 200 and 250, epochs counted from 0.
     """
@@ -20,28 +23,28 @@ def learning_rate_schedule(
 
 
 def cosine_schedule(learning_rate: float, *, warmup_steps: int, steps: int) -> optax.Schedule:
-    """Step to learning rate: whole up to the warm-up's end, then half a cosine down to 0.
+    """Return a schedule that is constant during the warm-up, then half a cosine down to 0.
 
-    Loshchilov & Hutter, "SGDR", ICLR 2017, Eq. 5, without restarts; with `warm_up` it is optax's
-    `warmup_cosine_decay_schedule`.
+    Loshchilov & Hutter, "SGDR", ICLR 2017, Eq. 5, without restarts. Combined with `warm_up` this
+    equals optax's `warmup_cosine_decay_schedule`.
 
     Args:
       learning_rate: the highest.
-      warmup_steps: from which the cosine starts.
-      steps: at which it has come to 0, where it stays; more than `warmup_steps`.
+      warmup_steps: step at which the cosine starts.
+      steps: step from which the learning rate is 0; more than `warmup_steps`.
     """
     decay = optax.cosine_decay_schedule(learning_rate, steps - warmup_steps)
     return optax.join_schedules([optax.constant_schedule(learning_rate), decay], [warmup_steps])
 
 
 def warm_up(schedule: optax.Schedule, *, steps: int, factor: float) -> optax.Schedule:
-    """A schedule whose first steps are multiplied by a line from `factor` to 1.
+    """Multiply the first steps of a schedule by a line from `factor` to 1.
 
     Goyal et al., "Accurate, Large Minibatch SGD", 2017, section 2.2.
 
     Args:
-      schedule: step to learning rate.
-      steps: at which the line arrives at 1; 0 = none, and the schedule is returned as it is.
+      schedule: the schedule after the warm-up.
+      steps: step at which the line reaches 1; 0 returns the schedule unchanged.
       factor: at step 0.
     """
     if not steps:
@@ -53,7 +56,7 @@ def warm_up(schedule: optax.Schedule, *, steps: int, factor: float) -> optax.Sch
 def adam_l2(
     schedule: optax.Schedule, *, beta1: float, beta2: float, weight_decay: float
 ) -> optax.GradientTransformation:
-    """PyTorch's Adam with `weight_decay`: L2 added to the gradient of all parameters, not AdamW."""
+    """Return PyTorch's Adam with `weight_decay`, which adds L2 to all gradients, unlike AdamW."""
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.scale_by_adam(b1=beta1, b2=beta2, eps=1e-8),

@@ -1,10 +1,10 @@
-"""Many arrays as one, for what a step is called with.
+"""Packing: many arrays of a training state concatenated to one, so that a step starts faster.
 
-A state has some 3,250 arrays, four fifths of them vectors: biases, and of each batch normalisation
-scale, offset, mean and variance, with Adam's moments. A call takes some microseconds of the host
-for each, and Adam a kernel for each, so that a fast accelerator waits for its host. So the training
-loop's state has them end to end; what is elementwise, as Adam is, works on that. On the host, and
-in checkpoints, all have their names.
+A state has about 3,250 arrays. Four fifths of them are vectors: biases, the scale, offset, mean and
+variance of batch normalisations, and Adam's moments of all these. Each array costs the host some
+microseconds in each call, and Adam launches a kernel for each, so a fast accelerator would wait for
+its host. The training loop therefore packs its state. Elementwise functions such as Adam work on
+the packed arrays. On the host and in checkpoints the state is unpacked.
 """
 
 import math
@@ -18,13 +18,13 @@ from flax import struct
 
 @struct.dataclass
 class Packed:
-    """A tree of arrays, some of them end to end.
+    """A tree of arrays, some of them concatenated.
 
     Attributes:
-      joined: [n] those, in the tree's order.
+      joined: [n], the concatenated arrays in the tree's order.
       others: the other arrays.
-      structure: the tree's.
-      shapes: of those that are joined, in the places of all leaves; None where there is another.
+      structure: of the tree.
+      shapes: for each leaf the shape of a concatenated array; None for another array.
     """
 
     joined: Any
@@ -34,25 +34,26 @@ class Packed:
 
 
 def pack(tree: Any, *, kernels: bool) -> Packed:
-    """Arrays on the host to arrays on the host, or traced ones to traced ones.
+    """Pack a tree of NumPy arrays to NumPy arrays, or of JAX arrays to JAX arrays.
 
     Args:
-      tree: arrays, of one type as far as they are joined.
-      kernels: all are joined, else vectors only.
+      tree: arrays; the concatenated ones have one type.
+      kernels: concatenate all arrays, otherwise only vectors.
 
-    Raises: TypeError for several types.
+    Raises: TypeError if the concatenated arrays have several types.
     """
     return _join(tree, [kernels or leaf.ndim == 1 for leaf in jax.tree.leaves(tree)])
 
 
 def pack_like(tree: Any, like: Any) -> Any:
-    """The tree packed as the other is, which is of the same structure; or as it is."""
+    """Pack a tree in the way of `like`, which has the same structure and may be unpacked."""
     if not isinstance(like, Packed):
         return tree
     return _join(tree, [shape is not None for shape in like.shapes])
 
 
 def _join(tree: Any, which: list[bool]) -> Packed:
+    """Concatenate the leaves marked in `which`."""
     leaves, structure = jax.tree.flatten(tree)
     numpy = np if all(isinstance(leaf, np.ndarray) for leaf in leaves) else jnp
     joined = [leaf.ravel() for leaf, one in zip(leaves, which, strict=True) if one]
@@ -61,14 +62,14 @@ def _join(tree: Any, which: list[bool]) -> Packed:
     types = {leaf.dtype for leaf in joined}
     if len(types) > 1:
         raise TypeError(
-            f"arrays of {len(types)} types do not go into one: {sorted(map(str, types))}"
+            f"arrays of {len(types)} types cannot be concatenated: {sorted(map(str, types))}"
         )
     together = numpy.concatenate(joined) if joined else numpy.zeros(0, np.float32)
     return Packed(together, others, structure, shapes)
 
 
 def unpack(tree: Any) -> Any:
-    """The tree that was packed; any other as it is."""
+    """Unpack a tree; return a tree that is not packed unchanged."""
     if not isinstance(tree, Packed):
         return tree
     leaves, others, start = [], iter(tree.others), 0
@@ -83,10 +84,13 @@ def unpack(tree: Any) -> Any:
 
 
 def pack_state(state: Any, *, kernels: bool | None = None) -> Any:
-    """A state, each dict of arrays in it packed: parameters, statistics, Adam's moments.
+    """Pack each dict of arrays in a state: parameters, statistics, Adam's moments.
 
-    By default kernels too on a GPU, where Adam's update of one takes two or three launches;
-    elsewhere vectors only, as what is joined is copied twice a step.
+    Args:
+      state: a TrainState, or a part of one.
+      kernels: pack kernels besides vectors. By default only on a GPU, where Adam's update of each
+        kernel takes two or three launches. Elsewhere the cost prevails: packed arrays are copied
+        twice a step.
     """
     if kernels is None:
         kernels = jax.default_backend() == "gpu"
@@ -98,5 +102,5 @@ def pack_state(state: Any, *, kernels: bool | None = None) -> Any:
 
 
 def unpack_state(state: Any) -> Any:
-    """The inverse of `pack_state`; a state that is not packed as it is."""
+    """Unpack a state; return a state that is not packed unchanged."""
     return jax.tree.map(unpack, state, is_leaf=lambda node: isinstance(node, Packed))

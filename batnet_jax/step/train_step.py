@@ -1,7 +1,7 @@
 """The training step, a plain function that `training/loop.py` passes to `jax.pmap`.
 
-A step is a pure function of the state and the batch; its randomness is a function of
-(seed, step, position in the global batch), so it does not depend on the number of devices.
+A step is a pure function of the state and the batch. Its random numbers depend on seed, step and
+position in the global batch, but not on the number of devices.
 """
 
 from typing import Any, NamedTuple
@@ -24,15 +24,15 @@ from batnet_jax.step.packing import pack_like, unpack
 
 @struct.dataclass
 class TrainState:
-    """All that a step changes, and the seed that it draws from.
+    """The state that a step changes, and the seed of its random numbers.
 
     Attributes:
       step: int32 scalar, steps taken.
-      seed: int32 scalar, of augmentation and dropout; here, so that runs with other seeds find
-        their compiled step in the cache.
+      seed: int32 scalar, of augmentation and dropout. As an argument of the step, not a constant
+        in it, so that runs with other seeds find the compiled step in the cache.
       params: the parameters.
-      batch_stats: BN's running statistics.
-      opt_state: the optimizer's.
+      batch_stats: the running statistics of batch normalisations.
+      opt_state: the optimizer's state.
     """
 
     step: jax.Array
@@ -43,18 +43,19 @@ class TrainState:
 
 
 class Recipe(NamedTuple):
-    """What a step is made of, fixed for a run.
+    """The parts of a training step that stay the same during a run.
 
     Attributes:
-      model: the network, with `axis_name` where the step runs under pmap.
+      model: the network, with `axis_name` if the step runs under pmap.
       tx: the optimizer.
       schedule: step to learning rate.
       seed: of the initial values, augmentation and dropout.
-      erasing_start: the step from which random erasing is on.
-      loss, augment: the config's sections.
-      accumulate: parts that the network runs on one after the other; see `accumulation`.
-      axis_name: pmap's axis; None outside pmap, and on a single device, where collectives would
-        only cost compile time.
+      erasing_start: the first step with random erasing.
+      loss: this section of the config.
+      augment: this section of the config.
+      accumulate: number of parts of a batch, see `accumulation`.
+      axis_name: pmap's axis; None outside pmap, and on a single device, as collectives would only
+        take time to compile.
     """
 
     model: BATNet
@@ -75,7 +76,7 @@ def make_recipe(
     steps_per_epoch: int,
     axis_name: str | None = AXIS,
 ) -> Recipe:
-    """Reads all that the training step needs from the config."""
+    """Make the parts of the training step from the config."""
     schedule = make_schedule(config, steps_per_epoch)
     tx = optimizer.adam_l2(
         schedule, beta1=config.beta1, beta2=config.beta2, weight_decay=config.weight_decay
@@ -94,7 +95,7 @@ def make_recipe(
 
 
 def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: int) -> optax.Schedule:
-    """Step to learning rate, as the config says."""
+    """Return the config's learning-rate schedule."""
     warmup_steps = config.warmup_epochs * steps_per_epoch
     if config.schedule == "cosine":
         schedule = optimizer.cosine_schedule(
@@ -113,7 +114,7 @@ def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: int) -> op
 
 
 def init_state(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:
-    """A fresh state on the host, a function of the recipe's seed and network alone."""
+    """Return a fresh state on the host; it depends on the recipe's seed and network only."""
     variables = draw_variables(recipe.model, image_size, recipe.seed)
     params = variables["params"]
     zeros = jax.tree.map(
@@ -130,7 +131,7 @@ def init_state(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:
 
 
 def _global_positions(rows: int, axis_name: str | None) -> jax.Array:
-    """The positions of this device's images in the global batch, [rows] int32."""
+    """Return the positions of this device's images in the global batch, [rows] int32."""
     first = lax.axis_index(axis_name) * rows if axis_name else 0
     return first + jnp.arange(rows)
 
@@ -138,14 +139,14 @@ def _global_positions(rows: int, axis_name: str | None) -> jax.Array:
 def train_step(
     state: TrainState, batch: dict[str, jax.Array], *, recipe: Recipe
 ) -> tuple[TrainState, dict[str, jax.Array]]:
-    """One step of section 4.3 on the global batch.
+    """Take one step of section 4.3 on the global batch.
 
     Args:
-      state: the same on all devices; packed or not, and so is what comes back, see `packing`.
+      state: the same on all devices; may be packed, see `packing`.
       batch: this device's share: `image` [b, h, w, 3] bytes and `label` [b] int32.
       recipe: see `Recipe`.
-    Returns: the new state and the scalars `loss`, `loss_ce`, `loss_triplet` and `lr`, the same on
-      all devices.
+    Returns: the new state, packed like the old one, and the scalars `loss`, `loss_ce`,
+      `loss_triplet` and `lr`. Both are the same on all devices.
     """
     axis_name = recipe.axis_name
     key = jax.random.fold_in(jax.random.key(state.seed), state.step)
@@ -170,8 +171,8 @@ def train_step(
             rngs={"dropout": dropout_key},
             mutable=["batch_stats"],
         )
-        compared = {kind: outputs[kind] for kind in ("features", "scores")}
-        return compared, updates["batch_stats"]
+        used = {kind: outputs[kind] for kind in ("features", "scores")}
+        return used, updates["batch_stats"]
 
     def loss_fn(outputs):
         return losses.multi_task_loss(
@@ -193,7 +194,7 @@ def train_step(
     )
     grads = pack_like(grads, state.params)
     batch_stats = pack_like(batch_stats, state.batch_stats)
-    if axis_name:  # without synchronised BN the devices' statistics differ: keep their mean
+    if axis_name:  # without synchronised BN the devices' statistics differ, so keep their mean
         grads, loss, parts, batch_stats = lax.pmean((grads, loss, parts, batch_stats), axis_name)
     updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
     metrics = {

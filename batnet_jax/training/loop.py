@@ -39,8 +39,8 @@ StepFunction = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
 def train(config: ml_collections.ConfigDict, data: RunData, workdir: Path) -> dict[str, Any]:
     """Train from the workdir's latest checkpoint, or from the start, to the end; then evaluate.
 
-    If identities are held out of training, evaluations during the run use these identities only,
-    so that no checkpoint is selected on the test set. The last evaluation also uses the test set.
+    If identities are held out of training, only they are evaluated during the run, so that no
+    checkpoint is selected on the test set. The last evaluation also uses the test set.
 
     Args:
       config: validated.

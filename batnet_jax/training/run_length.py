@@ -34,7 +34,11 @@ class RunLength(NamedTuple):
 
 
 def plan_run(config: ml_collections.ConfigDict, labels: np.ndarray) -> RunLength:
-    """Return the length of a run on images with these labels, [n] int.
+    """Return the length of a run.
+
+    Args:
+      config: of the run.
+      labels: [n] int, of the training images.
 
     Raises: UserError if the training set has fewer identities than a batch, or if the run
       continues after the cosine has brought the learning rate to 0.

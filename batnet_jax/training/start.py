@@ -108,8 +108,8 @@ def resume(
       fresh: a state of the same structure.
       metadata: see `checkpoints.metadata`.
 
-    Raises: UserError if no checkpoint can be read, or if it is of another architecture or was
-      trained on other identities.
+    Raises: UserError if no checkpoint can be read, or if the checkpoint is of another architecture
+      or was trained on other identities.
     """
     while True:
         step = checkpoints.choose_step(workdir, 0)

@@ -80,8 +80,10 @@ class Window:
         return figures
 
     def check(self, step: int) -> list[dict[str, Any]]:
-        """Wait for the window's steps, the last of which is `step`; return their metrics.
+        """Wait for the window's steps and return their metrics.
 
+        Args:
+          step: the last step of the window.
         Raises: NotFiniteError if a loss of the window is not finite.
         """
         taken = jax.device_get(self._metrics)

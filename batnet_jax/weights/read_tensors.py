@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, first_line
 
 SAFETENSORS = ".safetensors"
 MIN_TORCH = (2, 6)  # older versions run code despite weights_only (CVE-2025-32434)
@@ -90,7 +90,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
             values = np.frombuffer(entry["data"], np.dtype(DTYPES[entry["dtype"]]))
             tensors[name] = values.reshape(entry["shape"])
     except (safetensors.SafetensorError, OSError, ValueError, TypeError, OverflowError) as error:
-        raise UserError(f"'{path}' is not a readable .safetensors file ({_line(error)})") from error
+        raise UserError(
+            f"'{path}' is not a readable .safetensors file ({first_line(error)})"
+        ) from error
     except KeyError as error:
         raise UserError(f"'{path}' holds tensors of type {error}: convert them to F32") from error
     return tensors
@@ -128,10 +130,10 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
     except pickle.UnpicklingError as error:
         raise UserError(
             f"'{path}' is damaged, or holds objects that run code when they are read; refused "
-            f"({_line(error)}): save its state dict alone, or as .safetensors"
+            f"({first_line(error)}): save its state dict alone, or as .safetensors"
         ) from error
     except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"'{path}' is not a readable PyTorch file ({_line(error)})") from error
+        raise UserError(f"'{path}' is not a readable PyTorch file ({first_line(error)})") from error
     state = _find_state_dict(torch, content)
     if state is None:
         raise UserError(
@@ -148,7 +150,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
         return {name: _to_numpy(torch, tensor) for name, tensor in state.items()}
     except (TypeError, RuntimeError) as error:
         raise UserError(
-            f"'{path}' holds a tensor that cannot be read ({_line(error)}): save it as float32"
+            f"'{path}' holds a tensor that cannot be read ({first_line(error)}): save it as float32"
         ) from error
 
 
@@ -179,7 +181,7 @@ def _check_torch(path: Path) -> None:
     except UserError:
         raise
     except Exception as error:  # a damaged file can raise anything
-        raise UserError(f"'{path}' is not a readable PyTorch file ({_line(error)})") from error
+        raise UserError(f"'{path}' is not a readable PyTorch file ({first_line(error)})") from error
     strange = sorted(
         name
         for name in calls
@@ -220,9 +222,3 @@ def _to_numpy(torch: Any, tensor: Any) -> np.ndarray:
     if tensor.dtype == torch.bfloat16:
         return tensor.view(torch.int16).numpy().view(jnp.bfloat16)
     return tensor.numpy()
-
-
-def _line(error: Exception) -> str:
-    """Return the first line of a message, at most 160 characters."""
-    text = str(error).strip() or type(error).__name__
-    return " ".join(text.split("\n")[0].split())[:160]

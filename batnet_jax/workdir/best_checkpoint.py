@@ -1,4 +1,4 @@
-"""Which checkpoint is the best: by the mAP on identities held out of training."""
+"""The best checkpoint of a run: the one with the highest mAP on identities held out of training."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,12 +14,12 @@ VALIDATION = "validation.json"
 
 
 def record(workdir: Path, step: int, results: Sequence[Mapping[str, Any]]) -> None:
-    """Adds a step's mAP to `validation.json`, the mean over the data sets with held-out identities.
+    """Add a step's mAP to `validation.json`: the mean over the data sets with held-out identities.
 
     Args:
       workdir: of the run.
       step: steps taken.
-      results: of an evaluation; those that are no validation are passed over.
+      results: of an evaluation; only results of the split `val` are used.
     """
     figures = [result["mAP"] for result in results if result["split"] == "val"]
     if not figures:
@@ -30,7 +30,7 @@ def record(workdir: Path, step: int, results: Sequence[Mapping[str, Any]]) -> No
 
 
 def read(workdir: Path) -> dict[int, float]:
-    """The mAP of each step that was validated; empty if none was, or the file is damaged."""
+    """Return the mAP of each validated step; empty if no step was, or if the file is damaged."""
     try:
         figures = json.loads((workdir / VALIDATION).read_text())
         return {int(step): float(value) for step, value in figures.items()}
@@ -39,12 +39,12 @@ def read(workdir: Path) -> dict[int, float]:
 
 
 def best(figures: Mapping[int, float], steps: Sequence[int], n: int = 1) -> list[int]:
-    """The n best of some steps, the best first; of equals the earlier.
+    """Return the n best steps, the best first; of two equal steps the earlier is better.
 
     Args:
-      figures: of steps, as `read` returns them.
-      steps: to choose from; those without a figure are never chosen.
-      n: so many at most.
+      figures: mAP by step, from `read`.
+      steps: steps to choose from; a step without a figure is never chosen.
+      n: the highest number of steps to return.
     """
     known = [step for step in steps if step in figures]
     return sorted(known, key=lambda step: (-figures[step], step))[:n]
@@ -52,10 +52,10 @@ def best(figures: Mapping[int, float], steps: Sequence[int], n: int = 1) -> list
 
 @dataclass
 class BestValidated:
-    """Preserves the n best checkpoints of a workdir.
+    """A policy for Orbax that preserves the n best checkpoints of a workdir.
 
-    Orbax's own `BestN` wants the figures when a checkpoint is saved. Here a checkpoint comes
-    before the evaluation, so that nothing is lost if that fails.
+    Orbax's own `BestN` needs the figures when a checkpoint is saved. Our checkpoints are saved
+    before the evaluation, so that a failed evaluation loses no steps.
     """
 
     workdir: Path
@@ -64,7 +64,7 @@ class BestValidated:
     def should_preserve(
         self, checkpoints: Sequence[Any], *, context: managers.PreservationContext
     ) -> Sequence[bool]:
-        """For each checkpoint whether it stays."""
+        """Return for each checkpoint whether to keep it."""
         del context
         steps = [checkpoint.step for checkpoint in checkpoints]
         chosen = best(read(self.workdir), steps, self.n)

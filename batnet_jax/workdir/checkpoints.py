@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 from orbax.checkpoint.options import MultiprocessingOptions
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, first_line
 from batnet_jax.runtime import processes
 from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
 from batnet_jax.workdir.gcs import absolute, is_bucket
@@ -79,7 +79,8 @@ def open_manager(
 ) -> ocp.CheckpointManager | NoManager:
     """Open the manager of a workdir's checkpoints, which saves asynchronously and atomically.
 
-    Incomplete checkpoints of a killed process are removed, so no other process may be saving there.
+    Incomplete checkpoints of a killed process are removed, so only one process may save in the
+    workdir.
 
     Args:
       workdir: of the run.
@@ -180,7 +181,7 @@ def choose_step(workdir: Path, step: int) -> int:
       workdir: of the run.
       step: a checkpoint's; 0 = the latest, -1 = the best by validation, see `best_checkpoint`.
 
-    Raises: UserError if there is no such checkpoint.
+    Raises: UserError if no such checkpoint exists.
     """
     folder = workdir / FOLDER
     steps = steps_of(workdir)
@@ -342,8 +343,8 @@ class DamagedError(UserError):
 
 
 def _unreadable(workdir: Path, step: int, error: Exception) -> DamagedError:
-    reason = str(error).strip().split("\n")[0][:200]
     return DamagedError(
-        f"checkpoint {step} in '{workdir}' is damaged or of another architecture ({reason}): "
-        "give the config it was made with, or another --config.eval.step or --workdir"
+        f"checkpoint {step} in '{workdir}' is damaged or of another architecture "
+        f"({first_line(error)}): give the config it was made with, or another --config.eval.step "
+        "or --workdir"
     )

@@ -1,4 +1,4 @@
-"""With what a run was made: a line of `environment.jsonl` for each start."""
+"""The environment of a run: `environment.jsonl` has a line for each start."""
 
 import datetime
 import importlib.metadata
@@ -19,12 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(workdir: Path, *, seed: int, step: int) -> None:
-    """Adds a line for this start.
+    """Add a line for this start.
 
     Args:
       workdir: of the run; exists.
-      seed: the config's.
-      step: steps taken before.
+      seed: of the config.
+      step: steps taken before this start.
     """
     path, line = workdir / ENVIRONMENT, json.dumps(describe() | {"seed": seed, "step": step}) + "\n"
     if is_bucket(workdir):  # an object cannot be appended to
@@ -35,7 +35,7 @@ def record(workdir: Path, *, seed: int, step: int) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """Code, versions, machine and devices of the process, as JSON."""
+    """Return code, versions, machine and devices of this process, as JSON."""
     devices = jax.devices()
     kinds = [device.device_kind for device in devices]
     return {
@@ -55,10 +55,10 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The installed version of this package and of all that it requires."""
+    """Return the installed versions of this package and of its requirements."""
     try:
         required = importlib.metadata.requires("batnet-jax") or []
-    except importlib.metadata.PackageNotFoundError:  # run from a folder, not installed
+    except importlib.metadata.PackageNotFoundError:  # run from its source folder
         required = []
     names = {"batnet-jax", "jax", "jaxlib", "flax", "optax", "numpy"}
     names |= {_name(line) for line in required if "extra ==" not in line}
@@ -72,17 +72,17 @@ def versions() -> dict[str, str]:
 
 
 def _name(requirement: str) -> str:
-    """The package's name in a requirement such as "jax<0.12,>=0.10"."""
+    """Return the package's name in a requirement such as "jax<0.12,>=0.10"."""
     end = next((i for i, c in enumerate(requirement) if not (c.isalnum() or c in "-_.")), None)
     return requirement[:end]
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """Commit and whether files differ from it; None where the folder is no checkout of git's."""
+    """Return the commit of a git checkout and the files changed since; None for other folders."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         if Path(_git(folder, "rev-parse", "--show-toplevel")).resolve() != folder:
-            return None  # a checkout of something else around an installed package
+            return None  # an installed package within another project's checkout
         changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None
@@ -90,7 +90,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    # Without optional locks git writes nothing, for others may use the checkout.
+    # Without optional locks git writes nothing to the checkout, which others may be using.
     command = ["git", "--no-optional-locks", "-C", str(folder), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
     return done.stdout.rstrip("\n")

@@ -1,7 +1,7 @@
-"""A workdir in a bucket of Google Cloud Storage, gs://BUCKET/FOLDER: paths are those of etils.
+"""Workdirs in a bucket of Google Cloud Storage, gs://BUCKET/FOLDER, with the paths of etils.
 
-An object is written whole or not at all, and cannot be appended to. So what grows by lines lies in
-a local folder, and is copied when it matters.
+An object in a bucket is written as a whole or not at all, and cannot be appended to. Files that
+grow by lines are therefore kept in a local folder and copied to the bucket with each checkpoint.
 """
 
 import contextlib
@@ -12,16 +12,16 @@ from typing import Any
 
 from etils import epath
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, one_line
 from batnet_jax.runtime.atomic_write import write_atomically
 
 SCHEME = "gs://"
 
 
 def path_of(name: str) -> Path:
-    """The path of a workdir; etils' have the methods of pathlib's.
+    """Return the path of a workdir: pathlib's, or for a bucket etils', with the same methods.
 
-    Raises: UserError for a URL of something else, or if the library for buckets is missing.
+    Raises: UserError for a URL with another scheme, or if the library for buckets is missing.
     """
     if not name.startswith(SCHEME):
         if "://" in name:
@@ -40,20 +40,20 @@ def path_of(name: str) -> Path:
 
 
 def is_bucket(workdir: Path) -> bool:
-    """Whether a workdir is one."""
+    """Return whether a workdir is in a bucket."""
     return str(workdir).startswith(SCHEME)
 
 
 def absolute(path: Path) -> Path:
-    """`path.absolute()`; a bucket's is that already, which etils does not know."""
+    """Return the absolute path; a path in a bucket is absolute already, which etils rejects."""
     return path if is_bucket(path) else path.absolute()
 
 
 @contextlib.contextmanager
 def reached(workdir: Path) -> Iterator[None]:
-    """Where a bucket is first read, or first written to.
+    """Convert the errors of the first access to a bucket.
 
-    Raises: UserError if that fails; of a workdir that is none, whatever does.
+    Raises: UserError if a bucket cannot be accessed. Errors of a folder are raised unchanged.
     """
     try:
         yield
@@ -62,15 +62,14 @@ def reached(workdir: Path) -> Iterator[None]:
     except Exception as error:
         if not is_bucket(workdir):
             raise
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"cannot use '{workdir}' ({reason}): look at the bucket's name, and whether this "
-            "machine may read and write it (gcloud auth application-default login)"
+            f"cannot use '{workdir}' ({one_line(error)}): check the bucket's name, and whether "
+            "this machine may read and write it (gcloud auth application-default login)"
         ) from error
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file of a workdir at once: after a kill it is the old one or the new one."""
+    """Write a file of a workdir; after a kill the file is the old one or the complete new one."""
     if is_bucket(path):
         path.write_text(text)
         return
@@ -78,16 +77,19 @@ def write_whole(path: Path, text: str) -> None:
 
 
 class Mirror:
-    """Files that grow: in the workdir, or for a bucket in a local folder, which `publish` copies.
+    """The files of a workdir that grow by lines.
+
+    In a folder they grow in place. For a bucket they grow in a temporary local folder, which
+    `publish` copies to the bucket.
 
     Attributes:
-      folder: where to write.
+      folder: the folder to write to.
     """
 
     folder: Path
 
     def __init__(self, workdir: Path, names: tuple[str, ...]):
-        """Fetches the files of these names, where they are there."""
+        """Open the folder; copy the named files to it if a bucket has them."""
         self.folder = workdir
         self._scratch = None
         self._published: dict[Path, Any] = {}
@@ -102,7 +104,7 @@ class Mirror:
                     (self.folder / name).write_bytes((workdir / name).read_bytes())
 
     def publish(self) -> None:
-        """Copies the files that have changed, whole."""
+        """Copy changed files to the bucket; do nothing for a folder."""
         if self._scratch is None:
             return
         for path in sorted(self.folder.rglob("*")):
@@ -113,7 +115,7 @@ class Mirror:
                 self._published[path] = len(data)
 
     def close(self) -> None:
-        """The last copy."""
+        """Publish for the last time; remove the temporary folder."""
         self.publish()
         if self._scratch is not None:
             self._scratch.cleanup()

@@ -1,4 +1,4 @@
-"""What a run leaves for people to follow: metrics.jsonl, TensorBoard events, the progress bar."""
+"""The figures of a run: metrics.jsonl and TensorBoard's event files."""
 
 import json
 from pathlib import Path
@@ -12,21 +12,25 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of a run's `metrics.jsonl`, without one that a kill has cut off; none if none."""
+    """Read the lines of a run's `metrics.jsonl`, except one that a kill has cut off.
+
+    Returns: the lines; empty if the file does not exist.
+    """
     path = workdir / METRICS
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
 
 
 class MetricsLog:
-    """The figures of a run, continued after `step` if the workdir holds a run's."""
+    """Writes the figures of a run; continues the files of an earlier process."""
 
     def __init__(self, workdir: Path, step: int):
-        """Opens the files.
+        """Open the files.
 
         Args:
           workdir: of the run; exists.
-          step: steps taken so far; figures of later ones, from a run that was killed, are dropped.
+          step: steps taken so far. Lines of later steps, which a killed process took without
+            saving a checkpoint, are removed.
         """
         self._mirror = Mirror(workdir, (METRICS,))
         path = self._mirror.folder / METRICS
@@ -38,7 +42,7 @@ class MetricsLog:
         self._events = Events(self._mirror.folder / "tensorboard", step)
 
     def write(self, figures: dict[str, Any]) -> None:
-        """Adds a line; `figures` has `step` and numbers."""
+        """Write a line with `step` and numbers."""
         self._file.write(json.dumps(figures) + "\n")
         self._file.flush()
         for name, value in figures.items():
@@ -46,24 +50,27 @@ class MetricsLog:
                 self._events.scalar(f"train/{name}", value, figures["step"])
 
     def write_evaluation(self, result: dict[str, Any]) -> None:
-        """Adds the main figures of an evaluation to the events."""
+        """Write the main figures of an evaluation to TensorBoard's file."""
         place = f"{result['split']}/{result['dataset']}"
         for name, value in (("mAP", result["mAP"]), ("rank1", result["cmc"]["1"])):
             self._events.scalar(f"{place}/{name}", value, result["step"])
 
     def publish(self) -> None:
-        """Copies the files to a workdir in a bucket; ahead of each checkpoint, which needs them."""
+        """Copy the files to a workdir in a bucket.
+
+        This comes before each checkpoint, so that no resumed run lacks lines of earlier steps.
+        """
         self._mirror.publish()
 
     def close(self) -> None:
-        """Closes the files."""
+        """Close the files."""
         self._file.close()
         self._events.close()
         self._mirror.close()
 
 
 class NoMetricsLog:
-    """In place of a `MetricsLog`, in the processes that do not write."""
+    """Takes the place of a `MetricsLog` in the processes that do not write."""
 
     def write(self, figures: dict[str, Any]) -> None:
         """See `MetricsLog`."""
@@ -79,7 +86,7 @@ class NoMetricsLog:
 
 
 def _step_of(line: str) -> float:
-    """The step of a line; infinite if a kill cut the line off."""
+    """Return the step of a line, or infinity for a line that a kill has cut off."""
     try:
         return json.loads(line)["step"] if line.endswith("\n") else float("inf")
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -1,4 +1,4 @@
-"""What a run's folder says of it: its settings and labels, and whether it is the same run."""
+"""The workdir's settings and labels, its lock, and checks before a run starts in it."""
 
 import contextlib
 import fcntl
@@ -21,9 +21,9 @@ LOCK = "lock"
 
 
 def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Refuses a workdir that cannot be written to or is another run's; writes nothing.
+    """Check that a run with this config can start or resume in a workdir; write nothing.
 
-    Raises: UserError that says which.
+    Raises: UserError if the workdir cannot be written to or holds a run with other settings.
     """
     check_writable(workdir)
     if is_bucket(workdir) and config.profile:
@@ -33,9 +33,9 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Refuses a workdir whose `config.json` is another run's, or cannot be read.
+    """Check that a run with this config can resume the run described by `config.json`.
 
-    Raises: UserError that says which.
+    Raises: UserError if it cannot, or if the file cannot be read.
     """
     path = workdir / CONFIG
     try:
@@ -51,9 +51,9 @@ def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def check_writable(workdir: Path) -> None:
-    """Refuses a workdir that cannot be written to, or a bucket that cannot be read; writes nothing.
+    """Check that a folder can be written to or a bucket can be read; write nothing.
 
-    Raises: UserError.
+    Raises: UserError if not.
     """
     if is_bucket(workdir):
         with reached(workdir):
@@ -66,11 +66,11 @@ def check_writable(workdir: Path) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-    """Keeps others from training in the workdir; the lock goes with the process, however it ends.
+    """Lock the workdir, so that no other process trains in it.
 
-    A bucket knows no locks.
+    The system releases the lock when the process ends in any way. A bucket has no locks.
 
-    Raises: UserError if another process trains there, or the file cannot be made.
+    Raises: UserError if another process holds the lock, or if its file cannot be written.
     """
     if is_bucket(workdir):
         yield
@@ -91,7 +91,7 @@ def locked(workdir: Path) -> Iterator[None]:
                 f"'{workdir}' is in use by {file.read().strip() or 'another process'}: wait for it"
                 " or stop it, or name another --workdir"
             ) from error
-        except OSError:  # a file system without locks
+        except OSError:  # the file system has no locks
             pass
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
@@ -102,9 +102,9 @@ def locked(workdir: Path) -> Iterator[None]:
 def open_workdir(
     config: ml_collections.ConfigDict, workdir: Path, identities: Sequence[Identity]
 ) -> None:
-    """Makes the workdir and writes `config.json` and `labels.json`, each at once and whole.
+    """Make the workdir and write `config.json` and `labels.json`.
 
-    Raises: UserError if it cannot be written to.
+    Raises: UserError if the workdir cannot be written to.
     """
     labels = [{"label": label, **who._asdict()} for label, who in enumerate(identities)]
     rows = ",\n".join(json.dumps(row) for row in labels)

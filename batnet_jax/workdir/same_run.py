@@ -22,12 +22,12 @@ from batnet_jax.models import BATNet
 def check_settings(
     config: ml_collections.ConfigDict, saved: Mapping[str, Any], workdir: Path
 ) -> None:
-    """Check that a run can be resumed with these settings.
+    """Check that a config can resume a run.
 
     A field that did not exist when the run started counts as having its default.
 
     Args:
-      config: the settings now.
+      config: the current settings.
       saved: the run's settings, as in config.json.
       workdir: of the run.
 

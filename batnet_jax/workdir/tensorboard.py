@@ -1,7 +1,7 @@
-"""TensorBoard's event files, written at once.
+"""TensorBoard's event files, written without a buffer.
 
-tensorboardX's own `SummaryWriter` has a thread write them: on a full disk that dies, and the run
-waits for it for ever; and what it has not flushed is lost with a process that is killed.
+tensorboardX's `SummaryWriter` writes them in a thread. On a full disk the thread dies and the run
+waits for the thread for ever, and a killed process loses all events that were not yet flushed.
 """
 
 import platform
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 class Events:
-    """A file of scalars, one a start of a run."""
+    """An event file of scalars; a run has one for each start."""
 
     def __init__(self, folder: Path, step: int):
-        """Makes the file.
+        """Make the file.
 
         Args:
-          folder: of the run's event files, made if need be.
-          step: steps taken so far; TensorBoard drops what earlier files say of later ones.
+          folder: of the run's event files; made if it does not exist.
+          step: steps taken so far. TensorBoard drops events of later steps in earlier files.
         """
         from tensorboardX.proto import event_pb2  # imports PyTorch where that is installed
         from tensorboardX.record_writer import masked_crc32c
@@ -26,26 +26,27 @@ class Events:
         self._event = event_pb2.Event
         self._checksum = masked_crc32c
         folder.mkdir(parents=True, exist_ok=True)
-        # TensorBoard reads the files in the order of these numbers: also if the clock went back.
+        # TensorBoard reads the files in the order of these numbers, so a number is higher than all
+        # earlier ones even if the clock was set back.
         numbers = [int(p.name.split(".")[3]) for p in folder.glob("events.out.tfevents.[0-9]*")]
         number = max([int(time.time()), *(n + 1 for n in numbers)])
         path = folder / f"events.out.tfevents.{number:010}.{platform.node()}"
-        self._file = path.open("xb", buffering=0)  # a full disk is told by the write itself
+        self._file = path.open("xb", buffering=0)  # the write itself raises on a full disk
         self._write(file_version="brain.Event:2")
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.SessionStatus.Value("START"))
         self._write(step=step + 1, session_log=start)
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        """Adds a point."""
+        """Add a point."""
         summary = {"value": [{"tag": name, "simple_value": value}]}
         self._write(step=step, summary=summary)
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._file.close()
 
     def _write(self, **fields: object) -> None:
-        """Adds a record: length, its checksum, an event, its checksum."""
+        """Add a record: length, the length's checksum, an event, the event's checksum."""
         event = self._event(wall_time=time.time(), **fields).SerializeToString()
         length = struct.pack("<Q", len(event))
         sums = [struct.pack("<I", self._checksum(part)) for part in (length, event)]

@@ -25,10 +25,15 @@ def test_a_file_is_made_and_replaced(tmp_path):
 def test_a_failure_leaves_the_old_file(tmp_path, error):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(error), atomic_path(path) as temporary:
-        temporary.write_text("half")
-        assert path.read_text() == "old"
-        raise error
+
+    def fail():
+        with atomic_path(path) as temporary:
+            temporary.write_text("half")
+            assert path.read_text() == "old"
+            raise error
+
+    with pytest.raises(error):
+        fail()
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -43,7 +48,7 @@ def test_what_cannot_be_written_is_an_os_error(tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     for path in (tmp_path / "file" / "below", tmp_path / "folder"):
-        with pytest.raises(OSError, match="/(file|folder)'"):
+        with pytest.raises(OSError, match=r"/(file|folder)'"):
             write_atomically(path, "x")
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 

@@ -1,9 +1,9 @@
-"""One device against eight, or two and four (fake ones, in a process of its own, in float64).
+"""A step on one device against eight, two and four fake ones, in another process, in float64.
 
-The step is the real one on the real network, with synchronised BN, dropout, flips, crops and
-erasing; only the backbone is cut to three inceptions, as its depth costs nothing but compile time.
-Image i is of identity i mod 4 and eight devices hold two images each, so every identity is spread
-over four devices and no device holds a positive: mining must see the global batch.
+The step and the network are the real ones, with synchronised BN, dropout, flips, crops and erasing.
+The backbone is cut to three inceptions to save compile time. Image i has identity i mod 4, and
+eight devices hold two images each: each identity is spread over four devices and no device holds a
+positive, so mining must use the global batch.
 """
 
 import functools
@@ -38,7 +38,7 @@ KEEP_GRADIENT = optax.GradientTransformation(
 
 
 def take_step(axis_name, *, sync_batch_norm=True):
-    """Loss, gradients and new statistics of one step on 16 images."""
+    """Return loss, gradients and new statistics of one step on 16 images."""
     model = BATNet(
         4,
         num_parts=1,
@@ -71,7 +71,7 @@ def take_step(axis_name, *, sync_batch_norm=True):
 
 
 def mine(axis_name):
-    """The triplet loss under pmap, candidates of all devices or of each alone."""
+    """Return the triplet loss under pmap, with the candidates of all devices or of each alone."""
     features = np.random.default_rng(0).normal(size=(len(LABELS), 6))
     loss = functools.partial(losses.triplet_loss, margin=1.0, num_negatives=1, axis_name=axis_name)
     return jax.pmap(loss, AXIS)(devices.split(features), devices.split(LABELS)).mean()
@@ -95,9 +95,9 @@ def results(tmp_path_factory):
 
 
 def compute(path, count):
-    """What a process with so many devices found."""
+    """Return the results of a process with `count` devices."""
     root = pathlib.Path(batnet_jax.__file__).parents[1]
-    # Unoptimised code compiles in a third of the time.
+    # Without optimisation the compiler takes a third of the time.
     flags = [
         f"--xla_force_host_platform_device_count={count}",
         "--xla_backend_optimization_level=0",
@@ -116,7 +116,7 @@ def compute(path, count):
 
 
 def assert_same(got, expected, rtol):
-    """Relative to the largest value of each array: a bias ahead of a BN has no gradient at all."""
+    """Compare relative to each array's largest value; a bias before BN has a gradient of 0."""
     scale = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
 
     def check(path, a, b):

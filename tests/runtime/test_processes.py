@@ -1,8 +1,8 @@
-"""Several processes against one, as on several hosts: here, on fake CPU devices, over gloo.
+"""Several processes against one, as on several hosts; here on fake CPU devices, over gloo.
 
-Compared is the real command line on a cut backbone, computing in float64: what one process adds up
-in another order than two shows in the 16th digit then, and the float32 parameters round it away,
-but for a value in some millions that lies next to the middle between two.
+The real command line runs on a cut backbone and computes in float64. One process adds numbers in
+another order than two, which changes the 16th digit. Rounding to float32 parameters removes the
+difference, except for one value in some millions that is almost half-way between two floats.
 """
 
 import json
@@ -22,7 +22,7 @@ from support.several_processes import (
 
 
 def run(folder, workdir, *arguments, processes=2, devices=2):
-    """A run that ends well; returns its outputs."""
+    """Run to a successful end; return the outputs."""
     ended = finish(start(small(folder, workdir, *arguments), processes, devices))
     assert [status for status, *_ in ended] == [0] * processes, [text for *_, text in ended]
     return ended
@@ -35,25 +35,25 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def two(folder):
-    """Two processes of two devices; the data is prepared by them. And what they wrote."""
+    """Return the workdir and the outputs of two processes with two devices each."""
     return folder / "two", run(folder, folder / "two")
 
 
 def assert_close_runs(workdir, other):
-    """The same but for the order in which numbers are added; see the head of this file."""
+    """Check that two runs differ only by the order of additions; see the module's docstring."""
     assert len(lines(workdir)) == STEPS
     for step, (mine, theirs) in enumerate(zip(lines(workdir), lines(other), strict=True), 1):
         assert mine == pytest.approx(theirs, rel=1e-12 if step == 1 else 1e-4)
     mine, theirs = arrays(workdir), arrays(other)
     assert mine.keys() == theirs.keys()
     for name, value in mine.items():
-        # Adam's steps are of the length of the learning rate whatever the gradient; where this is
-        # near nothing, its float32 moments make a few of a hundred of them out of rounding.
+        # Adam's steps have about the length of the learning rate, however small the gradient. For a
+        # gradient near 0, rounding of the float32 moments changes a few per cent of the steps.
         moved = 1e-4 * STEPS
-        # Statistics are sums over hundreds of parameters, each of which may be off by so much: up
-        # to some parts in a thousand of the largest were seen.
+        # Statistics are sums over hundreds of parameters with such differences. Up to some parts in
+        # a thousand of the largest value were seen.
         scale = np.abs(theirs[name]).max() if "batch_stats" in name else 0
-        # A bias ahead of a batch normalisation has no gradient but rounding, which Adam magnifies.
+        # The gradient of a bias before a batch normalisation is only rounding, magnified by Adam.
         free = "['bias']" in name and ("['conv']" in name or "['embedding']" in name)
         atol = 2 * moved if free else 5e-2 * moved + 1e-2 * scale
         np.testing.assert_allclose(value, theirs[name], rtol=1e-3, atol=atol, err_msg=name)
@@ -78,7 +78,7 @@ def test_only_the_lead_writes_and_prints(two):
 
 @pytest.mark.slow
 def test_sigterm_to_one_then_another_killed_then_the_end(folder, two, tmp_path):
-    """All end, after one step or soon; what they leave goes on as if nothing had happened."""
+    """All processes end together or soon; the run is then resumed without a difference."""
     workdir = tmp_path / "run"
     processes = start(small(folder, workdir))
     wait_for_steps(processes[0], workdir, 4)
@@ -103,8 +103,8 @@ def test_sigterm_to_one_then_another_killed_then_the_end(folder, two, tmp_path):
     assert_same_run(workdir, two[0])
 
 
-def test_what_one_cannot_do_all_refuse(folder, two, tmp_path):
-    """Each process ends with 2 and one line, in bounded time."""
+def test_a_mistake_in_one_process_ends_all(folder, two, tmp_path):
+    """Each process ends with status 2 and one line, in bounded time."""
     workdir, _ = two
     arguments = small(folder, workdir)
     cases = {
@@ -121,7 +121,7 @@ def test_what_one_cannot_do_all_refuse(folder, two, tmp_path):
 
 @pytest.mark.slow
 def test_eval_mode(folder, two, tmp_path):
-    """On two processes the figures of the training run's end, on request more."""
+    """Two processes repeat the figures of the run's end and add the requested ones."""
     workdir, _ = two
     path = workdir / "eval" / f"step_{STEPS}.json"
     before = json.loads(path.read_text())
@@ -184,7 +184,7 @@ def test_four_processes_are_one_with_as_many_devices(folder, tmp_path):
 
 @pytest.mark.slow
 def test_the_lead_killed_the_others_end(folder, two, tmp_path):
-    """JAX ends the others, who cannot go on without it; by its message or by ours."""
+    """JAX ends the other processes, which need the lead, with its message or ours."""
     workdir = tmp_path / "run"
     processes = start(small(folder, workdir), processes=4, devices=1)
     wait_for_steps(processes[0], workdir, 8)
@@ -206,5 +206,5 @@ def test_one_that_hangs_counts_as_dead_after_the_heartbeat(folder, two, tmp_path
         time.sleep(0.1)
     assert processes[0].returncode in (1, -signal.SIGABRT)
     assert time.monotonic() < begin + 60
-    processes[1].kill()  # it stands still
+    processes[1].kill()  # it is stopped
     finish(processes)

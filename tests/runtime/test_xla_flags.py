@@ -1,4 +1,4 @@
-"""What XLA is told before it starts."""
+"""The options of XLA that are set before JAX computes."""
 
 import importlib.util
 import os
@@ -9,7 +9,7 @@ import pytest
 
 from batnet_jax.runtime import xla_flags
 
-MACHINE = importlib.util.find_spec  # as it is without a test's changes
+MACHINE = importlib.util.find_spec  # before a test replaces it
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,7 @@ MACHINE = importlib.util.find_spec  # as it is without a test's changes
         ("--other", True, "--other"),
     ],
 )
-def test_what_is_added_to_the_flags(monkeypatch, flags, libtpu, expected):
+def test_the_option_is_added_to_the_flags(monkeypatch, flags, libtpu, expected):
     found = {"libtpu": object() if libtpu else None}
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: found[name] if name in found else MACHINE(name)
@@ -34,7 +34,7 @@ def test_what_is_added_to_the_flags(monkeypatch, flags, libtpu, expected):
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of XLA's CPU backend")
 def test_xla_obeys():
-    """conftest.py has called it: convolutions are XLA's, the rest is with YNNPACK as before."""
+    """conftest.py has set the option: YNNPACK has no convolutions, and the rest as before."""
     x, kernel, matrix = jnp.ones((8, 16, 16, 64)), jnp.ones((3, 3, 64, 64)), jnp.ones((512, 512))
 
     def convolve(x, kernel):

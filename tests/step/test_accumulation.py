@@ -1,8 +1,8 @@
-"""A batch in parts against the batch in one, in float64.
+"""A batch in parts against the whole batch at once, in float64.
 
-Without batch normalisation the two are the same, whatever the number of parts and of devices, with
-the same augmentation and dropout; with it, the oracle is the network on each part and the loss of
-all, written down and differentiated as one function.
+Without batch normalisation the results are the same for any number of parts and devices, including
+augmentation and dropout. With batch normalisation, the oracle is one differentiable function: the
+network on each part, then the loss of the whole batch.
 """
 
 import functools
@@ -38,7 +38,7 @@ KEEP_GRADIENT = optax.GradientTransformation(
 
 
 class Small(nn.Module):
-    """No batch normalisation; in its place a count of the calls."""
+    """A network that counts its calls in place of batch normalisation."""
 
     axis_name: str | None = None
 
@@ -64,7 +64,7 @@ def make_step(model, accumulate, axis_name=None):
 
 
 def make_state(model, size):
-    """Values other than those of initialisation, float64."""
+    """Return float64 values that differ from those of the initialisation."""
     shapes = jax.eval_shape(
         functools.partial(model.clone(axis_name=None).init, train=False),
         jax.random.key(0),
@@ -83,7 +83,7 @@ def make_batch(size):
 
 
 def take(model, accumulate, size, axis_name=None):
-    """Loss, gradients and new statistics of a step."""
+    """Return loss, gradients and new statistics of a step."""
     step, state, batch = make_step(model, accumulate, axis_name), make_state(model, size), None
     if axis_name:
         step = jax.pmap(step, axis_name, in_axes=(None, 0), out_axes=(None, None))
@@ -95,7 +95,7 @@ def take(model, accumulate, size, axis_name=None):
 
 
 def close(got, expected, tolerance):
-    """Relative to each leaf's largest value."""
+    """Compare relative to each leaf's largest value."""
 
     def compare(path, got, expected):
         error = np.abs(got - expected).max() / np.abs(expected).max()
@@ -121,14 +121,14 @@ def whole():
 @pytest.mark.parametrize("accumulate", [2, 4, 16])
 def test_parts_change_nothing_without_batch_norm(whole, accumulate):
     metrics, gradients, stats = take(Small(), accumulate, (16, 8))
-    # Augmentation is in float32, and rounds in another way for another number of images: 1e-9.
+    # Augmentation in float32 rounds differently for another number of images, by about 1e-9.
     close((metrics, gradients), whole[:2], 1e-7)
     assert stats["count"] - whole[2]["count"] == pytest.approx(accumulate - 1)
 
 
 @pytest.mark.usefixtures("float64")
 def test_mining_within_the_parts_would_show(whole):
-    """Each part has one image of each identity, and so no positives."""
+    """Each part has one image of each identity, so mining within it would find no positive."""
     features = np.random.default_rng(0).normal(size=(16, 6))
     labels = accumulation.split(LABELS, 4)
     assert all(len(set(part)) == 4 for part in labels.tolist())
@@ -178,14 +178,14 @@ def test_network_in_parts_equals_the_oracle(monkeypatch):
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(gradients))
 
     def compare(path, got, expected):
-        # Behind a batch normalisation the gradient of a bias is rounding alone: hence the floor.
+        # Before a batch normalisation the gradient of a bias is only rounding: hence the floor.
         bound = 1e-8 * np.abs(expected).max() + 1e-13 * largest
         assert np.abs(got - expected).max() < bound, jax.tree_util.keystr(path)
 
     jax.tree_util.tree_map_with_path(compare, got_gradients, gradients)
 
 
-def test_memory_is_that_of_a_part():
+def test_a_step_in_parts_takes_less_memory():
     size = (128, 64)
     step = make_step(Small(), 1), make_step(Small(), 4)
     with jax.enable_x64(True):
@@ -197,7 +197,7 @@ def test_memory_is_that_of_a_part():
 
 
 def child(what, path):
-    """On one device and on two, there in two parts of each; what is compared."""
+    """Take a step on one device, and on two devices in two parts each; write both results."""
     assert jax.device_count() == 2
     googlenet.BLOCK_INCEPTIONS.update({2: ("3a",), 3: (), 4: ()})
     network = BATNet(4, num_parts=0, width=1 / 16, embedding_dim=8, dropout=0.3, dtype=jnp.float64)
@@ -232,7 +232,7 @@ def test_two_devices_in_parts_equal_the_whole_on_one(tmp_path):
 
 @pytest.mark.slow
 def test_parts_of_a_network_do_not_depend_on_the_devices(tmp_path):
-    """With batch normalisation, synchronised: part m is of the same images on one device."""
+    """With synchronised batch normalisation, as part m has the same images on one device."""
     one, two = run_child("network", tmp_path / "results")
     close((two[0], two[2]), (one[0], one[2]), 1e-7)
     largest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(one[1]))
@@ -244,14 +244,14 @@ def test_parts_of_a_network_do_not_depend_on_the_devices(tmp_path):
     ("parts", "words"),
     [(0, "must be above 0"), (3, "does not divide .* 16 x 4 = 64"), (128, "does not divide")],
 )
-def test_refused(parts, words):
+def test_numbers_of_parts_that_are_refused(parts, words):
     config = default_config()
     config.batch.accumulate = parts
     with pytest.raises(UserError, match=rf"config\.batch\.accumulate={parts} {words}"):
         validate(config)
 
 
-def test_refused_if_a_device_cannot_share(monkeypatch):
+def test_a_device_whose_images_do_not_divide_into_the_parts(monkeypatch):
     config = default_config()
     config.batch.accumulate = 16
     check_batch(config)

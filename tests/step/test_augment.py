@@ -81,12 +81,12 @@ def test_crop_is_one_of_opencvs(shape):
     candidates = np.stack([enlarged[r : r + height, c : c + width] for r, c in offsets])
     crops = over_keys(augment.enlarge_and_crop, image, 600, probability=1.0)
     errors = np.array([np.abs(candidates - crop).max((1, 2, 3)) for crop in crops])
-    # OpenCV's weights are float32 too: rounding of values up to 1.
+    # OpenCV's weights are float32 too, so values up to 1 are rounded.
     assert (errors.min(1) < 1e-5).all()
     assert ((errors < 1e-5).sum(1) == 1).all()
     found = np.bincount(errors.argmin(1), minlength=len(offsets))
-    assert found.min() > 0  # every offset, the borders included
-    # Each about equally often: chi-squared has the mean n - 1 and the variance 2 (n - 1).
+    assert found.min() > 0  # every offset occurs, including the borders
+    # All about equally often: chi-squared has mean n - 1 and variance 2 (n - 1).
     chi_squared = ((found - found.mean()) ** 2 / found.mean()).sum()
     degrees = len(offsets) - 1
     assert abs(chi_squared - degrees) < 5 * np.sqrt(2 * degrees)
@@ -99,9 +99,9 @@ def test_crop_probability(image, probability):
 
 
 def rectangles(erased, image):
-    """Heights, widths and corners of the erased rectangles, which are checked to be ones."""
+    """Return heights, widths and corners of the erased rectangles; check their shape."""
     holes = (erased == 0).all(-1)
-    assert ((erased == image) | holes[..., None]).all()  # the rest is as it was
+    assert ((erased == image) | holes[..., None]).all()  # the rest is unchanged
     rows, columns = holes.any(2), holes.any(1)
     heights, widths = rows.sum(1), columns.sum(1)
     tops, lefts = rows.argmax(1), columns.argmax(1)
@@ -119,14 +119,14 @@ def test_erased_rectangles(image):
     erased = over_keys(augment.random_erasing, image, probability=1.0)
     h, w, top, left = rectangles(erased, image)
     assert (h > 0).all()  # every image
-    # Sides are rounded, so area and aspect lie within the limits of sides half a pixel off.
+    # Sides are rounded, so the limits of area and aspect hold for sides changed by half a pixel.
     assert ((h + 0.5) * (w + 0.5) >= 0.02 * height * width).all()
     assert ((h - 0.5) * (w - 0.5) <= 0.4 * height * width).all()
     assert ((h + 0.5) / (w - 0.5) >= 0.3).all()
     assert ((h - 0.5) / (w + 0.5) <= 1 / 0.3).all()
     assert (h * w / (height * width)).min() < 0.03
     assert (h * w / (height * width)).max() > 0.37
-    # Anywhere, up to all four borders.
+    # Rectangles reach all four borders.
     assert top.min() == 0
     assert left.min() == 0
     assert (top + h).max() == height
@@ -136,8 +136,8 @@ def test_erased_rectangles(image):
 
 
 @pytest.mark.parametrize("shape", [(64, 32, 3), (32, 64, 3)], ids=str)
-def test_erased_sizes_follow_the_law(shape):
-    # All attempts are drawn at once and the first that fits is taken: the law of drawing again.
+def test_erased_sizes_have_the_published_distribution(shape):
+    # The first that fits of all attempts has the distribution of drawing until one fits.
     image = np.ones(shape, np.float32)
     erased = over_keys(augment.random_erasing, image, probability=1.0)
     h, w, _, _ = rectangles(erased, image)
@@ -169,7 +169,7 @@ def test_augment_is_a_function_of_the_key(images):
     first = run_augment(keys(8), images)
     np.testing.assert_array_equal(run_augment(keys(8), images), first)
     assert (run_augment(keys(8, seed=1), images) != first).any((1, 2, 3)).all()
-    # Nor is it the same for every image of a batch.
+    # And it differs between the images of a batch.
     same = run_augment(keys(8), np.repeat(images[:1], 8, axis=0))
     assert len(np.unique(same.reshape(8, -1), axis=0)) > 4
 
@@ -177,7 +177,7 @@ def test_augment_is_a_function_of_the_key(images):
 def test_augment_does_not_depend_on_how_the_batch_is_split(images):
     whole = run_augment(keys(8), images)
     halves = [run_augment(keys(8)[half], images[half]) for half in (slice(4), slice(4, 8))]
-    # Another batch size may vectorise otherwise: rounding of values up to 3.
+    # Another batch size may be vectorised differently, so values up to 3 are rounded.
     np.testing.assert_allclose(np.concatenate(halves), whole, atol=1e-5)
     order = np.random.default_rng(0).permutation(8)
     np.testing.assert_allclose(run_augment(keys(8)[order], images[order]), whole[order], atol=1e-5)
@@ -194,7 +194,7 @@ def test_augment_without_erasing_and_enlarging_normalises_and_flips(images):
 
 
 def test_augment_erases_to_the_mean_colour(images):
-    # 0 after normalisation, which no byte is: the mean is not a multiple of 1 / 255.
+    # No byte is 0 after normalisation, as the mean is not a multiple of 1 / 255.
     assert not (augment.normalise(images) == 0).any()
     got = run_augment(keys(8), images, erasing=1.0)
     share = (got == 0).all(-1).mean((1, 2))

@@ -1,6 +1,7 @@
-"""Losses against loops, and by hand. In float64 only the order of sums differs: 1e-10.
+"""Losses against loops and hand-worked numbers; in float64 they agree to 1e-10.
 
-Distances come from |a|^2 + |b|^2 - 2ab, whose cancellation leaves 1e-16 |a|^2 / d: 1e-12 here.
+Sums are in another order. Distances are computed from |a|^2 + |b|^2 - 2ab; cancellation leaves an
+error of 1e-16 |a|^2 / d, here 1e-12.
 """
 
 from functools import partial
@@ -70,8 +71,8 @@ def test_one_negative_is_batch_hard():
 
 
 def test_triplet_loss_in_float32_at_the_features_real_size():
-    # 512 values behind BN and ReLU: lengths of 16, so |a|^2 = 256 is known to 3e-5 and distances
-    # (about 16 too) to 1e-6 or so each; the mean of 24 x 5 hinges of about 1 to 1e-5.
+    # 512 values after BN and ReLU have a length of about 16. So |a|^2 = 256 is accurate to 3e-5,
+    # distances (about 16 too) to about 1e-6, and the mean of 24 x 5 hinges of about 1 to 1e-5.
     rng = np.random.default_rng(0)
     features = np.maximum(rng.normal(size=(24, 512)), 0).astype(np.float32)
     pids = np.arange(24) % 6
@@ -93,7 +94,7 @@ def test_triplet_gradient_against_differences():
         moved[1][index] -= step
         high, low = (training_oracle.triplet_loss(f, pids, 1.0, 3) for f in moved)
         expected[index] = (high - low) / (2 * step)
-    # Differences: 1e-16 / step of rounding, step^2 of curvature.
+    # Finite differences have errors of 1e-16 / step (rounding) and step^2 (curvature).
     np.testing.assert_allclose(gradient, expected, atol=1e-8)
 
 
@@ -105,8 +106,8 @@ def test_gradient_is_finite_where_features_coincide(dtype, margin):
         features = features.astype(dtype)
         same = np.flatnonzero(pids == pids[0])
         other = np.flatnonzero(pids != pids[0])
-        features[same[1]] = features[same[0]]  # two of one person
-        features[other[0]] = features[same[0]]  # and one of another
+        features[same[1]] = features[same[0]]  # two images of one person
+        features[other[0]] = features[same[0]]  # and an image of another person
         loss_and_gradient = jax.jit(
             jax.value_and_grad(partial(triplet_loss, margin=margin, num_negatives=5))
         )
@@ -147,7 +148,7 @@ def test_mining_sees_the_whole_batch(devices):
 
 
 def test_cross_entropy_by_hand():
-    # Softmax (3/4, 1/4): 0.8 log(4/3) + 0.2 log 4 where 0.4 is spread over two classes.
+    # Softmax (3/4, 1/4): 0.8 log(4/3) + 0.2 log 4 with a smoothing of 0.4 over two classes.
     scores = np.log(np.array([[3.0, 1.0]]), dtype=np.float32)
     got = cross_entropy(scores, np.array([0]), smoothing=0.4)
     np.testing.assert_allclose(got, 0.8 * np.log(4 / 3) + 0.2 * np.log(4), rtol=1e-6)

@@ -28,7 +28,7 @@ def test_adam_equals_the_oracle(weight_decay):
     rng = np.random.default_rng(0)
     values = [rng.normal(size=(3, 4)), rng.uniform(1, 2, 5)]
     gradients = [[rng.normal(size=v.shape) for v in values] for _ in range(5)]
-    gradients[2][0][:] = 0  # then L2 alone moves the values, or the momentum
+    gradients[2][0][:] = 0  # then only L2 or the momentum changes the values
     with jax.enable_x64(True):
         schedule = learning_rate_schedule(
             1e-2, decay_epochs=(3,), decay_factor=0.1, steps_per_epoch=1
@@ -36,11 +36,11 @@ def test_adam_equals_the_oracle(weight_decay):
         got = run_adam(values, gradients, schedule, weight_decay)
     rates = [1e-2, 1e-2, 1e-2, 1e-3, 1e-3]
     decoupled = []
-    for i in (0, 1):  # every parameter decays, a BN's scale too
+    for i in (0, 1):  # every parameter decays, including a BN's scale
         own = [step[i] for step in gradients]
         options = {"weight_decay": weight_decay, **BETAS}
         expected = training_oracle.adam(values[i], own, rates, **options)
-        # The learning rate may be float32 (6e-8 of an update, 1e-2 of the values); else rounding.
+        # A float32 learning rate changes an update, 1e-2 of the values, by 6e-8; the rest rounds.
         np.testing.assert_allclose(got[i], expected, rtol=0, atol=1e-8)
         adamw = training_oracle.adam(values[i], own, rates, decoupled=True, **options)
         decoupled.append(np.abs(adamw - got[i]).max())
@@ -57,13 +57,13 @@ def test_schedule_at_the_borders_of_the_epochs(steps_per_epoch):
         decay_factor=config.decay_factor,
         steps_per_epoch=steps_per_epoch,
     )
-    # Epochs from 0: the 150th and earlier have the whole rate, as PyTorch's MultiStepLR.
+    # Epochs 0 to 149 have the full learning rate, as with PyTorch's MultiStepLR.
     for epoch, rate in [
         (0, 5e-4), (149, 5e-4), (150, 5e-5), (199, 5e-5), (200, 5e-6), (249, 5e-6), (250, 5e-7),
         (299, 5e-7),
     ]:  # fmt: skip
         for step in (epoch * steps_per_epoch, (epoch + 1) * steps_per_epoch - 1):
-            # Float32, three factors.
+            # A product of three factors in float32.
             np.testing.assert_allclose(schedule(step), rate, rtol=1e-6)
             np.testing.assert_allclose(schedule(np.int32(step)), rate, rtol=1e-6)
 
@@ -103,7 +103,7 @@ def test_cosine_and_warm_up_by_hand(warmup):
     assert float(schedule(120)) == float(schedule(10**6)) == 0
 
 
-def test_without_a_warm_up_the_schedule_is_as_it_was():
+def test_without_a_warm_up_the_schedule_is_unchanged():
     schedule = optax.constant_schedule(1.0)
     assert warm_up(schedule, steps=0, factor=0.1) is schedule
 
@@ -115,7 +115,7 @@ def test_the_config_names_the_schedule(steps_per_epoch):
     config.decay_epochs = (40, 70)
     config.schedule = "cosine"
     cosine = make_schedule(config, steps_per_epoch)
-    config.schedule = "piecewise"  # with a warm-up: the rates of Luo et al.
+    config.schedule = "piecewise"  # with a warm-up: the learning rates of Luo et al.
     piecewise = make_schedule(config, steps_per_epoch)
     steps = 120 * steps_per_epoch
     for step in (0, 1, 5, 9, 10, 39, 40, 69, 70, 119):

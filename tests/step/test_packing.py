@@ -1,4 +1,4 @@
-"""The training loop's state with its arrays end to end: the same values, the same steps."""
+"""A packed state: the same values and the same steps."""
 
 from functools import partial
 
@@ -24,9 +24,9 @@ def assert_equal(got, expected):
 
 
 @pytest.mark.parametrize("kernels", [True, False])
-def test_what_is_packed_comes_out_the_same(kernels):
+def test_unpacking_inverts_packing(kernels):
     packed = pack(TREE, kernels=kernels)
-    assert isinstance(packed.joined, np.ndarray)  # nothing has gone to a device
+    assert isinstance(packed.joined, np.ndarray)  # it was not copied to a device
     assert packed.joined.shape == ((18,) if kernels else (5,))
     assert len(packed.others) == (0 if kernels else 3)
     assert_equal(unpack(packed), TREE)
@@ -35,7 +35,7 @@ def test_what_is_packed_comes_out_the_same(kernels):
 
 
 @pytest.mark.parametrize("kernels", [True, False])
-def test_gradients_are_packed_as_the_parameters_are(kernels):
+def test_gradients_are_packed_like_the_parameters(kernels):
     like = pack(TREE, kernels=kernels)
     gradients = jax.tree.map(lambda leaf: 2 * leaf, TREE)
     packed = pack_like(gradients, like)
@@ -44,20 +44,20 @@ def test_gradients_are_packed_as_the_parameters_are(kernels):
     assert pack_like(gradients, TREE) is gradients
 
 
-def test_arrays_of_several_types_do_not_become_one():
+def test_arrays_of_several_types_cannot_be_packed():
     tree = {"count": np.zeros(3, np.int32), "scale": np.ones(2, np.float32)}
     with pytest.raises(TypeError, match=r"float32.*int32"):
         pack(tree, kernels=False)
 
 
-def test_a_tree_without_vectors_and_one_of_nothing():
+def test_a_tree_without_vectors_and_an_empty_tree():
     for tree in ({"kernel": np.ones((2, 3))}, {}):
         assert_equal(unpack(pack(tree, kernels=False)), tree)
         assert_equal(unpack(pack(tree, kernels=True)), tree)
 
 
 @pytest.mark.parametrize(("backend", "arrays"), [("gpu", 1), ("cpu", 4), ("tpu", 4)])
-def test_what_is_joined_is_the_backends(backend, arrays, monkeypatch):
+def test_kernels_are_packed_on_a_gpu_only(backend, arrays, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     assert len(jax.tree.leaves(pack_state([TREE])[0])) == arrays
 
@@ -69,7 +69,7 @@ def x64():
 
 
 def make_step(kernels):
-    """A recipe, its fresh state, that state packed, and a batch."""
+    """Return a recipe, its fresh state, the packed state, and a batch."""
     config = default_config()
     config.model.update({"width": 1 / 16, "dtype": "float64"})
     recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=None)
@@ -101,7 +101,7 @@ def test_steps_on_a_packed_state_are_the_same_steps(kernels):
 
 @pytest.mark.usefixtures("short_backbone", "x64")
 def test_a_packed_state_keeps_its_form():
-    """So that the second step is not compiled anew."""
+    """Otherwise the second step would be compiled again."""
     recipe, _, packed, batch = make_step(kernels=True)
     after, _ = jax.eval_shape(partial(train_step, recipe=recipe), packed, batch)
     assert jax.tree.structure(after) == jax.tree.structure(packed)

@@ -1,4 +1,4 @@
-"""The steps around a network that is not one, so that what goes in and out can be seen."""
+"""The training step around stubs in place of the network, which show its inputs and outputs."""
 
 from functools import partial
 
@@ -20,7 +20,7 @@ STEPS_PER_EPOCH = 3
 
 
 class Mirror:
-    """Gives the images it was shown back as its statistics."""
+    """A stub that returns its images as statistics."""
 
     def apply(self, variables, images, *, train, rngs, mutable):
         assert train
@@ -32,7 +32,7 @@ class Mirror:
 
 @pytest.fixture(scope="module")
 def step():
-    """Step number and seed to the augmented images and the metrics."""
+    """Return a function from step and seed to the augmented images and the metrics."""
     config = default_config()
     config.augment.erasing_start_epoch = 2
     config.augment.erasing_probability = 1.0
@@ -63,7 +63,7 @@ STRONG = {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0, "num_par
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 @pytest.mark.usefixtures("short_backbone")
 def test_a_step_keeps_the_types(dtype, model):
-    """So that a restored state is the same as the one saved, and the second step not compiled."""
+    """Otherwise the second step would be compiled again, and a restored state would differ."""
     config = default_config()
     config.model.update({"width": 1 / 16, "dtype": dtype} | model)
     recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=None)
@@ -82,7 +82,7 @@ def test_erasing_starts_with_its_epoch(step):
     assert (first == 0).any((1, 2, 3)).all()
 
 
-def test_learning_rate_is_that_of_the_step_taken(step):
+def test_the_learning_rate_is_of_the_step_taken(step):
     assert step(2 * STEPS_PER_EPOCH - 1)[1]["lr"] == pytest.approx(5e-4)
     assert step(2 * STEPS_PER_EPOCH)[1]["lr"] == pytest.approx(5e-5)
 
@@ -100,7 +100,7 @@ def test_loss_is_the_sum_of_its_parts(step):
 
 
 class Fixed:
-    """Gives fixed features, whatever the images; f_p is long, and one f_a is 0."""
+    """A stub with fixed features; f_p is long, and one f_a is 0."""
 
     f_a = np.array([[3.0, 4.0], [0.0, 0.0]], np.float32)
     f_p = np.array([[0.0, 50.0], [60.0, 80.0]], np.float32)

@@ -67,13 +67,13 @@ def test_only_the_lines_of_figures_fetch_values(tmp_path, monkeypatch):
     config = default_config()
     config.batch.identities = 2
     config.log.every_steps = EVERY
-    config.eval.every_epochs = config.checkpoint.every_epochs = 1  # which is a step here
+    config.eval.every_epochs = config.checkpoint.every_epochs = 1  # an epoch has one step here
 
     def step(state, batch):
         names = ("loss", "loss_ce", "loss_triplet", "lr")
         return state, {name: Pending(asked) for name in names}
 
-    def device_get(tree):  # the one way to wait that is allowed
+    def device_get(tree):  # the only way to wait that is allowed
         fetched.append(len(jax.tree.leaves(tree)))
         return jax.tree.map(lambda _: np.float32(1), tree)
 
@@ -107,12 +107,12 @@ def test_only_the_lines_of_figures_fetch_values(tmp_path, monkeypatch):
     assert asked == []
     assert metrics_log.steps == [4, 8, 10]
     assert fetched == [4 * EVERY, 4 * EVERY, 4 * 2]  # four figures a step, all at once
-    # By step 4 nothing had been fetched before its own line, and so on.
+    # The figures are fetched for steps 4, 8 and 10 and never before.
     assert shown == [(n, n // EVERY + (n == STEPS)) for n in range(1, STEPS + 1)]
 
 
 @pytest.mark.parametrize("look", [float, bool, np.asarray, lambda x: x.block_until_ready()])
-def test_a_look_at_a_pending_value_is_noted(look):
+def test_a_request_for_a_pending_value_is_noted(look):
     asked = []
     look(Pending(asked))
     assert asked

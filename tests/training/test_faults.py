@@ -1,4 +1,4 @@
-"""What disk, memory, data and numbers can do to a run, and in which line it says so."""
+"""Runs with faults of disk, memory, data and numbers: the message, and the next run."""
 
 import errno
 import json
@@ -54,9 +54,9 @@ def lose_state(state, parts):
         (lose_state, "opt_state/momentum is not finite after step 5, on the images '"),
     ],
 )
-def test_what_is_not_finite_is_never_saved(runs, lose, message):
+def test_values_that_are_not_finite_are_never_saved(runs, lose, message):
     runs.fail_at(5, lose)
-    with pytest.raises(NotFiniteError) as error:  # although the log looks at every 100th step only
+    with pytest.raises(NotFiniteError) as error:  # although only each 100th step is logged
         runs.train(**{"log.every_steps": 100})
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
@@ -65,7 +65,9 @@ def test_what_is_not_finite_is_never_saved(runs, lose, message):
     assert (report["step"], len(report["files"]), len(report["labels"])) == (5, 8, 8)
     assert steps_saved(workdir) == [1, 2, 3, 4]
     assert all(np.isfinite(value).all() for value in arrays(workdir, 4).values())
-    runs.monkeypatch.setattr(training, "train_step", fake_step)  # the cause is gone: it goes on
+    runs.monkeypatch.setattr(
+        training, "train_step", fake_step
+    )  # without the fault the run continues
     runs.train(**{"log.every_steps": 100})
     whole = runs.train("whole")
     for name, value in arrays(workdir).items():
@@ -74,7 +76,7 @@ def test_what_is_not_finite_is_never_saved(runs, lose, message):
 
 def test_out_of_device_memory_in_training(runs):
     def greedy(state, batch, *, recipe):
-        with jax.ensure_compile_time_eval():  # at once: in a step XLA's CPU client would abort
+        with jax.ensure_compile_time_eval():  # at once, as in a step XLA's CPU client would abort
             jnp.zeros((1 << 42,)).block_until_ready()
         return fake_step(state, batch, recipe=recipe)
 
@@ -106,7 +108,7 @@ def test_out_of_host_memory(runs):
 
 
 def filling(original, folder, at):
-    """`original`, before whose call number `at` the disk fills up."""
+    """Return `original` in a wrapper that fills the disk before call number `at`."""
     calls = iter(range(1, 1000))
 
     def call(*arguments, **keywords):
@@ -117,7 +119,7 @@ def filling(original, folder, at):
     return call
 
 
-# Orbax's event loops are closed while TensorStore still wants to tell them of the failure.
+# TensorStore reports the failure to event loops that Orbax has already closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(
     ("where", "name", "at", "saved"),
@@ -130,9 +132,9 @@ def filling(original, folder, at):
     ],
 )
 def test_a_full_disk(runs, small_disk, where, name, at, saved, capfd):
-    """The last save may still be under way when the disk fills up; the one before is whole."""
+    """The last save may be incomplete when the disk fills up; the save before is complete."""
     full = filling(getattr(where, name), small_disk, at)
-    if name == "check_room":  # as if the disk filled up after it
+    if name == "check_room":  # as if the disk filled up after the check
         full = filling(lambda *_: None, small_disk, at)
     runs.monkeypatch.setattr(where, name, full)
     message = "cannot write to the workdir '.*' .*No space left on device.*: make room"
@@ -143,7 +145,7 @@ def test_a_full_disk(runs, small_disk, where, name, at, saved, capfd):
     if saved:
         assert steps_saved(small_disk / "run")[: saved - 1] == list(range(1, saved))
     (small_disk / "filler").unlink()
-    workdir = runs.train("disk/run")  # room was made
+    workdir = runs.train("disk/run")  # with room again
     for step, value in arrays(runs.train("whole")).items():
         np.testing.assert_array_equal(arrays(workdir)[step], value, err_msg=step)
     assert not [p for p in (workdir / "checkpoints").iterdir() if "tmp" in p.name]
@@ -160,7 +162,7 @@ def test_a_full_disk_while_preparing(small_disk):
     assert len(load_dataset("pedestrians", variant="tiny", data_dir=small_disk).train) > 0
 
 
-def test_other_errors_are_left_alone(tmp_path):
+def test_other_errors_are_raised_unchanged(tmp_path):
     for error in (ValueError("a bug"), OSError(errno.EINVAL, "x"), KeyError("x")):
         with pytest.raises(type(error)) as raised, as_run_failure(tmp_path, lower="nothing"):
             raise error
@@ -178,7 +180,7 @@ def test_a_read_only_workdir(runs, small_disk):
             runs.train("disk/run", steps=steps)
     with pytest.raises(UserError, match="cannot write to the workdir"):
         runs.train("disk/new")
-    assert checkpoints.restore_metadata(workdir, 2)["config"]["seed"] == 0  # reading is fine
+    assert checkpoints.restore_metadata(workdir, 2)["config"]["seed"] == 0  # it can be read
 
 
 def test_an_image_that_a_worker_cannot_read(runs):
@@ -196,7 +198,7 @@ def test_an_image_that_a_worker_cannot_read(runs):
 
 
 def test_data_that_is_deleted_or_overwritten_in_a_run(runs):
-    """What is open stays readable when its name goes; bytes that change are told."""
+    """A deleted file that is open stays readable; a file with other bytes is an error."""
     options = {"data.cache_gb": 0.0, "data.disk_cache_gb": 0.0, "data.dir": str(runs.folder / "d")}
     whole = runs.train("whole", **options)
     files = list((runs.folder / "d").rglob("*.array_record*"))
@@ -224,13 +226,13 @@ def test_data_that_is_deleted_or_overwritten_in_a_run(runs):
     assert "\n" not in str(error.value)
 
 
-def test_evaluation_that_was_cut_short_is_made_up_for(runs):
+def test_an_interrupted_evaluation_is_repeated_by_the_next_run(runs):
     plan = {"eval.every_epochs": 4}
     whole = runs.train("whole", **plan)
     write_result = evaluate.write_result
 
     def killed(*arguments):
-        raise KeyboardInterrupt  # stands for SIGKILL: nothing after it happens
+        raise KeyboardInterrupt  # in place of SIGKILL: nothing after it happens
 
     runs.monkeypatch.setattr(evaluate, "write_result", killed)
     with pytest.raises(KeyboardInterrupt):

@@ -1,6 +1,6 @@
-"""Preparing that is killed at any moment.
+"""The preparation of a data set, killed at any moment: the next one completes it.
 
-The outcomes are in the table of data/test_images.py.
+The table in data/test_images.py has the outcomes.
 """
 
 import os
@@ -19,7 +19,7 @@ from pathlib import Path
 from batnet_jax.data import load_dataset
 
 def prepare(number):
-    pid = os.fork()  # so that the imports are paid for once
+    pid = os.fork()  # one import for all
     if not pid:
         load_dataset("market1501", data_dir=f"{sys.argv[1]}/{number}", manual_dir=sys.argv[2])
         os._exit(0)
@@ -30,7 +30,7 @@ os.waitpid(prepare("whole"), 0)
 seconds = time.perf_counter() - start
 for number in range(int(sys.argv[3])):
     pid = prepare(number)
-    if number % 2:  # in the middle for sure
+    if number % 2:  # certainly during the preparation
         place, deadline = Path(sys.argv[1], str(number)), time.perf_counter() + 60
         while not any(place.rglob("incomplete*")) and time.perf_counter() < deadline:
             time.sleep(0.001)
@@ -43,7 +43,7 @@ for number in range(int(sys.argv[3])):
 
 @pytest.mark.parametrize("kills", [6, pytest.param(60, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(tmp_path, kills):
-    """From right after the start to about the end, in even steps; every other in the middle."""
+    """Kills at even intervals from start to end; every other kill is during the writing."""
     files = {f"{number:04}_c1s1_0.jpg": jpg(number) for number in range(10, 160)}
     write_tree(tmp_path / "m", market_with(files))
     command = [sys.executable, "-c", KILLER, tmp_path / "data", tmp_path / "m", str(kills)]
@@ -59,4 +59,4 @@ def test_killed_at_any_moment(tmp_path, kills):
         again = load_dataset("market1501", data_dir=data, manual_dir=tmp_path / "m")
         assert contents(again) == expected
         assert list(data.rglob("incomplete*")) == []
-    assert half > 0  # some were in the middle of it
+    assert half > 0  # some were during the writing

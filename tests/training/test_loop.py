@@ -1,4 +1,4 @@
-"""The loop's plain parts: which batches, when to save, what a window reports and refuses."""
+"""The pure parts of the loop: batches, due steps, and the figures and errors of a window."""
 
 import json
 import string
@@ -25,7 +25,7 @@ def small_config():
     return config
 
 
-def test_batches_are_the_plans_in_order_whatever_the_first_step():
+def test_batches_are_the_plans_in_order_from_any_first_step():
     config, length = small_config(), RunLength(steps_per_epoch=3, total=8)
     whole = np.stack(list(batches(config, LABELS, 0, length)))
     plans = [epoch_plan(LABELS, **shape_of(config), seed=0, epoch=e) for e in range(3)]
@@ -77,7 +77,7 @@ def test_a_window_reports_means_and_the_last_rate(tmp_path):
     assert (figures["step"], figures["epoch"]) == (4, 1)  # step 4 is the first of epoch 1
     assert (figures["loss"], figures["lr"], figures["data_wait"]) == (2.5, 0.25, 0)
     window.add(metrics(7.0), ROW)
-    assert window.close(5, 0.0)["loss"] == 7  # nothing is left of the window before
+    assert window.close(5, 0.0)["loss"] == 7  # without the steps of the window before
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -106,7 +106,7 @@ def test_a_state_that_is_not_finite_is_not_saved(tmp_path):
     assert window.fetch_finite(5, good) == good
     with pytest.raises(FloatingPointError, match="a/b is not finite after step 5, on the images"):
         window.fetch_finite(5, good | {"a": {"b": jnp.array([1.0, np.inf])}})
-    window.add(metrics(np.nan), ROW + 1)  # the loss went first: that step is the one to look at
+    window.add(metrics(np.nan), ROW + 1)  # the loss became NaN before the state
     window.add(metrics(np.nan), ROW + 2)
     with pytest.raises(FloatingPointError, match="the loss is nan at step 6, on the images 'b"):
         window.fetch_finite(7, good | {"a": {"b": jnp.array([1.0, np.nan])}})

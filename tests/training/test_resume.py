@@ -1,6 +1,7 @@
-"""A run that is stopped by whatever and started again ends as if nothing had happened, bit by bit.
+"""A run that was stopped in any way and resumed ends with the bits of an uninterrupted run.
 
-The runs are processes of the main job, on a tiny data set and a narrow, cut net, as in test_main.
+Each run is a process of the main program, on a tiny data set and a narrow, cut network, as in
+test_main.
 """
 
 import fcntl
@@ -26,7 +27,7 @@ from support.run_main import (
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The uninterrupted run; its folder holds the data for all."""
+    """Return the workdir of the uninterrupted run; its folder holds the data for all runs."""
     folder = tmp_path_factory.mktemp("resume")
     process = run_small(folder, folder / "whole", *PLAN)
     assert process.returncode == 0, process.stderr
@@ -53,7 +54,7 @@ def test_sigterm_saves_and_ends_with_143(whole, tmp_path):
 
 
 def test_a_second_run_is_the_same(whole, tmp_path):
-    """And nothing of it depends on the folder."""
+    """A run does not depend on its folder either."""
     process = run_small(whole.parent, tmp_path / "run", *PLAN)
     assert process.returncode == 0, process.stderr
     assert_same_run(tmp_path / "run", whole)
@@ -61,7 +62,7 @@ def test_a_second_run_is_the_same(whole, tmp_path):
 
 @pytest.mark.slow
 def test_resumed_on_two_devices(whole, tmp_path):
-    """The same but for the order in which floats are added, which a dozen steps magnify."""
+    """Floats are added in another order, and a dozen steps magnify the difference."""
     shutil.copytree(whole, tmp_path / "run")
     for step in steps_saved(tmp_path / "run")[1:]:
         shutil.rmtree(tmp_path / "run" / "checkpoints" / str(step))
@@ -81,7 +82,7 @@ def test_resumed_on_two_devices(whole, tmp_path):
 
 
 def kill_until_done(whole, workdir, seed, kills):
-    """Kills at random moments; the next process goes on where there is something to go on with."""
+    """Kill processes at random moments; let the last one complete the run."""
     rng = random.Random(seed)
     for _ in range(kills):
         done = len(lines(workdir)) if (workdir / "metrics.jsonl").exists() else 0
@@ -106,7 +107,7 @@ def test_killed_many_times(whole, tmp_path, seed):
     kill_until_done(whole, tmp_path / "run", seed=100 + seed, kills=5)
 
 
-def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(whole, tmp_path):
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     *_, before, last = steps_saved(tmp_path / "run")
     for path in (tmp_path / "run" / "checkpoints" / str(last) / "state").rglob("*"):
@@ -120,7 +121,7 @@ def test_a_damaged_checkpoint_is_said_and_the_one_before_is_used(whole, tmp_path
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_what_is_refused(whole):
+def test_fewer_steps_and_a_second_process_are_refused(whole):
     fewer = run_small(whole.parent, whole, *PLAN, "--config.steps=5")
     assert (fewer.returncode, fewer.stderr.count("\n")) == (2, 1)
     assert f"trained for {STEPS} steps, more than the 5 asked for" in fewer.stderr

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and which is the best; what a checkpoint knows of its data."""
+"""Which checkpoints are kept, and which is the best; the data of a checkpoint; environments."""
 
 import json
 
@@ -18,7 +18,7 @@ from batnet_jax.workdir import best_checkpoint, checkpoints, environment
 
 
 def validated(runs, figures):
-    """Evaluations on the way have these mAPs on held-out identities."""
+    """Let the evaluations during a run have these mAPs on held-out identities."""
 
     def evaluate(config, tests, embed, *, step, workdir):
         del config, embed, workdir
@@ -38,12 +38,12 @@ MAPS = {1: 0.1, 2: 0.5, 3: 0.3, 4: 0.5, 5: 0.4, 6: 0.2, 7: 0.1, 8: 0.1}
     ("keep", "keep_best", "left"),
     [(2, 0, [7, 8]), (2, 1, [2, 7, 8]), (1, 2, [2, 4, 8]), (3, 9, list(range(1, 9)))],
 )
-def test_the_newest_and_the_best_stay(runs, keep, keep_best, left):
+def test_the_newest_and_the_best_are_kept(runs, keep, keep_best, left):
     fields = validated(runs, MAPS)
     workdir = runs.train(**fields, **{"checkpoint.keep": keep, "checkpoint.keep_best": keep_best})
     assert steps_saved(workdir) == left
     assert best_checkpoint.read(workdir) == MAPS
-    best = 2 if keep_best else 7  # of equals the earlier; of those that are there
+    best = 2 if keep_best else 7  # the earlier of two equals; among those kept
     assert checkpoints.choose_step(workdir, -1) == best
     assert checkpoints.choose_step(workdir, 0) == STEPS
 
@@ -80,7 +80,7 @@ def test_other_images_are_another_run(runs, capfd):
 
 
 def test_fingerprints_follow_the_content(tmp_path):
-    """The same wherever and whenever it is prepared; another for another pixel, label or image."""
+    """Equal wherever and whenever prepared; different for another pixel, label or image."""
 
     def prepare(name, files):
         write_tree(tmp_path / name / "m", market_with(files))
@@ -138,4 +138,4 @@ def test_git_state(tmp_path):
     (tmp_path / "a").write_text("2")
     assert environment.git_state(tmp_path) == clean | {"changed": ["a"]}
     (tmp_path / "b").mkdir()
-    assert environment.git_state(tmp_path / "b") is None  # a package installed within it
+    assert environment.git_state(tmp_path / "b") is None  # a package installed within the checkout

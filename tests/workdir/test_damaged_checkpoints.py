@@ -1,4 +1,4 @@
-"""Checkpoints of which something is missing or changed: said, and the one before is used."""
+"""Checkpoints with missing or changed files are reported, and the one before is used."""
 
 import shutil
 
@@ -11,7 +11,7 @@ from support.stub_training import runs as runs
 from batnet_jax.errors import UserError
 from batnet_jax.workdir import checkpoints
 
-# Orbax's event loops are closed while TensorStore still wants to tell them of the failure.
+# TensorStore reports the failure to event loops that Orbax has already closed.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 
@@ -44,7 +44,7 @@ def empty_folder(path):
     path.mkdir()
 
 
-DAMAGE = {  # of a checkpoint: what, and what is done to it
+DAMAGE = {  # kind of damage: files of a checkpoint, and the change of each file
     "metadata cut off": ("run/metadata", halve),
     "metadata empty": ("run/metadata", empty),
     "no metadata": ("run", remove),
@@ -81,7 +81,7 @@ QUICK = (
     "damage", [*QUICK, *(pytest.param(d, marks=pytest.mark.slow) for d in DAMAGE if d not in QUICK)]
 )
 def test_damage_is_survived(whole, runs, damage, capfd):
-    """It is said and the checkpoint before is used, or it does no harm: never a wrong bit."""
+    """Damage is reported and the checkpoint before is used, or the damage has no effect."""
     shutil.copytree(whole, runs.folder / "run")
     pattern, act = DAMAGE[damage]
     folder = runs.folder / "run" / "checkpoints" / str(STEPS)
@@ -119,10 +119,10 @@ def test_the_only_one_is_damaged(runs):
     with pytest.raises(UserError, match=f"checkpoint {STEPS} in '.*' is damaged") as error:
         runs.train(**{"checkpoint.keep": 1})
     assert "\n" not in str(error.value)
-    assert steps_saved(workdir) == [STEPS]  # nothing is thrown away
+    assert steps_saved(workdir) == [STEPS]  # nothing is removed
 
 
-def test_what_a_killed_save_leaves_is_removed(whole, runs):
+def test_the_remains_of_a_killed_save_are_removed(whole, runs):
     shutil.copytree(whole, runs.folder / "run")
     folder = runs.folder / "run" / "checkpoints"
     (folder / str(STEPS)).rename(folder / f"{STEPS}.orbax-checkpoint-tmp")

@@ -1,4 +1,4 @@
-"""A workdir in a bucket: the main job against a storage on loopback, see support/fake_gcs.py."""
+"""A workdir in a bucket: the main program with a storage on loopback, see support/fake_gcs.py."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def start_run(storage, folder, *arguments, workdir=WORKDIR):
 
 
 def download(storage, folder):
-    """The run's objects as files."""
+    """Write the run's objects to files."""
     prefix = "runs/one/"
     for name in storage.names("people"):
         path = folder / name.removeprefix(prefix)
@@ -70,7 +70,7 @@ def test_killed_in_a_bucket_it_ends_as_in_a_folder(storage, tmp_path):
 
 
 def test_mistakes(storage, tmp_path):
-    """Each is told in a line."""
+    """Each mistake is reported on one line."""
     cases = {
         "gs://nobody/runs/one": "cannot use 'gs://nobody/runs/one'",
         WORKDIR: "(gcloud auth application-default login)",
@@ -86,7 +86,7 @@ def test_mistakes(storage, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["s3://bucket/run", "gs://", "gs://bucket", "gs://bucket/"])
-def test_what_is_no_place(name):
+def test_names_of_no_folder(name):
     with pytest.raises(UserError, match="name a folder"):
         gcs.path_of(name)
 
@@ -108,7 +108,7 @@ def test_the_mirror_of_a_folder_is_the_folder(tmp_path):
 
 
 def test_the_mirror_of_a_bucket(storage, monkeypatch):
-    """What changed is copied, whole; what was there is fetched."""
+    """Changed files are copied as a whole; existing objects are fetched."""
     from gcsfs.core import GCSFileSystem
 
     filesystem = GCSFileSystem(token="anon", endpoint_url=storage.url)

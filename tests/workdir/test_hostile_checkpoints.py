@@ -1,6 +1,4 @@
-"""Settings and checkpoints that were made to harm: overrides of the command line, what a file says
-of its run, and the files of a checkpoint.
-"""
+"""Hostile settings and checkpoints: overrides on the command line, saved settings, files."""
 
 import json
 import shutil
@@ -43,7 +41,7 @@ PLACES += ["['seed']", "a" * 5000, "data.dir.x", "seed[", "model['width']", "_fi
 
 
 def settings(*arguments):
-    """What `main` makes of a command line."""
+    """Return the config and the workdir that `main` reads from a command line."""
     parse_again("--config=configs/demo.py", *arguments)
     main.parse(sys.argv)
     return main.settings()
@@ -132,12 +130,12 @@ def test_a_network_that_would_take_all_memory():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A workdir with a checkpoint of three small arrays, and what it holds."""
+    """Return a workdir with a checkpoint of three small arrays, its state and its metadata."""
     workdir = tmp_path_factory.mktemp("saved") / "run"
     config, state = tiny_config(workdir), fake_state(None, None)
     with checkpoints.open_manager(workdir) as manager:
-        facts = checkpoints.metadata(config, [["pedestrians", 3, ""], ["pedestrians", 5, ""]])
-        checkpoints.save(manager, 1, state, facts)
+        metadata = checkpoints.metadata(config, [["pedestrians", 3, ""], ["pedestrians", 5, ""]])
+        checkpoints.save(manager, 1, state, metadata)
     return workdir, state, checkpoints.restore_metadata(workdir, 1)
 
 
@@ -150,9 +148,9 @@ def read_all(workdir, state):
 
 
 def assert_same(found, saved):
-    """What could be read is what was written, to the last bit."""
-    facts, state = found
-    assert facts == saved[2]
+    """Check that metadata and state are those that were saved, to the last bit."""
+    metadata, state = found
+    assert metadata == saved[2]
     jax.tree.map(np.testing.assert_array_equal, vars(state), vars(saved[1]))
 
 
@@ -183,7 +181,7 @@ def test_damaged_checkpoints(saved, tmp_path, examples):
 
 
 def rewrite(workdir, **changes):
-    """Changes the facts of a run, and their checksum with them."""
+    """Change the metadata of a checkpoint and its checksum."""
     (path,) = [p for p in files_of(workdir) if p.parent.name == "run" and p.name == "metadata"]
     run = json.loads(path.read_text()) | changes
     own = {name: value for name, value in run.items() if name != "checksums"}
@@ -194,8 +192,8 @@ def rewrite(workdir, **changes):
 
 
 @examples(100, 1_000)
-def test_facts_of_any_kind(saved, tmp_path, monkeypatch, examples):
-    """With a right checksum, as who made the file can compute it; without the network's values."""
+def test_metadata_of_any_kind(saved, tmp_path, monkeypatch, examples):
+    """The checksum is right, as an attacker can compute it; the network is a stub."""
     monkeypatch.setattr("batnet_jax.inference.restore.init_state", fake_state)
     monkeypatch.setattr("batnet_jax.inference.model.make_embed", lambda *_: None)
     shutil.copytree(saved[0], tmp_path / "run")
@@ -227,7 +225,7 @@ def test_hostile_json(saved, tmp_path, text):
 
 
 def test_an_array_of_declared_terabytes(saved, tmp_path):
-    """Of 300 bytes on the disk: nothing of it was ever written."""
+    """The array takes 300 bytes on the disk, as no value of it was written."""
     shutil.copytree(saved[0], tmp_path / "run")
     state = tmp_path / "run" / "checkpoints" / "1" / "state"
     spec = {"driver": "zarr", "kvstore": f"file://{state}/|ocdbt:params.w/"}

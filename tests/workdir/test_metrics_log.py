@@ -1,4 +1,4 @@
-"""TensorBoard's files and the progress bar, when the clock jumps."""
+"""TensorBoard's files and the progress bar while the system's clock is set."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ from batnet_jax.workdir.tensorboard import Events
 
 
 def points(path):
-    """(step, tag, value) of each event of a file, with the checksums looked at."""
+    """Return (step, tag, value) of each event of a file; check the checksums."""
     from tensorboardX.proto import event_pb2
     from tensorboardX.record_writer import masked_crc32c
 
@@ -37,7 +37,7 @@ def test_events_are_there_at_once_and_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(time, "time", lambda: 2000.0)
     first = Events(tmp_path / "t", 0)
     monkeypatch.setattr(time, "time", lambda: 1000.0)
-    second = Events(tmp_path / "t", 5)  # the clock went back
+    second = Events(tmp_path / "t", 5)  # the clock was set back
     second.scalar("train/loss", 0.25, 6)
     old, new = sorted((tmp_path / "t").iterdir())  # the order in which TensorBoard reads
     assert points(old)[1:] == [(1, None, None)]
@@ -46,7 +46,7 @@ def test_events_are_there_at_once_and_in_order(tmp_path, monkeypatch):
     second.close()
 
 
-def test_the_bar_goes_on_when_the_clock_goes_back(monkeypatch, capfd):
+def test_the_bar_moves_while_the_clock_goes_back(monkeypatch, capfd):
     hours = itertools.count(500_000, -3600)
     monkeypatch.setattr("tqdm.std.time", lambda: float(next(hours)))
     ticks = itertools.count(100)
@@ -61,7 +61,7 @@ def test_the_bar_goes_on_when_the_clock_goes_back(monkeypatch, capfd):
 
 
 def test_a_run_while_the_clock_goes_back(runs):
-    """Rates are by the clock that only goes forward; nothing else asks what time it is."""
+    """Rates use the monotonic clock, and no other figure depends on the time."""
     back = itertools.count(time.time(), -7.5)
     runs.monkeypatch.setattr(time, "time", lambda: next(back))
     runs.train(steps=3)
@@ -77,7 +77,7 @@ def test_a_run_while_the_clock_goes_back(runs):
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_clock_that_is_set_while_a_checkpoint_is_written(runs):
-    """Orbax takes it for a disk that hangs. The run ends in a line, and goes on when it resumes."""
+    """Orbax reports a disk that hangs. The run ends with one line and can be resumed."""
     forward = itertools.count(0, 10**6)
     with runs.monkeypatch.context() as patch:
         patch.setattr(time, "time", lambda: float(next(forward)))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from batnet_jax.data.files.safe_open import check_bytes, file_part, open_part, read_whole
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, one_line
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 IMAGES = ".jpg, .png, .bmp, .webp or .tif"  # the usual ones, for messages
@@ -66,8 +66,7 @@ class FileTree:
             return self._read(name)
         except Exception as error:  # a damaged archive raises many types
             raise UserError(
-                f"'{self.location}/{name}' cannot be read ({_one_line(error)}): "
-                "restore or remove it"
+                f"'{self.location}/{name}' cannot be read ({one_line(error)}): restore or remove it"
             ) from error
 
     def open_binary(self, name: str) -> BinaryIO:
@@ -82,7 +81,7 @@ class FileTree:
             return self._open(name)
         except Exception as error:  # a damaged archive raises many types
             raise UserError(
-                f"'{self.location}/{name}' cannot be opened ({_one_line(error)}): restore it, or "
+                f"'{self.location}/{name}' cannot be opened ({one_line(error)}): restore it, or "
                 "unpack the archive that it lies in"
             ) from error
 
@@ -110,7 +109,7 @@ class _Directory(FileTree):
         try:
             return sorted(_walk(self._path))
         except (OSError, RecursionError) as error:
-            raise UserError(f"'{self.location}' cannot be read ({_one_line(error)})") from error
+            raise UserError(f"'{self.location}' cannot be read ({one_line(error)})") from error
 
     def below(self, folder: str) -> FileTree:
         return _Directory(self._path / folder)
@@ -178,7 +177,7 @@ def open_tree(path: str | os.PathLike) -> FileTree:
         files = _zip_files(path) if path.suffix.lower() == ".zip" else _tar_files(path)
     except Exception as error:  # a damaged archive raises many types
         raise UserError(
-            f"'{path}' cannot be read ({_one_line(error)}): restore or remove it"
+            f"'{path}' cannot be read ({one_line(error)}): restore or remove it"
         ) from error
     if any(len(name) > MAX_NAME_LENGTH for name in files):
         raise UserError(
@@ -269,7 +268,3 @@ def _tar_files(path: Path) -> dict[str, _Content]:
 
 def _hash(entries) -> str:
     return hashlib.sha256(repr(sorted(entries)).encode()).hexdigest()[:16]
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

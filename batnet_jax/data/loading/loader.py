@@ -14,7 +14,7 @@ import numpy as np
 
 from batnet_jax.data.files.image_headers import read_pixels
 from batnet_jax.data.loading.cache import open_cache
-from batnet_jax.errors import RunFailure, UserError
+from batnet_jax.errors import RunFailure, UserError, one_line
 
 QUEUE_TIMEOUT = 5.0
 """Seconds after which a consumer checks whether the loading thread is alive."""
@@ -181,9 +181,8 @@ class ImageStore:
         except (UserError, MemoryError):
             raise
         except Exception as error:  # the reading library's error for a lost file has any type
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise RunFailure(
-                f"'{name}' cannot be read ({reason}): were the prepared files changed or "
+                f"'{name}' cannot be read ({one_line(error)}): were the prepared files changed or "
                 "removed? Restore them; the last checkpoint is kept"
             ) from error
         self._cache.write(i, out)

@@ -26,7 +26,7 @@ from batnet_jax.data.builder import Photo
 from batnet_jax.data.files.matlab_v5 import read_mat
 from batnet_jax.data.files.safe_open import MAX_BYTES
 from batnet_jax.data.files.tree import FileTree
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, one_line
 
 NAME = re.compile(r"([1-9])_([0-9]{3,6})_([12])_([0-9]{2})\.png")
 IMAGES = 10
@@ -63,9 +63,8 @@ class Release:
         except UserError:
             raise
         except Exception as error:  # a damaged file raises many types
-            reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"'{self.location}' cannot be read as MATLAB v7.3 ({reason}): restore it"
+                f"'{self.location}' cannot be read as MATLAB v7.3 ({one_line(error)}): restore it"
             ) from error
 
     def cells(self, variable: str) -> list[h5py.Dataset]:

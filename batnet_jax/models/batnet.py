@@ -144,17 +144,19 @@ class BATNet(nn.Module):
                 **trunk,
             )
             maps["part"] = streams(x, train=train)
-
         features, scores = {}, {}
         for name, feature_map in maps.items():
-            head = HEADS[self.neck][name](
-                self.num_identities,
-                self.embedding_dim,
-                dropout=self.dropout,
-                batch_norm_axis=norm_axis,
-                axis_name=self.axis_name,
-                dtype=self.dtype,
-                name=f"{name}_head",
-            )
-            features[name], scores[name] = head(feature_map, train=train)
+            features[name], scores[name] = self._head(name)(feature_map, train=train)
         return {"features": features, "scores": scores, "attention": attention}
+
+    def _head(self, name: str) -> nn.Module:
+        """Return the head of a feature, `appearance` or `part`."""
+        return HEADS[self.neck][name](
+            self.num_identities,
+            self.embedding_dim,
+            dropout=self.dropout,
+            batch_norm_axis=self.axis_name if self.sync_batch_norm else None,
+            axis_name=self.axis_name,
+            dtype=self.dtype,
+            name=f"{name}_head",
+        )

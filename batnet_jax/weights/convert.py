@@ -187,8 +187,8 @@ def fill(
     Args:
       variables: `params` and `batch_stats` at their initial values.
       source: its `model` agrees with the network.
-      keep_classifiers: load the classifiers; False: other identities are trained, and they keep
-        their initial values.
+      keep_classifiers: load the classifiers; False: keep their initial values, as other identities
+        are trained.
     Returns: new variables of the same structure, NumPy float32, and the report.
 
     Raises: UserError if a tensor is missing, of another shape, not finite, or unknown.
@@ -217,17 +217,31 @@ def fill(
         filled[path], done = source.convert(path, tensor)
         done = [f"copied from {twin[1]}", *done] if twin else done
         report.loaded.append((ours, original, ", ".join(done) or "as it is"))
-    unused = {name: original for name, (original, _) in source.tensors.items() if name not in used}
-    remade = {source.name(path) for path, why in initial.items() if why == REMADE}
-    groups = {path[1] for path in flat}
-    unknown = []
-    for name, original in unused.items():
-        if why := REMADE if name in remade else _why_unused(source, name, groups, present):
-            report.skipped.append((original, why))
-        else:
-            unknown.append(original)
+    reasons = _unused_tensors(source, used, present, initial)
+    report.skipped.extend((name, why) for name, why in reasons.items() if why)
+    unknown = [name for name, why in reasons.items() if not why]
     _require_none(source, missing=missing, unfit=unfit, unknown=unknown)
     return unflatten_dict(filled), report
+
+
+def _unused_tensors(
+    source: Source, used: set[str], present: set[str], initial: dict[Path, str]
+) -> dict[str, str]:
+    """Return the source's own name of each unused tensor, and the reason; "" if none is known.
+
+    Args:
+      source: of the tensors.
+      used: canonical names of the tensors that are loaded.
+      present: the groups with tensors in the source.
+      initial: the reason of each variable of ours to keep its initial value, or "".
+    """
+    groups = {path[1] for path in initial}
+    remade = {source.name(path) for path, why in initial.items() if why == REMADE}
+    return {
+        original: REMADE if name in remade else _why_unused(source, name, groups, present)
+        for name, (original, _) in source.tensors.items()
+        if name not in used
+    }
 
 
 def _why_initial(path: Path, present: set[str], keep_classifiers: bool) -> str:

@@ -111,7 +111,7 @@ def check_training_data(
     for name in changed:
         print(
             f"warning: the images of {name} have changed since '{workdir}' was last saved: "
-            "figures before and after do not compare",
+            "figures before and after cannot be compared",
             file=sys.stderr,
         )
     if saved["identities"] != current["identities"]:

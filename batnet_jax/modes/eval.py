@@ -23,7 +23,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Print the figures of the checkpoint `config.eval.step`, and write them to `eval/`."""
 
     def choose() -> int:
-        step = checkpoints.choose_step(workdir, config.eval.step)
+        step = checkpoints.configured_step(config, workdir)
         check_writable(workdir)
         return step
 

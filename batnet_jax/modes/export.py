@@ -36,7 +36,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
       network. An older file at `output` is kept then.
     """
     check_output(output)
-    step = checkpoints.choose_step(workdir, config.eval.step)
+    step = checkpoints.configured_step(config, workdir)
     metadata = checkpoints.restore_metadata(workdir, step)
     results = read_results(workdir, step)
     model, variables = restore_network(config, workdir, step)

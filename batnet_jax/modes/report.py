@@ -35,7 +35,7 @@ _RESULT_KEYS = {"dataset", "split", "step", "mAP", "cmc", "ap"}
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Evaluate a checkpoint and show its rankings, its attention and its training on one page."""
-    step = checkpoints.choose_step(workdir, config.eval.step)
+    step = checkpoints.configured_step(config, workdir)
     metadata = checkpoints.restore_metadata(workdir, step)
     model, variables = restore_network(config, workdir, step)
     tests = _open_tests(config, metadata, workdir)

@@ -153,7 +153,9 @@ def check_same(what: str, value: str) -> None:
     found = _gather(hashlib.sha256(value.encode()).digest())
     for number, other in enumerate(found):
         if other != found[0]:
-            raise UserError(f"process {number} has other {what} than process 0: give all the same")
+            raise UserError(
+                f"process {number} and process 0 have different {what}: give all the same"
+            )
 
 
 def leave(status: int) -> None:

@@ -13,7 +13,7 @@ from batnet_jax.errors import RunFailure, UserError, first_line
 
 TRAINING_MEMORY = (
     "config.batch.identities, config.data.image_size or config.model.width, or set "
-    "config.model.dtype=bfloat16, and name another --workdir, as these make it another run"
+    "config.model.dtype=bfloat16, and name another workdir, as these make it another run"
 )
 EVALUATION_MEMORY = (
     "config.eval.batch; the same command with a lower value resumes from the last checkpoint"

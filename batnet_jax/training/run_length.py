@@ -111,6 +111,5 @@ def check_steps_left(length: RunLength, taken: int, workdir: Path) -> None:
     if taken > length.total:
         raise UserError(
             f"'{workdir}' has been trained for {taken} steps, more than the {length.total} asked "
-            f"for: use --mode=eval for its results, a config.steps of at least {taken}, or another "
-            "--workdir"
+            f"for: evaluate it, or give config.steps of at least {taken} or another workdir"
         )

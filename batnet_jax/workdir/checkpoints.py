@@ -22,7 +22,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 from orbax.checkpoint.options import MultiprocessingOptions
 
-from batnet_jax.errors import UserError, first_line
+from batnet_jax.errors import ArgumentError, UserError, first_line
 from batnet_jax.runtime import processes
 from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
 from batnet_jax.workdir.gcs import absolute, is_bucket
@@ -31,7 +31,7 @@ FOLDER = "checkpoints"
 METADATA = "facts"
 """The key of the metadata's own checksum among the checksums of the arrays."""
 BEST = -1
-"""A value of `config.eval.step`: the best checkpoint by validation."""
+"""In place of a step: the best checkpoint by validation."""
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(AssertionError, RecursionError, EOFError),
@@ -174,6 +174,17 @@ def steps_of(workdir: Path) -> list[int]:
     return sorted(int(p.name) for p in found)
 
 
+def configured_step(config: ml_collections.ConfigDict, workdir: Path) -> int:
+    """Return the step of the checkpoint that `config.eval.step` selects, see `choose_step`.
+
+    Raises: UserError if no such checkpoint exists.
+    """
+    try:
+        return choose_step(workdir, config.eval.step)
+    except ArgumentError as error:
+        raise UserError(f"{error} (config.eval.step)") from error
+
+
 def choose_step(workdir: Path, step: int) -> int:
     """Return the step of the checkpoint to restore.
 
@@ -181,24 +192,25 @@ def choose_step(workdir: Path, step: int) -> int:
       workdir: of the run.
       step: a checkpoint's; 0 = the latest, -1 = the best by validation, see `best_checkpoint`.
 
-    Raises: UserError if no such checkpoint exists.
+    Raises: UserError if the workdir has no checkpoint; ArgumentError if it has others.
     """
     folder = workdir / FOLDER
     steps = steps_of(workdir)
     if not steps:
-        raise UserError(f"'{folder}' holds no checkpoint: train first, or name another --workdir")
+        raise UserError(f"'{folder}' holds no checkpoint: train first, or name another workdir")
     if step == BEST:
         chosen = best(read(workdir), steps)
         if not chosen:
-            raise UserError(
-                f"config.eval.step={BEST}, but no checkpoint of '{workdir}' was validated: set "
+            raise ArgumentError(
+                "step",
+                f"step={BEST}, but no checkpoint of '{workdir}' was validated: set "
                 "config.data.val_identities and config.eval.every_epochs in training, or give "
-                f"a step: {', '.join(map(str, steps))}"
+                f"a step: {', '.join(map(str, steps))}",
             )
         return chosen[0]
     if step and step not in steps:
         have = ", ".join(map(str, steps))
-        raise UserError(f"config.eval.step={step} is not in '{folder}': choose from {have}, or 0")
+        raise ArgumentError("step", f"step={step} is not in '{folder}': choose from {have}, or 0")
     return step or steps[-1]
 
 
@@ -345,6 +357,5 @@ class DamagedError(UserError):
 def _unreadable(workdir: Path, step: int, error: Exception) -> DamagedError:
     return DamagedError(
         f"checkpoint {step} in '{workdir}' is damaged or of another architecture "
-        f"({first_line(error)}): give the config it was made with, or another --config.eval.step "
-        "or --workdir"
+        f"({first_line(error)}): give the config it was made with, or another step or workdir"
     )

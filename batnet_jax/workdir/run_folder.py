@@ -27,7 +27,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """
     check_writable(workdir)
     if is_bucket(workdir) and config.profile:
-        raise UserError("config.profile needs a folder: name another --workdir, or turn it off")
+        raise UserError("config.profile needs a folder: name another workdir, or turn it off")
     if (workdir / CONFIG).exists():
         _check_config(config, workdir)
 
@@ -45,7 +45,7 @@ def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"'{path}' is damaged: delete it if you know the run's settings, or name another "
-            "--workdir"
+            "workdir"
         ) from error
     check_settings(config, saved, workdir)
 
@@ -61,7 +61,7 @@ def check_writable(workdir: Path) -> None:
         return
     existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UserError(f"cannot write to the workdir '{workdir}': name another --workdir")
+        raise UserError(f"cannot write to the workdir '{workdir}': name another workdir")
 
 
 @contextlib.contextmanager
@@ -80,7 +80,7 @@ def locked(workdir: Path) -> Iterator[None]:
         file = (workdir / LOCK).open("a+")
     except OSError as error:
         raise UserError(
-            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
+            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another workdir"
         ) from error
     with file:
         try:
@@ -89,7 +89,7 @@ def locked(workdir: Path) -> Iterator[None]:
             file.seek(0)
             raise UserError(
                 f"'{workdir}' is in use by {file.read().strip() or 'another process'}: wait for it"
-                " or stop it, or name another --workdir"
+                " or stop it, or name another workdir"
             ) from error
         except OSError:  # the file system has no locks
             pass
@@ -115,5 +115,5 @@ def open_workdir(
                 write_whole(workdir / name, text + "\n")
     except OSError as error:
         raise UserError(
-            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another --workdir"
+            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another workdir"
         ) from error

@@ -43,7 +43,7 @@ def check_settings(
         if not may_change and current.get(field) != before.get(field):
             raise UserError(
                 f"'{workdir}' holds a run with config.{field}={before.get(field)!r}, not "
-                f"{current.get(field)!r}: pass the same to resume it, or name another --workdir"
+                f"{current.get(field)!r}: pass the same to resume it, or name another workdir"
             )
 
 
@@ -65,7 +65,7 @@ def check_architecture(
         if saved != value:
             raise UserError(
                 f"'{workdir}' holds a network with model.{field}={saved!r}, and the config says "
-                f"{value!r}: pass --config.model.{field}={saved}, or another --workdir"
+                f"{value!r}: pass --config.model.{field}={saved}, or another workdir"
             )
 
 
@@ -106,7 +106,7 @@ def check_training_data(
     if "train" in changed:
         raise UserError(
             f"'{workdir}' was trained on other images (fingerprint {before['train']}, now "
-            f"{now['train']}): restore the data set, or name another --workdir"
+            f"{now['train']}): restore the data set, or name another workdir"
         )
     for name in changed:
         print(
@@ -118,7 +118,7 @@ def check_training_data(
         raise UserError(
             f"'{workdir}' was trained on {len(saved['identities'])} identities that are not the "
             f"{len(current['identities'])} of the training data now: restore the data, or name "
-            "another --workdir"
+            "another workdir"
         )
 
 

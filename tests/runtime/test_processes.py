@@ -108,7 +108,11 @@ def test_a_mistake_in_one_process_ends_all(folder, two, tmp_path):
     workdir, _ = two
     arguments = small(folder, workdir)
     cases = {
-        "other seed": (arguments, [(), ("--config.seed=4",)], "process 1 has other arguments"),
+        "other seed": (
+            arguments,
+            [(), ("--config.seed=4",)],
+            "process 1 and process 0 have different arguments",
+        ),
         "other run": (small(folder, workdir, "--config.seed=4"), [()] * 2, "config.seed=3"),
     }
     for name, (line, each, wanted) in cases.items():
@@ -151,7 +155,9 @@ def test_all_agree(checked):
         assert found["lead refuses"] == "UserError: no room"
         assert found["by_all"] == number
         assert found["one refuses"] == "UserError: " + "process 1: " * (number == 0) + "no data"
-        assert found["differ"].startswith("UserError: process 1 has other settings than process 0")
+        assert found["differ"].startswith(
+            "UserError: process 1 and process 0 have different settings"
+        )
     assert [found["lead_first"] for found in checked] == ["made", True]
 
 

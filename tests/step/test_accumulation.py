@@ -19,8 +19,8 @@ import optax
 import pytest
 from flax import linen as nn
 from support.fast_jit import jit
+from support.paths import ROOT
 
-import batnet_jax
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 from batnet_jax.models import BATNet, googlenet
@@ -207,7 +207,6 @@ def child(what, path):
 
 
 def run_child(what, path):
-    root = pathlib.Path(batnet_jax.__file__).parents[1]
     flags = [
         "--xla_force_host_platform_device_count=2",
         "--xla_backend_optimization_level=0",
@@ -217,7 +216,9 @@ def run_child(what, path):
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",
         "XLA_FLAGS": " ".join(flags),
-        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join(
+            [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+        ),
     }
     command = [sys.executable, "-W", "error", __file__, what, str(path)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)

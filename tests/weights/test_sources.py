@@ -111,7 +111,7 @@ def test_torchvision_names_and_what_is_skipped(tmp_path):
         weights.initialise(make_config(num_parts=1), fresh, path)
     assert caught.value.found == {"backbone": "torchvision"}
     with pytest.raises(
-        UserError, match="^backbone='torchvision' has no published names, only 'pub"
+        UserError, match=r"^backbone='torchvision' has no published names, only 'pub"
     ):
         to_published(make_model(config, IDENTITIES), variables)
 

@@ -1,10 +1,16 @@
 """Atomic writes: a file at a path is the old one or the complete new one, whatever happens."""
 
 import contextlib
+import fcntl
 import os
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+ORPHAN_AGE = 60.0
+"""Seconds. A younger temporary file may belong to a process that has not locked it yet."""
 
 
 @contextlib.contextmanager
@@ -13,21 +19,24 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The folder is made if it does not exist. The temporary file exists and is empty at first. Its
     name is unique, so several processes may write to one path. After an exception the temporary
-    file is removed and `path` is unchanged. Only a killed process leaves its temporary file behind,
-    under a name that ends in `.partial`.
+    file is removed and `path` is unchanged. A killed process leaves its temporary file behind, under a
+    name that ends in `.partial`; a later writer of the same path removes the file.
 
     Raises: OSError if the file cannot be written or `path` is a folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name[:50]}.{secrets.token_hex(4)}.partial")
-    temporary.touch(exist_ok=False)
-    try:
-        yield temporary
-        _flush(temporary)
-        temporary.replace(path)
-    finally:
-        with contextlib.suppress(OSError):  # the first exception is the one to see
-            temporary.unlink(missing_ok=True)
+    stem = path.name[:50]
+    _remove_orphans(path.parent, stem)
+    temporary = path.with_name(f"{stem}.{secrets.token_hex(4)}.partial")
+    with temporary.open("xb") as lock:
+        try:
+            _lock(lock.fileno())
+            yield temporary
+            _flush(temporary)
+            temporary.replace(path)
+        finally:
+            with contextlib.suppress(OSError):  # the first exception is the one to see
+                temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -43,3 +52,27 @@ def _flush(path: Path) -> None:
     """Force a file to the disk: otherwise a crash after the rename might leave an empty file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file until it is closed or its process ends.
+
+    Returns: False if another process holds the lock, or if the file system has no locks.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _remove_orphans(folder: Path, stem: str) -> None:
+    """Remove the temporary files of killed processes: old files that nobody has locked."""
+    name = re.compile(rf"{re.escape(stem)}\.[0-9a-f]{{8}}\.partial")
+    for entry in os.scandir(folder):
+        with contextlib.suppress(OSError):  # another process may have removed the file
+            if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                with open(entry.path, "rb") as file:
+                    age = time.time() - entry.stat().st_mtime
+                    if age > ORPHAN_AGE and _lock(file.fileno()):
+                        os.unlink(entry.path)

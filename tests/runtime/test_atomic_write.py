@@ -2,10 +2,14 @@
 
 import os
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from support.paths import ROOT
 
+from batnet_jax.runtime import atomic_write
 from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
 
 
@@ -65,3 +69,37 @@ def test_several_writers_of_one_path(tmp_path):
         list(pool.map(lambda content: write_atomically(path, content), contents))
     assert path.read_text() in contents
     assert os.listdir(tmp_path) == ["file"]
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from batnet_jax.runtime.atomic_write import atomic_path
+with atomic_path(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_killed_writer_leaves_a_file_that_the_next_writer_removes(tmp_path, monkeypatch):
+    path = tmp_path / "a [name] with * signs"
+    others = [f"{path.name}.partial", f"{path.name}.0123456z.partial", "b.01234567.partial"]
+    for name in others:
+        (tmp_path / name).write_text("another's")
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, path], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as writer:
+        assert writer.stdout.readline() == "writing\n"
+        (orphan,) = set(os.listdir(tmp_path)) - set(others)
+        monkeypatch.setattr(atomic_write, "ORPHAN_AGE", -1)
+        write_atomically(path, "while the other writes")
+        assert orphan in os.listdir(tmp_path)  # its writer has locked it
+        writer.kill()
+    monkeypatch.setattr(atomic_write, "ORPHAN_AGE", 60)
+    write_atomically(path, "too soon")
+    assert orphan in os.listdir(tmp_path)
+    os.utime(tmp_path / orphan, (0, 0))
+    write_atomically(path, "new")
+    assert sorted(os.listdir(tmp_path)) == sorted([path.name, *others])
+    assert path.read_text() == "new"

@@ -19,8 +19,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     The folder is made if it does not exist. The temporary file exists and is empty at first. Its
     name is unique, so several processes may write to one path. After an exception the temporary
-    file is removed and `path` is unchanged. A killed process leaves its temporary file behind, under a
-    name that ends in `.partial`; a later writer of the same path removes the file.
+    file is removed and `path` is unchanged. A killed process leaves its temporary file behind; its
+    name ends in `.partial`, and a later writer of the same path removes it.
 
     Raises: OSError if the file cannot be written or `path` is a folder.
     """

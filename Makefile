@@ -10,7 +10,7 @@ PARALLEL = -n auto --maxprocesses 4 --dist loadfile  # a file stays on one core
 INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all torch onnx gpu docs bench lint format clean
+.PHONY: help demo test test-all torch onnx browser gpu docs bench lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,6 +29,8 @@ test-all: $(VENV)/.test  ## run the tests, the slow ones too
 torch: $(VENV)/.torch  ## install PyTorch: it reads .pth, and more tests compare with it
 
 onnx: $(VENV)/.onnx  ## install what writes and runs .onnx files
+
+browser: $(VENV)/.browser  ## install Playwright: tests of pages run in Chromium, if it is there
 
 gpu: $(VENV)/.gpu  ## install JAX for NVIDIA GPUs (CUDA 13)
 
@@ -77,6 +79,11 @@ $(VENV)/.torch: $(VENV)/.test
 $(VENV)/.onnx: $(VENV)/.test
 	@echo "installing the ONNX packages into $(VENV)"
 	@$(INSTALL) '.[onnx]'
+	@touch $@
+
+$(VENV)/.browser: $(VENV)/.test
+	@echo "installing Playwright into $(VENV)"
+	@$(INSTALL) '.[browser]'
 	@touch $@
 
 $(VENV)/.gpu: $(VENV)/.test

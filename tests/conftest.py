@@ -8,7 +8,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
-from support.chromium import browser, page  # noqa: F401 - fixtures
+from support.chromium import browser, open_page, page, phone  # noqa: F401 - fixtures
 from support.fake_gcloud import World
 from support.paths import ROOT
 from support.tiny_datasets import market  # noqa: F401 - a fixture

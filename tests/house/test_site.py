@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 import pytest
 from support import needs
+from support.chromium import Seen, overflow, wait_for
 from support.paths import ROOT
 
 needs.installed("mkdocs", "material", "mkdocstrings")
@@ -109,19 +110,20 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize("width", [1280, 375])
-def test_it_is_read_in_a_browser(served, page, width):
+@pytest.mark.parametrize("screen", ["page", "phone"])
+def test_it_is_read_in_a_browser(served, screen, request):
     """In Chromium: pictures, no errors, no wider than a phone, and the search finds a word."""
-    page.resize(width, 800, phone=width < 500)
-    page.open(f"{served}/index.html")
-    assert "Documentation" in page.evaluate("document.body.innerText")
+    page = request.getfixturevalue(screen)
+    seen = Seen(page)
+    page.goto(f"{served}/index.html")
+    assert "Documentation" in page.inner_text("body")
     page.evaluate(
         "(() => { const field = document.querySelector('.md-search__input'); field.focus();"
         " field.value = 'prefetch'; field.dispatchEvent(new Event('keyup')); })()"
     )
-    page.wait_for("document.querySelectorAll('.md-search-result__item').length > 0")
-    page.open(f"{served}/design.html")
-    page.wait_for("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-    assert page.overflow() <= 0
-    assert page.errors == []
-    assert [url for url in page.requests if not url.startswith(served)] == []
+    wait_for(page, "document.querySelectorAll('.md-search-result__item').length > 0")
+    page.goto(f"{served}/design.html")
+    wait_for(page, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+    assert overflow(page) <= 0
+    assert seen.errors == []
+    assert [url for url in seen.requests if not url.startswith(served)] == []

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import needs
+from support.chromium import Seen, overflow, wait_for
 from support.mean_colour_model import COLOURS, config, png, use_colours, write_gallery
 
 from batnet_jax.errors import UserError
@@ -232,7 +233,7 @@ def address(app, uvicorn, searcher):
 
 SHOWN = "[...document.querySelectorAll('#hits .path')].map((span) => span.textContent)"
 LOADED = "[...document.querySelectorAll('#hits img')].every((i) => i.complete && i.naturalWidth)"
-HAND_OVER = """(kind, colour) => {
+HAND_OVER = """([kind, colour]) => {
   const canvas = document.createElement("canvas");
   const draw = canvas.getContext("2d");
   draw.fillStyle = colour;
@@ -253,43 +254,44 @@ def test_in_chromium(page, address, tmp_path):
     """Images are chosen, dropped and pasted; hits have pictures; mistakes are reported."""
     (tmp_path / "q.png").write_bytes(RED)
     (tmp_path / "cut.png").write_bytes(RED[:-20])
-    page.open(address)
-    page.choose_files("#file", tmp_path / "q.png")
-    page.wait_for("document.querySelectorAll('#hits li').length === 5")
+    seen = Seen(page)
+    page.goto(address)
+    page.set_input_files("#file", tmp_path / "q.png")
+    wait_for(page, "document.querySelectorAll('#hits li').length === 5")
     assert page.evaluate(SHOWN)[:2] == ["red.png", "deep/dark red.png"]
     assert "blue <b>.png" in page.evaluate(SHOWN)  # a name is text, not HTML
-    page.wait_for(LOADED)
+    wait_for(page, LOADED)
     assert page.evaluate("document.getElementById('preview').naturalWidth") == 30
     assert page.evaluate(STATUS).startswith("5 of 5 images")
-    assert page.errors == []
-    assert {url.startswith(address) for url in page.requests} == {True}
+    assert seen.errors == []
+    assert {url.startswith(address) for url in seen.requests} == {True}
 
     for kind, colour, first in (
         ("drop", "rgb(20, 240, 20)", "deep/green.png"),
         ("paste", "rgb(10, 10, 240)", "blue <b>.png"),
     ):
-        page.evaluate(f"({HAND_OVER})({json.dumps(kind)}, {json.dumps(colour)})")
-        page.wait_for(f"({SHOWN})[0] === {json.dumps(first)}")
+        page.evaluate(HAND_OVER, [kind, colour])
+        wait_for(page, f"({SHOWN})[0] === {json.dumps(first)}")
 
-    page.choose_files("#file", tmp_path / "cut.png")
-    page.wait_for(f"{STATUS} === 'the image is cut off'")
+    page.set_input_files("#file", tmp_path / "cut.png")
+    wait_for(page, f"{STATUS} === 'the image is cut off'")
     assert page.evaluate(SHOWN) == []
     assert page.evaluate("document.getElementById('status').className") == "bad"
 
 
-def test_with_keys_and_on_a_phone(page, address, tmp_path):
+def test_with_keys_and_on_a_phone(phone, address, tmp_path):
     (tmp_path / "q.png").write_bytes(RED)
-    page.resize(360, 640, phone=True)
-    page.open(address)
-    page.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "file"
+    seen = Seen(phone)
+    phone.goto(address)
+    phone.keyboard.press("Tab")
+    assert phone.evaluate("document.activeElement.id") == "file"
     ring = "getComputedStyle(document.getElementById('drop')).outlineStyle"
-    assert page.evaluate(ring) == "solid"  # the focus is visible
-    page.press("Tab")
-    assert page.evaluate("document.activeElement.id") == "top"
-    page.choose_files("#file", tmp_path / "q.png")
-    page.wait_for("document.querySelectorAll('#hits li').length === 5")
-    page.wait_for(LOADED)
-    assert page.overflow() <= 0
-    page.screenshot(tmp_path / "phone.png")
-    assert page.errors == []
+    assert phone.evaluate(ring) == "solid"  # the focus is visible
+    phone.keyboard.press("Tab")
+    assert phone.evaluate("document.activeElement.id") == "top"
+    phone.set_input_files("#file", tmp_path / "q.png")
+    wait_for(phone, "document.querySelectorAll('#hits li').length === 5")
+    wait_for(phone, LOADED)
+    assert overflow(phone) <= 0
+    phone.screenshot(path=tmp_path / "phone.png")
+    assert seen.errors == []

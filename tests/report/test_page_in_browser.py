@@ -1,6 +1,7 @@
 """The report in Chromium: no requests, filters by mouse and keys, layout on a phone."""
 
 import pytest
+from support.chromium import Seen, overflow, wait_for
 from support.synthetic_report import World
 
 SHOWN = "[...document.querySelectorAll('article.card')].filter(card => !card.hidden)"
@@ -15,11 +16,11 @@ def path(tmp_path_factory):
 
 @pytest.fixture
 def report(page, path):
-    page.resize(1280, 900)
-    page.open(path)
+    seen = Seen(page)
+    page.goto(path.as_uri())
     yield page
-    assert page.errors == []
-    assert page.requests == [path.as_uri()]
+    assert seen.errors == []
+    assert seen.requests == [path.as_uri()]
 
 
 def choose(report, selector, value):
@@ -48,7 +49,7 @@ def test_filters(report):
     choose(report, "[data-filter=first]", "wrong")
     assert set(shown(report, ".dataset.first")) <= {"wrong"}
     report.evaluate("document.querySelector('.filters [type=reset]').click()")
-    report.wait_for(f"{SHOWN}.length === 8")
+    wait_for(report, f"{SHOWN}.length === 8")
 
     camera = report.evaluate("document.querySelector('article.card').dataset.camera")
     choose(report, "[data-filter=camera]", camera)
@@ -64,19 +65,19 @@ def test_filters(report):
 
 
 def test_by_keyboard(report):
-    report.press("Tab")
+    report.keyboard.press("Tab")
     assert report.evaluate("document.activeElement.textContent") == "Skip to the content"
-    report.press("Enter")
+    report.keyboard.press("Enter")
     assert report.evaluate("document.activeElement.tagName") == "MAIN"
     report.evaluate("document.querySelector('.filters input').focus()")
-    report.press("ArrowRight")  # to the next radio button: the worst
+    report.keyboard.press("ArrowRight")  # to the next radio button: the worst
     assert all("worst" in own for own in shown(report, ".dataset.kinds"))
     outline = "getComputedStyle(document.activeElement.nextElementSibling).outlineStyle"
     assert report.evaluate(outline) == "solid"
-    report.press("ArrowLeft")
+    report.keyboard.press("ArrowLeft")
     assert shown(report) == 8
     report.evaluate("document.querySelector('.more').focus()")
-    report.press("Enter")
+    report.keyboard.press("Enter")
     assert shown(report) == 16
     assert report.evaluate(f"document.activeElement === {SHOWN}[8]")
 
@@ -93,17 +94,18 @@ def test_the_config_can_be_searched(report):
 
 
 @pytest.mark.parametrize("width", [320, 360, 768])
-def test_it_fits_a_phone(report, width):
-    report.resize(width, 740, phone=True)
-    assert report.overflow() == 0
-    report.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-    assert report.overflow() == 0
+def test_it_fits_a_phone(phone, path, width):
+    phone.set_viewport_size({"width": width, "height": 740})
+    phone.goto(path.as_uri())
+    assert overflow(phone) == 0
+    phone.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    assert overflow(phone) == 0
     # Touch targets are large enough.
     low = (
         "Math.min(...[...document.querySelectorAll('nav a, .filters select, .filters button,"
         " .choice span, .more')].map(part => part.getBoundingClientRect().height))"
     )
-    assert report.evaluate(low) >= 38
+    assert phone.evaluate(low) >= 38
 
 
 CONTRAST = """(() => {
@@ -128,7 +130,7 @@ CONTRAST = """(() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_has_contrast(report, scheme):
     """All text has WCAG's contrast of 4.5 to 1 against its background."""
-    report.prefer(scheme)
+    report.emulate_media(color_scheme=scheme)
     ratio, where = report.evaluate(CONTRAST)
     assert ratio >= 4.5, where
 
@@ -142,10 +144,8 @@ def test_every_control_has_a_name(report):
     assert report.evaluate(nameless) == []
 
 
-def test_without_its_script_the_page_shows_everything(page, path):
-    page.call("Emulation.setScriptExecutionDisabled", value=True)
-    page.resize(1280, 900)
-    page.open(path)
-    page.call("Emulation.setScriptExecutionDisabled", value=False)
+def test_without_its_script_the_page_shows_everything(open_page, path):
+    page = open_page(java_script_enabled=False)
+    page.goto(path.as_uri())
     assert page.evaluate(f"{SHOWN}.length") > 15
     assert page.evaluate("document.querySelector('.filters').hidden")

@@ -24,6 +24,7 @@ INSTALL = {
     "mkdocstrings": "make docs",
     "onnx": "make onnx",
     "onnxruntime": "make onnx",
+    "playwright.sync_api": "make browser",
     "setuptools": "pip install -e '.[test]'",
     "starlette": "pip install -e '.[serve]'",
     "torch": "make torch",

@@ -11,9 +11,6 @@ from support.tiny_datasets import write_tree
 
 from batnet_jax.modes import MODES
 
-# config_flags'
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):

@@ -4,14 +4,13 @@ import json
 import re
 import runpy
 import statistics
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 from support import needs
 from support.paths import ROOT
-from support.run_main import SMALL, run_main
+from support.run_main import SMALL, call_main, run_main
 
 from batnet_jax.config import default_config
 from batnet_jax.data.run_data import Identity, RunData, TrainingSet
@@ -312,13 +311,11 @@ def test_mistakes_are_one_line(tmp_path):
         ((*tables, "--table=5", "--seeds=1,1"), "--seeds=1,1"),
         ((*tables, "--table=5", "--seeds="), "give different numbers"),
     ]
-    with ThreadPoolExecutor(2) as pool:
-        done = list(pool.map(lambda case: run_main(*case[0]), cases))
-    for (arguments, named), process in zip(cases, done, strict=True):
-        assert process.returncode == 2, (arguments, process.stderr)
-        assert process.stderr.count("\n") == 1, process.stderr
-        assert process.stderr.startswith("error: ")
-        assert named in process.stderr
+    for arguments, named in cases:
+        status, message = call_main(*arguments)
+        assert (status, message.count("\n")) == (2, 1), (arguments, message)
+        assert message.startswith("error: ")
+        assert named in message
     assert not any(tmp_path.iterdir())
 
 

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from unittest import mock
 
 import jax
@@ -77,7 +78,9 @@ def call_main(*arguments):
     Returns: the exit status and the text on stderr.
     """
     stderr = io.StringIO()
-    with mock.patch.object(sys, "argv"), contextlib.redirect_stderr(stderr):
+    silent = warnings.catch_warnings()
+    with mock.patch.object(sys, "argv"), contextlib.redirect_stderr(stderr), silent:
+        warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # config_flags'
         parse_again(*arguments)
         return main.run(sys.argv), stderr.getvalue()
 

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from support.run_main import (
     PLAN,
+    SMALL,
     STEPS,
     assert_same_run,
+    call_main,
     lines,
     run_small,
     start_small,
@@ -121,19 +123,21 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(whole, tmp_
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_fewer_steps_and_a_second_process_are_refused(whole):
-    fewer = run_small(whole.parent, whole, *PLAN, "--config.steps=5")
-    assert (fewer.returncode, fewer.stderr.count("\n")) == (2, 1)
-    assert f"trained for {STEPS} steps, more than the 5 asked for" in fewer.stderr
+def test_fewer_steps_and_a_second_process_are_refused(whole, short_backbone):
+    def call(workdir, *arguments):
+        data = f"--config.data.dir={whole.parent / 'data'}"
+        words = ("--config=configs/demo.py", data, f"--workdir={workdir}", *SMALL, *PLAN)
+        status, message = call_main(*words, *arguments)
+        assert (status, message.count("\n")) == (2, 1), message
+        return message
+
+    fewer = f"trained for {STEPS} steps, more than the 5 asked for"
+    assert fewer in call(whole, "--config.steps=5")
     assert not (whole / "eval" / "step_5.json").exists()
     with (whole / "lock").open() as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        second = run_small(whole.parent, whole, *PLAN)
-    assert (second.returncode, second.stderr.count("\n")) == (2, 1)
-    assert f"'{whole}' is in use by process " in second.stderr
-    bucket = run_small(whole.parent, "s3://bucket/run", *PLAN)
-    assert (bucket.returncode, bucket.stderr.count("\n")) == (2, 1)
-    assert "name a folder, or gs://BUCKET/FOLDER" in bucket.stderr
+        assert f"'{whole}' is in use by process " in call(whole)
+    assert "name a folder, or gs://BUCKET/FOLDER" in call("s3://bucket/run")
 
 
 def test_profile_writes_a_trace(whole, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from support import needs
 
 TESTS = Path(__file__).parents[1]
-PARALLEL = ("-n", "2", "--dist", "loadfile")
+PARALLEL = ("-p", "xdist", "-n", "2", "--dist", "loadfile")
 WHOLE = """
 from support import needs
 needs.shared("a", "b")
@@ -53,6 +53,7 @@ def project(tmp_path):
         (tmp_path / name).write_text(text)
     own = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST")}
     own |= {"PYTHONPATH": str(TESTS), "BATNET_SHARED": str(tmp_path / "shared")}
+    own["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # one of the plugins imports JAX: seconds
 
     def run(*arguments):
         command = [

@@ -253,6 +253,7 @@ def temporaries(block, images):
     return jit(run).lower(variables, x, x).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.slow  # three blocks of the full size are compiled
 def test_the_block_takes_a_fraction_of_the_plain_ones_memory():
     ours = temporaries(BiAttention(), 64)
     # Bi(x) alone is 227 MiB; measured: 84 MiB, 928 MiB, 2040 MiB.

@@ -49,12 +49,16 @@ def test_sigterm_saves_and_ends_with_143(whole, tmp_path):
     assert errors.splitlines()[-1].startswith("terminated; the same command resumes")
     assert "Traceback" not in errors
     assert len(lines(tmp_path / "run")) == last
+    # A killed run leaves lines of steps after its checkpoint, and the last line may be cut off.
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write(f'{{"step": {last + 1}, "loss": 0.0}}\n{{"step": {last + 2}, "lo')
     again = run_small(whole.parent, tmp_path / "run", *PLAN)
     assert again.returncode == 0, again.stderr
     assert f"resuming '{tmp_path / 'run'}' after step {last}" in again.stdout
     assert_same_run(tmp_path / "run", whole)
 
 
+@pytest.mark.slow  # resumed runs are compared with the whole one, too
 def test_a_second_run_is_the_same(whole, tmp_path):
     """A run does not depend on its folder either."""
     process = run_small(whole.parent, tmp_path / "run", *PLAN)
@@ -99,8 +103,8 @@ def kill_until_done(whole, workdir, seed, kills):
     assert_same_run(workdir, whole)
 
 
-def test_killed_three_times(whole, tmp_path):
-    kill_until_done(whole, tmp_path / "run", seed=1, kills=3)
+def test_killed_twice(whole, tmp_path):
+    kill_until_done(whole, tmp_path / "run", seed=1, kills=2)
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
-"""The checks of a config, and of the settings that a run has saved.
+"""The checks of a config and of the settings that a run has saved, and the settings to lower.
 
 `config.FIELDS` has the rules of single fields. The rules for several fields, and those that need
-the data sets or the network, are here.
+the data sets or the network, are here. Only a run shows whether its memory suffices: the remedies
+for too little memory name the fields.
 """
 
 import math
@@ -14,9 +15,21 @@ from batnet_jax.config import FIELDS, Field, default_config, flatten
 from batnet_jax.data import check_name
 from batnet_jax.errors import UserError
 from batnet_jax.models import parse_positions
+from batnet_jax.runtime.resource_errors import MemoryRemedies
 
 MAX_SIDE = 4096
 """Limit of an image's height and width, in pixels."""
+TRAINING_MEMORY = MemoryRemedies(
+    device="lower config.batch.identities, config.data.image_size or config.model.width, or set "
+    "config.model.dtype=bfloat16, and name another workdir, as these make it another run",
+    host="lower config.data.cache_gb, and the same command resumes from the last checkpoint; or "
+    "lower config.batch.identities and name another workdir, as this makes it another run",
+)
+EVALUATION_MEMORY = MemoryRemedies(
+    device="lower config.eval.batch; the same command then continues from the checkpoint",
+    host="lower config.eval.batch or config.data.cache_gb; the same command then continues from "
+    "the checkpoint",
+)
 
 
 def from_saved(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:

@@ -107,47 +107,67 @@ class BATNet(nn.Module):
           heads return the features before the neck in training, for the triplet loss, and the
           features behind the neck, the embedding, otherwise.
         """
-        norm_axis = self.axis_name if self.sync_batch_norm else None
-        shared = {"axis_name": norm_axis, "dtype": self.dtype}
-        trunk = {"width": self.width, **shared}
-        block = BACKBONES[self.backbone]
         positions = () if self.attention == "none" else parse_positions(self.position)
         attention = {}
 
-        def attend(x, position):
+        def run_block(number: int, x: jax.Array) -> jax.Array:
+            x = self._block(number)(x, train=train)
+            position = f"p{number}"
             if position not in positions:
                 return x
-            layer = BiAttention(
-                self.reduction,
-                self.attention == "aia",
-                self.kernel,
-                self.rff_factor,
-                self.rff_bandwidth,
-                name="bi_attention" if len(positions) == 1 else f"bi_attention_{position}",
-                **shared,
-            )
-            mask = layer.mask(x, train=train)
+            name = "bi_attention" if len(positions) == 1 else f"bi_attention_{position}"
+            mask = self._bi_attention(name).mask(x, train=train)
             attention[position] = {"input": x, "mask": mask, "output": x * mask}
             return attention[position]["output"]
 
-        x = images.astype(self.dtype)
-        x = attend(block(1, name="blk1", **trunk)(x, train=train), "p1")
-        x = attend(block(2, name="blk2", **trunk)(x, train=train), "p2")
-        y = attend(block(3, name="blk3", **trunk)(x, train=train), "p3")
-        maps = {"appearance": attend(block(4, name="blk4", **trunk)(y, train=train), "p4")}
+        x = run_block(2, run_block(1, images.astype(self.dtype)))
+        maps = {"appearance": run_block(4, run_block(3, x))}
         if self.num_parts:
-            streams = PartStreams(
-                self.num_parts,
-                self.part_sampling,
-                backbone=self.backbone,
-                name="part_streams",
-                **trunk,
-            )
-            maps["part"] = streams(x, train=train)
+            maps["part"] = self._part_streams()(x, train=train)
         features, scores = {}, {}
         for name, feature_map in maps.items():
             features[name], scores[name] = self._head(name)(feature_map, train=train)
         return {"features": features, "scores": scores, "attention": attention}
+
+    @property
+    def _norm_axis(self) -> str | None:
+        """The axis over which BN computes statistics; None for each device alone."""
+        return self.axis_name if self.sync_batch_norm else None
+
+    def _block(self, number: int) -> nn.Module:
+        """Return a block of the backbone, Blk1 to Blk4."""
+        return BACKBONES[self.backbone](
+            number,
+            width=self.width,
+            axis_name=self._norm_axis,
+            dtype=self.dtype,
+            name=f"blk{number}",
+        )
+
+    def _bi_attention(self, name: str) -> BiAttention:
+        """Return a Bi-attention."""
+        return BiAttention(
+            self.reduction,
+            self.attention == "aia",
+            self.kernel,
+            self.rff_factor,
+            self.rff_bandwidth,
+            axis_name=self._norm_axis,
+            dtype=self.dtype,
+            name=name,
+        )
+
+    def _part_streams(self) -> PartStreams:
+        """Return the part streams."""
+        return PartStreams(
+            self.num_parts,
+            self.part_sampling,
+            width=self.width,
+            backbone=self.backbone,
+            axis_name=self._norm_axis,
+            dtype=self.dtype,
+            name="part_streams",
+        )
 
     def _head(self, name: str) -> nn.Module:
         """Return the head of a feature, `appearance` or `part`."""
@@ -155,7 +175,7 @@ class BATNet(nn.Module):
             self.num_identities,
             self.embedding_dim,
             dropout=self.dropout,
-            batch_norm_axis=self.axis_name if self.sync_batch_norm else None,
+            batch_norm_axis=self._norm_axis,
             axis_name=self.axis_name,
             dtype=self.dtype,
             name=f"{name}_head",

@@ -41,7 +41,7 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
     for name, most in MAX_ATTRIBUTES.items():
         value = getattr(model, name)
         if not 0 <= value <= most:
-            raise UserError(f"{name}={value} must be 0 to {most}")
+            raise UserError(f"model.{name}={value} must be 0 to {most}")
     images = jax.ShapeDtypeStruct((2, *image_size, 3), jnp.float32)
     keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
     shapes = jax.eval_shape(lambda x: model.init(keys, x, train=True), images)
@@ -49,8 +49,9 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     if parameters > MAX_PARAMETERS:
         raise UserError(
-            f"the network has {parameters:,} parameters, more than {MAX_PARAMETERS:,}: lower its "
-            "width, num_parts, embedding_dim or number of identities, or raise its reduction"
+            f"the network has {parameters:,} parameters, more than {MAX_PARAMETERS:,}: lower "
+            "model.width, model.num_parts, model.embedding_dim or the number of identities, or "
+            "raise model.reduction"
         )
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:

@@ -29,8 +29,8 @@ def part_sampling_matrix(num_parts: int, height: int, sampling: str) -> np.ndarr
     """
     if height % num_parts:
         raise UserError(
-            f"num_parts={num_parts} does not divide the {height} rows of the map at p2: choose a "
-            "divisor, or another image height"
+            f"model.num_parts={num_parts} does not divide the {height} rows of the map at p2: "
+            "choose a divisor, or another image height"
         )
     rows = height // num_parts
     start = np.arange(num_parts)[:, None] * rows

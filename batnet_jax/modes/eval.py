@@ -10,7 +10,8 @@ from batnet_jax.evaluation.evaluate import run_tests
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.modes.train import check_same_images
 from batnet_jax.runtime import processes
-from batnet_jax.runtime.resource_errors import EVALUATION_MEMORY, as_run_failure
+from batnet_jax.runtime.resource_errors import as_run_failure
+from batnet_jax.validation import EVALUATION_MEMORY
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import check_writable
 from batnet_jax.workdir.same_run import check_held_out
@@ -34,6 +35,6 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if config.data.val_identities:
         metadata = processes.by_lead(lambda: checkpoints.restore_metadata(workdir, step))
         check_held_out(tests, metadata["identities"], workdir)
-    with as_run_failure(workdir, lower=EVALUATION_MEMORY):
+    with as_run_failure(workdir, memory=EVALUATION_MEMORY):
         embed = make_embed(model, variables)
         run_tests(config, tests, embed, step=step, workdir=workdir)

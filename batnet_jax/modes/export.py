@@ -14,7 +14,7 @@ from batnet_jax.export.model_card import ExportedModel, model_card, read_results
 from batnet_jax.export.published import SUFFIXES, to_bytes, to_published
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet, feature_sizes
-from batnet_jax.modes.flags import OUTPUT
+from batnet_jax.modes.flags import OUTPUT, report_write_errors
 from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 from batnet_jax.workdir import checkpoints
@@ -110,7 +110,5 @@ def write_whole(path: Path, content: bytes) -> None:
 
     Raises: UserError if the file cannot be written.
     """
-    try:
+    with report_write_errors("output", path):
         write_atomically(path, content)
-    except OSError as error:
-        raise UserError(f"cannot write --output={path} ({error.strerror})") from error

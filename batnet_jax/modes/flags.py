@@ -7,6 +7,7 @@ from pathlib import Path
 from absl import flags
 
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.resource_errors import disk_error
 
 
 class _PathParser(flags.ArgumentParser[Path]):
@@ -26,18 +27,25 @@ GALLERY = define_path("gallery", "what embed wrote, a folder or a list")
 
 
 @contextlib.contextmanager
-def report_write_errors(flag: str, path: Path) -> Iterator[None]:
-    """Report a failure to write the file of a flag.
+def report_write_errors(flag: str, path: Path, *, folder: bool = False) -> Iterator[None]:
+    """Report a failure to write the file or the folder of a flag.
 
     Args:
-      flag: the flag that named the file.
-      path: the file that the body of the `with` statement writes.
+      flag: the flag that named the path.
+      path: the file, or the folder, that the body of the `with` statement writes.
+      folder: the path may be a folder.
 
-    Raises: UserError if the path is a folder, or the body raises OSError.
+    Raises: UserError if the path is a folder and may not be one, or the body raises OSError or
+      TensorStore's ValueError for an error of the disk.
     """
-    if path.is_dir():
+    if path.is_dir() and not folder:
         raise UserError(f"--{flag}={path} is a folder: name a file")
     try:
         yield
     except OSError as error:
         raise UserError(f"cannot write --{flag}={path} ({error.strerror or error})") from error
+    except ValueError as error:
+        reason = disk_error(error)
+        if reason is None:
+            raise
+        raise UserError(f"cannot write --{flag}={path} ({reason})") from error

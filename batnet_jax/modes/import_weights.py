@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_collections
 
 from batnet_jax.errors import UserError
-from batnet_jax.modes.flags import OUTPUT, define_path
+from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.validation import as_flags
 from batnet_jax.weights.convert import Report, Source, fill
@@ -70,13 +70,11 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     filled, report = fill(variables, opened, keep_classifiers=opened.format == BATNET)
     metadata = checkpoints.metadata(config, _nameless_identities(classes))
-    try:
+    with report_write_errors("output", output, folder=True):
         output.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(checkpoints.open_manager(output)) as manager:
             checkpoints.save(manager, 0, state.replace(**filled), metadata)  # type: ignore[attr-defined]
         (output / REPORT).write_text(report.text())
-    except OSError as error:
-        raise UserError(f"cannot write to --output={output} ({error.strerror})") from error
     return report
 
 

@@ -6,18 +6,11 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from jax.errors import JaxRuntimeError
 
 from batnet_jax.errors import RunFailure, UserError, first_line
-
-TRAINING_MEMORY = (
-    "config.batch.identities, config.data.image_size or config.model.width, or set "
-    "config.model.dtype=bfloat16, and name another workdir, as these make it another run"
-)
-EVALUATION_MEMORY = (
-    "config.eval.batch; the same command with a lower value resumes from the last checkpoint"
-)
 
 # Errors of the disk, not of the program: full, over quota, read-only, file too large, failing.
 DISK = (
@@ -28,13 +21,22 @@ DISK = (
 OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
 
+class MemoryRemedies(NamedTuple):
+    """The ends of the messages about too little memory, which name settings of the caller."""
+
+    device: str
+    """The remedy if the memory of a device does not suffice."""
+    host: str
+    """The remedy if the memory of the host does not suffice."""
+
+
 @contextlib.contextmanager
-def as_run_failure(workdir: Path, *, lower: str) -> Iterator[None]:
+def as_run_failure(workdir: Path, *, memory: MemoryRemedies) -> Iterator[None]:
     """Convert errors of disk and memory within the context to a `RunFailure`.
 
     Args:
       workdir: the folder that is written to.
-      lower: the settings to lower if memory on the device does not suffice.
+      memory: the remedies for too little memory.
 
     Raises: RunFailure with the cause and a remedy; other exceptions unchanged.
     """
@@ -43,16 +45,13 @@ def as_run_failure(workdir: Path, *, lower: str) -> Iterator[None]:
     except (UserError, RunFailure):
         raise
     except MemoryError as error:
-        raise RunFailure(
-            "out of memory on the host: lower config.data.cache_gb, config.eval.batch or "
-            "config.batch.identities; the same command resumes from the last checkpoint"
-        ) from error
+        raise RunFailure(f"out of memory on the host: {memory.host}") from error
     except JaxRuntimeError as error:
         line = first_line(error)
         if "RESOURCE_EXHAUSTED" not in line:
             raise
         reason = line.partition("RESOURCE_EXHAUSTED:")[2].strip().rstrip(".")
-        raise RunFailure(f"out of device memory ({reason}): lower {lower}") from error
+        raise RunFailure(f"out of device memory ({reason}): {memory.device}") from error
     except TimeoutError as error:
         raise RunFailure(
             f"writing to the workdir '{workdir}' took too long: the disk stalls, or the system's "

@@ -21,7 +21,7 @@ from batnet_jax.runtime import devices, processes
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.preemption import Sigterm, Terminated, is_agreed
 from batnet_jax.runtime.progress import progress_bar
-from batnet_jax.runtime.resource_errors import EVALUATION_MEMORY, TRAINING_MEMORY, as_run_failure
+from batnet_jax.runtime.resource_errors import as_run_failure
 from batnet_jax.step.packing import pack_state, unpack_state
 from batnet_jax.step.train_step import Recipe, TrainState, make_recipe, train_step
 from batnet_jax.training.non_finite import NonFiniteReport
@@ -29,6 +29,7 @@ from batnet_jax.training.profiling import StepTrace
 from batnet_jax.training.run_length import RunLength, batch_size, batches, plan_run
 from batnet_jax.training.start import check_run, open_run
 from batnet_jax.training.window import Window
+from batnet_jax.validation import EVALUATION_MEMORY, TRAINING_MEMORY
 from batnet_jax.workdir import best_checkpoint, checkpoints
 from batnet_jax.workdir.metrics_log import MetricsLog, NoMetricsLog
 from batnet_jax.workdir.run_folder import locked
@@ -62,7 +63,7 @@ def train(config: ml_collections.ConfigDict, data: RunData, workdir: Path) -> di
     with (
         contextlib.ExitStack() as stack,
         Sigterm().listen() as sigterm,
-        as_run_failure(workdir, lower=TRAINING_MEMORY),
+        as_run_failure(workdir, memory=TRAINING_MEMORY),
     ):
         processes.by_lead(lambda: stack.enter_context(locked(workdir)))
         with contextlib.closing(start_run(config, data, length, workdir)) as run:
@@ -264,7 +265,7 @@ class Run:
 
         Returns: the result on the first held-out test, or on the first test at the last step.
         """
-        with as_run_failure(self.workdir, lower=EVALUATION_MEMORY):
+        with as_run_failure(self.workdir, memory=EVALUATION_MEMORY):
             variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
             embed = make_embed(self.model, unpack_state(jax.device_get(variables)))
             results = run_tests(

@@ -197,31 +197,53 @@ def fill(
     present = {path[1] for path in flat if source.name(path) in source.tensors}
     initial = {path: _why_initial(path, present, keep_classifiers) for path in flat}
     report = Report(source.label, source.format)
-    filled, used, missing, unfit = {}, set(), [], []
-    for path, value in flat.items():
-        ours = "/".join(path)
-        filled[path] = value
-        if initial[path]:
-            report.initial.append((ours, initial[path]))
-            continue
-        twin = None if path[1] in present else stream_twin(path)
-        name = source.name(twin or path) or ours
-        if name not in source.tensors:
-            missing.append(name)
-            continue
-        used.add(name)
-        original, tensor = source.tensors[name]
-        if problem := _problem(tensor, source.shape(path, value.shape)):
-            unfit.append(f"{original} {problem}")
-            continue
-        filled[path], done = source.convert(path, tensor)
-        done = [f"copied from {twin[1]}", *done] if twin else done
-        report.loaded.append((ours, original, ", ".join(done) or "as it is"))
-    reasons = _unused_tensors(source, used, present, initial)
+    report.initial.extend(("/".join(path), why) for path, why in initial.items() if why)
+    origins = {path: _origin(source, path, present) for path, why in initial.items() if not why}
+    missing = [name for name, _ in origins.values() if name not in source.tensors]
+    loaded, unfit = _load(source, flat, origins, report)
+    reasons = _unused_tensors(source, {name for name, _ in origins.values()}, present, initial)
     report.skipped.extend((name, why) for name, why in reasons.items() if why)
     unknown = [name for name, why in reasons.items() if not why]
     _require_none(source, missing=missing, unfit=unfit, unknown=unknown)
-    return unflatten_dict(filled), report
+    return unflatten_dict(flat | loaded), report
+
+
+def _origin(source: Source, path: Path, present: set[str]) -> tuple[str, str]:
+    """Return the canonical name of the tensor for a variable, and the block it is copied from.
+
+    The block is "" unless the variable is of a part stream that the source does not have.
+    """
+    twin = None if path[1] in present else stream_twin(path)
+    return source.name(twin or path) or "/".join(path), twin[1] if twin else ""
+
+
+def _load(
+    source: Source,
+    flat: Mapping[Path, np.ndarray],
+    origins: Mapping[Path, tuple[str, str]],
+    report: Report,
+) -> tuple[dict[Path, np.ndarray], list[str]]:
+    """Convert the tensors of the source, and report each.
+
+    Args:
+      source: of the tensors; may lack some.
+      flat: our variables at their initial values.
+      origins: see `_origin`, for each variable to load.
+      report: its `loaded` grows.
+    Returns: the loaded variables, and the problems of tensors that do not fit.
+    """
+    loaded, unfit = {}, []
+    for path, (name, block) in origins.items():
+        if name not in source.tensors:
+            continue
+        original, tensor = source.tensors[name]
+        if problem := _problem(tensor, source.shape(path, flat[path].shape)):
+            unfit.append(f"{original} {problem}")
+            continue
+        loaded[path], done = source.convert(path, tensor)
+        done = [f"copied from {block}", *done] if block else done
+        report.loaded.append(("/".join(path), original, ", ".join(done) or "as it is"))
+    return loaded, unfit
 
 
 def _unused_tensors(

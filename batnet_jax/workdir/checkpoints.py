@@ -10,7 +10,6 @@ import json
 import math
 import os
 import shutil
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,11 +24,10 @@ from orbax.checkpoint.options import MultiprocessingOptions
 from batnet_jax.errors import ArgumentError, UserError, first_line
 from batnet_jax.runtime import processes
 from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
+from batnet_jax.workdir.checksums import add_checksums, damaged_arrays, is_intact
 from batnet_jax.workdir.gcs import absolute, is_bucket
 
 FOLDER = "checkpoints"
-METADATA = "facts"
-"""The key of the metadata's own checksum among the checksums of the arrays."""
 BEST = -1
 """In place of a step: the best checkpoint by validation."""
 UNREADABLE = (
@@ -114,7 +112,7 @@ def save(
 ) -> None:
     """Copy a state to the host and start saving it; the state may be donated afterwards.
 
-    Checksums of the arrays are saved too, as a disk may return other bytes than were written.
+    The metadata is saved with checksums, see `checksums`.
 
     Args:
       manager: of the workdir.
@@ -131,8 +129,7 @@ def save(
     fetched = jax.tree.map(np.array, jax.device_get(vars(state)))
     check_room(str(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
     arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
-    sums = checksums(fetched) | {METADATA: _metadata_checksum(run)}
-    saved = ocp.args.JsonSave(run | {"checksums": sums})  # type: ignore[call-arg]
+    saved = ocp.args.JsonSave(add_checksums(run, fetched))  # type: ignore[call-arg]
     manager.save(step, args=ocp.args.Composite(state=arrays, run=saved))
 
 
@@ -149,14 +146,6 @@ def check_room(folder: str, nbytes: int) -> None:
     if free < nbytes:
         needs = f"a checkpoint needs {nbytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needs}")
-
-
-def checksums(tree: Any) -> dict[str, int]:
-    """Return the CRC-32 of each array's bytes by the array's name."""
-    return {
-        jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).data)
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
 
 
 def latest_step(workdir: Path) -> int | None:
@@ -241,8 +230,7 @@ def restore_metadata(workdir: Path, step: int) -> dict[str, Any]:
     run = _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
     if not _is_metadata(run):
         raise _unreadable(workdir, step, ValueError("it lacks its run's metadata"))
-    sums = run.get("checksums")  # older checkpoints have none
-    if sums and sums.get(METADATA) != _metadata_checksum(run):
+    if not is_intact(run):
         raise _unreadable(workdir, step, ValueError("its metadata does not have its checksum"))
     return run
 
@@ -257,11 +245,6 @@ def _is_metadata(run: Any) -> bool:
     )
     sections = [run.get("model"), *(run.get(name, {}) for name in ("config", "data", "checksums"))]
     return named and all(isinstance(section, dict) for section in sections)
-
-
-def _metadata_checksum(run: dict[str, Any]) -> int:
-    own = {name: value for name, value in run.items() if name != "checksums"}
-    return zlib.crc32(json.dumps(own, sort_keys=True).encode())
 
 
 def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
@@ -288,7 +271,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
 
     Raises: DamagedError if the checkpoint cannot be read or has another structure.
     """
-    wanted_sums = restore_metadata(workdir, step).get("checksums", {})
+    run = restore_metadata(workdir, step)
     target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), vars(like))
     _check_declared(workdir, step, sum(leaf.nbytes for leaf in jax.tree.leaves(target)))
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
@@ -300,10 +283,8 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
             name = jax.tree_util.keystr(path)
             problem = ValueError(f"{name} has shape {got.shape}, not {want.shape}")
             raise _unreadable(workdir, step, problem)
-    sums = checksums(restored)
-    for name in wanted_sums.keys() - {METADATA}:
-        if sums.get(name) != wanted_sums[name]:
-            raise _unreadable(workdir, step, ValueError(f"{name} does not have its checksum"))
+    if damaged := damaged_arrays(run, restored):
+        raise _unreadable(workdir, step, ValueError(f"{damaged[0]} does not have its checksum"))
     return like.replace(**restored)
 
 

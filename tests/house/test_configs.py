@@ -3,11 +3,11 @@
 import ast
 import inspect
 import re
-import runpy
 
 import jax
 import jax.numpy as jnp
 import pytest
+from support.configs import run_config
 from support.paths import ROOT
 
 from batnet_jax import models
@@ -42,7 +42,7 @@ SOURCE = re.compile(r"\((paper|published code|ours)\b[^()]*\)$")
 
 
 def load(name):
-    module = runpy.run_path(str(ROOT / "configs" / f"{name}.py"))
+    module = run_config(name)
     return module["get_config"](), module["__doc__"]
 
 

@@ -106,3 +106,26 @@ def test_starting_imports_neither_tensorflow_nor_torch():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
     )
     assert (done.stdout, done.returncode) == ("set()\n", 0), done.stderr
+
+
+PLAIN = ("runtime", "models", "step", "retrieval", "weights", "evaluation", "inference", "export")
+"""Packages whose messages name arguments. Their callers add the names of the fields."""
+
+
+def messages_of(path):
+    """Yield the strings of a file, in f-strings too, but not the docstrings."""
+    tree = ast.parse(path.read_text())
+    expressions = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        is_text = isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if is_text and id(node) not in expressions:
+            yield node.value
+
+
+@pytest.mark.parametrize("package", PLAIN)
+def test_messages_of_libraries_do_not_name_fields(package):
+    files = sorted((PACKAGE / package).rglob("*.py"))
+    assert files
+    found = [(path, text) for path in files for text in messages_of(path)]
+    assert [row for row in found if re.search(r"\bconfig\.(?!json\b|txt\b)", row[1])] == []
+    assert any("config.eval.batch" in text for text in messages_of(PACKAGE / "validation.py"))

@@ -1,4 +1,4 @@
-"""The scripts of launch/, with stand-ins for what they call; tpu_vm.sh: test_launch_tpu*.py."""
+"""The scripts of launch/, with stand-ins for what they call; tpu_vm.sh: test_tpu_vm*.py."""
 
 import re
 import shutil

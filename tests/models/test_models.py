@@ -197,7 +197,7 @@ def test_one_part_is_the_map_itself(sampling):
 
 
 def test_parts_must_divide_the_height():
-    with pytest.raises(UserError, match=r"num_parts=3 does not divide the 16 rows"):
+    with pytest.raises(UserError, match=r"^model\.num_parts=3 does not divide the 16 rows"):
         part_sampling_matrix(3, 16, "paper")
 
 

@@ -11,9 +11,8 @@ from support.tiny_run import write_photos, write_run
 
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
-from batnet_jax.inference.feature_file import open_features, write_features
+from batnet_jax.inference.feature_file import open_features
 from batnet_jax.modes import embed
-from batnet_jax.modes.flags import report_write_errors
 
 
 def test_embed_and_search(tmp_path):
@@ -93,13 +92,3 @@ def test_embed_refuses_another_suffix_and_a_folder_without_images(tmp_path, monk
         embed.run(
             config, tmp_path / "run", images=images, output=tmp_path / "F.npz", skip_unreadable=True
         )
-
-
-def test_an_output_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    for path, message in (
-        (tmp_path / "file/F.npz", "cannot write --output="),
-        (tmp_path, "is a folder"),
-    ):
-        with pytest.raises(UserError, match=message), report_write_errors("output", path):
-            write_features(path, [], shape=(0, 9), paths=[])

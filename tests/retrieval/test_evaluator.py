@@ -1,3 +1,5 @@
+"""`evaluate` compared with an oracle and with cases worked by hand."""
+
 import csv
 import itertools
 import json
@@ -7,47 +9,13 @@ import numpy as np
 import pytest
 from support import needs
 from support import retrieval_oracle as oracle
+from support.evaluator_cases import SHAPES, random_case
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import evaluate, metrics, top_k
 from batnet_jax.retrieval.image_set import ImageSet, Labels
 from batnet_jax.retrieval.scores import block_scores, block_size
-from batnet_jax.retrieval.streaming import count_methods
-from batnet_jax.retrieval.streaming.chunks import ChunkLoader
-from batnet_jax.retrieval.streaming.prepare_features import make_queries
-from batnet_jax.retrieval.streaming.ranks import plan_tiles, relevant_ranks
-
-# (queries, gallery, junk in it, dimensions, block): few shapes, because each is compiled anew.
-# Galleries are smaller and larger than the largest CMC rank (20). Blocks divide the queries, do not
-# divide them, exceed them, or have one query.
-SHAPES = [(7, 12, 0, 4, 3), (6, 23, 4, 4, 6), (10, 40, 5, 16, 4), (5, 6, 1, 1, 8), (4, 31, 0, 4, 1)]
-
-
-def random_case(seed, shape, metric):
-    """Return six arrays whose scores are exact in float32 and have many ties.
-
-    Cosine: entries are +1 and -1, or all 0, in 1, 4 or 16 dimensions, so lengths are 1, 2, 4 or 0.
-    """
-    num_query, num_gallery, num_junk, dimensions, _ = shape
-    rng = np.random.default_rng(seed)
-
-    def features(n):
-        if metric == "euclidean":
-            return rng.integers(-2, 3, (n, dimensions)).astype(np.float32)
-        signs = rng.choice([-1.0, 1.0], (n, dimensions)) * (rng.random((n, 1)) > 0.1)
-        return (signs * rng.choice([0.5, 1.0, 4.0], (n, 1))).astype(np.float32)
-
-    identities, cameras = rng.integers(1, 7), rng.integers(1, 5)
-    gallery_pids = rng.integers(0, identities, num_gallery)
-    gallery_pids[rng.permutation(num_gallery)[:num_junk]] = -1
-    return (
-        features(num_query),
-        rng.integers(0, identities + 2, num_query),  # the last two are not in the gallery
-        rng.integers(0, cameras, num_query),
-        features(num_gallery),
-        gallery_pids,
-        rng.integers(0, cameras, num_gallery),
-    )
+from batnet_jax.retrieval.streaming.ranks import relevant_ranks
 
 
 def assert_same(got, expected):
@@ -78,78 +46,6 @@ def test_equals_the_oracle(shape, metric):
         else:
             assert_same(evaluate(*case, **options, block=shape[-1]), expected)
     assert refused < 24  # of 48
-
-
-def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="remove"):
-    """Return the ranks, all scores of the evaluator's tiles, and the rows it requested."""
-    query, gallery = ImageSet(*case[:3]), Labels(*case[4:6])
-    sizes = {"same_camera": same_camera, "block": block, "chunk": chunk}
-    plan = plan_tiles(query.labels, gallery, **sizes)
-    requested, items_of_chunk = [], {}
-    scores = np.full((len(case[0]), len(case[3])), np.nan, np.float32)
-    load, tile_scores = ChunkLoader.load, count_methods.tile_scores
-    prepared = np.asarray(make_queries(case[0], metric, "float32")(np.arange(len(case[0]))))
-
-    def watched_load(loader, number):
-        chunk = load(loader, number)
-        items_of_chunk[np.asarray(chunk.features).tobytes()] = plan.chunks[number]
-        return chunk
-
-    def watched_scores(queries, features, offset):
-        result = tile_scores(queries, features, offset)
-        items = items_of_chunk[np.asarray(features).tobytes()]
-        rows = np.asarray(queries)[0]
-        (block,) = (b for b in plan.blocks if np.array_equal(rows[: len(b)], prepared[b]))
-        own = np.asarray(result)[0][: len(block), : len(items)]
-        before = scores[np.ix_(block, items)]  # a block across two homes may meet both twice
-        np.testing.assert_array_equal(np.where(np.isnan(before), own, before), own)
-        scores[np.ix_(block, items)] = own
-        return result
-
-    def source(rows):
-        requested.append(rows)
-        return case[3][rows]
-
-    monkeypatch.setattr(ChunkLoader, "load", watched_load)
-    monkeypatch.setattr(count_methods, "tile_scores", watched_scores)
-    return relevant_ranks(query, gallery, source, metric=metric, **sizes), scores, requested
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("size", [(33, 150, 9), (90, 700, 40), (200, 1000, 12)], ids=str)
-@pytest.mark.parametrize("method", ["windows", "kernel", "sums"])
-def test_ranks_are_a_stable_sort_of_the_evaluators_scores(monkeypatch, metric, size, method):
-    monkeypatch.setattr(count_methods, "counting_method", lambda: method)
-    num_query, num_gallery, identities = size
-    rng = np.random.default_rng(num_query)
-    case = (
-        rng.normal(size=(num_query, 24)).astype(np.float32),
-        rng.integers(0, identities + 2, num_query),
-        rng.integers(0, 3, num_query),
-        rng.normal(size=(num_gallery, 24)).astype(np.float32),
-        rng.integers(0, identities, num_gallery),
-        rng.integers(0, 3, num_gallery),
-    )
-    ranks, scores, requested = ranks_and_scores(
-        monkeypatch, case, metric=metric, block=16, chunk=128
-    )
-    np.testing.assert_array_equal(np.sort(np.concatenate(requested)), np.arange(num_gallery))
-    for q in range(num_query):
-        matches = []
-        if len(ranks.of(q)):
-            assert not np.isnan(scores[q]).any()
-            matches = oracle.ranked_matches(
-                scores[q], case[1][q], case[2][q], case[4], case[5], keep=False
-            )
-        np.testing.assert_array_equal(ranks.of(q), np.flatnonzero(matches) + 1)
-    assert ranks.values.dtype == np.int64
-    some = np.flatnonzero(np.diff(ranks.offsets))[:5]
-    exact = np.array([oracle.similarity(case[0][q], case[3], metric) for q in some])
-    own = scores[some]
-    if metric == "euclidean":  # |q - g|^2 = |q|^2 - 2 (q.g - |g|^2 / 2)
-        own = 2.0 * own - np.sum(case[0][some].astype(float) ** 2, axis=1)[:, None]
-    # float32 sums of 24 products of order 1 to 100.
-    np.testing.assert_allclose(own, exact, atol=1e-6 if metric == "cosine" else 1e-4)
 
 
 def test_average_precision_by_hand():
@@ -267,104 +163,6 @@ def test_blocks_are_bounded():
     assert block_size(3, 100) == 3
     assert block_size(10**6, 10) == 1024
     assert block_size(5, 2**25) == 1
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
-def test_top_k_is_the_head_of_a_stable_sort(shape, metric):
-    for seed in range(10):
-        case = random_case(seed, shape, metric)
-        for k in (1, 5, 100):
-            indices, scores = top_k(case[0], case[3], k, metric=metric, block=shape[-1])
-            expected = np.array([oracle.similarity(f, case[3], metric) for f in case[0]])
-            order = np.argsort(-expected, axis=1, kind="stable")[:, :k]
-            np.testing.assert_array_equal(indices, order)
-            assert indices.dtype == np.int32
-            assert scores.dtype == np.float32
-            expected = np.take_along_axis(expected, order, axis=1)
-            if metric == "euclidean":
-                expected = -np.sqrt(-expected)
-            np.testing.assert_array_equal(scores, expected.astype(np.float32))
-
-
-GOOD = dict(
-    query_features=np.eye(2, 3), query_pids=[1, 2], query_cameras=[1, 1],
-    gallery_features=np.eye(3), gallery_pids=[1, 2, 3], gallery_cameras=[2, 2, 2],
-)  # fmt: skip
-REFUSALS = [
-    (dict(metric="l2"), "metric='l2' is unknown: use 'cosine' or 'euclidean'"),
-    (dict(ap="voc"), "ap='voc' is unknown: use 'precision' or 'trapezoid'"),
-    (dict(same_camera=True), "same_camera=True is unknown: use 'remove' or 'keep'"),
-    (dict(cmc_ranks=(1, 0)), "cmc_ranks=0: must be an integer of at least 1"),
-    (dict(block=0), "block=0: must be an integer of at least 1"),
-    (dict(block=2.5), "block=2.5: must be an integer of at least 1"),
-    (dict(query_features=[[1, np.nan, 0], [1, 0, 0]]), "query_features holds NaN or infinite"),
-    (dict(gallery_features=[[1, 0, 0], [1, 1, 1], [np.inf, 0, 0]]), "in 1 of 3 rows (the first is"),
-    (dict(gallery_features=np.eye(3) * 1e39), "gallery_features holds NaN or infinite values in 3"),
-    (
-        dict(gallery_features=np.eye(3, dtype=np.float32) * 1e20, metric="euclidean"),
-        "of length 1e+20: euclidean",
-    ),
-    (dict(query_features=np.eye(2, 3) + 1 / 3), "has dtype float64 and values that float32 rounds"),
-    (
-        dict(gallery_features=np.eye(3, dtype=int) + 2**24),
-        "has dtype int64 and values that float32",
-    ),
-    (dict(dtype="float16"), "dtype='float16' is unknown: use 'float32' or 'bfloat16'"),
-    (dict(chunk=0), "chunk=0: must be an integer of at least 1"),
-    (dict(bootstrap=-1), "bootstrap=-1: must be an integer of at least 1"),
-    (dict(query_features=np.eye(2, 3) * 1j), "query_features has dtype complex128"),
-    (dict(query_features=[["a", "b", "c"]] * 2), "query_features has dtype <U1: must be numbers"),
-    (dict(query_features=np.ones(3)), "query_features has shape (3,): must be [images"),
-    (dict(query_features=np.eye(2)), "have 2 dimensions and gallery_features 3: must be equal"),
-    (dict(query_features=np.ones((0, 3))), "query_features is empty, of shape (0, 3)"),
-    (dict(gallery_features=np.ones((0, 3))), "gallery_features is empty, of shape (0, 3)"),
-    (dict(gallery_features=np.ones((3, 0))), "gallery_features is empty, of shape (3, 0)"),
-    (dict(query_pids=[1]), "query_pids has shape (1,): must be (2,)"),
-    (dict(gallery_pids=[1, 2]), "gallery_pids has shape (2,): must be (3,)"),
-    (dict(query_cameras=[[1, 1]]), "query_cameras has shape (1, 2): must be (2,)"),
-    (dict(gallery_cameras=[2] * 4), "gallery_cameras has shape (4,): must be (3,)"),
-    (dict(query_pids=[1.0, 2.0]), "query_pids has dtype float64: must be integers"),
-    (dict(gallery_pids=["a", "b", "c"]), "gallery_pids has dtype <U1: must be integers"),
-    (dict(query_cameras=[True, False]), "query_cameras has dtype bool: must be integers"),
-    (dict(query_cameras=None), "cameras were given for only one of query and gallery"),
-    (dict(gallery_cameras=None), "cameras were given for only one of query and gallery"),
-    (dict(gallery_pids=[-1, -1, -1]), "all 3 gallery items are junk"),
-    (dict(junk=[True] * 3), "all 3 gallery items are junk"),
-    (dict(junk=[0, 1, 0]), "junk has dtype int64 and shape (3,): must be a mask, bool of shape"),
-    (dict(junk=[True]), "junk has dtype bool and shape (1,): must be a mask, bool of shape (3,)"),
-    (dict(query_pids=[8, 9]), "none of the 2 queries has a match among the 3 gallery items"),
-    (dict(query_cameras=[2, 2]), "needs its identity seen by another camera"),
-    (dict(query_pids=[-1, -1], gallery_pids=[-1, 2, 3]), "none of the 2 queries"),
-]
-
-
-@pytest.mark.parametrize(("change", "message"), REFUSALS, ids=[m for _, m in REFUSALS])
-def test_refusals(change, message):
-    with pytest.raises(UserError, match=re.escape(message)) as caught:
-        evaluate(**GOOD | change)
-    assert "\n" not in str(caught.value)
-
-
-def test_good_is_good():
-    assert evaluate(**GOOD)["mAP"] == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (dict(k=0), "k=0: must be an integer"),
-        (dict(k=True), "k=True: must be an integer"),
-        (dict(metric="l2"), "metric='l2' is unknown"),
-        (dict(block=-1), "block=-1: must be an integer"),
-        (dict(query_features=[[np.nan] * 3]), "query_features holds NaN"),
-        (dict(gallery_features=np.eye(4)), "have 3 dimensions and gallery_features 4"),
-    ],
-)
-def test_top_k_refusals(change, message):
-    good = dict(query_features=np.eye(2, 3), gallery_features=np.eye(3), k=2)
-    with pytest.raises(UserError, match=re.escape(message)):
-        top_k(**good | change)
 
 
 @pytest.mark.slow

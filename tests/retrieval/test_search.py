@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import retrieval_oracle as oracle
+from support.evaluator_cases import SHAPES, random_case
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import search, top_k
@@ -183,3 +185,38 @@ def test_memory_does_not_grow_with_a_mapped_file(tmp_path):
     *indices, grown = map(int, done.stdout.split())
     assert indices == [7, 250_000, 499_999]
     assert grown < 100
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("shape", SHAPES[:3], ids=str)
+def test_top_k_is_the_head_of_a_stable_sort(shape, metric):
+    for seed in range(10):
+        case = random_case(seed, shape, metric)
+        for k in (1, 5, 100):
+            indices, scores = top_k(case[0], case[3], k, metric=metric, block=shape[-1])
+            expected = np.array([oracle.similarity(f, case[3], metric) for f in case[0]])
+            order = np.argsort(-expected, axis=1, kind="stable")[:, :k]
+            np.testing.assert_array_equal(indices, order)
+            assert indices.dtype == np.int32
+            assert scores.dtype == np.float32
+            expected = np.take_along_axis(expected, order, axis=1)
+            if metric == "euclidean":
+                expected = -np.sqrt(-expected)
+            np.testing.assert_array_equal(scores, expected.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (dict(k=0), "k=0: must be an integer"),
+        (dict(k=True), "k=True: must be an integer"),
+        (dict(metric="l2"), "metric='l2' is unknown"),
+        (dict(block=-1), "block=-1: must be an integer"),
+        (dict(query_features=[[np.nan] * 3]), "query_features holds NaN"),
+        (dict(gallery_features=np.eye(4)), "have 3 dimensions and gallery_features 4"),
+    ],
+)
+def test_top_k_refusals(change, message):
+    good = dict(query_features=np.eye(2, 3), gallery_features=np.eye(3), k=2)
+    with pytest.raises(UserError, match=re.escape(message)):
+        top_k(**good | change)

@@ -1,4 +1,4 @@
-"""What hostile files are made with, and what is watched while they are read."""
+"""Damage files, read them, and watch what the reader does."""
 
 import contextlib
 import faulthandler
@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from batnet_jax.errors import MAX_CHARACTERS, UserError
 
 SECONDS = 20
-"""For one case; each takes well below one where nothing else runs."""
+"""The time limit of one case. A case takes well below a second where nothing else runs."""
 MEGABYTES = 1500
-"""Of memory for the cases of one test; what they hold, whole, takes a few."""
+"""The limit of the memory that the cases of one test take. Undamaged, their files take a few."""
 FORBIDDEN = ("os.system", "os.exec", "os.posix_spawn", "os.fork", "subprocess.Popen", "os.remove")
 FORBIDDEN += ("os.rename", "os.mkdir", "os.link", "os.symlink", "os.truncate", "shutil.rmtree")
 
@@ -30,7 +30,7 @@ _inside = ""
 
 
 def _watch(event, arguments):
-    """What Python itself tells of: files that are written and programs that are run."""
+    """Record the files that are written outside `_inside`, and the programs that are run."""
     if _seen is None:
         return
     if event == "open":
@@ -50,7 +50,10 @@ sys.addaudithook(_watch)
 
 @contextlib.contextmanager
 def watched(folder=None):
-    """Fails if a program is run, or a file outside `folder` (None = any file) is written."""
+    """Fail if the body runs a program, writes a file outside `folder`, or takes `SECONDS`.
+
+    With `folder=None` it may write no file at all.
+    """
     global _seen, _inside
     _seen, _inside = [], f"{folder}/" if folder else "\0"
     start, before = time.monotonic(), tempfile.tempdir
@@ -64,7 +67,7 @@ def watched(folder=None):
 
 
 def survives(read, *arguments, folder=None):
-    """What `read` returns, or the text of its UserError, one line; whatever else it does fails."""
+    """Call `read`; return its result, or the one line of its UserError. Fail at anything else."""
     with watched(folder):
         try:
             return read(*arguments)
@@ -77,7 +80,7 @@ def survives(read, *arguments, folder=None):
 
 
 def refused(message, read, *arguments, folder=None):
-    """Asserts that `read` raises a UserError with `message`."""
+    """Assert that `read` raises a UserError with `message`."""
     found = survives(read, *arguments, folder=folder)
     assert isinstance(found, str), f"is read: {found!r}"
     assert message in found, found
@@ -85,7 +88,7 @@ def refused(message, read, *arguments, folder=None):
 
 @pytest.fixture(autouse=True)
 def limits():
-    """Ends the process where a case hangs in C; fails a test that took too much memory."""
+    """End the process if a case hangs in C; fail a test that takes too much memory."""
     faulthandler.dump_traceback_later(900, exit=True, file=sys.__stderr__)
     before = resident("VmRSS")
     with contextlib.suppress(OSError):
@@ -96,7 +99,7 @@ def limits():
 
 
 def resident(name):
-    """Memory of this process in MB."""
+    """Return a figure of this process's memory in MB, such as "VmRSS"; its peak elsewhere."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(name):
             return int(line.split()[1]) / 1024
@@ -104,12 +107,12 @@ def resident(name):
 
 
 def examples(few, many):
-    """Parametrises a test by how many cases it draws: few by default, many where it is slow."""
+    """Parametrise a test by the number of its cases: few by default, many in the slow tests."""
     return pytest.mark.parametrize("examples", [few, pytest.param(many, marks=pytest.mark.slow)])
 
 
 def fuzz(examples, check, *strategies):
-    """Calls `check` with drawn values; the same ones each time, but for the long versions."""
+    """Call `check` with drawn values: the same values each time, below 500 examples."""
     quiet = list(HealthCheck)
     chosen = settings(
         max_examples=examples,
@@ -147,7 +150,7 @@ NUMBERS += [b"\0" * 8, b"\xff" * 8, b"\xff" * 7 + b"\x7f", b"\0\x01\0\0", b"\0\0
 
 @st.composite
 def damaged(draw, wholes):
-    """One of several files, changed in up to four places, as a disk or an attacker does."""
+    """Draw one of several files, changed in up to four places, as by a disk or an attacker."""
     content = bytearray(draw(st.sampled_from(wholes)))
     for _ in range(draw(st.integers(1, 4))):
         # Half of the places are in the header, where the sizes are.

@@ -1,4 +1,4 @@
-"""A process of a test's run: main on a cut backbone, or checks of `hosts` and `devices`."""
+"""A process of a test: main with a cut backbone, or checks of `processes` and `devices`."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ sys.modules["torch"] = None  # type: ignore  # tensorboardX imports it where it 
 
 
 def run_main():
-    """main on a cut backbone: its depth adds nothing but compile time. With float64 to choose."""
+    """Run main with a cut backbone, which compiles faster, and with float64 as a choice."""
     from batnet_jax.config import FIELDS
     from batnet_jax.main import main
     from batnet_jax.models import googlenet, resnet
@@ -25,6 +25,7 @@ def run_main():
 
 
 def attempt(call):
+    """Return the result of a call, or the text of its UserError."""
     from batnet_jax.errors import UserError
 
     try:
@@ -34,13 +35,14 @@ def attempt(call):
 
 
 def refuse(text):
+    """Raise a UserError."""
     from batnet_jax.errors import UserError
 
     raise UserError(text)
 
 
 def check(folder):
-    """Calls each function, and writes what it returned to `<process>.json`."""
+    """Call each function; write the results to `<process>.json` in `folder`."""
     import jax
 
     from batnet_jax import retrieval

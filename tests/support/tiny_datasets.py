@@ -1,4 +1,4 @@
-"""Tiny data sets on the disk, for the tests of whatever reads them."""
+"""Tiny data sets on the disk, for the tests of all readers of data sets."""
 
 import tarfile
 import zipfile
@@ -39,12 +39,12 @@ MSMT17 = {
 
 
 def jpg(number):
-    """A whole JPEG file whose bytes are no other number's."""
+    """Return a whole JPEG file with other bytes than for any other number."""
     return JPG + b"%d" % number
 
 
 def write_tree(root, files, prefix=""):
-    """Writes files {relative name: bytes} below root / prefix; returns root."""
+    """Write files {relative name: bytes} below root / prefix; return root."""
     for name, content in files.items():
         path = root / prefix / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write_tree(root, files, prefix=""):
 
 
 def write_zip(path, files, prefix=""):
-    """The same, as an archive; returns its path."""
+    """Write files {relative name: bytes} to a .zip, with `prefix` before each name; return path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, content in files.items():
@@ -62,14 +62,14 @@ def write_zip(path, files, prefix=""):
 
 
 def market_with(files):
-    """MARKET with other images, each of which the three splits have one of."""
+    """Return files of Market-1501's layout: one image in each split, and `files` in the queries."""
     folders = ("bounding_box_train", "query", "bounding_box_test")
     tree = {f"{folder}/0001_c{k}s1_0.jpg": jpg(k) for k, folder in enumerate(folders, 1)}
     return tree | {f"query/{name}": content for name, content in files.items()}
 
 
 def fails(message, name, tmp_path, **keywords):
-    """Asserts that loading fails with one line that matches, and leaves no prepared data."""
+    """Assert that loading fails with one line that matches, and leaves no prepared data."""
     with pytest.raises(UserError, match=message) as info:
         load_dataset(name, data_dir=tmp_path / "data", **keywords)
     assert "\n" not in str(info.value)
@@ -78,17 +78,19 @@ def fails(message, name, tmp_path, **keywords):
 
 
 def write_tar(path, source):
+    """Write the files below the folder `source` to a .tar; return path."""
     with tarfile.open(path, "w") as archive:
         archive.add(source, arcname=".")
     return path
 
 
 def parts(dataset):
+    """Return the splits train, query and gallery of a data set."""
     return dataset.train, dataset.query, dataset.gallery
 
 
 def contents(dataset):
-    """Everything in a data set, for comparing."""
+    """Return file names, pids, cameras and encoded images of each split of a data set."""
     return [
         (s.filenames, s.pids.tolist(), s.cameras.tolist(), [s.encoded(i) for i in range(len(s))])
         for s in parts(dataset)
@@ -97,6 +99,7 @@ def contents(dataset):
 
 @pytest.fixture
 def market(tmp_path):
+    """Write `MARKET`; return its folder."""
     return write_tree(tmp_path / "manual", MARKET)
 
 

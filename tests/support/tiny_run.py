@@ -1,4 +1,4 @@
-"""A run and photos of many kinds, for the tests of embedding."""
+"""A workdir of a tiny network, and photos of many kinds, for the tests of embedding."""
 
 import io
 
@@ -17,6 +17,7 @@ PIXELS = rng.integers(0, 256, (40, 24, 3), dtype=np.uint8)
 
 
 def small_config(folder):
+    """Return the config of a tiny network, with prepared data in `folder`."""
     c = default_config()
     c.data.dataset, c.data.variant, c.data.dir = "pedestrians", "tiny", str(folder / "data")
     c.data.image_size = (64, 32)
@@ -26,7 +27,7 @@ def small_config(folder):
 
 
 def write_run(workdir):
-    """A workdir with checkpoints 3 and 7 of a tiny network that was never trained."""
+    """Write checkpoints 3 and 7 of a tiny network that was never trained; return the workdir."""
     config = small_config(workdir)
     (workdir / "data").mkdir(parents=True)  # compiled programs go there
     with checkpoints.open_manager(workdir, keep=2) as manager:
@@ -40,8 +41,9 @@ def write_run(workdir):
 
 
 def write_photos(folder):
-    """Fills a folder with 13 files of many kinds; returns their paths, in order, and the pixels
-    of each in RGB.
+    """Fill a folder with 13 images of many kinds, and with two other files.
+
+    Returns: the sorted paths of the images, and the pixels of each, RGB.
     """
     rgb = Image.fromarray(PIXELS)
     grey = Image.fromarray(PIXELS[:, :, 0])

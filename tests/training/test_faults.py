@@ -3,23 +3,27 @@
 import errno
 import json
 import os
+import re
 import subprocess
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.errors import JaxRuntimeError
 from support.stub_training import STEPS, arrays, fake_embed, fake_step, fill, steps_saved
 from support.stub_training import prepared as prepared
 from support.stub_training import runs as runs
 from support.stub_training import small_disk as small_disk
 
+from batnet_jax.config import FIELDS
 from batnet_jax.data import load_dataset
 from batnet_jax.data.prepared import Split
 from batnet_jax.errors import NotFiniteError, RunFailure, UserError
 from batnet_jax.evaluation import evaluate
-from batnet_jax.runtime.resource_errors import as_run_failure, disk_error
+from batnet_jax.runtime.resource_errors import MemoryRemedies, as_run_failure, disk_error
 from batnet_jax.training import loop as training
+from batnet_jax.validation import EVALUATION_MEMORY, TRAINING_MEMORY
 from batnet_jax.workdir import checkpoints, environment, metrics_log
 
 
@@ -162,9 +166,38 @@ def test_a_full_disk_while_preparing(small_disk):
     assert len(load_dataset("pedestrians", variant="tiny", data_dir=small_disk).train) > 0
 
 
+REMEDIES = MemoryRemedies(device="take a smaller step", host="close other programs")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (MemoryError("20 GB"), "out of memory on the host: close other programs"),
+        (
+            JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\n a table"),
+            "out of device memory (Out of memory allocating 8 bytes): take a smaller step",
+        ),
+    ],
+)
+def test_too_little_memory_ends_with_the_callers_remedy(tmp_path, error, message):
+    with pytest.raises(RunFailure) as failure, as_run_failure(tmp_path, memory=REMEDIES):
+        raise error
+    assert str(failure.value) == message
+
+
+@pytest.mark.parametrize("remedies", [TRAINING_MEMORY, EVALUATION_MEMORY])
+def test_remedies_name_settings(remedies):
+    for remedy in remedies:
+        names = re.findall(r"config\.([a-z_.]+[a-z])", remedy)
+        assert names
+        assert set(names) <= FIELDS.keys()
+        resumes = all(FIELDS[name].resumable for name in names)
+        assert resumes == ("another workdir" not in remedy)
+
+
 def test_other_errors_are_raised_unchanged(tmp_path):
     for error in (ValueError("a bug"), OSError(errno.EINVAL, "x"), KeyError("x")):
-        with pytest.raises(type(error)) as raised, as_run_failure(tmp_path, lower="nothing"):
+        with pytest.raises(type(error)) as raised, as_run_failure(tmp_path, memory=REMEDIES):
             raise error
         assert raised.value is error
     text = "RESOURCE_EXHAUSTED: Failed to write 3 bytes to file 11: x [os_error_code='28']"

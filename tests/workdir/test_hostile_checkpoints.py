@@ -24,6 +24,7 @@ from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.best_checkpoint import read
+from batnet_jax.workdir.checksums import METADATA, metadata_checksum
 from batnet_jax.workdir.run_folder import check_workdir
 
 pytestmark = [
@@ -113,7 +114,7 @@ def test_a_network_that_would_take_all_memory():
     config = default_config()
     config.model.update({"width": 16.0, "num_parts": 8, "attention": "none"})
     refused(
-        "parameters, more than 300,000,000: lower",
+        "parameters, more than 300,000,000: lower model.width, model.num_parts,",
         draw_variables,
         make_model(config, 9),
         (128, 64),
@@ -121,7 +122,11 @@ def test_a_network_that_would_take_all_memory():
     )
     config.model.num_parts = 10**9
     refused(
-        "num_parts=1000000000 must be 0 to 64", draw_variables, make_model(config, 9), (128, 64), 0
+        "model.num_parts=1000000000 must be 0 to 64",
+        draw_variables,
+        make_model(config, 9),
+        (128, 64),
+        0,
     )
 
 
@@ -184,9 +189,8 @@ def rewrite(workdir, **changes):
     """Change the metadata of a checkpoint and its checksum."""
     (path,) = [p for p in files_of(workdir) if p.parent.name == "run" and p.name == "metadata"]
     run = json.loads(path.read_text()) | changes
-    own = {name: value for name, value in run.items() if name != "checksums"}
     if isinstance(run.get("checksums"), dict):
-        run["checksums"][checkpoints.METADATA] = checkpoints._metadata_checksum(own)
+        run["checksums"][METADATA] = metadata_checksum(run)
     path.write_text(json.dumps(run))
     return path
 

@@ -7,8 +7,16 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from batnet_jax.data import load_dataset, title_of
 from batnet_jax.data.pedestrians import draw, figure
-from batnet_jax.data.pedestrians.draw import LAYERS, SIZES, draw_image, draw_layers, plan
+from batnet_jax.data.pedestrians.draw import (
+    LAYERS,
+    SIZES,
+    draw_image,
+    draw_jpeg,
+    draw_layers,
+    plan,
+)
 from batnet_jax.data.pedestrians.identity import make_identity
 from batnet_jax.data.pedestrians.plan import make_shot, read_shot
 from batnet_jax.data.pedestrians.raster import (
@@ -20,6 +28,7 @@ from batnet_jax.data.pedestrians.raster import (
     rectangle,
     shadow,
 )
+from batnet_jax.data.sources import pedestrians
 
 SHAPE = {"height": 128, "width": 64}
 # Digest of the layers of 24 images; only a change of the drawing may change it.
@@ -217,3 +226,29 @@ def test_a_filename_gives_its_shot_back(size):
 def test_another_filename_is_refused(name):
     with pytest.raises(ValueError, match="is not the filename of a drawn image"):
         read_shot(name)
+
+
+@pytest.mark.parametrize("height", [128, 60])
+def test_prepared_images_lead_to_their_layers(tmp_path, monkeypatch, height):
+    size = SIZES["tiny"]._replace(height=height, train_images=24, gallery_images=20)
+    monkeypatch.setitem(SIZES, "tiny", size)
+    dataset = load_dataset("pedestrians:tiny", data_dir=tmp_path)
+    options = {"seed": pedestrians.SEED, "height": height, "width": 64}
+    for split in (dataset.query, dataset.gallery, dataset.train.take(np.array([9, 2, 17]))):
+        rows = np.array([len(split) - 1, 0, 2])
+        found = pedestrians.layers_of(split, rows)
+        assert found.shape == (3, height, 64)
+        for row, layers in zip(rows, found, strict=True):
+            shot = read_shot(split.filenames[row])
+            # The stored image is that shot.
+            assert draw_jpeg(*shot[1:], **options) == split.encoded(row)
+            assert (shot.pid, shot.camera) == (split.pids[row], split.cameras[row])
+            np.testing.assert_array_equal(layers, draw_layers(*shot[1:], **options))
+
+
+def test_drawn_data_sets_are_known_by_their_titles():
+    for name in ("pedestrians", "pedestrians:medium"):
+        assert pedestrians.is_drawn(title_of(name))
+    assert pedestrians.is_drawn("pedestrians-2")  # the second of two data sets with one title
+    for name in ("market1501", "folder:pedestrians", "folder:x/pedestrians-2", "folder"):
+        assert not pedestrians.is_drawn(title_of(name))

@@ -20,7 +20,15 @@ from batnet_jax.data.pedestrians.camera import expose, make_camera
 from batnet_jax.data.pedestrians.dice import Dice
 from batnet_jax.data.pedestrians.figure import draw_person, make_pose
 from batnet_jax.data.pedestrians.identity import make_identity
-from batnet_jax.data.pedestrians.plan import SIZES, SPLITS, Shot, Size, make_shot, plan
+from batnet_jax.data.pedestrians.plan import (
+    SIZES,
+    SPLITS,
+    Shot,
+    Size,
+    make_shot,
+    plan,
+    read_shot,
+)
 from batnet_jax.data.pedestrians.raster import SUB, Canvas
 from batnet_jax.data.pedestrians.scene import OCCLUDERS, backdrop, occlude
 
@@ -35,6 +43,7 @@ __all__ = [
     "draw_layers",
     "make_shot",
     "plan",
+    "read_shot",
 ]
 
 LAYERS = {"background": 0, "person": 1, "occluder": 2, "passer-by": 3}

@@ -6,9 +6,11 @@
 Takes runs on `pedestrians`, with an attention and without, and measures all query and gallery
 images (--images: N of them, evenly spaced). Prints a Markdown table of the runs, and another of
 means over the runs of equal networks. `before` is the map that enters the attention; where there is
-none, the map at the same position. The energy is the sum over the channels of squares. --pictures
-also writes DIR/<run>.png for each run with an attention: image, layers and maps of a few images,
-half of them those with the most clutter in front and behind.
+none, the map at the same position. The energy is the sum over the channels of squares. `On others`
+is the share that the map of one image has on the person of another: a map that only knows where
+people usually are has no more on its own. --pictures also writes DIR/<run>.png for each run with an
+attention: image, layers and maps of a few images, half of them those with the most clutter in front
+and behind.
 """
 
 import argparse
@@ -121,11 +123,11 @@ def pictured(shares: LayerShares) -> list[int]:
 
 
 def describe(network: dict[str, Any]) -> str:
-    """The attention in a few words."""
+    """The attention in a few words; the tables have a column for a single position."""
     if network["attention"] == "none":
         return "no attention"
-    kernel, reduction = network["kernel"], network["reduction"]
-    return f"{network['attention']}, {kernel}, r = {reduction}, at {network['position']}"
+    text = f"{network['attention']}, {network['kernel']}, r = {network['reduction']}"
+    return f"{text}, at {network['position']}" if "," in network["position"] else text
 
 
 def print_tables(results: list[dict[str, Any]]) -> None:
@@ -137,12 +139,14 @@ def print_tables(results: list[dict[str, Any]]) -> None:
         f"the lift, this share divided by the person's share of the area, "
         f"{100 * first['area']['person']:.1f}%\n"
     )
-    print_head(["run", "network", "position"])
+    print_head(["run, step", "network", "position"])
     for result in results:
+        name = f"{Path(result['run']).name}, {result['step']}"
         for position, maps in result["positions"].items():
-            cells = [cell(maps.get(name)) for name in COLUMNS]
-            name = Path(result["run"]).name
+            cells = [cell(maps.get(column)) for column in COLUMNS]
             print_row([name, describe(result["network"]), position, *cells])
+            others = [cell(maps.get(column), "elsewhere") for column in COLUMNS]
+            print_row(["", "", "on others", *others])
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for result in results:
         for position, maps in result["positions"].items():
@@ -167,25 +171,26 @@ def print_row(cells: list[str]) -> None:
     print(f"| {' | '.join(cells)} |")
 
 
-def cell(figures: dict[str, Any] | None) -> str:
-    """A share, its interval and its lift; a gain has no lift."""
-    if figures is None or figures["person"]["value"] is None:
+def cell(figures: dict[str, Any] | None, name: str = "person") -> str:
+    """A share, its interval and its lift; a gain has no lift and is on no other person."""
+    if figures is None or name not in figures or figures[name]["value"] is None:
         return "-"
     sign = "" if "lift" in figures else "+"
-    value, interval = figures["person"]["value"], figures["person"]["interval"]
+    value, interval = figures[name]["value"], figures[name]["interval"]
     low, high = (f"{100 * end:{sign}.1f}" for end in interval)
-    lift = f" {figures['lift']['value']:.2f}x" if "lift" in figures else ""
+    lift = f" {figures['lift']['value']:.2f}x" if "lift" in figures and name == "person" else ""
     return f"{100 * value:{sign}.1f} [{low}, {high}]{lift}"
 
 
 def mean_cell(runs: list[dict[str, Any] | None]) -> str:
     """The mean of a share over runs, and the standard deviation of several."""
-    values = [100 * run["person"]["value"] for run in runs if run and run["person"]["value"]]
-    if len(values) < len(runs):
+    values = [run["person"]["value"] if run else None for run in runs]
+    known = [100 * value for value in values if value is not None]
+    if len(known) < len(runs):
         return "-"
     sign = "" if runs[0] and "lift" in runs[0] else "+"
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):{sign}.1f}{spread}"
+    spread = f" ± {statistics.stdev(known):.1f}" if len(known) > 1 else ""
+    return f"{statistics.mean(known):{sign}.1f}{spread}"
 
 
 def main(argv: list[str]) -> None:

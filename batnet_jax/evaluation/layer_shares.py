@@ -29,6 +29,8 @@ LEVEL = 0.95
 SAMPLES = 1000
 """The bootstrap's samples: the ends of an interval rest on 25 of them."""
 PERSON = LAYERS["person"]
+_AT_ONCE = 256
+"""Images whose pixels are held as float64, 64 kB each."""
 
 
 class LayerShares(NamedTuple):
@@ -39,6 +41,9 @@ class LayerShares(NamedTuple):
     areas: Float64[np.ndarray, "n l"]
     maps: Mapping[str, Mapping[str, Float64[np.ndarray, "n l"]]]
     """By position and by map, as in `energy_step`; nan for an image whose map has no energy."""
+    elsewhere: Mapping[str, Mapping[str, Float64[np.ndarray, " n"]]]
+    """The person's share if each map lay on the other images: what a map has that knows where
+    people usually are, but does not see this one. Nan for a single image, too."""
 
 
 def cell_areas(
@@ -48,8 +53,12 @@ def cell_areas(
     height, width = (
         _overlaps(size, cells) for size, cells in zip(layers.shape[1:], grid, strict=True)
     )
-    covered = [height @ (layers == layer) @ width.T for layer in LAYERS.values()]
-    return np.stack(covered, axis=1)
+    return np.concatenate(
+        [
+            np.stack([height @ (part == layer) @ width.T for layer in LAYERS.values()], axis=1)
+            for part in np.array_split(layers, -(-len(layers) // _AT_ONCE))
+        ]
+    )
 
 
 def _overlaps(size: int, cells: int) -> Float64[np.ndarray, "cells size"]:
@@ -76,6 +85,23 @@ def energy_shares(
     return np.divide(on_layers, total, out=np.full(on_layers.shape, np.nan), where=total > 0)
 
 
+def shares_elsewhere(
+    energy: Float[np.ndarray, "n h w"], areas: Float[np.ndarray, "n h w"]
+) -> Float64[np.ndarray, " n"]:
+    """Return the share of each map's energy on a layer of the other images, on their average.
+
+    Args:
+      energy: of each cell, >= 0.
+      areas: the fraction of each cell that the layer covers.
+    Returns: nan for a map without energy, and for a single image.
+    """
+    energy, areas = np.asarray(energy, np.float64), np.asarray(areas, np.float64)
+    others = areas.sum(0) - areas
+    total = energy.sum((1, 2)) * (len(areas) - 1)
+    on_layer = (energy * others).sum((1, 2))
+    return np.divide(on_layer, total, out=np.full(len(areas), np.nan), where=total > 0)
+
+
 def measure_layers(
     config: ml_collections.ConfigDict,
     model: BATNet,
@@ -100,40 +126,48 @@ def measure_layers(
     total, batch = len(split), min(config.eval.batch, len(split))
     # The last batch is padded, so that all steps have one shape and one compilation serves all.
     plan = [np.minimum(np.arange(s, s + batch), total - 1) for s in range(0, total, batch)]
-    areas: list[np.ndarray] = []
-    parts: list[dict[tuple[str, str], np.ndarray]] = []
+    energies, layers = [], []
     with (
         open_store(config, split, keep=False) as store,
         prefetch(store, plan) as batches,
         progress_bar(total, description="layers") as bar,
     ):
         for rows, images in batches:
-            energies = jax.device_get(step(variables, images))
-            layers = layers_of(split, np.unique(rows))
-            areas.append(cell_areas(layers, (1, 1))[:, :, 0, 0])
-            parts.append(_batch_shares(energies, layers))
-            bar.update(len(layers))
-    maps: dict[str, dict[str, np.ndarray]] = {position: {} for position in positions}
-    for position, name in parts[0]:
-        maps[position][name] = np.concatenate([part[position, name] for part in parts])
-    return LayerShares(split.pids, np.concatenate(areas), maps)
+            energies.append(jax.device_get(step(variables, images)))
+            layers.append(layers_of(split, np.unique(rows)))
+            bar.update(len(layers[-1]))
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts)[:total], *energies)
+    return share_layers(joined, np.concatenate(layers), split.pids)
 
 
-def _batch_shares(
-    energies: Mapping[str, Mapping[str, np.ndarray]], layers: np.ndarray
-) -> dict[tuple[str, str], np.ndarray]:
-    """Return the shares of the first images of a batch, by position and map."""
-    shares = {}
+def share_layers(
+    energies: Mapping[str, Mapping[str, np.ndarray]],
+    layers: UInt8[np.ndarray, "n H W"],
+    pids: np.ndarray,
+) -> LayerShares:
+    """Return the shares of layers in the energy of n images' maps.
+
+    Args:
+      energies: [n, h, w] by position and map, as in `energy_step`.
+      layers: of the images.
+      pids: [n] int.
+
+    Raises: UserError if a map is not finite.
+    """
+    shares: dict[str, dict[str, np.ndarray]] = {}
+    elsewhere: dict[str, dict[str, np.ndarray]] = {}
     for position, maps in energies.items():
+        shares[position], elsewhere[position] = {}, {}
+        areas = cell_areas(layers, maps["before"].shape[1:])
         for name, energy in maps.items():
             if not np.isfinite(energy).all():
                 raise UserError(
                     f"the map '{name}' at {position} holds values that are not finite, so this "
                     "checkpoint is useless: choose an earlier one"
                 )
-            areas = cell_areas(layers, energy.shape[1:])
-            shares[position, name] = energy_shares(energy[: len(layers)], areas)
-    return shares
+            shares[position][name] = energy_shares(energy, areas)
+            elsewhere[position][name] = shares_elsewhere(energy, areas[:, PERSON])
+    return LayerShares(pids, cell_areas(layers, (1, 1))[:, :, 0, 0], shares, elsewhere)
 
 
 def summarise(shares: LayerShares, *, samples: int = SAMPLES, seed: int = 0) -> dict[str, Any]:
@@ -149,9 +183,10 @@ def summarise(shares: LayerShares, *, samples: int = SAMPLES, seed: int = 0) -> 
 
     Returns: `num_image`, `num_identity`, `level`, `area` (by layer) and `positions`. This has for
       each position, by map, `num_image` (with energy; the averages are over them), `share` (by
-      layer), `person` and `lift`, each a value and [low, high]. Lift is the person's share divided
-      by the person's share of the area. Where there is an attention, `gain` has the person's share
-      after it less the share before it. Figures of a map without energy in any image are None.
+      layer), and `person`, `lift` and `elsewhere`, each a value and [low, high]. Lift is the
+      person's share divided by the person's share of the area; for `elsewhere` see `LayerShares`.
+      Where there is an attention, `gain` has the person's share after it less the share before it.
+      Figures of a map without energy in any image are None.
     """
     distractors = shares.pids == Pedestrians.DISTRACTOR_PID
     people = np.where(distractors, -1 - np.arange(len(shares.pids)), shares.pids)
@@ -170,11 +205,13 @@ def summarise(shares: LayerShares, *, samples: int = SAMPLES, seed: int = 0) -> 
         figures = positions[position] = {}
         for name, own in maps.items():
             count, mean, drawn = average(*own.T, shares.areas[:, PERSON])
+            _, other, drawn_other = average(shares.elsewhere[position][name])
             figures[name] = {
                 "num_image": count,
                 "share": _by_layer(mean),
                 "person": _with_interval(mean[PERSON], drawn[:, PERSON]),
                 "lift": _with_interval(mean[PERSON] / mean[-1], drawn[:, PERSON] / drawn[:, -1]),
+                "elsewhere": _with_interval(other[0], drawn_other[:, 0]),
             }
         if "after" in maps:
             gains = maps["after"][:, PERSON] - maps["before"][:, PERSON]

@@ -22,8 +22,9 @@ _CAPTION = (
 
 _LAYERS = (
     "These images are drawn, so the pixels of the person are known. A map's share on the person "
-    "says how much of its energy lies there; a lift of 1 is what a flat map has. The mask is at "
-    "least 0.5, so its part above 0.5 shows what it picks out."
+    "says how much of its energy lies there; a lift of 1 is what a flat map has. A map that only "
+    "knows where people usually are has the same share on others. The mask is at least 0.5, so its "
+    "part above 0.5 shows what it picks out."
 )
 
 

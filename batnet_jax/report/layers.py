@@ -53,19 +53,22 @@ def share_table(figures: Mapping[str, Any]) -> Markup:
     for position, maps in figures["positions"].items():
         for name, title in MAPS.items():
             if name in maps:
-                person, lift = maps[name]["person"], maps[name]["lift"]
-                own = [*percent_interval(person), *_format(lift, "{:.2f}", 1)]
-                rows.append([f"{position}, {title}", *own])
+                own = maps[name]
+                cells = [*percent_interval(own["person"]), *_format(own["lift"], "{:.2f}", 1)]
+                cells.append(percent_interval(own["elsewhere"])[0])
+                rows.append([f"{position}, {title}", *cells])
         if "gain" in maps:
-            own = percent_interval(maps["gain"]["person"], sign="+")
-            rows.append([f"{position}, after less before", *own, "", ""])
+            cells = percent_interval(maps["gain"]["person"], sign="+")
+            rows.append([f"{position}, after less before", *cells, "", "", ""])
     caption = (
         f"The person's share of the energy of the maps (the sum over the channels of squares), in "
         f"per cent, over {figures['num_image']:,} queries; lift: this share divided by the "
         f"person's share of the area, {100 * figures['area']['person']:.1f}%; "
-        f"{100 * figures['level']:.0f}% intervals over {figures['num_identity']:,} identities"
+        f"{100 * figures['level']:.0f}% intervals over {figures['num_identity']:,} identities; on "
+        "others: the share that the map of one image has on the person of another"
     )
-    return table(caption, ["map", "share", "interval", "lift", "interval"], rows)
+    head = ["map", "share", "interval", "lift", "interval", "on others"]
+    return table(caption, head, rows)
 
 
 def percent_interval(figure: Mapping[str, Any], sign: str = "") -> list[str]:

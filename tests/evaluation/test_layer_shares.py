@@ -21,11 +21,14 @@ from batnet_jax.evaluation.layer_shares import (
     cell_areas,
     energy_shares,
     measure_layers,
+    share_layers,
+    shares_elsewhere,
     summarise,
 )
 from batnet_jax.models import BATNet
 from batnet_jax.models.init_variables import draw_variables
 
+PIDS = np.array([1, 2, 3])
 TINY = {"num_parts": 0, "width": 1 / 16, "embedding_dim": 8}
 SIZE = (64, 32)
 
@@ -72,6 +75,14 @@ def test_areas_and_shares_match_loops(size, grid, seed):
             assert shares[i, layer] == pytest.approx(own / total, abs=1e-12)
 
 
+def test_many_images_have_the_areas_of_each(rng, monkeypatch):
+    monkeypatch.setattr(layer_shares, "_AT_ONCE", 4)
+    layers = rng.integers(0, 4, (11, 6, 4)).astype(np.uint8)
+    together = cell_areas(layers, (3, 3))
+    alone = [cell_areas(own[None], (3, 3))[0] for own in layers]
+    np.testing.assert_array_equal(together, alone)
+
+
 def test_a_flat_map_has_the_shares_of_the_area():
     layers = np.random.default_rng(0).integers(0, 4, (3, 12, 6)).astype(np.uint8)
     shares = energy_shares(np.full((3, 4, 2), 7.0), cell_areas(layers, (4, 2)))
@@ -84,6 +95,30 @@ def test_a_map_without_energy_has_no_shares():
     shares = energy_shares(energy, cell_areas(np.ones((2, 4, 4), np.uint8), (1, 2)))
     assert np.isnan(shares[0]).all()
     np.testing.assert_array_equal(shares[1], [0, 1, 0, 0])
+
+
+def test_shares_on_others_match_a_loop(rng):
+    energy, areas = rng.random((5, 3, 2)), rng.random((5, 3, 2)).astype(np.float32)
+    found = shares_elsewhere(energy.astype(np.float32), areas)
+    for i in range(5):
+        own = [(energy[i] * areas[j]).sum() / energy[i].sum() for j in range(5) if j != i]
+        assert found[i] == pytest.approx(np.mean(own), rel=1e-6)  # float32 energies
+    assert np.isnan(shares_elsewhere(energy[:1], areas[:1])).all()
+    assert np.isnan(shares_elsewhere(0 * energy, areas)).all()
+
+
+def test_a_map_that_follows_the_person_has_less_on_others():
+    layers = np.zeros((3, 4, 6), np.uint8)
+    for i in range(3):
+        layers[i, :, 2 * i : 2 * i + 2] = LAYERS["person"]
+    follows = (layers == LAYERS["person"]).astype(float)
+    found = share_layers({"p2": {"before": follows, "after": np.ones((3, 4, 6))}}, layers, PIDS)
+    np.testing.assert_array_equal(found.maps["p2"]["before"][:, LAYERS["person"]], 1)
+    np.testing.assert_array_equal(found.elsewhere["p2"]["before"], 0)
+    np.testing.assert_allclose(found.elsewhere["p2"]["after"], 1 / 3)
+    np.testing.assert_allclose(found.areas[:, LAYERS["person"]], 1 / 3)
+    figures = summarise(found, samples=20)["positions"]["p2"]
+    assert figures["before"]["elsewhere"] == {"value": 0, "interval": [0, 0]}
 
 
 # --- The energies of a network
@@ -193,7 +228,8 @@ def shares_of(pids, person, area=0.25, **maps):
         return np.stack([1 - values, values, 0 * values, 0 * values], 1)
 
     maps = {"before": rows(person)} | {name: rows(values) for name, values in maps.items()}
-    return LayerShares(np.asarray(pids), rows(area), {"p2": maps})
+    elsewhere = {name: own[:, 1] / 2 for name, own in maps.items()}
+    return LayerShares(np.asarray(pids), rows(area), {"p2": maps}, {"p2": elsewhere})
 
 
 def test_averages_by_hand():
@@ -207,6 +243,8 @@ def test_averages_by_hand():
     assert before["share"]["background"] == pytest.approx(0.55)
     # Of two identities a draw has one twice, with the mean 0.3 or 0.6, or both.
     assert before["person"]["interval"] == pytest.approx([0.3, 0.6])
+    assert before["elsewhere"]["value"] == pytest.approx(0.225)
+    assert before["elsewhere"]["interval"] == pytest.approx([0.15, 0.3])
     assert before["lift"]["value"] == pytest.approx(1.8)
     assert before["lift"]["interval"] == pytest.approx([1.2, 2.4])
     assert gain["person"]["value"] == pytest.approx(0.1)

@@ -20,7 +20,9 @@ def measured(monkeypatch):
     def measure(config, model, variables, split, *, positions):
         calls.append((split.rows.tolist(), positions))
         shares = np.full((len(split), 4), 0.25)
-        return LayerShares(split.pids, shares, {p: {"before": shares} for p in positions})
+        maps = {p: {"before": shares} for p in positions}
+        others = {p: {"before": shares[:, 0]} for p in positions}
+        return LayerShares(split.pids, shares, maps, others)
 
     monkeypatch.setattr(report_attention, "measure_layers", measure)
     return calls

@@ -40,7 +40,9 @@ def figures(**maps):
     """Shares of two identities, with or without an attention at p2."""
     areas = np.tile([0.7, 0.2, 0.1, 0.0], (2, 1))
     rows = {name: np.array([[1 - x, x, 0, 0] for x in values]) for name, values in maps.items()}
-    return summarise(LayerShares(np.array([1, 2]), areas, {"p2": rows}), samples=50)
+    others = {name: own[:, 1] - 0.1 for name, own in rows.items()}
+    shares = LayerShares(np.array([1, 2]), areas, {"p2": rows}, {"p2": others})
+    return summarise(shares, samples=50)
 
 
 def cells(parsed):
@@ -58,10 +60,10 @@ def test_the_table_has_a_row_for_each_map(tmp_path):
     parsed = show(tmp_path, share_table(figures(before=[0.3, 0.5], **flat)))
     text = cells(parsed)
     for row in (
-        "p2, before40.030.0 to 50.02.001.50 to 2.50",
-        "p2, mask20.020.0 to 20.01.001.00 to 1.00",
-        "p2, mask above 1/2----",
-        "p2, after45.040.0 to 50.02.252.00 to 2.50",
+        "p2, before40.030.0 to 50.02.001.50 to 2.5030.0",
+        "p2, mask20.020.0 to 20.01.001.00 to 1.0010.0",
+        "p2, mask above 1/2-----",
+        "p2, after45.040.0 to 50.02.252.00 to 2.5035.0",
         "p2, after less before+5.0+0.0 to +10.0",
     ):
         assert row in text, row

@@ -2,6 +2,8 @@
 
 embed: a network as a function from images to features.
 ranked_test: a test embedded and ranked.
+attention: the maps around each Bi-attention, and their energy.
+layer_shares: the shares of the person and of other layers in the energy of maps of drawn images.
 extra_figures: the figures that `eval` fields add, such as re-ranking.
 evaluate: the whole, from a network to `eval/step_<N>.json` and the table on stdout.
 """

@@ -13,7 +13,8 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import parse_positions
-from batnet_jax.modes.report_exhibits import attention_rows, report_test
+from batnet_jax.modes.report_attention import attention_rows, layer_figures
+from batnet_jax.modes.report_exhibits import report_test
 from batnet_jax.report import page, sections
 from batnet_jax.report.attention_maps import draw_attention_maps
 from batnet_jax.report.attention_section import attention_section
@@ -48,6 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         for number, test in enumerate(tests)
     ]
     attention = attention_rows(config, model, variables, tests[0], reported[0].sample)
+    layers = layer_figures(config, model, variables, tests[0])
     progress = progress_of(reported[0].result, evaluations)
     settings = metadata.get("config") or json.loads(config.to_json())  # old checkpoints have none
     defaults = json.loads(default_config().to_json())
@@ -63,7 +65,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         sections=[
             sections.metrics_section([test.result for test in reported]),
             *(section for test in reported for section in test.sections),
-            attention_section(attention, thumbnails),
+            attention_section(attention, thumbnails, layers),
             training_section(read_metrics(workdir), progress),
             settings_section(flatten(settings), flatten(defaults)),
         ],

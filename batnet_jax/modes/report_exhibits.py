@@ -1,30 +1,24 @@
-"""The exhibits of the report: which queries, ranked lists, identities and attention maps to show.
+"""The exhibits of the report: which queries, ranked lists and identities to show.
 
 All figures come from features that are embedded once; only images on the page are decoded again.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import jax
 import ml_collections
 import numpy as np
 
 from batnet_jax import retrieval
 from batnet_jax.data.loading.loader import ImageStore
-from batnet_jax.data.run_data import RetrievalTest, open_store
+from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import Embed
 from batnet_jax.evaluation.evaluate import camera_of, make_result
 from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
-from batnet_jax.models import BATNet
-from batnet_jax.models.preprocess import normalise
 from batnet_jax.report import sections
-from batnet_jax.report.attention_maps import AttentionRow, mean_maps
 from batnet_jax.report.cards import KINDS, Card, Hit, PageImage, ranked_lists_section
 from batnet_jax.report.page import Section
-from batnet_jax.report.ranked_list import Person
 from batnet_jax.report.sections import HardIdentity
 from batnet_jax.report.thumbnails import Thumbnails
 from batnet_jax.runtime.progress import counting_bar
@@ -266,43 +260,3 @@ def _verification(ranked: RankedTest, result: dict[str, Any]) -> dict[str, Any] 
             )
     except UserError as error:  # a gallery of one person has no pair of two
         return str(error)
-
-
-def attention_rows(
-    config: ml_collections.ConfigDict,
-    model: BATNet,
-    variables: dict[str, Any],
-    test: RetrievalTest,
-    queries: Sequence[int],
-) -> list[AttentionRow]:
-    """Compute the attention maps of some queries; none if the network has no attention.
-
-    Raises: UserError if a map is not finite.
-    """
-    if model.attention == "none":
-        return []
-    query, rows = test.query, np.array(queries)
-    with open_store(config, query, keep=False) as store:
-        images = store.batch(rows)
-    # XLA drops the layers after the last attention, because nothing uses their outputs.
-    attention = jax.device_get(
-        jax.jit(functools.partial(attention_step, model=model))(variables, images)
-    )
-    if not all(np.isfinite(maps).all() for maps in jax.tree.leaves(attention)):
-        raise UserError(
-            "an attention map holds values that are not finite, so this checkpoint is useless:"
-            " choose an earlier one with --config.eval.step, or train again at a lower rate"
-        )
-    cameras = [camera_of(query, q) for q in queries]
-    people = map(Person, images, query.pids[rows].tolist(), cameras)
-    maps = mean_maps(attention)
-    return [AttentionRow(*pair) for pair in zip(people, maps, strict=True)]
-
-
-def attention_step(variables: dict[str, Any], images: jax.Array, *, model: BATNet) -> Any:
-    """Compute the maps around each Bi-attention of images [b, h, w, 3] bytes.
-
-    Returns: `outputs["attention"]` of `BATNet.__call__`.
-    """
-    outputs: Any = model.apply(variables, normalise(images), train=False)
-    return outputs["attention"]

@@ -14,6 +14,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from batnet_jax.errors import UserError
+from batnet_jax.report.layers import LEGEND
 from batnet_jax.report.ranked_list import Person
 
 _BOX = (128, 256)  # width, height of a cell in pixels: the paper's image size
@@ -45,6 +46,8 @@ class AttentionRow(NamedTuple):
 
     person: Person
     maps: Mapping[str, AttentionMaps]
+    layers: UInt8[np.ndarray, "H W 3"] | None = None
+    """The image with its layers in colour; None unless it is drawn. See `layers.paint_layers`."""
 
 
 def mean_maps(attention: Mapping[str, Mapping[str, np.ndarray]]) -> list[dict[str, AttentionMaps]]:
@@ -103,7 +106,7 @@ def draw_attention_maps(
 
     Args:
       path: file to write; its folder must exist.
-      rows: at least one; all have the same positions, at least one.
+      rows: at least one; all have the same positions, at least one, and all have layers or none.
       dataset: for the title, with the step.
       step: training step of the checkpoint.
 
@@ -119,15 +122,20 @@ def draw_attention_maps(
     bottom = top + len(rows) * cell_height
     # The columns of one position are closer to each other than to those of the next position.
     group = len(COLUMNS) * (_BOX[0] + _GAP) + _GAP
-    width = _GAP + _BOX[0] + 2 * _GAP + len(positions) * group
+    start = _BOX[0] + 3 * _GAP  # of the first position
+    start += _BOX[0] + _GAP if rows[0].layers is not None else 0
+    width = start + len(positions) * group
     width = max(width, 2 * _GAP + int(ImageFont.load_default(_TITLE).getlength(title)))
-    sheet = Image.new("RGB", (width, bottom + 2 * _LINE + _GAP), _PAPER)
+    lines = 2 if rows[0].layers is None else 3
+    sheet = Image.new("RGB", (width, bottom + lines * _LINE + _GAP), _PAPER)
     draw = ImageDraw.Draw(sheet)
     draw.text((_GAP, _GAP), title, _INK, ImageFont.load_default(_TITLE))
     # One scale for all masks of a position: a mask that changes hardly anything must look flat.
     limits_of = {position: mask_limits(rows, position) for position in positions}
-    lefts = {position: _BOX[0] + 3 * _GAP + n * group for n, position in enumerate(positions)}
+    lefts = {position: start + n * group for n, position in enumerate(positions)}
     _caption(draw, _GAP, top - _LINE, "image", _INK)
+    if rows[0].layers is not None:
+        _caption(draw, 2 * _GAP + _BOX[0], top - _LINE, "layers", _INK)
     for position, left in lefts.items():
         for n, head in enumerate(COLUMNS):
             x = left + n * (_BOX[0] + _GAP)
@@ -137,6 +145,8 @@ def draw_attention_maps(
     for number, row in enumerate(rows):
         y = top + number * cell_height
         _draw_cell(sheet, _GAP, y, row.person.image, _name(row.person))
+        if row.layers is not None:
+            _draw_cell(sheet, 2 * _GAP + _BOX[0], y, row.layers, "")
         for position, left in lefts.items():
             for n, key in enumerate(COLUMNS):
                 heat = getattr(row.maps[position], key)
@@ -145,6 +155,9 @@ def draw_attention_maps(
                 note = f"{heat.min():.3g} to {heat.max():.3g}"
                 _draw_cell(sheet, x, y, overlay(row.person.image, heat, limits), note)
     _draw_legend(sheet, _GAP, bottom)
+    if rows[0].layers is not None:
+        font = ImageFont.load_default(_TEXT)
+        draw.text((_GAP, bottom + 2 * _LINE), f"{LEGEND}.", _INK, font)
     sheet.save(path, format="PNG")
 
 

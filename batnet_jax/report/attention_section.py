@@ -1,8 +1,10 @@
 """The section of attention: Fig. 6 of the paper, with heat maps around each Bi-attention."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from batnet_jax.report.attention_maps import COLUMNS, AttentionRow, mask_limits, overlay
+from batnet_jax.report.layers import LEGEND, share_table
 from batnet_jax.report.page import Markup, Section, escape, grid, paragraph
 from batnet_jax.report.ranked_list import Person
 from batnet_jax.report.thumbnails import Thumbnails, picture
@@ -18,22 +20,34 @@ _CAPTION = (
     "for the places that it lowers least."
 )
 
+_LAYERS = (
+    "These images are drawn, so the pixels of the person are known. A map's share on the person "
+    "says how much of its energy lies there; a lift of 1 is what a flat map has. A map that only "
+    "knows where people usually are has the same share on others. The mask is at least 0.5, so its "
+    "part above 0.5 shows what it picks out."
+)
 
-def attention_section(rows: Sequence[AttentionRow], thumbnails: Thumbnails) -> Section:
+
+def attention_section(
+    rows: Sequence[AttentionRow],
+    thumbnails: Thumbnails,
+    figures: Mapping[str, Any] | None = None,
+) -> Section:
     """Make the section of attention.
 
     Args:
       rows: none if the network has no attention.
       thumbnails: collects the images.
+      figures: see `share_table`; None unless the images are drawn.
 
     Raises: UserError if a map is not finite.
     """
     key, title = "attention", "Bi-attention"
+    measured = [paragraph(_LAYERS), share_table(figures)] if figures else []
     if not rows:
-        text = (
-            "This network has no attention (config.model.attention is none), so nothing is shown."
-        )
-        return Section(key, title, paragraph(text))
+        text = "This network has no attention (config.model.attention is none)."
+        rest = "The maps at its positions are measured." if figures else "Nothing is shown."
+        return Section(key, title, "\n".join([paragraph(f"{text} {rest}"), *measured]))
     limits = {position: mask_limits(rows, position) for position in rows[0].maps}
     parts = [
         _row(row, position, limits[position], thumbnails) for row in rows for position in row.maps
@@ -43,8 +57,9 @@ def attention_section(rows: Sequence[AttentionRow], thumbnails: Thumbnails) -> S
         '<span class="heat" role="img" aria-label="dark violet through green to yellow"></span>'
         "<span>highest value</span></p>"
     )
-    body = paragraph(_CAPTION) + legend + grid(parts)
-    return Section(key, title, body)
+    caption = f"{_CAPTION} {LEGEND}." if rows[0].layers is not None else _CAPTION
+    body = [*measured, paragraph(caption) + legend + grid(parts)]
+    return Section(key, title, "\n".join(body))
 
 
 def _row(
@@ -52,6 +67,8 @@ def _row(
 ) -> str:
     name = _name(row.person)
     figures = [_figure(thumbnails.add(row.person.image, _BOX), f"Query, {name}", "image", "")]
+    if row.layers is not None:
+        figures.append(_figure(thumbnails.add(row.layers, _BOX), f"{name}: layers", "layers", ""))
     for column in COLUMNS:
         heat = getattr(row.maps[position], column)
         image = overlay(row.person.image, heat, limits if column == "mask" else None)
@@ -59,7 +76,8 @@ def _row(
         note = f"{heat.min():.3g} to {heat.max():.3g}"
         figures.append(_figure(thumbnails.add(image, _BOX), alt, column, note))
     head = f"<h3>{escape(name.capitalize())}, at {escape(position)}</h3>"
-    return f'{head}<div class="maps">{"".join(figures)}</div>'
+    style = "maps" if row.layers is None else "maps five"
+    return f'{head}<div class="{style}">{"".join(figures)}</div>'
 
 
 def _figure(thumbnail: str, alt: str, head: str, note: str) -> str:

@@ -164,19 +164,12 @@ def bootstrap(
     Returns: level, samples, and [low, high] for mAP, mINP and each cmc rank.
     """
     valid = figures.valid
-    _, identity = np.unique(pids[valid], return_inverse=True)
     columns = [
-        np.ones(valid.sum()),
         figures.average_precision[valid],
         figures.inverse_negative_penalty[valid],
         *(figures.first_rank[valid] <= k for k in cmc_ranks),
     ]
-    sums = np.stack([np.bincount(identity, weights=column) for column in columns], 1)
-    rng = np.random.default_rng(seed)
-    means = np.empty((samples, len(columns) - 1))
-    for sample in range(samples):
-        drawn = sums[rng.integers(0, len(sums), len(sums))].sum(0)
-        means[sample] = drawn[1:] / drawn[0]
+    means = bootstrap_means(np.stack(columns, 1), pids[valid], samples=samples, seed=seed)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2], axis=0)
     intervals = [[float(a), float(b)] for a, b in zip(low, high, strict=True)]
     return {
@@ -186,3 +179,29 @@ def bootstrap(
         "mINP": intervals[1],
         "cmc": {str(k): i for k, i in zip(cmc_ranks, intervals[2:], strict=True)},
     }
+
+
+def bootstrap_means(
+    values: Float64[np.ndarray, "n k"],
+    groups: Int64[np.ndarray, " n"],
+    *,
+    samples: int,
+    seed: int,
+) -> Float64[np.ndarray, "samples k"]:
+    """Return the means of the rows in each of several draws of whole groups, with replacement.
+
+    Args:
+      values: n rows, n > 0.
+      groups: the group of each row.
+      samples: the number of draws.
+      seed: of the draws.
+    """
+    _, group = np.unique(groups, return_inverse=True)
+    columns = [np.ones(len(values)), *values.T]
+    sums = np.stack([np.bincount(group, weights=column) for column in columns], 1)
+    rng = np.random.default_rng(seed)
+    means = np.empty((samples, values.shape[1]))
+    for sample in range(samples):
+        drawn = sums[rng.integers(0, len(sums), len(sums))].sum(0)
+        means[sample] = drawn[1:] / drawn[0]
+    return means

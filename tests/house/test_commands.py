@@ -246,6 +246,7 @@ SMALLER = {
     "evaluator_gpu.py": ["--size=64", "--repeats=1"],
     "host_overhead.py": [*small("demo"), "--windows=2", "--window_steps=2"],
     "input_pipeline.py": ["--images=32", "--repeats=1", "--workers=1"],
+    "mask_on_person.py": ["--images=8"],
     "pedestrian_sheet.py": ["sheet.png"],
     "precision.py": ["--seeds=1", "--", *small("demo")],
     "train_step.py": ["--quick", "--device=cpu", "--dtype=float32", "--only", "ours"],

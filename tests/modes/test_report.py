@@ -114,6 +114,8 @@ def test_report_of_a_trained_run(folder, capsys, short_backbone, embeddings):
         "a <b> & 'c': report", "attention aia at p2, r = 4, T = 1 parts",
         "AP: precision, the mean of the precision at the hits", "16 of 16", "At the end: 2.5.",
         "2 evaluations of pedestrians", "model.width", "accept up to", "16 of 16 queries",
+        "over 16 queries", "95% intervals over 8 identities", "p2, after less before",
+        "Layers: person orange",
     ):  # fmt: skip
         assert said in " ".join(parsed.text.split()), said
     headings = [s["aria-labelledby"] for s in parsed.all("section")]

@@ -20,11 +20,35 @@ from batnet_jax.data.pedestrians.camera import expose, make_camera
 from batnet_jax.data.pedestrians.dice import Dice
 from batnet_jax.data.pedestrians.figure import draw_person, make_pose
 from batnet_jax.data.pedestrians.identity import make_identity
-from batnet_jax.data.pedestrians.plan import SIZES, SPLITS, Shot, Size, make_shot, plan
+from batnet_jax.data.pedestrians.plan import (
+    SIZES,
+    SPLITS,
+    Shot,
+    Size,
+    make_shot,
+    plan,
+    read_shot,
+)
 from batnet_jax.data.pedestrians.raster import SUB, Canvas
 from batnet_jax.data.pedestrians.scene import OCCLUDERS, backdrop, occlude
 
-__all__ = ["SIZES", "SPLITS", "Shot", "Size", "draw_image", "draw_jpeg", "make_shot", "plan"]
+__all__ = [
+    "LAYERS",
+    "SIZES",
+    "SPLITS",
+    "Shot",
+    "Size",
+    "draw_image",
+    "draw_jpeg",
+    "draw_layers",
+    "make_shot",
+    "plan",
+    "read_shot",
+]
+
+LAYERS = {"background": 0, "person": 1, "occluder": 2, "passer-by": 3}
+"""The values of `draw_layers`. The person's bags belong to the person, and shadows to whatever they
+fall on. An occluder may be another person, in front; a passer-by is one behind."""
 
 OVERSAMPLING = 2
 FIGURE = 98  # percent of the picture's height: a person of average stature
@@ -52,30 +76,22 @@ def draw_image(
 
     Returns: [height, width, 3] uint8 RGB.
     """
-    tall, wide = height * OVERSAMPLING, width * OVERSAMPLING
-    eye = make_camera(seed, camera)
-    dice = Dice(seed, "image", pid, camera, index)
-    canvas = Canvas(_background(dice, seed, camera, tall, wide), eye.light)
-    if dice.chance(PASSER_BY):
-        _stranger(canvas, dice, seed, eye.pitch, aside=(46, 60), scale=(60, 88))
-    person = make_identity(seed, pid if pid else _STRANGER + index)
-    zoom = FIGURE * eye.zoom * (100 + dice.spread(ZOOM)) // 100
-    figure = tall * SUB * zoom // 10_000 * person.stature // 100
-    across = wide // 2 + wide * dice.spread(SHIFT_ACROSS) // 100
-    ground = tall * (97 + dice.spread(SHIFT_DOWN)) // 100
-    pose = make_pose(
-        dice, pitch=eye.pitch, top=(across * SUB, ground * SUB - figure), height=figure
-    )
-    draw_person(canvas, person, pose)
-    if dice.chance(OCCLUSION):
-        kind = dice.choose(OCCLUDERS)
-        if kind == "person":
-            _stranger(canvas, dice, seed, eye.pitch, aside=(42, 54), scale=(90, 105))
-        else:
-            occlude(canvas, dice, kind)
+    canvas = _draw_scene(pid, camera, index, seed, height, width)
     # Separate dice, so that an occluder does not change the noise.
     shutter = Dice(seed, "shutter", pid, camera, index)
-    return expose(_reduce(canvas.pixels), eye, shutter, seed)
+    return expose(_reduce(canvas.pixels), make_camera(seed, camera), shutter, seed)
+
+
+def draw_layers(
+    pid: int, camera: int, index: int, *, seed: int, height: int, width: int
+) -> np.ndarray:
+    """Draw what each pixel of `draw_image`, with the same arguments, shows.
+
+    Returns: [height, width] uint8, values of `LAYERS`: the layer that covers most of the pixel.
+    """
+    layers = np.full((height * OVERSAMPLING, width * OVERSAMPLING), LAYERS["background"], np.uint8)
+    _draw_scene(pid, camera, index, seed, height, width, layers)
+    return _most_common(layers)
 
 
 def draw_jpeg(pid: int, camera: int, index: int, *, seed: int, height: int, width: int) -> bytes:
@@ -85,6 +101,45 @@ def draw_jpeg(pid: int, camera: int, index: int, *, seed: int, height: int, widt
     quality = make_camera(seed, camera).quality
     Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue()
+
+
+def _draw_scene(
+    pid: int,
+    camera: int,
+    index: int,
+    seed: int,
+    height: int,
+    width: int,
+    layers: np.ndarray | None = None,
+) -> Canvas:
+    """Draw a shot at `OVERSAMPLING` times its size, before the camera's effects.
+
+    If `layers`, the background of the same size, is given, the layers are drawn into it.
+    """
+    tall, wide = height * OVERSAMPLING, width * OVERSAMPLING
+    eye = make_camera(seed, camera)
+    dice = Dice(seed, "image", pid, camera, index)
+    canvas = Canvas(_background(dice, seed, camera, tall, wide), eye.light, layers)
+    if dice.chance(PASSER_BY):
+        behind = canvas.on_layer(LAYERS["passer-by"])
+        _stranger(behind, dice, seed, eye.pitch, aside=(46, 60), scale=(60, 88))
+    person = make_identity(seed, pid if pid else _STRANGER + index)
+    zoom = FIGURE * eye.zoom * (100 + dice.spread(ZOOM)) // 100
+    figure = tall * SUB * zoom // 10_000 * person.stature // 100
+    across = wide // 2 + wide * dice.spread(SHIFT_ACROSS) // 100
+    ground = tall * (97 + dice.spread(SHIFT_DOWN)) // 100
+    pose = make_pose(
+        dice, pitch=eye.pitch, top=(across * SUB, ground * SUB - figure), height=figure
+    )
+    draw_person(canvas.on_layer(LAYERS["person"]), person, pose)
+    if dice.chance(OCCLUSION):
+        front = canvas.on_layer(LAYERS["occluder"])
+        kind = dice.choose(OCCLUDERS)
+        if kind == "person":
+            _stranger(front, dice, seed, eye.pitch, aside=(42, 54), scale=(90, 105))
+        else:
+            occlude(front, dice, kind)
+    return canvas
 
 
 def _background(dice: Dice, seed: int, camera: int, tall: int, wide: int) -> np.ndarray:
@@ -119,3 +174,17 @@ def _reduce(pixels: np.ndarray) -> np.ndarray:
     for offset in range(k * k):
         total += pixels[offset // k :: k, offset % k :: k]
     return (total // (k * k)).astype(np.uint8)
+
+
+def _most_common(layers: np.ndarray) -> np.ndarray:
+    """Return the most common value of each block of `OVERSAMPLING` x `OVERSAMPLING`.
+
+    Of equally common values the one at the block's upper left wins, so that no layer gains.
+    """
+    k = OVERSAMPLING
+    parts = np.stack([layers[offset // k :: k, offset % k :: k] for offset in range(k * k)])
+    counts = [
+        2 * np.count_nonzero(parts == layer, axis=0) + (parts[0] == layer)
+        for layer in LAYERS.values()
+    ]
+    return np.array([*LAYERS.values()], np.uint8)[np.argmax(counts, axis=0)]

@@ -1,5 +1,6 @@
 """Plans the images of a data set: identities, cameras and filenames, without pixels."""
 
+import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -7,6 +8,7 @@ from batnet_jax.data.pedestrians.dice import Dice
 
 Split = Literal["train", "query", "gallery"]
 SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
+_FILENAME = re.compile(r"([0-9]+)_c([0-9]+)s1_([0-9]+)_00\.jpg")
 
 
 class Size(NamedTuple):
@@ -46,6 +48,18 @@ class Shot(NamedTuple):
 def make_shot(pid: int, camera: int, index: int) -> Shot:
     """Return a shot with a filename like Market-1501's: identity, camera, sequence, frame, box."""
     return Shot(f"{pid:04d}_c{camera}s1_{index:06d}_00.jpg", pid, camera, index)
+
+
+def read_shot(filename: str) -> Shot:
+    """Return the shot whose filename `make_shot` made.
+
+    Raises: ValueError for any other filename.
+    """
+    found = _FILENAME.fullmatch(filename)
+    shot = make_shot(*map(int, found.groups())) if found else None
+    if shot is None or shot.filename != filename:
+        raise ValueError(f"{filename!r} is not the filename of a drawn image")
+    return shot
 
 
 def plan(size: Size, split: Split, seed: int) -> Iterator[Shot]:

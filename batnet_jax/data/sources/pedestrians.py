@@ -1,6 +1,7 @@
 """The embedded data set: pedestrians drawn by `pedestrians/draw.py`, without any download."""
 
 import contextlib
+import io
 import json
 import os
 import struct
@@ -9,12 +10,24 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 
 import batnet_jax
 from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
-from batnet_jax.data.pedestrians.draw import SIZES, SPLITS, Shot, Size, draw_jpeg, plan
-from batnet_jax.data.pedestrians.plan import Split
+from batnet_jax.data.pedestrians.draw import (
+    SIZES,
+    SPLITS,
+    Shot,
+    Size,
+    draw_jpeg,
+    draw_layers,
+    plan,
+    read_shot,
+)
+from batnet_jax.data.pedestrians.plan import Split as SplitName
+from batnet_jax.data.prepared import Split
 
 SEED = 0
 """The seed of each size's data set. A change of the drawing must raise `VERSION` below."""
@@ -39,7 +52,7 @@ class Pedestrians(ReIDBuilder):
         return {split: _source(SIZES[self.variant], split) for split in SPLITS}
 
 
-def _source(size: Size, split: Split) -> SplitSource:
+def _source(size: Size, split: SplitName) -> SplitSource:
     shots = sorted(plan(size, split, SEED))
     has_affinity = hasattr(os, "sched_getaffinity")  # not on macOS
     cores = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
@@ -83,6 +96,28 @@ def draw_all(shots: list[Shot], size: Size, workers: int) -> Iterator[bytes]:
             pipes.append(process.stdout)
         for i in range(len(shots)):
             yield _receive(pipes[i % workers])
+
+
+def is_drawn(title: str) -> bool:
+    """Return whether a data set's name in results, see `data.title_of`, is of this data set."""
+    return title.partition("-")[0] == Pedestrians.name
+
+
+def layers_of(split: Split, rows: np.ndarray) -> np.ndarray:
+    """Draw the layers of prepared images, which are not stored.
+
+    Args:
+      split: images of a prepared data set of this builder, see `is_drawn`.
+      rows: [b] int, indices of images in the split; b > 0.
+
+    Returns: [b, height, width] uint8 in `LAYERS`, of the stored images' size.
+    Raises: ValueError if a filename is not of a drawn image.
+    """
+    shots = [read_shot(split.filenames[row]) for row in rows.tolist()]
+    width, height = Image.open(io.BytesIO(split.encoded(rows[0]))).size
+    return np.stack(
+        [draw_layers(*shot[1:], seed=SEED, height=height, width=width) for shot in shots]
+    )
 
 
 def run_worker() -> None:

@@ -120,21 +120,22 @@ def _read_settings(workdir: Path, step: int) -> dict[str, Any] | None:
     """
     path = workdir / CONFIG
     try:
-        saved = json.loads(path.read_text())
+        saved = flatten(json.loads(path.read_text()))
+        if type(saved.get("seed", 0)) is not int:
+            raise ValueError("no seed")
     except FileNotFoundError:  # an imported checkpoint
-        if step not in checkpoints.steps_of(workdir):
-            return None
-        saved = checkpoints.restore_metadata(workdir, step).get("config")
-        if saved is None:  # a checkpoint of the first versions
-            return None
-    except (ValueError, RecursionError):
-        saved = None
-    settings = flatten(json.loads(default_config().to_json()))
-    if isinstance(saved, dict):
-        settings |= flatten(saved)
-    if not isinstance(saved, dict) or type(settings["seed"]) is not int:
-        raise UserError(f"'{path}' is damaged: restore it from a copy")
-    return settings
+        saved = _read_checkpoint_settings(workdir, step)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"'{path}' is damaged: restore it from a copy") from error
+    return None if saved is None else flatten(json.loads(default_config().to_json())) | saved
+
+
+def _read_checkpoint_settings(workdir: Path, step: int) -> dict[str, Any] | None:
+    """Return the settings that a checkpoint has saved; None if it does not exist, or has none."""
+    if step not in checkpoints.steps_of(workdir):
+        return None
+    saved = checkpoints.restore_metadata(workdir, step).get("config")
+    return None if saved is None else flatten(saved)
 
 
 def read_curves(workdir: Path, test: Mapping[str, Any]) -> tuple[RunCurves, list[str]]:

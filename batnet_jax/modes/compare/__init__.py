@@ -5,7 +5,9 @@ text: the comparison as text for the terminal.
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 from absl import flags
@@ -16,7 +18,7 @@ from batnet_jax.evaluation.evaluated_run import read_curves
 from batnet_jax.modes.compare.text import format_comparison
 from batnet_jax.modes.flags import OUTPUT, report_write_errors
 from batnet_jax.report.comparison import comparison_sections
-from batnet_jax.report.page import write_page
+from batnet_jax.report.page import Section, write_page
 from batnet_jax.report.sections import title_of
 from batnet_jax.runtime.atomic_write import write_atomically
 
@@ -69,24 +71,28 @@ def run(
     for message in [*(own["reason"] for own in comparison["left_out"]), *messages]:
         print(f"left out: {printable(message)}", file=sys.stderr)
     print(format_comparison(comparison))
-    page = workdir / FOLDER / PAGE
-    try:
-        write_page(
-            page,
-            title=f"Comparison of {len(comparison['runs'])} runs",
-            facts={
-                "test": title_of(comparison["test"]),
-                "compared with": comparison["runs"][0]["name"],
-            },
-            sections=comparison_sections(comparison, curves, messages),
-        )
-    except OSError as error:
-        raise UserError(
-            f"cannot write '{page}' ({error.strerror}): name another folder with --workdir"
-        ) from error
-    written = [page]
+    written = [workdir / FOLDER / PAGE]
     if output is not None:
         with report_write_errors("output", output):
             write_atomically(output, json.dumps(comparison, indent=1) + "\n")
         written.append(output)
+    _write_page(written[0], comparison, comparison_sections(comparison, curves, messages))
     print(f"written: {', '.join(printable(str(path)) for path in written)}")
+
+
+def _write_page(path: Path, comparison: Mapping[str, Any], sections: Sequence[Section]) -> None:
+    """Write the page.
+
+    Raises: UserError if it cannot be written.
+    """
+    title = f"Comparison of {len(comparison['runs'])} runs"
+    facts = {
+        "test": title_of(comparison["test"]),
+        "compared with": comparison["runs"][0]["name"],
+    }
+    try:
+        write_page(path, title=title, facts=facts, sections=sections)
+    except OSError as error:
+        raise UserError(
+            f"cannot write '{path}' ({error.strerror}): name another folder with --workdir"
+        ) from error

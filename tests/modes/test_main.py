@@ -9,6 +9,7 @@ import pytest
 from support.run_main import MAIN, SMALL, call_main, lines, run_small
 from support.tiny_datasets import write_tree
 
+from batnet_jax.evaluation import compare
 from batnet_jax.modes import MODES
 
 # config_flags'
@@ -63,6 +64,12 @@ def test_a_resumed_run_equals_the_uninterrupted_run(finished):
     assert lines(parts) == lines(whole)
     mine, theirs = (d / "eval" / "step_6.json" for d in (parts, whole))
     assert json.loads(mine.read_text()) == json.loads(theirs.read_text())
+    found = compare([whole, parts])
+    assert found["runs"][0]["mAP"]["value"] == pytest.approx(json.loads(mine.read_text())["mAP"])
+    (row,) = found["differences"]
+    wanted = {"value": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1}
+    assert row == {"run": "parts", "mAP": wanted, "rank1": wanted}
+    assert (found["settings"], len(found["groups"])) == ([], 1)
 
 
 def test_eval_restores_on_any_number_of_devices(finished):

@@ -12,11 +12,16 @@ _CONTROL = re.compile(
 )
 
 
+def printable(text: str) -> str:
+    """Return text with each character that breaks a line or controls the terminal written out."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 class _OneLine(Exception):  # noqa: N818 (a base class)
     """An exception whose message is printed as one line, whatever file names it contains."""
 
     def __str__(self) -> str:
-        line = _CONTROL.sub(lambda found: ascii(found[0])[1:-1], super().__str__())
+        line = printable(super().__str__())
         half = MAX_CHARACTERS // 2
         return line if len(line) <= MAX_CHARACTERS else f"{line[:half]} [...] {line[-half:]}"
 

@@ -18,9 +18,10 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
+from batnet_jax.config import default_config
 from batnet_jax.errors import MAX_CHARACTERS, RunFailure, UserError, one_line
 from batnet_jax.inference import model as inference_model
-from batnet_jax.modes import MODES, RESUMING, SHARED, WITHOUT_CONFIG
+from batnet_jax.modes import MODES, OF_RUNS, RESUMING, SHARED, WITHOUT_CONFIG
 from batnet_jax.modes.config_files import config_names, name_configs
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
@@ -61,6 +62,10 @@ def parse(argv: list[str]) -> None:
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")
     check_flags()
+    if _MODE.value in OF_RUNS:
+        if flags.FLAGS["config"].present:
+            raise UserError(f"--mode={_MODE.value} reads the settings of the runs: omit --config")
+        return
     joining = os.environ.get("BATNET_DISTRIBUTED") == "1"  # precedes reading a checkpoint
     if _CONFIG.value is None and _MODE.value in WITHOUT_CONFIG and _WORKDIR.value and not joining:
         return
@@ -151,6 +156,8 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
 
     Raises: UserError for a value that cannot work, or if the checkpoint has no settings.
     """
+    if _MODE.value in OF_RUNS:
+        return default_config(), gcs.path_of(_WORKDIR.value or "runs")
     if _CONFIG.value is None:
         workdir = gcs.path_of(_WORKDIR.value or "")
         return inference_model.read_config(workdir), workdir

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -77,6 +78,13 @@ class Split:
     def content_fingerprint(self) -> str:
         """Return an identifier of these images and labels, the same on every machine."""
         return hashlib.sha256(self.content_digest.encode() + self.rows.tobytes()).hexdigest()[:16]
+
+    def label_fingerprint(self) -> str:
+        """Return an identifier of the names, pids and cameras of these images, in their order."""
+        digest = hashlib.sha256(json.dumps(self.filenames).encode())
+        for labels in (self.pids, self.cameras):
+            digest.update(labels.astype("<i8").tobytes())
+        return digest.hexdigest()[:16]
 
 
 class _ImageFiles(Sequence[bytes]):

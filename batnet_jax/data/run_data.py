@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
@@ -216,6 +216,25 @@ def fingerprints(data: RunData) -> dict[str, str]:
         splits = (test.query, test.gallery)
         found[f"{test.name} {test.split}"] = " ".join(s.content_fingerprint() for s in splits)
     return found
+
+
+def describe_sets(test: RetrievalTest) -> dict[str, dict[str, Any]]:
+    """Return the number of images and the fingerprints of a test's image sets, as JSON.
+
+    Returns: by name (`query`, `gallery`, and `more_query` if the test has it): `images`, the
+      number; `labels`, the fingerprint of names, pids and cameras; `content`, the fingerprint of
+      images and labels.
+    """
+    sets = {"query": test.query, "gallery": test.gallery, "more_query": test.more_query}
+    return {
+        name: {
+            "images": len(split),
+            "labels": split.label_fingerprint(),
+            "content": split.content_fingerprint(),
+        }
+        for name, split in sets.items()
+        if split is not None
+    }
 
 
 def open_store(config: ml_collections.ConfigDict, split: Split, *, keep: bool = True) -> ImageStore:

@@ -14,6 +14,7 @@ from batnet_jax.data import Split
 from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.evaluation.embed import Embed
 from batnet_jax.evaluation.extra_figures import compute_extra_figures, format_extra_figures
+from batnet_jax.evaluation.query_figures import QueryFigures, make_query_figures, to_bytes
 from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
 from batnet_jax.report.ranked_list import Person, RankedList, draw_ranked_lists
 from batnet_jax.report.sections import title_of
@@ -49,7 +50,7 @@ def run_test(
     workdir: Path,
     stems: Sequence[str],
 ) -> dict[str, Any]:
-    """Evaluate a test, write `eval/<stem>.json` and a picture, and print the table.
+    """Evaluate a test, write its files, see `write_result`, and print the table.
 
     Args:
       config: its `eval` and `data` sections are read.
@@ -64,7 +65,9 @@ def run_test(
         lists = sample_ranked_lists(ranked)
         result = make_result(config, ranked, step)
     if processes.is_lead():
-        write_result(result, lists, workdir / "eval", stems)
+        per_query = ranked.figures["per_query"]
+        queries = make_query_figures(result, per_query, test, config.eval.multi_query)
+        write_result(result, queries, lists, workdir / "eval", stems)
     return result
 
 
@@ -140,12 +143,25 @@ def camera_of(split: Split, i: int) -> int | None:
 
 
 def write_result(
-    result: dict[str, Any], lists: Sequence[RankedList], folder: Path, stems: Sequence[str]
+    result: dict[str, Any],
+    queries: QueryFigures,
+    lists: Sequence[RankedList],
+    folder: Path,
+    stems: Sequence[str],
 ) -> None:
-    """Write a result and its picture under each of the stems; print its table."""
+    """Write a result (.json), its queries' figures (.npz) and its picture (.png); print its table.
+
+    Args:
+      result: the contents of the .json.
+      queries: the contents of the .npz.
+      lists: the rows of the picture.
+      folder: where to write; made if it does not exist.
+      stems: the files' names without suffix; each gets all three files.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     for stem in stems:
         path, picture = folder / f"{stem}.json", folder / f"{stem}.png"
+        write_whole(path.with_suffix(".npz"), to_bytes(queries))
         with picture.open("wb") as file:
             draw_ranked_lists(
                 file,

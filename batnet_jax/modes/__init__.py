@@ -10,6 +10,7 @@ A mode is a module with
 from types import ModuleType
 
 from batnet_jax.modes import (
+    compare,
     embed,
     eval,
     export,
@@ -28,12 +29,15 @@ MODES: dict[str, ModuleType] = {
     "export": export,
     "tables": tables,
     "report": report,
+    "compare": compare,
     "embed": embed,
     "search": search,
     "serve": serve,
 }
 WITHOUT_CONFIG = ("embed", "search", "serve")
 """Modes that take the settings from the checkpoint if no --config is given."""
+OF_RUNS = ("compare",)
+"""Modes that read the settings of several runs, and take no --config. Their workdir is `runs`."""
 SHARED = ("train", "eval")
 """Modes that several processes can run together, and that accept a workdir in a bucket."""
 RESUMING = ("train", "tables")

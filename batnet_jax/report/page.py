@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from batnet_jax.errors import printable
 from batnet_jax.runtime.atomic_write import write_atomically
 
 _FOLDER = files("batnet_jax.report")
@@ -105,8 +106,8 @@ _ICONS = """<svg class="icons" aria-hidden="true" width="0" height="0">
 
 
 def escape(value: Any) -> str:
-    """Return text escaped for HTML, and `Markup` unchanged."""
-    return value if isinstance(value, Markup) else html.escape(str(value))
+    """Return text escaped for HTML, with control characters written out; `Markup` unchanged."""
+    return value if isinstance(value, Markup) else html.escape(printable(str(value)))
 
 
 def icon(name: str) -> Markup:
@@ -200,5 +201,5 @@ def _cell(cell: Any) -> str:
 
 def _scroll(body: str, label: str) -> str:
     """Make a box that scrolls a wide element sideways, by touch or, when focused, by keys."""
-    name = html.escape(label)
+    name = escape(label)
     return f'<div class="scroll" role="group" aria-label="{name}" tabindex="0">\n{body}\n</div>'

@@ -17,10 +17,12 @@ def settings_section(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -
     for name, value in settings.items():
         changed = name not in defaults or defaults[name] != value
         default = (
-            Markup(f"<code>{escape(_text(defaults[name]))}</code>") if name in defaults else "-"
+            Markup(f"<code>{escape(value_text(defaults[name]))}</code>")
+            if name in defaults
+            else "-"
         )
         mark = Markup('<b class="changed">changed</b>') if changed else ""
-        text = Markup(f'<code class="value">{escape(_text(value))}</code>')
+        text = Markup(f'<code class="value">{escape(value_text(value))}</code>')
         rows.append([name, text, default, mark])
         attributes.append(' class="is-changed"' if changed else "")
     count = sum(map(bool, attributes))
@@ -37,7 +39,8 @@ def settings_section(settings: Mapping[str, Any], defaults: Mapping[str, Any]) -
     return Section("config", "Config", form + body)
 
 
-def _text(value: Any) -> str:
+def value_text(value: Any) -> str:
+    """Format the value of a field as on the command line."""
     if isinstance(value, list | tuple):
-        return "(" + ", ".join(map(_text, value)) + ")"
+        return "(" + ", ".join(map(value_text, value)) + ")"
     return "''" if value == "" else str(value)

@@ -68,12 +68,14 @@ def reached(workdir: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file of a workdir; after a kill the file is the old one or the complete new one."""
-    if is_bucket(path):
-        path.write_text(text)
-        return
-    write_atomically(path, text)
+    if not is_bucket(path):
+        write_atomically(path, content)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        path.write_text(content)
 
 
 class Mirror:

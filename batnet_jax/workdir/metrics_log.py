@@ -12,13 +12,18 @@ METRICS = "metrics.jsonl"
 
 
 def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """Read the lines of a run's `metrics.jsonl`, except one that a kill has cut off.
+    """Read the lines of a run's `metrics.jsonl`, except damaged ones.
 
     Returns: the lines; empty if the file does not exist.
     """
-    path = workdir / METRICS
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    lines = _read_lines(workdir / METRICS)
     return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+
+
+def count_damaged(workdir: Path) -> int:
+    """Count the lines that `read_metrics` leaves out, without a last line that a kill cut off."""
+    lines = _read_lines(workdir / METRICS)
+    return sum(line.endswith("\n") and _step_of(line) == float("inf") for line in lines)
 
 
 class MetricsLog:
@@ -34,7 +39,7 @@ class MetricsLog:
         """
         self._mirror = Mirror(workdir, (METRICS,))
         path = self._mirror.folder / METRICS
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        lines = _read_lines(path)
         kept = [line for line in lines if _step_of(line) <= step]
         if kept != lines:
             write_atomically(path, "".join(kept))
@@ -85,9 +90,16 @@ class NoMetricsLog:
         """See `MetricsLog`."""
 
 
+def _read_lines(path: Path) -> list[str]:
+    """Return the lines of a file, with their ends; bytes that are no text become U+FFFD."""
+    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    return text.splitlines(keepends=True)
+
+
 def _step_of(line: str) -> float:
-    """Return the step of a line, or infinity for a line that a kill has cut off."""
+    """Return the step of a line, or infinity for a line that is damaged or cut off by a kill."""
     try:
-        return json.loads(line)["step"] if line.endswith("\n") else float("inf")
+        step = json.loads(line)["step"] if line.endswith("\n") else float("inf")
     except (ValueError, KeyError, TypeError, RecursionError):
         return float("inf")
+    return step if isinstance(step, int | float) and step == step else float("inf")

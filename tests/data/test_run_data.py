@@ -1,11 +1,19 @@
 """The training set and the tests of a run."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from support.tiny_datasets import FLAT, MARKET, MSMT17, jpg, write_tree
 
 from batnet_jax.config import default_config
-from batnet_jax.data.run_data import Identity, RunData, open_run_data, open_tests
+from batnet_jax.data.run_data import (
+    Identity,
+    RunData,
+    describe_sets,
+    open_run_data,
+    open_tests,
+)
 from batnet_jax.errors import UserError
 from batnet_jax.validation import validate
 from batnet_jax.workdir.same_run import check_held_out
@@ -209,3 +217,33 @@ def test_fingerprints_tell_images_apart(config):
     assert images.fingerprint() == open_run_data(config).train.images.fingerprint()
     assert images.fingerprint() != images.take(np.array([0, 1])).fingerprint()
     assert images.fingerprint() != data.tests[0].query.fingerprint()
+
+
+def test_a_description_of_a_tests_images(config):
+    """Each label, name and image counts, and their order: comparisons of runs rest on it."""
+    (test,) = open_tests(config)
+    known = describe_sets(test)
+    assert {name: own["images"] for name, own in known.items()} == {
+        "query": len(test.query), "gallery": len(test.gallery),
+    }  # fmt: skip
+    assert describe_sets(open_tests(config)[0]) == known
+    gallery, fingerprints = test.gallery, {known["gallery"]["labels"]}
+    order = np.arange(len(gallery))[::-1]
+    for other in (
+        dataclasses.replace(gallery, pids=gallery.pids + 1),
+        dataclasses.replace(gallery, cameras=gallery.cameras + 1),
+        dataclasses.replace(gallery, filenames=[f"{name}x" for name in gallery.filenames]),
+        gallery.take(order),
+        gallery.take(order[1:]),
+    ):
+        found = describe_sets(test._replace(gallery=other))
+        assert found["query"] == known["query"]
+        fingerprints.add(found["gallery"]["labels"])
+    assert len(fingerprints) == 6
+    other = describe_sets(
+        test._replace(gallery=dataclasses.replace(gallery, content_digest="other"))
+    )["gallery"]
+    assert other["labels"] == known["gallery"]["labels"]
+    assert other["content"] != known["gallery"]["content"]
+    more = describe_sets(test._replace(more_query=test.query))
+    assert more == known | {"more_query": known["query"]}

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from support.run_main import MAIN, SMALL, call_main, lines, run_small
 from support.tiny_datasets import write_tree
 
+from batnet_jax.evaluation import compare
 from batnet_jax.modes import MODES
 
 
@@ -44,6 +46,18 @@ def test_train_writes_the_promised_files(finished):
     assert 0 < result["mAP"] < 1
     assert f"{100 * result['mAP']:.1f}%" in process.stdout
     assert "image/s" in process.stderr
+
+
+def test_a_run_is_compared_with_its_copy(finished, tmp_path):
+    _, whole, _ = finished
+    copy = shutil.copytree(whole, tmp_path / "copy")
+    found = compare([whole, copy])
+    result = json.loads((whole / "eval" / "step_6.json").read_text())
+    assert found["runs"][0]["mAP"]["value"] == pytest.approx(result["mAP"])
+    (row,) = found["differences"]
+    wanted = {"value": 0, "low": 0, "high": 0, "p": 1, "p_holm": 1}
+    assert row == {"run": "copy", "mAP": wanted, "rank1": wanted}
+    assert (found["settings"], len(found["groups"])) == ([], 1)
 
 
 def test_eval_restores_on_any_number_of_devices(finished):

@@ -12,6 +12,7 @@ from support.run_main import assert_same_run
 from support.several_processes import finish, small, start
 
 from batnet_jax.errors import UserError
+from batnet_jax.evaluation.evaluated_run import read_run
 from batnet_jax.workdir import gcs
 
 WORKDIR = "gs://people/runs/one"
@@ -62,6 +63,7 @@ def test_killed_in_a_bucket_it_ends_as_in_a_folder(storage, tmp_path):
     assert (found / "config.json").read_text() == (tmp_path / "whole" / "config.json").read_text()
     assert list((found / "tensorboard").iterdir())
     assert (found / "eval" / "step_24.png").stat().st_size > 1000
+    assert read_run(found).result["step"] == 24  # with the figures of its queries
     assert not (tmp_path / "gs:").exists()
 
     ((status, output, _),) = finish(start_run(storage, tmp_path, "--mode=eval"))

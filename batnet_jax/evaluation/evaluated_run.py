@@ -53,8 +53,8 @@ def read_run(workdir: Path, *, test: str | None = None, step: int = 0) -> Evalua
     except FileNotFoundError as error:
         raise UserError(
             f"'{workdir}' was evaluated by an older version, which kept no figures of each query:"
-            f" run --mode=eval again, with the run's --config, --workdir={workdir} and"
-            f" --config.eval.step={result['step']}"
+            f" evaluate step {result['step']} again, by --mode=eval with --workdir={workdir} and"
+            " the run's --config"
         ) from error
     return EvaluatedRun(workdir, result, queries, settings)
 

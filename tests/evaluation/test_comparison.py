@@ -268,7 +268,7 @@ BREAK = [
         "holds no evaluation: evaluate it with --mode=eval",
         lambda workdir: (workdir / "eval").rename(workdir / "elsewhere"),
     ),
-    ("older version, which kept no figures of each query: run --mode=eval again", remove),
+    ("older version, which kept no figures of each query: evaluate step 3 again", remove),
     (r"step_600\.npz' is damaged", replace(f"{NAME}.npz", b"PK")),
     (
         r"step_600\.npz' is of another evaluation",
@@ -305,8 +305,8 @@ def test_the_evaluation_of_an_older_version(tmp_path):
     with pytest.raises(UserError) as error:
         read_run(run)
     assert str(error.value) == (
-        f"'{run}' was evaluated by an older version, which kept no figures of each query: run"
-        f" --mode=eval again, with the run's --config, --workdir={run} and --config.eval.step=3"
+        f"'{run}' was evaluated by an older version, which kept no figures of each query: evaluate"
+        f" step 3 again, by --mode=eval with --workdir={run} and the run's --config"
     )
 
 

@@ -4,6 +4,7 @@ import html
 import re
 
 import pytest
+from support.chromium import Seen, overflow
 from support.evaluated_runs import write_run
 
 from batnet_jax.evaluation import compare
@@ -223,14 +224,16 @@ def path(tmp_path_factory):
     return folder / "index.html"
 
 
-@pytest.mark.parametrize("width", [320, 390, 1280])
-def test_it_fits_the_window(page, path, width):
-    page.resize(width, 900, phone=width < 500)
-    page.open(path)
+@pytest.mark.parametrize(("screen", "width"), [("phone", 320), ("phone", 390), ("page", 1280)])
+def test_it_fits_the_window(request, path, screen, width):
+    page = request.getfixturevalue(screen)
+    page.set_viewport_size({"width": width, "height": 900})
+    seen = Seen(page)
+    page.goto(path.as_uri())
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
-    assert page.overflow() == 0
-    assert page.errors == []
-    assert page.requests == [path.as_uri()]
+    assert overflow(page) == 0
+    assert seen.errors == []
+    assert seen.requests == [path.as_uri()]
     # A name of 61 letters leaves room for the figures beside it.
     share = page.evaluate(
         "Math.max(...[...document.querySelectorAll('.runs th:first-child')].map(cell =>"
@@ -254,8 +257,8 @@ STROKES = """[...document.querySelectorAll('.line, .interval, .zero')].map((node
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_lines_have_contrast(page, path, scheme):
     """WCAG asks of graphics a contrast of 3 to 1."""
-    page.prefer(scheme)
-    page.open(path)
+    page.emulate_media(color_scheme=scheme)
+    page.goto(path.as_uri())
     ratios = page.evaluate(STROKES)
     assert len(ratios) > 20
     assert min(ratios) >= 3

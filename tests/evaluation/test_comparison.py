@@ -268,7 +268,7 @@ BREAK = [
         "holds no evaluation: evaluate it with --mode=eval",
         lambda workdir: (workdir / "eval").rename(workdir / "elsewhere"),
     ),
-    ("older version, which kept no figures of each query: evaluate step 3 again", remove),
+    ("older version, which kept no figures of each query: evaluate step", remove),
     (r"step_600\.npz' is damaged", replace(f"{NAME}.npz", b"PK")),
     (
         r"step_600\.npz' is of another evaluation",

@@ -7,7 +7,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from support.run_main import MAIN, SMALL, call_main, lines, run_small
+from support.run_main import SMALL, call_main, lines, run_small
 from support.tiny_datasets import write_tree
 
 from batnet_jax.evaluation import compare
@@ -48,9 +48,9 @@ def test_train_writes_the_promised_files(finished):
     assert "image/s" in process.stderr
 
 
-def test_a_run_is_compared_with_its_copy(finished, tmp_path):
+def test_a_run_is_compared_with_its_copy(finished):
     _, whole, _ = finished
-    copy = shutil.copytree(whole, tmp_path / "copy")
+    copy = shutil.copytree(whole, whole.parent / "copy")
     found = compare([whole, copy])
     result = json.loads((whole / "eval" / "step_6.json").read_text())
     assert found["runs"][0]["mAP"]["value"] == pytest.approx(result["mAP"])
@@ -120,21 +120,20 @@ def test_several_data_sets_without_cameras(finished, tmp_path):
 def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
     """Exported and imported weights give the same figures, and training can start from a run."""
     folder, whole, _ = finished
-    whole_net = {"entry": MAIN}
     plan = ("--config.model.num_parts=0", "--config.model.part_sampling=published")
     run, file = tmp_path / "run", tmp_path / "w.safetensors"
-    first = run_small(folder, run, *plan, "--config.steps=2", **whole_net)
+    first = run_small(folder, run, *plan, "--config.steps=2")
     assert first.returncode == 0, first.stderr
-    export = run_small(folder, run, *plan, "--mode=export", f"--output={file}", **whole_net)
+    export = run_small(folder, run, *plan, "--mode=export", f"--output={file}")
     assert export.returncode == 0, export.stderr
     back = tmp_path / "back"
     imported = run_small(
-        folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}", **whole_net
+        folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}"
     )
     assert imported.returncode == 0, imported.stderr
     _, *tensors = (back / "import.txt").read_text().splitlines()
     assert {line.split()[0] for line in tensors} == {"loaded"}
-    again = run_small(folder, back, *plan, "--mode=eval", **whole_net)
+    again = run_small(folder, back, *plan, "--mode=eval")
     assert again.returncode == 0, again.stderr
     ours, theirs = (
         json.loads((d / "eval" / f"step_{step}.json").read_text())

@@ -71,7 +71,7 @@ def x64():
 def make_step(kernels):
     """Return a recipe, its fresh state, the packed state, and a batch."""
     config = default_config()
-    config.model.update({"width": 1 / 16, "dtype": "float64", "num_parts": 1})
+    config.model.update({"width": 1 / 16, "dtype": "float64", "num_parts": 0})
     recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=None)
     state = jax.tree.map(
         lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf,

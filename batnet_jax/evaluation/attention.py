@@ -55,7 +55,7 @@ def energy_step(
     )
     energies = {}
     for position, name in zip(positions, names, strict=True):
-        maps = {"before": captured["intermediates"][name]["__call__"][0]}
+        maps: dict[str, Any] = {"before": captured["intermediates"][name]["__call__"][0]}
         if around := outputs["attention"].get(position):
             mask = around["mask"].astype(jnp.float32)
             maps |= {"mask": mask, "excess": mask - LEAST_MASK, "after": around["output"]}

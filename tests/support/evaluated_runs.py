@@ -3,8 +3,11 @@
 import json
 
 import numpy as np
+import pytest
 
 from batnet_jax.config import default_config
+from batnet_jax.errors import UserError
+from batnet_jax.evaluation import compare
 from batnet_jax.evaluation.query_figures import VERSION, QueryFigures, to_bytes
 
 SETS = {
@@ -12,6 +15,8 @@ SETS = {
     "gallery": {"images": 300, "labels": "cc", "content": "dd"},
 }
 STEP = 600
+FEW = {"samples": 200}
+"""Options of a comparison that takes little time."""
 
 
 def draw_ranks(seed, queries=40, skill=0.5, noise=0.15):
@@ -79,3 +84,17 @@ def write_run(
         ranks = draw_ranks(seed, queries, skill - 0.3 * (1 - step / max(steps)))
         write_evaluation(workdir, *ranks, stem=f"step_{step}", step=step, **more)
     return workdir
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Write two runs that differ."""
+    return [write_run(tmp_path / "a"), write_run(tmp_path / "b", skill=0.6)]
+
+
+def refused(message, *runs, **options):
+    """Assert that runs are not compared, in one line that matches; return it."""
+    with pytest.raises(UserError, match=message) as error:
+        compare(runs, **FEW | options)
+    assert "\n" not in str(error.value)
+    return str(error.value)

@@ -148,8 +148,19 @@ def test_a_run_older_than_a_field_has_its_default(pair):
     ]
 
 
+def test_an_imported_checkpoint_has_the_settings_that_it_saved(tmp_path):
+    """Importing writes no config.json; the kept workdir is one of commit ac51c8a."""
+    with zipfile.ZipFile(ROOT / "tests" / "kept" / "imported.zip") as archive:
+        archive.extractall(tmp_path)
+    run = write_run(tmp_path / "imported", steps=(0,))
+    (run / "config.json").unlink()
+    settings = read_run(run).settings
+    assert settings is not None
+    assert (settings["model.width"], settings["model.part_sampling"]) == (0.03125, "published")
+
+
 def test_a_run_without_settings_is_a_group_of_its_own(pair):
-    """An imported checkpoint that was evaluated has no config.json."""
+    """A copy may be without config.json and without its checkpoints."""
     (pair[1] / "config.json").unlink()
     found = compare(pair, **FEW)
     assert [run["seed"] for run in found["runs"]] == [0, None]

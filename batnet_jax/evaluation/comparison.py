@@ -15,6 +15,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluation.evaluated_run import EvaluatedRun, read_run
 from batnet_jax.evaluation.paired import holm, paired_bootstrap, sign_flip_test
 from batnet_jax.evaluation.run_groups import (
+    FIGURES,
     compare_groups,
     differing_settings,
     group_runs,
@@ -206,29 +207,29 @@ def _compare_queries(
     Returns: mAP and rank1 of each run, and of the difference of each run but the first.
     """
     valid = runs[0].queries.first_rank > 0
-    columns = {
-        "mAP": [run.queries.average_precision[valid] for run in runs],
-        "rank1": [(run.queries.first_rank[valid] == 1).astype(np.float64) for run in runs],
-    }
-    figures: list[dict[str, Any]] = [{} for _ in runs]
-    differences: list[dict[str, Any]] = [{} for _ in runs[1:]]
-    for name, column in columns.items():
-        values = np.stack(column, axis=1)
-        to_first = values[:, 1:] - values[:, :1]
-        estimates = paired_bootstrap(
-            np.concatenate([values, to_first], axis=1),
-            units,
-            samples=samples,
-            seed=seed,
-            level=LEVEL,
-        )
-        p_values = sign_flip_test(to_first, units, samples=samples, seed=seed).tolist()
-        rows = np.stack(estimates, axis=1).tolist()
-        for own, (value, low, high) in zip([*figures, *differences], rows, strict=True):
-            own[name] = {"value": value, "low": low, "high": high}
-        for own, p, corrected in zip(differences, p_values, holm(p_values), strict=True):
-            own[name] |= {"p": p, "p_holm": corrected}
-    return figures, differences
+    values = np.array(
+        [
+            [run.queries.average_precision[valid] for run in runs],
+            [run.queries.first_rank[valid] == 1 for run in runs],
+        ],
+        np.float64,
+    )  # [figures, m, q]
+    to_first = values[:, 1:] - values[:, :1]
+    columns = np.concatenate([values, to_first], axis=1)
+    estimates = paired_bootstrap(
+        columns.reshape(-1, columns.shape[2]).T, units, samples=samples, seed=seed, level=LEVEL
+    )
+    found = np.stack(estimates, axis=1).reshape(*columns.shape[:2], 3).tolist()
+    p_values = sign_flip_test(
+        to_first.reshape(-1, columns.shape[2]).T, units, samples=samples, seed=seed
+    ).reshape(to_first.shape[:2])
+    rows: list[dict[str, Any]] = [{} for _ in range(columns.shape[1])]
+    for name, own, p in zip(FIGURES, found, p_values.tolist(), strict=True):
+        for row, (value, low, high) in zip(rows, own, strict=True):
+            row[name] = {"value": value, "low": low, "high": high}
+        for row, each, corrected in zip(rows[len(runs) :], p, holm(p), strict=True):
+            row[name] |= {"p": each, "p_holm": corrected}
+    return rows[: len(runs)], rows[len(runs) :]
 
 
 def _describe_test(run: EvaluatedRun) -> dict[str, Any]:

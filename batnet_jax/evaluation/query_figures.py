@@ -63,8 +63,13 @@ def make_query_figures(
 def to_bytes(figures: QueryFigures) -> bytes:
     """Return the contents of the file, the same bytes for the same figures."""
     buffer = io.BytesIO()
-    arrays = figures._asdict() | {"header": np.array(json.dumps(figures.header))}
-    np.savez_compressed(buffer, **arrays)  # type: ignore  # arrays, not allow_pickle
+    np.savez_compressed(
+        buffer,
+        header=np.array(json.dumps(figures.header)),
+        pids=figures.pids,
+        first_rank=figures.first_rank,
+        average_precision=figures.average_precision,
+    )
     return buffer.getvalue()
 
 

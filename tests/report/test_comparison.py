@@ -4,7 +4,7 @@ import html
 import re
 
 import pytest
-from support.chromium import Seen, overflow
+from support.chromium import CONTRAST, Seen, overflow
 from support.evaluated_runs import write_run
 
 from batnet_jax.evaluation import compare
@@ -255,10 +255,12 @@ STROKES = """[...document.querySelectorAll('.line, .interval, .zero')].map((node
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_lines_have_contrast(page, path, scheme):
-    """WCAG asks of graphics a contrast of 3 to 1."""
+def test_lines_and_text_have_contrast(page, path, scheme):
+    """WCAG asks of graphics a contrast of 3 to 1, of text one of 4.5 to 1."""
     page.emulate_media(color_scheme=scheme)
     page.goto(path.as_uri())
     ratios = page.evaluate(STROKES)
     assert len(ratios) > 20
     assert min(ratios) >= 3
+    ratio, where = page.evaluate(CONTRAST)
+    assert ratio >= 4.5, where

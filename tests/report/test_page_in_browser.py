@@ -1,7 +1,7 @@
 """The report in Chromium: no requests, filters by mouse and keys, layout on a phone."""
 
 import pytest
-from support.chromium import Seen, overflow, wait_for
+from support.chromium import CONTRAST, Seen, overflow, wait_for
 from support.synthetic_report import World
 
 SHOWN = "[...document.querySelectorAll('article.card')].filter(card => !card.hidden)"
@@ -106,25 +106,6 @@ def test_it_fits_a_phone(phone, path, width):
         " .choice span, .more')].map(part => part.getBoundingClientRect().height))"
     )
     assert phone.evaluate(low) >= 38
-
-
-CONTRAST = """(() => {
-  const light = (text) => {
-    const [r, g, b] = text.match(/[\\d.]+/g).map((v) => +v / 255)
-      .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
-  };
-  const paper = (node) => {
-    const own = getComputedStyle(node).backgroundColor;
-    return /rgba|transparent|color/.test(own) ? paper(node.parentElement) : own;
-  };
-  return [...document.querySelectorAll("p, dt, dd, h1, h2, h3, td, th, a, li, label, button, span")]
-    .filter((node) => node.textContent.trim() && node.getClientRects().length)
-    .map((node) => {
-      const [a, b] = [light(getComputedStyle(node).color), light(paper(node))];
-      return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.className + node.tagName];
-    }).reduce((low, own) => own[0] < low[0] ? own : low);
-})()"""
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

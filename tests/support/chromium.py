@@ -19,6 +19,25 @@ FLAGS = (
 PHONE = {"viewport": {"width": 360, "height": 640}, "device_scale_factor": 2}
 SECONDS = 60  # for any one answer, on a machine with other work
 
+CONTRAST = """(() => {
+  const light = (text) => {
+    const [r, g, b] = text.match(/[\\d.]+/g).map((v) => +v / 255)
+      .map((v) => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const paper = (node) => {
+    const own = getComputedStyle(node).backgroundColor;
+    return /rgba|transparent|color/.test(own) ? paper(node.parentElement) : own;
+  };
+  return [...document.querySelectorAll("p, dt, dd, h1, h2, h3, td, th, a, li, label, button, span")]
+    .filter((node) => node.textContent.trim() && node.getClientRects().length)
+    .map((node) => {
+      const [a, b] = [light(getComputedStyle(node).color), light(paper(node))];
+      return [(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), node.className + node.tagName];
+    }).reduce((low, own) => own[0] < low[0] ? own : low);
+})()"""
+"""JavaScript: the lowest contrast of a page's text to its background, by WCAG, and its element."""
+
 
 class Seen:
     """What a page has asked for and complained of.

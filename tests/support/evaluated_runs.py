@@ -81,7 +81,7 @@ def write_run(
     ]
     (workdir / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for step in steps:
-        ranks = draw_ranks(seed, queries, skill - 0.3 * (1 - step / max(steps)))
+        ranks = draw_ranks(seed, queries, skill - 0.3 * (1 - step / max(1, *steps)))
         write_evaluation(workdir, *ranks, stem=f"step_{step}", step=step, **more)
     return workdir
 

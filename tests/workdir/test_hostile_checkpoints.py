@@ -22,7 +22,7 @@ from batnet_jax.inference.model import load
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.validation import from_saved, validate
-from batnet_jax.workdir import checkpoints
+from batnet_jax.workdir import checkpoint_checks, checkpoints
 from batnet_jax.workdir.best_checkpoint import read
 from batnet_jax.workdir.run_folder import check_workdir
 
@@ -186,7 +186,7 @@ def rewrite(workdir, **changes):
     run = json.loads(path.read_text()) | changes
     own = {name: value for name, value in run.items() if name != "checksums"}
     if isinstance(run.get("checksums"), dict):
-        run["checksums"][checkpoints.METADATA] = checkpoints._metadata_checksum(own)
+        run["checksums"][checkpoint_checks.METADATA] = checkpoint_checks.metadata_checksum(own)
     path.write_text(json.dumps(run))
     return path
 

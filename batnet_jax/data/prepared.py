@@ -17,7 +17,8 @@ from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
 from batnet_jax.data.builder import INDEX_NAME, ReIDBuilder
-from batnet_jax.errors import ArgumentError, UserError
+from batnet_jax.errors import ArgumentError, UserError, one_line
+from batnet_jax.runtime.resource_errors import is_out_of_reach
 
 OPTIONAL = ("val", "multi_query", "distractors")
 """Splits that are missing in most data sets, or need optional files of the user."""
@@ -184,6 +185,10 @@ def open_prepared(builder: ReIDBuilder, name: str) -> Dataset:
             names = [name.decode() for name in index["identity_names"].tolist()]
             return Dataset(name, path, identity_names=names, **splits)
     except Exception as error:
+        if is_out_of_reach(error):
+            raise UserError(
+                f"'{builder.data_dir}' cannot be read ({one_line(error)}): let this user read it"
+            ) from error
         raise UserError(f"'{builder.data_dir}' is damaged: delete it, and run again") from error
 
 

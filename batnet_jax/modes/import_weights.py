@@ -10,6 +10,7 @@ from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.validation import as_flags
 from batnet_jax.weights.convert import Report, Source, fill
+from batnet_jax.weights.init_from import IMPORTED
 from batnet_jax.weights.names import BATNET
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.workdir import checkpoints
@@ -80,7 +81,7 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
 
 def _nameless_identities(count: int) -> list[list]:
     """Return the identities for a checkpoint of an unknown training set."""
-    return [["imported", label, ""] for label in range(count)]
+    return [[IMPORTED, label, ""] for label in range(count)]
 
 
 def _count_classes(opened: Source) -> int:

@@ -17,6 +17,16 @@ DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENOENT),
 )
+# Errors of reading that say nothing about the content: permissions, too many open files, a network.
+_OUT_OF_REACH = (
+    *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE),
+    *(errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT),
+)
+# TensorStore's names of such errors, with which the message of its ValueError begins.
+_STATUSES = (
+    *("PERMISSION_DENIED", "UNAUTHENTICATED", "UNAVAILABLE"),
+    *("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"),
+)
 # TensorStore, which writes Orbax's arrays, raises a ValueError that ends with this.
 OS_ERROR_CODE = re.compile(r"os_error_code='(\d+)'")
 
@@ -75,3 +85,13 @@ def disk_error(error: BaseException) -> str | None:
     if found is None or int(found[1]) not in DISK:
         return None
     return os.strerror(int(found[1]))
+
+
+def is_out_of_reach(error: BaseException) -> bool:
+    """Return whether reading failed for a reason outside the file, such as its permissions.
+
+    The file may be whole.
+    """
+    if isinstance(error, OSError):
+        return error.errno in _OUT_OF_REACH
+    return str(error).startswith(_STATUSES)

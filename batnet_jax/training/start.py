@@ -1,6 +1,8 @@
 """The state that a run starts from: fresh, with another run's weights, or the latest checkpoint."""
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,11 @@ from batnet_jax.weights import initialise
 from batnet_jax.weights.sources import OtherNetworkError
 from batnet_jax.workdir import checkpoints, environment
 from batnet_jax.workdir.run_folder import check_workdir, open_workdir
-from batnet_jax.workdir.same_run import check_architecture, check_training_data
+from batnet_jax.workdir.same_run import (
+    check_architecture,
+    check_training_data,
+    warn_of_other_tests,
+)
 
 INIT = "init.txt"
 
@@ -57,11 +63,11 @@ def open_run(
 
     Raises: UserError if the workdir holds a run with more steps, or another run's checkpoints.
     """
-    state, report = init_state(recipe, tuple(config.data.image_size)), ""
+    make_fresh = functools.partial(init_state, recipe, tuple(config.data.image_size))
     if checkpoints.latest_step(workdir) is None:
-        state, report = start_from(config, state, metadata)
+        state, report = start_from(config, make_fresh(), metadata)
     else:
-        state = resume(config, workdir, state, metadata)
+        state, report = resume(config, workdir, make_fresh, metadata), ""
         check_steps_left(length, int(state.step), workdir)
     open_workdir(config, workdir, [Identity(*who) for who in metadata["identities"]])
     environment.record(workdir, seed=config.seed, step=int(state.step))
@@ -96,33 +102,41 @@ def start_from(
 
 
 def resume(
-    config: ml_collections.ConfigDict, workdir: Path, fresh: TrainState, metadata: dict[str, Any]
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    make_fresh: Callable[[], TrainState],
+    metadata: dict[str, Any],
 ) -> TrainState:
-    """Return the state of the latest checkpoint that can be read.
+    """Return the state of the latest checkpoint that is not damaged.
 
-    Damaged ones are set aside while others are left.
+    The metadata of a checkpoint is compared with the run before an array is read. Damaged
+    checkpoints are set aside when an earlier one is used; otherwise nothing is moved.
 
     Args:
       config: of the run.
       workdir: of the run; holds a checkpoint.
-      fresh: a state of the same structure.
+      make_fresh: returns a state of the same structure.
       metadata: see `checkpoints.metadata`.
 
-    Raises: UserError if no checkpoint can be read, or if the checkpoint is of another architecture
-      or was trained on other identities.
+    Raises: UserError if every checkpoint is damaged, or if the latest whole one is of another
+      architecture or was trained on other images or identities.
     """
-    while True:
-        step = checkpoints.choose_step(workdir, 0)
+    make_fresh = functools.cache(make_fresh)
+    damaged = {}
+    for step in reversed(checkpoints.steps_of(workdir)):
         try:
             saved = checkpoints.restore_metadata(workdir, step)
             check_architecture(config, saved, workdir)
-            state = checkpoints.restore_state(workdir, step, fresh)
+            check_training_data(saved, metadata, workdir)
+            state = checkpoints.restore_state(workdir, step, make_fresh())
             break
         except checkpoints.DamagedError as error:
-            if len(checkpoints.steps_of(workdir)) == 1:
-                raise
-            moved = checkpoints.set_aside(workdir, step)
-            print(f"warning: {error}; it is now '{moved}', the one before is used", file=sys.stderr)
-    check_training_data(saved, metadata, workdir)
+            damaged[step] = error
+    else:
+        raise next(iter(damaged.values()))
+    for bad, error in damaged.items():
+        moved = checkpoints.set_aside(workdir, bad)
+        print(f"warning: {error}; it is now '{moved}', the one before is used", file=sys.stderr)
+    warn_of_other_tests(saved, metadata, workdir)
     print(f"resuming '{workdir}' after step {step}")
     return state

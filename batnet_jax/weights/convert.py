@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from batnet_jax.weights.names import (
 
 WORKDIR = "batnet_jax workdir"  # a checkpoint of this package as a source
 REMADE = "made for the new identities"
+CLASSIFIER = "classifier"  # the layer of a head whose last axis is the identities
 MAX_SHOWN = 3  # names of each kind of problem in an error message
 
 _COUNT = (re.compile(r".*\.num_batches_tracked"), "PyTorch's count of batches")
@@ -103,6 +104,8 @@ class Report:
       loaded: (our path, the source's name, the conversions or "as it is").
       skipped: (the source's name, the reason).
       initial: (our path, the reason why it keeps its initial value).
+      identities: (name, its fate in the classifiers: kept, new or gone); empty unless some are
+        kept and others not.
     """
 
     label: str
@@ -110,6 +113,7 @@ class Report:
     loaded: list[tuple[str, str, str]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     initial: list[tuple[str, str]] = field(default_factory=list)
+    identities: list[tuple[str, str]] = field(default_factory=list)
 
     def text(self) -> str:
         """Return the summary, then a line for each tensor."""
@@ -119,21 +123,27 @@ class Report:
                 *(f"loaded {ours} <- {theirs} ({done})" for ours, theirs, done in self.loaded),
                 *(f"skipped {name} ({why})" for name, why in self.skipped),
                 *(f"initial {name} ({why})" for name, why in self.initial),
+                *(f"identity {who} ({fate})" for who, fate in self.identities),
                 "",
             ]
         )
 
     def summary(self) -> str:
-        """Return one line: how many tensors were loaded, skipped and left, by reason."""
+        """Return one line: how many tensors were loaded, skipped and left, by reason.
+
+        The line ends with the numbers of identities that the classifiers keep, by fate.
+        """
 
         def reasons(rows: list[tuple[str, str]]) -> str:
             counts = Counter(why for _, why in rows).items()
             return f" ({', '.join(f'{n} {why}' for why, n in counts)})" if rows else ""
 
+        classes = reasons(self.identities)
         return (
             f"'{self.label}', {self.format}: {len(self.loaded)} tensors loaded, "
             f"{len(self.skipped)} skipped{reasons(self.skipped)}, "
             f"{len(self.initial)} left at their initial values{reasons(self.initial)}"
+            f"{f'; identities of the classifiers{classes}' if classes else ''}"
         )
 
 
@@ -176,7 +186,11 @@ def _count_channels(pairs: int) -> int:
 
 
 def fill(
-    variables: dict[str, Any], source: Source, *, keep_classifiers: bool
+    variables: dict[str, Any],
+    source: Source,
+    *,
+    keep_classifiers: bool,
+    classes: Sequence[tuple[int, int]] = (),
 ) -> tuple[dict[str, Any], Report]:
     """Return our variables with the source's values, or load nothing at all.
 
@@ -189,18 +203,20 @@ def fill(
       source: its `model` agrees with the network.
       keep_classifiers: load the classifiers; False: keep their initial values, as other identities
         are trained.
+      classes: (our label, the source's label) of each identity whose part of the classifiers is
+        loaded all the same. The source is a workdir then.
     Returns: new variables of the same structure, NumPy float32, and the report.
 
     Raises: UserError if a tensor is missing, of another shape, not finite, or unknown.
     """
     flat = flatten(variables)
     present = {path[1] for path in flat if source.name(path) in source.tensors}
-    initial = {path: _why_initial(path, present, keep_classifiers) for path in flat}
+    initial = {path: _why_initial(path, present, keep_classifiers or classes) for path in flat}
     report = Report(source.label, source.format)
     report.initial.extend(("/".join(path), why) for path, why in initial.items() if why)
     origins = {path: _origin(source, path, present) for path, why in initial.items() if not why}
     missing = [name for name, _ in origins.values() if name not in source.tensors]
-    loaded, unfit = _load(source, flat, origins, report)
+    loaded, unfit = _load(source, flat, origins, classes, report)
     reasons = _unused_tensors(source, {name for name, _ in origins.values()}, present, initial)
     report.skipped.extend((name, why) for name, why in reasons.items() if why)
     unknown = [name for name, why in reasons.items() if not why]
@@ -221,6 +237,7 @@ def _load(
     source: Source,
     flat: Mapping[Path, np.ndarray],
     origins: Mapping[Path, tuple[str, str]],
+    classes: Sequence[tuple[int, int]],
     report: Report,
 ) -> tuple[dict[Path, np.ndarray], list[str]]:
     """Convert the tensors of the source, and report each.
@@ -229,6 +246,7 @@ def _load(
       source: of the tensors; may lack some.
       flat: our variables at their initial values.
       origins: see `_origin`, for each variable to load.
+      classes: see `fill`.
       report: its `loaded` grows.
     Returns: the loaded variables, and the problems of tensors that do not fit.
     """
@@ -237,13 +255,36 @@ def _load(
         if name not in source.tensors:
             continue
         original, tensor = source.tensors[name]
+        is_mixed = path[-2] == CLASSIFIER and bool(classes)
+        if is_mixed:
+            tensor = _with_classes(flat[path], tensor, classes)
         if problem := _problem(tensor, source.shape(path, flat[path].shape)):
             unfit.append(f"{original} {problem}")
             continue
         loaded[path], done = source.convert(path, tensor)
         done = [f"copied from {block}", *done] if block else done
+        if is_mixed:
+            done = [f"{len(classes)} of {flat[path].shape[-1]} identities"]
         report.loaded.append(("/".join(path), original, ", ".join(done) or "as it is"))
     return loaded, unfit
+
+
+def _with_classes(
+    value: np.ndarray, tensor: np.ndarray, classes: Sequence[tuple[int, int]]
+) -> np.ndarray:
+    """Return a classifier's variable with the values that a workdir has for some identities.
+
+    Args:
+      value: [..., ours] the initial value.
+      tensor: [..., theirs] the workdir's value; a tensor of another rank is returned as it is.
+      classes: (our label, the workdir's label) of the identities.
+    """
+    if tensor.shape[:-1] != value.shape[:-1]:
+        return tensor
+    ours, theirs = np.array(classes).T
+    mixed = value.astype(tensor.dtype)
+    mixed[..., ours] = tensor[..., theirs]
+    return mixed
 
 
 def _unused_tensors(
@@ -266,9 +307,9 @@ def _unused_tensors(
     }
 
 
-def _why_initial(path: Path, present: set[str], keep_classifiers: bool) -> str:
+def _why_initial(path: Path, present: set[str], keep_classifiers: Any) -> str:
     """Return the reason why a variable keeps its initial value; "" to load a value."""
-    if path[-2] == "classifier" and not keep_classifiers:
+    if path[-2] == CLASSIFIER and not keep_classifiers:
         return REMADE
     if path[1] == "part_head" and "part_streams" not in present:
         return "the source has no part_streams"  # some published checkpoints have an idle head

@@ -9,6 +9,9 @@ import ml_collections
 from batnet_jax.weights.convert import Report, fill
 from batnet_jax.weights.sources import check_agrees, open_source
 
+IMPORTED = "imported"
+"""In place of the data set of identities that came with imported weights, without names."""
+
 
 def initialise(
     config: ml_collections.ConfigDict,
@@ -20,7 +23,8 @@ def initialise(
     """Return fresh variables with all values that a source has for them.
 
     The part streams of a source without parts are copies of its backbone. The classifiers are
-    loaded only from a workdir that was trained on the same identities.
+    loaded only from a workdir, and only for the identities that the workdir was trained on too;
+    other identities keep their initial values.
 
     Args:
       config: validated; its `model` section describes the network.
@@ -35,5 +39,28 @@ def initialise(
     """
     opened = open_source(config, source)
     check_agrees(opened, config.model, whole=False)
-    same = identities is not None and opened.identities == [list(who) for who in identities]
-    return fill(variables, opened, keep_classifiers=same)
+    if identities is None or opened.identities is None:
+        return fill(variables, opened, keep_classifiers=False)
+    if opened.identities == [list(who) for who in identities]:
+        return fill(variables, opened, keep_classifiers=True)
+    ours, theirs = (_labels(people) for people in (identities, opened.identities))
+    classes = [(label, theirs[who]) for who, label in ours.items() if who in theirs]
+    filled, report = fill(variables, opened, keep_classifiers=False, classes=classes)
+    if classes:
+        report.identities += [(": ".join(who), "kept") for who in ours if who in theirs]
+        report.identities += [(": ".join(who), "new") for who in ours if who not in theirs]
+        report.identities += [(": ".join(who), "gone") for who in theirs if who not in ours]
+    return filled, report
+
+
+def _labels(identities: Sequence[Sequence]) -> dict[tuple[str, str], int]:
+    """Return the label of each identity by data set and name; an unnamed one's name is its pid.
+
+    The pid of a named identity is no name: it changes when the data set gets more identities. The
+    identities of imported weights are unknown, and left out.
+    """
+    return {
+        (data, name or str(pid)): label
+        for label, (data, pid, name) in enumerate(identities)
+        if data != IMPORTED
+    }

@@ -7,7 +7,6 @@ without its workdir. All processes have the same state; only the lead reads and 
 
 import errno
 import json
-import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -21,10 +20,20 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 from orbax.checkpoint.options import MultiprocessingOptions
 
-from batnet_jax.errors import ArgumentError, UserError, first_line
+from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.runtime import processes
 from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
-from batnet_jax.workdir.checksums import add_checksums, damaged_arrays, is_intact
+from batnet_jax.workdir.checkpoint_checks import (
+    DamagedError,
+    damaged,
+    declared_bytes,
+    has_own_checksum,
+    have_checksums,
+    is_metadata,
+    other_version,
+    unreadable,
+)
+from batnet_jax.workdir.checksums import add_checksums, damaged_arrays
 from batnet_jax.workdir.gcs import absolute, is_bucket
 
 FOLDER = "checkpoints"
@@ -225,32 +234,24 @@ def folder_of(workdir: Path, step: int) -> Path:
 def restore_metadata(workdir: Path, step: int) -> dict[str, Any]:
     """Read the metadata of a checkpoint, see `metadata`.
 
-    Raises: DamagedError if it cannot be read or does not have its checksum.
+    Raises: DamagedError if it cannot be read or does not have its checksum; UserError if it is
+      another version's, or out of reach.
     """
     run = _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
-    if not _is_metadata(run):
-        raise _unreadable(workdir, step, ValueError("it lacks its run's metadata"))
-    if not is_intact(run):
-        raise _unreadable(workdir, step, ValueError("its metadata does not have its checksum"))
+    if not is_metadata(run):
+        if has_own_checksum(run):
+            raise other_version(workdir, step, "its metadata is not this version's")
+        raise damaged(workdir, step, "it lacks its run's metadata")
+    if run.get("checksums") and not has_own_checksum(run):  # older checkpoints have none
+        raise damaged(workdir, step, "its metadata does not have its checksum")
     return run
-
-
-def _is_metadata(run: Any) -> bool:
-    """Return whether JSON has the structure of `metadata`; older versions saved fewer sections."""
-    if not isinstance(run, dict) or not isinstance(run.get("identities"), list):
-        return False
-    named = all(
-        isinstance(who, list) and len(who) == 3 and all(isinstance(x, str | int) for x in who)
-        for who in run["identities"]
-    )
-    sections = [run.get("model"), *(run.get(name, {}) for name in ("config", "data", "checksums"))]
-    return named and all(isinstance(section, dict) for section in sections)
 
 
 def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
     """Read some items of a checkpoint.
 
-    Raises: DamagedError if they cannot be read or have another structure.
+    Raises: DamagedError if they cannot be read or have another structure; UserError if they are
+      out of reach.
     """
     path = absolute(folder_of(workdir, step))
     try:
@@ -258,7 +259,7 @@ def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
         with ocp.Checkpointer(handler, multiprocessing_options=_by_itself()) as reader:
             return reader.restore(path, args=wanted)
     except UNREADABLE as error:
-        raise _unreadable(workdir, step, error) from error
+        raise unreadable(workdir, step, error) from error
 
 
 def restore_state(workdir: Path, step: int, like: Any) -> Any:
@@ -269,57 +270,78 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
       step: of an existing checkpoint.
       like: a TrainState of the same structure and shapes.
 
-    Raises: DamagedError if the checkpoint cannot be read or has another structure.
+    Raises: DamagedError if the checkpoint cannot be read, or an array lacks its checksum;
+      UserError if the checkpoint is whole but of another structure, or out of reach.
     """
     run = restore_metadata(workdir, step)
-    target = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), vars(like))
+    sums = run.get("checksums", {})
+    target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), vars(like))
     _check_declared(workdir, step, sum(leaf.nbytes for leaf in jax.tree.leaves(target)))
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
-    restored = _read(workdir, step, wanted).state
+    try:
+        restored = _read(workdir, step, wanted).state
+    except DamagedError as error:
+        _refuse_other(workdir, step, sums, error.reason)
+        raise
     for (path, want), got in zip(
         jax.tree.leaves_with_path(target), jax.tree.leaves(restored), strict=True
     ):
         if want.shape != got.shape:
             name = jax.tree_util.keystr(path)
-            problem = ValueError(f"{name} has shape {got.shape}, not {want.shape}")
-            raise _unreadable(workdir, step, problem)
-    if damaged := damaged_arrays(run, restored):
-        raise _unreadable(workdir, step, ValueError(f"{damaged[0]} does not have its checksum"))
+            reason = f"{name} has shape {got.shape}, not {want.shape}"
+            _refuse_other(workdir, step, sums, reason)
+            raise damaged(workdir, step, reason)
+    if others := damaged_arrays(run, restored):
+        reason = f"{others[0]} does not have its checksum"
+        _refuse_other(workdir, step, sums, reason)
+        raise damaged(workdir, step, reason)
     return like.replace(**restored)
+
+
+def _refuse_other(workdir: Path, step: int, sums: Mapping[str, int], reason: str) -> None:
+    """Refuse a checkpoint that does not fit but is whole as it was saved.
+
+    Args:
+      workdir: of the run.
+      step: of a checkpoint that `_check_declared` has passed.
+      sums: its checksums.
+      reason: why it does not fit.
+
+    Raises: UserError if all its arrays can be read and have their checksums, or are out of reach.
+    """
+    as_saved = ocp.args.Composite(state=ocp.args.PyTreeRestore())  # type: ignore[call-arg]
+    try:
+        state = _read(workdir, step, as_saved).state
+    except DamagedError:
+        return
+    if have_checksums(state, sums):
+        raise other_version(workdir, step, reason)
 
 
 def _check_declared(workdir: Path, step: int, nbytes: int) -> None:
     """Check that a checkpoint does not declare far larger arrays than expected.
 
     Otherwise a damaged checkpoint could exhaust the memory. A moderately larger state of another
-    architecture passes, and is reported by its shapes.
+    structure passes, and is reported by its shapes.
 
     Args:
       workdir: of the run.
       step: of an existing checkpoint.
       nbytes: of the expected arrays.
 
-    Raises: DamagedError.
+    Raises: DamagedError if it does; UserError if the checkpoint is out of reach.
     """
     path = absolute(folder_of(workdir, step)) / "state"
     handler = ocp.StandardCheckpointHandler(multiprocessing_options=_by_itself())
     try:
         declared = sum(
-            _declared_bytes(leaf) for leaf in jax.tree.leaves(handler.metadata(path).tree)
+            declared_bytes(leaf) for leaf in jax.tree.leaves(handler.metadata(path).tree)
         )
     except UNREADABLE as error:
-        raise _unreadable(workdir, step, error) from error
+        raise unreadable(workdir, step, error) from error
     if declared > 4 * nbytes + 10**8:
-        problem = f"its arrays take {declared:,} bytes, the network's {nbytes:,}"
-        raise _unreadable(workdir, step, ValueError(problem))
-
-
-def _declared_bytes(leaf: Any) -> int:
-    """Return an upper bound of the memory for reading an array; chunks are read whole."""
-    shape = getattr(leaf, "shape", None) or ()
-    storage = getattr(leaf, "storage", None)
-    chunk = (storage and storage.chunk_shape) or ()
-    return max(math.prod(shape), math.prod(chunk)) * 8  # bytes of the largest type
+        reason = f"its arrays take {declared:,} bytes, the network's {nbytes:,}"
+        raise damaged(workdir, step, reason)
 
 
 def set_aside(workdir: Path, step: int) -> Path:
@@ -329,14 +351,3 @@ def set_aside(workdir: Path, step: int) -> Path:
         place = place.with_name(place.name + "_")
     place.parent.mkdir(exist_ok=True)
     return (workdir / FOLDER / str(step)).rename(place)
-
-
-class DamagedError(UserError):
-    """A checkpoint that cannot be read or has another structure."""
-
-
-def _unreadable(workdir: Path, step: int, error: Exception) -> DamagedError:
-    return DamagedError(
-        f"checkpoint {step} in '{workdir}' is damaged or of another architecture "
-        f"({first_line(error)}): give the config it was made with, or another step or workdir"
-    )

@@ -23,18 +23,12 @@ def add_checksums(run: Mapping[str, Any], state: Any) -> dict[str, Any]:
       run: see `checkpoints.metadata`.
       state: a tree of NumPy arrays.
     """
-    return {**run, "checksums": _of_arrays(state) | {METADATA: metadata_checksum(run)}}
-
-
-def is_intact(run: Mapping[str, Any]) -> bool:
-    """Return whether metadata has its own checksum."""
-    sums = run.get("checksums")
-    return not sums or sums.get(METADATA) == metadata_checksum(run)
+    return {**run, "checksums": array_checksums(state) | {METADATA: metadata_checksum(run)}}
 
 
 def damaged_arrays(run: Mapping[str, Any], state: Any) -> list[str]:
     """Return the names of the arrays of a state that do not have the checksums in metadata."""
-    sums = _of_arrays(state)
+    sums = array_checksums(state)
     expected = run.get("checksums", {})
     return [name for name in expected if name != METADATA and sums.get(name) != expected[name]]
 
@@ -45,7 +39,7 @@ def metadata_checksum(run: Mapping[str, Any]) -> int:
     return zlib.crc32(json.dumps(own, sort_keys=True).encode())
 
 
-def _of_arrays(tree: Any) -> dict[str, int]:
+def array_checksums(tree: Any) -> dict[str, int]:
     """Return the CRC-32 of each array's bytes by the array's name."""
     return {
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).data)

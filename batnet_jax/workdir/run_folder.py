@@ -42,6 +42,11 @@ def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
         saved = json.loads(path.read_text())
         if not isinstance(saved, dict):
             raise ValueError("is no object")
+    except OSError as error:
+        raise UserError(
+            f"'{path}' cannot be read ({error.strerror}): let this user read it, or name another "
+            "workdir"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"'{path}' is damaged: delete it if you know the run's settings, or name another "

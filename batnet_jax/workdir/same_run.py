@@ -18,6 +18,9 @@ from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.errors import UserError
 from batnet_jax.models import BATNet
 
+MAX_SHOWN = 3
+"""Names of identities in a message."""
+
 
 def check_settings(
     config: ml_collections.ConfigDict, saved: Mapping[str, Any], workdir: Path
@@ -92,34 +95,62 @@ def check_image_size(
 def check_training_data(
     saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path
 ) -> None:
-    """Check that the training images and identities are a checkpoint's; warn of other test images.
+    """Check that the training images and identities are a checkpoint's.
 
     Args:
       saved: metadata of the checkpoint, see `checkpoints.metadata`.
       current: metadata of the data now.
       workdir: of the checkpoint.
 
-    Raises: UserError with both fingerprints or both numbers of identities.
+    Raises: UserError that names what differs, and says how to go on with the data of now.
     """
-    before, now = saved.get("data", {}), current["data"]  # old checkpoints have no fingerprints
-    changed = [name for name in before if before[name] != now.get(name, before[name])]
-    if "train" in changed:
-        raise UserError(
-            f"'{workdir}' was trained on other images (fingerprint {before['train']}, now "
-            f"{now['train']}): restore the data set, or name another workdir"
-        )
-    for name in changed:
-        print(
-            f"warning: the images of {name} have changed since '{workdir}' was last saved: "
-            "figures before and after cannot be compared",
-            file=sys.stderr,
-        )
+    before, now = saved.get("data", {}).get("train"), current["data"].get("train")
     if saved["identities"] != current["identities"]:
-        raise UserError(
-            f"'{workdir}' was trained on {len(saved['identities'])} identities that are not the "
-            f"{len(current['identities'])} of the training data now: restore the data, or name "
-            "another workdir"
+        were, are = (_names_of(metadata) for metadata in (saved, current))
+        change = (
+            f"was trained on {len(were)} identities that are not the {len(are)} of the training "
+            f"data now ({_list_names('new', are, were)}; {_list_names('gone', were, are)})"
         )
+    elif before and now and before != now:  # old checkpoints have no fingerprints
+        change = f"was trained on other images (fingerprint {before}, now {now})"
+    else:
+        return
+    raise UserError(
+        f"'{workdir}' {change}: restore the data to resume the run; or train on the data of now "
+        f"from what this run has learnt, by --config.init.from={workdir} and another --workdir"
+    )
+
+
+def _names_of(metadata: Mapping[str, Any]) -> list[str]:
+    """Return the names of a checkpoint's identities; an unnamed one's name is its pid."""
+    return [str(name or pid) for _, pid, name in metadata["identities"]]
+
+
+def _list_names(title: str, names: Sequence[str], without: Sequence[str]) -> str:
+    """Return the number and a few of the names that are not in `without`, as words."""
+    others = sorted(set(names) - set(without))
+    few = ", ".join(others[:MAX_SHOWN]) + (", ..." if len(others) > MAX_SHOWN else "")
+    return f"{len(others)} {title}: {few}" if others else f"none {title}"
+
+
+def warn_of_other_tests(
+    saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path
+) -> None:
+    """Warn of test images that are not those of a checkpoint.
+
+    Args:
+      saved: metadata of the checkpoint, see `checkpoints.metadata`.
+      current: metadata of the data now.
+      workdir: of the checkpoint.
+    """
+    before, now = saved.get("data", {}), current["data"]
+    for name in before.keys() - {"train"}:
+        if before[name] != now.get(name, before[name]):
+            print(
+                f"warning: the images of {name} have changed since '{workdir}' was last saved: "
+                "figures before and after cannot be compared",
+                file=sys.stderr,
+            )
 
 
 def check_held_out(

@@ -185,6 +185,107 @@ def test_a_workdir_is_a_source(config, variables, fresh, imported, monkeypatch):
     assert len(report.initial) == len(report.skipped) == 4
 
 
+NAMED = [["folder", pid, name] for pid, name in enumerate(("ann", "bob", "cid", "dan", "eve"))]
+GROWN = [["folder", pid, name] for pid, name in enumerate(("abe", "ann", "cid", "dan", "zoe"))]
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "pairs"),
+    [
+        (NAMED, GROWN, {1: 0, 2: 2, 3: 3}),  # the pid of ann and of others has changed
+        (NAMED, NAMED[::-1], {0: 4, 1: 3, 2: 2, 3: 1, 4: 0}),
+        ([["market1501", p, ""] for p in (2, 3, 5, 7, 9)],
+         [["market1501", p, ""] for p in (1, 2, 7, 9, 11)], {1: 0, 2: 3, 3: 4}),
+        # Numbers become names when a folder with a name comes among them.
+        ([["folder", p, ""] for p in (2, 3, 5, 7, 9)],
+         [["folder", p, n] for p, n in enumerate(("3", "7", "9", "ann", "bob"))],
+         {0: 1, 1: 3, 2: 4}),
+        ([["market1501", p, ""] for p in range(5)],
+         [["dukemtmc_reid", 4, ""], *(["market1501", p, ""] for p in range(1, 5))],
+         {1: 1, 2: 2, 3: 3, 4: 4}),
+    ],
+)  # fmt: skip
+def test_a_workdir_with_other_identities(
+    config, variables, fresh, imported, monkeypatch, theirs, ours, pairs
+):
+    """All layers come; in the classifiers those who are still there, by name, wherever they are."""
+    opened = open_source(config, imported[0])._replace(identities=theirs)
+    monkeypatch.setattr(init_from, "open_source", lambda *_: opened)
+    filled, report = weights.initialise(config, fresh, imported[0], identities=ours)
+    new = [label for label in range(5) if label not in pairs]
+    olds, initials = flatten(variables), flatten(fresh)
+    classifiers = 0
+    for path, got in flatten(filled).items():
+        old, initial = olds[path], initials[path]
+        if path[-2] != "classifier":
+            np.testing.assert_array_equal(got, old)
+            continue
+        classifiers += 1
+        for label, before in pairs.items():
+            np.testing.assert_array_equal(got[..., label], old[..., before])
+        np.testing.assert_array_equal(got[..., new], initial[..., new])
+        assert not np.isin(initial[..., new], old).any()
+    assert classifiers == 4  # kernel and bias of two heads
+    kept = [": ".join((data, str(name or pid))) for data, pid, name in ours]
+    fates = dict(report.identities)
+    assert [fates[who] for who in kept] == ["kept" if i in pairs else "new" for i in range(5)]
+    assert list(fates.values()).count("gone") == 5 - len(pairs)
+    told = f"{len(pairs)} kept" + (f", {len(new)} new, {len(new)} gone" if new else "")
+    assert report.summary().endswith(f"; identities of the classifiers ({told})")
+    assert f"identity {kept[-1]} ({fates[kept[-1]]})\n" in report.text()
+    assert [done for name, _, done in report.loaded if "classifier" in name] == [
+        f"{len(pairs)} of 5 identities"
+    ] * 4
+    assert report.initial == report.skipped == []
+
+
+def test_a_workdir_with_more_or_fewer_identities(config, variables, imported, monkeypatch):
+    opened = open_source(config, imported[0])._replace(identities=NAMED)
+    monkeypatch.setattr(init_from, "open_source", lambda *_: opened)
+    for ours in ([*NAMED, ["folder", 5, "zoe"]], NAMED[1:3]):
+        model = make_model(config, len(ours), axis_name=None)
+        larger = draw_variables(model, SIZE, 3)
+        filled, _ = weights.initialise(config, larger, imported[0], identities=ours)
+        for head in ("appearance_head", "part_head"):
+            got = filled["params"][head]["classifier"]["kernel"]
+            old = variables["params"][head]["classifier"]["kernel"]
+            assert got.shape == (32, len(ours))
+            first = NAMED.index(ours[0])
+            shared = min(len(ours), 5 - first)
+            np.testing.assert_array_equal(got[:, :shared], old[:, first : first + shared])
+
+
+def test_training_starts_with_the_identities_that_are_still_there(
+    config, variables, fresh, imported, monkeypatch, capsys
+):
+    opened = open_source(config, imported[0])._replace(identities=NAMED)
+    monkeypatch.setattr(init_from, "open_source", lambda *_: opened)
+    config = config.copy_and_resolve_references()
+    config.init["from"] = str(imported[0])
+    state = TrainState(np.int32(0), np.int32(0), fresh["params"], fresh["batch_stats"], ())
+    filled, report = start.start_from(config, state, {"identities": GROWN})
+    kernel = filled.params["part_head"]["classifier"]["kernel"]
+    before = variables["params"]["part_head"]["classifier"]["kernel"]
+    np.testing.assert_array_equal(kernel[:, GROWN.index(["folder", 2, "cid"])], before[:, 2])
+    assert "(3 kept, 2 new, 2 gone); see init.txt" in capsys.readouterr().out
+    for line in ("folder: ann (kept)", "folder: zoe (new)", "folder: bob (gone)"):
+        assert f"\nidentity {line}\n" in report
+
+
+def test_no_identity_in_common(config, variables, fresh, imported, monkeypatch):
+    """The pids of another data set, and of people who are named, are other people's."""
+    opened = open_source(config, imported[0])._replace(identities=NAMED)
+    monkeypatch.setattr(init_from, "open_source", lambda *_: opened)
+    for ours in ([["folder", pid, ""] for pid in range(5)], [["b", *who[1:]] for who in NAMED]):
+        filled, report = weights.initialise(config, fresh, imported[0], identities=ours)
+        assert_same(filled["params"]["part_head"]["embedding"],
+                    variables["params"]["part_head"]["embedding"])  # fmt: skip
+        assert_same(filled["params"]["part_head"]["classifier"],
+                    fresh["params"]["part_head"]["classifier"])  # fmt: skip
+        assert report.identities == []
+        assert len(report.initial) == 4
+
+
 def test_an_idle_part_head_is_not_taken(variables, fresh, config, tmp_path, published):
     """Published checkpoints of the appearance extractor with attention have such a head."""
     tensors = {

@@ -6,7 +6,12 @@ import pytest
 
 from batnet_jax.config import default_config, flatten
 from batnet_jax.errors import UserError
-from batnet_jax.workdir.same_run import check_image_size, check_settings, check_training_data
+from batnet_jax.workdir.same_run import (
+    check_image_size,
+    check_settings,
+    check_training_data,
+    warn_of_other_tests,
+)
 
 
 def test_a_run_is_resumed_with_other_resumable_fields_only(tmp_path):
@@ -58,5 +63,10 @@ def test_other_training_data_is_refused(tmp_path, capsys):
     more = saved | {"identities": [["market1501", 3, ""], ["market1501", 4, ""]]}
     with pytest.raises(UserError, match="on 1 identities that are not the 2 of"):
         check_training_data(saved, more, tmp_path)
-    check_training_data(saved, saved | {"data": {"train": "a", "market1501 test": "d"}}, tmp_path)
+    tested = saved | {"data": {"train": "a", "market1501 test": "d"}}
+    check_training_data(saved, tested, tmp_path)
+    warn_of_other_tests(saved, saved, tmp_path)
+    warn_of_other_tests({"identities": saved["identities"]}, saved, tmp_path)
+    assert capsys.readouterr().err == ""
+    warn_of_other_tests(saved, tested, tmp_path)
     assert "the images of market1501 test have changed" in capsys.readouterr().err

@@ -50,7 +50,7 @@ sys.addaudithook(_watch)
 
 @contextlib.contextmanager
 def watched(folder=None):
-    """Fail if the body runs a program, writes a file outside `folder`, or takes `SECONDS` of a processor.
+    """Fail if the body runs a program, writes outside `folder`, or computes for `SECONDS`.
 
     With `folder=None` it may write no file at all.
     """

@@ -186,6 +186,9 @@ FIELDS: dict[str, Field] = {
         "images of the query's identity and camera; kept if unknown (published code)",
         choices=("remove", "keep"),
     ),
+    "eval.leave_out_own": Resumable(
+        False, "leave out the gallery image whose file equals the query's (published code)"
+    ),
     "eval.multi_query": Resumable(
         "none",
         "pool Market-1501's gt_bbox of the query's identity and camera (ours)",

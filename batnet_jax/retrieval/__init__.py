@@ -9,6 +9,7 @@ Modules, in the order of the data:
     multi_query          queries of several images -> pooled queries
     expansion            queries -> queries averaged with their first results
     matches              labels -> the relevant and removed gallery items of each query
+    left_out             ids or indices -> gallery items that each query leaves out
     streaming/           features and labels -> ranks, on the accelerator
     reranking/           features and labels -> ranks after k-reciprocal re-ranking
     metrics              ranks -> CMC, mAP, mINP, confidence intervals
@@ -35,6 +36,8 @@ from batnet_jax.retrieval.image_set import (
     check_images,
     check_labels,
 )
+from batnet_jax.retrieval.left_out import SameImageWarning, check_left_out, find_same_images
+from batnet_jax.retrieval.matches import ItemLists, take_lists
 from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
 from batnet_jax.retrieval.ranked_lists import Place, first_places, first_right
 from batnet_jax.retrieval.reranking.evaluate import evaluate_reranked, evaluate_reranked_sets
@@ -47,25 +50,30 @@ __all__ = [
     "JUNK_PID",
     "POOLINGS",
     "ImageSet",
+    "ItemLists",
     "KReciprocal",
     "Labels",
     "Options",
     "Place",
+    "SameImageWarning",
     "camera_pairs",
     "check_images",
     "check_labels",
+    "check_left_out",
     "evaluate",
     "evaluate_reranked",
     "evaluate_reranked_sets",
     "evaluate_sets",
     "evaluate_stream",
     "expand_queries",
+    "find_same_images",
     "first_places",
     "first_right",
     "pool_queries",
     "reranked_rows",
     "single_shot_cmc",
     "single_shot_cmc_sets",
+    "take_lists",
     "top_k",
     "verify",
     "verify_sets",

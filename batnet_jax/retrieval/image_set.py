@@ -58,9 +58,18 @@ class ImageSet:
         """Return the same images with other features."""
         return dataclasses.replace(self, features=features)
 
+    def mark_junk(self, junk: np.ndarray) -> "ImageSet":
+        """Return the same images, with the identity `JUNK_PID` where `junk`, [n] bool, is True."""
+        return dataclasses.replace(self, pids=np.where(junk, JUNK_PID, self.pids))
+
+    @property
+    def not_junk(self) -> Int64[np.ndarray, " m"]:
+        """The indices of the images whose identity is not `JUNK_PID`."""
+        return np.flatnonzero(self.pids != JUNK_PID)
+
     def drop_junk(self) -> "ImageSet":
         """Return the images whose identity is not `JUNK_PID`; their features are copied."""
-        return self.take(np.flatnonzero(self.pids != JUNK_PID))
+        return self.take(self.not_junk)
 
 
 def check_images(

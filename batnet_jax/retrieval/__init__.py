@@ -4,6 +4,7 @@ This package takes features and labels as arrays. It knows no network and no dat
 
 Modules, in the order of the data:
 
+    label_pairs          names of identities and cameras -> numbers
     checks, image_set    a user's arrays -> `ImageSet` and `Labels`, checked once
     mapped_rows          rows of features in memory or in a mapped file
     multi_query          queries of several images -> pooled queries
@@ -14,6 +15,7 @@ Modules, in the order of the data:
     reranking/           features and labels -> ranks after k-reciprocal re-ranking
     metrics              ranks -> CMC, mAP, mINP, confidence intervals
     evaluator            all of this: `evaluate`, the standard evaluation
+    distances            `evaluate` of a distance matrix
     camera_pairs         `evaluate` for each pair of cameras
     scores               features -> blocks of scores, for the modules below and for reranking/
     search               scores -> the k best gallery items: `top_k`
@@ -27,6 +29,7 @@ arrays, check them and call the former.
 """
 
 from batnet_jax.retrieval.camera_pairs import camera_pairs
+from batnet_jax.retrieval.distances import evaluate_distances
 from batnet_jax.retrieval.evaluator import Options, evaluate, evaluate_sets, evaluate_stream
 from batnet_jax.retrieval.expansion import expand_queries
 from batnet_jax.retrieval.image_set import (
@@ -61,6 +64,7 @@ __all__ = [
     "check_labels",
     "check_left_out",
     "evaluate",
+    "evaluate_distances",
     "evaluate_reranked",
     "evaluate_reranked_sets",
     "evaluate_sets",

@@ -18,6 +18,7 @@ from batnet_jax.retrieval.image_set import (
     check_streamed_images,
     no_match,
 )
+from batnet_jax.retrieval.label_pairs import number_cameras, number_pids
 from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
 from batnet_jax.retrieval.matches import ItemLists, keep_items
 from batnet_jax.retrieval.streaming.prepare_features import FeatureSource, make_source
@@ -57,10 +58,10 @@ class Options:
 def evaluate(
     query_features: ArrayLike,
     query_pids: ArrayLike,
-    query_cameras: ArrayLike | None,
-    gallery_features: ArrayLike,
-    gallery_pids: ArrayLike,
-    gallery_cameras: ArrayLike | None,
+    query_cameras: ArrayLike | None = None,
+    gallery_features: Any = None,
+    gallery_pids: Any = None,
+    gallery_cameras: ArrayLike | None = None,
     *,
     junk: ArrayLike | None = None,
     query_ids: ArrayLike | None = None,
@@ -90,13 +91,15 @@ def evaluate(
     than memory (`np.load(path, mmap_mode="r")`).
 
     Args:
-      query_features: [q, d] finite floats, not necessarily normalised.
-      query_pids: [q] int.
-      query_cameras: [q] int, or None if the cameras of query and gallery are not known; then
+      query_features: [q, d] finite floats, not necessarily normalised. float64 is rounded, and the
+        result then contains "features": "float64 rounded to float32".
+      query_pids: [q] int, or strings in both sets, which are numbered.
+      query_cameras: [q] int or strings, with None for an image of an unknown camera; or None if the
+        cameras of query and gallery are not known. An unknown camera is no image's own camera, so
         nothing is removed, whatever `same_camera` says.
       gallery_features: [g, d].
-      gallery_pids: [g] int.
-      gallery_cameras: [g] int or None.
+      gallery_pids: [g].
+      gallery_cameras: [g] or None.
       junk: [g] bool, further items to drop; None for none.
       query_ids: [q] ids of the images, integers or strings, for a set that is searched in itself:
         each query leaves out the gallery items of its own id. None: nothing is left out.
@@ -144,11 +147,13 @@ def evaluate(
         block=block,
         chunk=chunk,
     )
-    gallery = check_streamed_images(
-        "gallery", gallery_features, gallery_pids, gallery_cameras, metric
-    )
+    if gallery_features is None:
+        raise UserError("no gallery_features are given: give query and gallery")
+    pids = number_pids(query_pids, gallery_pids)
+    cameras = number_cameras(query_cameras, gallery_cameras)
+    gallery = check_streamed_images("gallery", gallery_features, pids[1], cameras[1], metric)
     source = make_source(gallery.features, metric)  # first: an upload runs during the checks
-    query = check_images("query", query_features, query_pids, query_cameras, metric)
+    query = check_images("query", query_features, pids[0], cameras[0], metric)
     checks.same_dimension(query.features.shape[1], gallery.features.shape[1])
     left_out = check_left_out(
         len(query), len(gallery), query_ids=query_ids, gallery_ids=gallery_ids, ignore=ignore
@@ -163,7 +168,20 @@ def evaluate(
     if junk is not None:
         gallery = gallery.mark_junk(np.asarray(junk))
     warn_of_same_images(query, gallery, left_out, same_camera)
-    return result
+    return result | record_rounding(
+        (query_features, query.features), (gallery_features, gallery.features)
+    )
+
+
+def record_rounding(*pairs: tuple[Any, np.ndarray]) -> dict[str, str]:
+    """Return the entry of a result that says which type was rounded; empty if nothing was.
+
+    Args:
+      pairs: features as given, and as checked.
+    """
+    types = [checks.rounded_type(*pair) for pair in pairs]
+    found = " and ".join(dict.fromkeys(name for name in types if name))
+    return {"features": f"{found} rounded to float32"} if found else {}
 
 
 def evaluate_sets(

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.evaluator import record_rounding
 from batnet_jax.retrieval.image_set import ImageSet, check_pair, no_match
 from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
 from batnet_jax.retrieval.mapped_rows import read_rows
@@ -19,10 +20,10 @@ Progress = Callable[[int, int], None]
 def single_shot_cmc(
     query_features: ArrayLike,
     query_pids: ArrayLike,
-    query_cameras: ArrayLike | None,
-    gallery_features: ArrayLike,
-    gallery_pids: ArrayLike,
-    gallery_cameras: ArrayLike | None,
+    query_cameras: ArrayLike | None = None,
+    gallery_features: Any = None,
+    gallery_pids: Any = None,
+    gallery_cameras: ArrayLike | None = None,
     *,
     query_ids: ArrayLike | None = None,
     gallery_ids: ArrayLike | None = None,
@@ -86,7 +87,7 @@ def single_shot_cmc(
         cmc_ranks=cmc_ranks,
         block=block,
         progress=progress,
-    )
+    ) | record_rounding((query_features, query.features), (gallery_features, gallery.features))
 
 
 def single_shot_cmc_sets(

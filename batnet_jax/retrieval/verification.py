@@ -12,6 +12,7 @@ from jaxtyping import ArrayLike, Int64
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.evaluator import record_rounding
 from batnet_jax.retrieval.image_set import ImageSet, check_pair
 from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
 from batnet_jax.retrieval.mapped_rows import read_rows
@@ -26,10 +27,10 @@ Progress = Callable[[int, int], None]
 def verify(
     query_features: ArrayLike,
     query_pids: ArrayLike,
-    query_cameras: ArrayLike | None,
-    gallery_features: ArrayLike,
-    gallery_pids: ArrayLike,
-    gallery_cameras: ArrayLike | None,
+    query_cameras: ArrayLike | None = None,
+    gallery_features: Any = None,
+    gallery_pids: Any = None,
+    gallery_cameras: ArrayLike | None = None,
     *,
     query_ids: ArrayLike | None = None,
     gallery_ids: ArrayLike | None = None,
@@ -89,7 +90,7 @@ def verify(
         false_accept_rates=false_accept_rates,
         block=block,
         progress=progress,
-    )
+    ) | record_rounding((query_features, query.features), (gallery_features, gallery.features))
 
 
 def verify_sets(

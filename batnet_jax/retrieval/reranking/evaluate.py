@@ -5,7 +5,7 @@ from typing import Any
 
 from jaxtyping import ArrayLike
 
-from batnet_jax.retrieval.evaluator import Options, summarise_ranks
+from batnet_jax.retrieval.evaluator import Options, record_rounding, summarise_ranks
 from batnet_jax.retrieval.image_set import ImageSet, all_junk, check_pair
 from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
 from batnet_jax.retrieval.matches import ItemLists, keep_items
@@ -20,10 +20,10 @@ from batnet_jax.retrieval.reranking.row_ranks import ranks_of_rows
 def evaluate_reranked(
     query_features: ArrayLike,
     query_pids: ArrayLike,
-    query_cameras: ArrayLike | None,
-    gallery_features: ArrayLike,
-    gallery_pids: ArrayLike,
-    gallery_cameras: ArrayLike | None,
+    query_cameras: ArrayLike | None = None,
+    gallery_features: Any = None,
+    gallery_pids: Any = None,
+    gallery_cameras: ArrayLike | None = None,
     *,
     query_ids: ArrayLike | None = None,
     gallery_ids: ArrayLike | None = None,
@@ -81,7 +81,7 @@ def evaluate_reranked(
         same_camera=same_camera,
         cmc_ranks=cmc_ranks,
         progress=progress,
-    )
+    ) | record_rounding((query_features, query.features), (gallery_features, gallery.features))
 
 
 def evaluate_reranked_sets(

@@ -52,7 +52,7 @@ def _row_ranks(
     removed: Bool[np.ndarray, " g"],
 ) -> Int64[np.ndarray, " r"]:
     """Return the ranks of one query's relevant items, ascending."""
-    kept = np.where(removed, np.float32(np.inf), distances)
+    kept = np.where(removed, np.inf, distances)
     # One pass over the row for each item costs less than sorting the row, up to some 300 items.
     ranks = [
         1 + np.count_nonzero(kept[:item] <= kept[item]) + np.count_nonzero(kept[item:] < kept[item])

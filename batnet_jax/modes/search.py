@@ -13,13 +13,12 @@ from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
-from batnet_jax.modes.flags import GALLERY, OUTPUT, define_path, report_write_errors
+from batnet_jax.modes.flags import GALLERY, OUTPUT, QUERY, define_path, report_write_errors
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
 
 HELP = "Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json, --faiss=F.index."
-QUERY = define_path("query", "an image, a folder or a list")
 TOP = flags.DEFINE_integer("top", 10, "length of a ranked list", lower_bound=1)
 FAISS = define_path("faiss", "the index of the gallery to write")
 KEEP_OWN = flags.DEFINE_boolean("keep_own", False, "list the query's own file, too")

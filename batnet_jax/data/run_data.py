@@ -53,6 +53,12 @@ class RetrievalTest(NamedTuple):
     gallery: Split
     more_query: Split | None = None
     """More images of the query identities in the query cameras, for multi-image queries."""
+    names: Sequence[str] = ()
+    """The user's names of identities, indexed by pid; empty if there are none."""
+
+    def name_of(self, pid: int) -> str:
+        """Return the user's name of an identity; "" if it has none."""
+        return self.names[pid] if 0 <= pid < len(self.names) else ""
 
 
 class RunData(NamedTuple):
@@ -145,7 +151,7 @@ def _test(config: ml_collections.ConfigDict, dataset: Dataset) -> RetrievalTest:
         gallery = concatenate([gallery, crowd])
     if config.eval.multi_query != "none":
         more = _optional(dataset, "multi_query", "eval.multi_query", "gt_bbox/")
-    return RetrievalTest(dataset.name, "test", dataset.query, gallery, more)
+    return RetrievalTest(dataset.name, "test", dataset.query, gallery, more, dataset.identity_names)
 
 
 def _optional(dataset: Dataset, split: str, field: str, folder: str) -> Split:
@@ -187,7 +193,13 @@ def _divide(dataset: Dataset, held_out: Split) -> RetrievalTest:
             "images (from two cameras, where cameras are known): raise "
             "config.data.val_identities, or set it to 0"
         )
-    return RetrievalTest(dataset.name, "val", held_out.take(query), held_out.take(gallery))
+    return RetrievalTest(
+        dataset.name,
+        "val",
+        held_out.take(query),
+        held_out.take(gallery),
+        names=dataset.identity_names,
+    )
 
 
 def make_training_set(datasets: Sequence[Dataset], splits: Sequence[Split]) -> TrainingSet:

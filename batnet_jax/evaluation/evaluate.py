@@ -21,6 +21,7 @@ from batnet_jax.report.sections import title_of
 from batnet_jax.runtime import processes
 from batnet_jax.workdir import best_checkpoint
 from batnet_jax.workdir.gcs import write_whole
+from batnet_jax.workdir.people import keep_names
 
 
 def run_tests(
@@ -68,6 +69,7 @@ def run_test(
         per_query = ranked.figures["per_query"]
         queries = make_query_figures(result, per_query, test, config.eval.multi_query)
         write_result(result, queries, lists, workdir / "eval", stems)
+        keep_names(workdir, test.name, test.names)
     return result
 
 
@@ -102,6 +104,11 @@ def make_result(config: ml_collections.ConfigDict, ranked: RankedTest, step: int
     """Return the contents of a test's `eval/step_<N>.json`, with the config's extra figures."""
     test = ranked.test
     figures = {name: value for name, value in ranked.figures.items() if name != "per_query"}
+    if test.names and "per_identity" in figures:
+        figures["per_identity"] = {
+            pid: {"name": test.name_of(int(pid)), **own}
+            for pid, own in figures["per_identity"].items()
+        }
     extra = compute_extra_figures(
         config, ranked.query, ranked.gallery, ranked.same_camera, ranked.left_out
     )
@@ -132,13 +139,19 @@ def sample_ranked_lists(ranked: RankedTest, *, rows: int = 5, places: int = 10) 
     for q, query_image, head in zip(chosen, query_images, heads, strict=True):
         items = np.array([place.item for place in head.first], int)
         people = [
-            Person(image, int(gallery.pids[g]), camera_of(gallery, g))
+            person_of(ranked.test, gallery, g, image)
             for g, image in zip(items, ranked.gallery_store.batch(items), strict=True)
         ]
-        person = Person(query_image, int(query.pids[q]), camera_of(query, q))
+        person = person_of(ranked.test, query, q, query_image)
         average_precision = ranked.figures["per_query"]["average_precision"][q]
         lists.append(RankedList(person, average_precision, people))
     return lists
+
+
+def person_of(test: RetrievalTest, split: Split, i: int, image: np.ndarray) -> Person:
+    """Return image i of one of a test's splits, as pictures show it."""
+    pid = int(split.pids[i])
+    return Person(image, pid, camera_of(split, i), test.name_of(pid))
 
 
 def take_left_out(ranked: RankedTest, queries: np.ndarray) -> retrieval.ItemLists | None:

@@ -6,8 +6,9 @@ Arrays, for q queries in the order of the test:
     first_rank          [q] int64, 1-based; 0 for a query without a match
     average_precision   [q] float64; nan for a query without a match
     header              a string of JSON: `version` of the format, `dataset`, `split`, `step`, `ap`,
-                        `same_camera`, `multi_query`, `sets` as `describe_sets` returns it, and
-                        `leave_out_own` if the queries' own images are left out
+                        `same_camera`, `multi_query`, and `sets` as `describe_sets` returns it;
+                        `names` of the pids, if the user has given some; `leave_out_own`, if the
+                        queries' own images are left out
 """
 
 import io
@@ -54,6 +55,9 @@ def make_query_figures(
     header = {"version": VERSION} | {name: result[name] for name in _SAME_IN_RESULT}
     if result.get("leave_out_own"):
         header["leave_out_own"] = True
+    if test.names:
+        pids = np.unique(test.query.pids).tolist()
+        header["names"] = {str(pid): test.name_of(pid) for pid in pids}
     header |= {"multi_query": multi_query, "sets": describe_sets(test)}
     return QueryFigures(
         header,

@@ -12,6 +12,8 @@ from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file, model
 from batnet_jax.inference.feature_file import FeatureFile
 from batnet_jax.retrieval import ItemLists, top_k
+from batnet_jax.workdir import checkpoints
+from batnet_jax.workdir.people import name_of, read_names
 
 
 class Searcher:
@@ -39,6 +41,7 @@ class Searcher:
             model.load_with_config, config, workdir, step=config.eval.step, batch=batch
         )
         self.source = source
+        self._workdir = workdir
         if feature_file.is_feature_file(source):
             self.gallery = feature_file.open_features(source)
         else:
@@ -108,6 +111,15 @@ class Searcher:
         if not self._is_checked and own is not None:
             feature_file.check_fingerprint(self.source, self.gallery.fingerprint, own)
         self._is_checked = True
+
+    @functools.cached_property
+    def names(self) -> set[str]:
+        """The names of the people that the model's run has seen; none if it knows no names."""
+        return read_names(checkpoints.locate(self._workdir)[0])
+
+    def person(self, i: int) -> str | None:
+        """Return the name of the person in gallery image i, by the folders of its path."""
+        return name_of(self.gallery.paths[i], self.names) if self.gallery.paths else None
 
     def name(self, i: int) -> str:
         """Return the path of gallery image i, or its row if the gallery has no paths."""

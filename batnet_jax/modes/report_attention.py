@@ -52,7 +52,8 @@ def attention_rows(
             " choose an earlier one with --config.eval.step, or train again at a lower rate"
         )
     cameras = [camera_of(query, q) for q in queries]
-    people = map(Person, images, query.pids[rows].tolist(), cameras)
+    pids = query.pids[rows].tolist()
+    people = map(Person, images, pids, cameras, map(test.name_of, pids))
     layers: list[np.ndarray | None] = [None] * len(rows)
     if is_drawn(test.name):
         pairs = zip(images, layers_of(query, rows), strict=True)

@@ -10,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax import retrieval
+from batnet_jax.data import Split
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.errors import UserError
@@ -174,12 +175,12 @@ def make_cards(
 
     def make_hit(place: retrieval.Place) -> Hit:
         g = place.item
-        image = PageImage(item_thumbnails[g], int(gallery.pids[g]), camera_of(gallery, g))
+        image = page_image(ranked.test, gallery, g, item_thumbnails[g])
         return Hit(image, place.rank, _verdict(place))
 
     return [
         Card(
-            query=PageImage(query_thumbnails[q], int(query.pids[q]), camera_of(query, q)),
+            query=page_image(ranked.test, query, q, query_thumbnails[q]),
             kinds=kinds[q],
             average_precision=per_query["average_precision"][q],
             first_rank=per_query["first_rank"][q],
@@ -188,6 +189,12 @@ def make_cards(
         )
         for q, places, head in zip(chosen.tolist(), lists, heads, strict=True)
     ]
+
+
+def page_image(test: RetrievalTest, split: Split, i: int, thumbnail: str) -> PageImage:
+    """Return image i of one of a test's splits, as the page shows it."""
+    pid = int(split.pids[i])
+    return PageImage(thumbnail, pid, camera_of(split, i), test.name_of(pid))
 
 
 def _verdict(place: retrieval.Place) -> str:
@@ -232,6 +239,7 @@ def hardest_identities(ranked: RankedTest, thumbnails: Thumbnails) -> list[HardI
             num_queries=figures[pid]["num_valid_query"],
             mean_ap=figures[pid]["mAP"],
             rank1=figures[pid]["cmc"]["1"],
+            name=ranked.test.name_of(int(pid)),
         )
         for pid, q in zip(order, first_queries, strict=True)
     ]

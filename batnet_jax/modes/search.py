@@ -8,7 +8,7 @@ import numpy as np
 from absl import flags
 
 from batnet_jax.data.loading.user_images import list_files
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.inference import feature_file
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
@@ -132,15 +132,21 @@ def keep_accepted(one: dict[str, Any], lowest: float) -> dict[str, Any]:
 def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
     """Return a ranked list: for each hit `rank` from 1, `score` (cosine), `index`, `path`.
 
+    If the run knows people by name, each hit has `name`, too: None for a person it does not know.
+
     Args:
       searcher: its gallery names the paths.
       indices: [k] gallery images, best first.
       scores: [k] float32.
     """
-    return [
+    found = [
         {"rank": rank, "score": float(score), "index": int(i), "path": searcher.name(i)}
         for rank, (i, score) in enumerate(zip(indices, scores, strict=True), 1)
     ]
+    if searcher.names:
+        for hit in found:
+            hit["name"] = searcher.person(hit["index"])
+    return found
 
 
 def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
@@ -153,7 +159,11 @@ def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
     head = one["query"]
     if "pooled" in one:
         head += f" ({one['pooled']} images as one query)"
-    rows = [f"{hit['rank']:5}  {hit['score']:7.4f}  {hit['path']}" for hit in one["hits"]]
+    width = max((len(hit.get("name") or "") for hit in one["hits"]), default=0)
+    rows = []
+    for hit in one["hits"]:
+        name = f"{printable(hit.get('name') or '-'):{width}}  " if width else ""
+        rows.append(f"{hit['rank']:5}  {hit['score']:7.4f}  {name}{hit['path']}")
     if lowest is not None and not rows:
         best = (
             "the gallery is empty" if one["best"] is None else f"the best scores {one['best']:.4f}"

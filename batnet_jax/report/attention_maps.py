@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from batnet_jax.errors import UserError
 from batnet_jax.report.layers import LEGEND
-from batnet_jax.report.ranked_list import Person
+from batnet_jax.report.ranked_list import Person, who
 
 _BOX = (128, 256)  # width, height of a cell in pixels: the paper's image size
 _GAP = 8
@@ -144,7 +144,7 @@ def draw_attention_maps(
                 _caption(draw, x, top - 2 * _LINE, f"Bi-attention at {position}", _GREY)
     for number, row in enumerate(rows):
         y = top + number * cell_height
-        _draw_cell(sheet, _GAP, y, row.person.image, _name(row.person))
+        _draw_cell(sheet, _GAP, y, row.person.image, who(row.person))
         if row.layers is not None:
             _draw_cell(sheet, 2 * _GAP + _BOX[0], y, row.layers, "")
         for position, left in lefts.items():
@@ -170,11 +170,6 @@ def mask_limits(rows: Sequence[AttentionRow], position: str) -> tuple[float, flo
 def _colour(values: UInt8[np.ndarray, "h w"]) -> UInt8[np.ndarray, "h w 3"]:
     """Colour values by viridis, RGB: even steps look even, also in grey and to the colour-blind."""
     return cv2.cvtColor(cv2.applyColorMap(values, cv2.COLORMAP_VIRIDIS), cv2.COLOR_BGR2RGB)
-
-
-def _name(person: Person) -> str:
-    camera = "" if person.camera is None else f"  cam {person.camera}"
-    return f"pid {person.pid}{camera}"
 
 
 def _caption(draw: ImageDraw.ImageDraw, x: int, y: int, text: str, colour: tuple) -> None:

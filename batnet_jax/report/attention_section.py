@@ -87,4 +87,4 @@ def _figure(thumbnail: str, alt: str, head: str, note: str) -> str:
 
 def _name(person: Person) -> str:
     camera = "" if person.camera is None else f", camera {person.camera}"
-    return f"identity {person.pid}{camera}"
+    return f"identity {person.name or person.pid}{camera}"

@@ -25,6 +25,13 @@ class PageImage(NamedTuple):
     pid: int
     camera: int | None
     """None: unknown."""
+    name: str = ""
+    """The user's name of the identity; "" if it has none."""
+
+    @property
+    def who(self) -> str:
+        """The name, or else the number, of the identity."""
+        return self.name or str(self.pid)
 
 
 class Hit(NamedTuple):
@@ -104,14 +111,16 @@ def _form(shown: Sequence[Card], key: str) -> str:
     cameras = sorted({card.query.camera for card in shown if card.query.camera is not None})
     camera = _select(f"{key}-camera", "Camera", "camera", [(str(c), str(c)) for c in cameras])
     first = [("right", "right"), ("wrong", "wrong")]
-    pids = sorted({card.query.pid for card in shown})
-    options = "".join(f'<option value="{pid}"></option>' for pid in pids)
+    people = {card.query.pid: card.query.who for card in shown}
+    options = "".join(f'<option value="{escape(people[pid])}"></option>' for pid in sorted(people))
+    named = any(card.query.name for card in shown)
+    numeric = "" if named else ' inputmode="numeric"'
     return (
         f'<form class="filters" hidden aria-label="Filter the ranked lists">'
         f'<fieldset class="choice"><legend>Queries</legend><div>{radios}</div></fieldset>'
         f"{camera if cameras else ''}"
         f'<p><label for="{key}-pid">Identity</label><input id="{key}-pid" type="search"'
-        f' inputmode="numeric" autocomplete="off" placeholder="any" list="{key}-pids"'
+        f'{numeric} autocomplete="off" placeholder="any" list="{key}-pids"'
         f' data-filter="pid"><datalist id="{key}-pids">{options}</datalist></p>'
         f"{_select(f'{key}-first', 'First place', 'first', first)}"
         '<p><button type="reset">Reset</button></p>'
@@ -147,7 +156,7 @@ def _card(card: Card, key: str) -> str:
     first = counted[0].verdict if counted else ""
     camera = "" if query.camera is None else str(query.camera)
     data = (
-        f'data-kinds="{" ".join(card.kinds)}" data-camera="{camera}" data-pid="{query.pid}"'
+        f'data-kinds="{" ".join(card.kinds)}" data-camera="{camera}" data-pid="{escape(query.who)}"'
         f' data-first="{first}"'
     )
     kinds = "".join(f'<li title="{KINDS[kind]}">{kind}</li>' for kind in card.kinds)
@@ -158,7 +167,7 @@ def _card(card: Card, key: str) -> str:
     places = "".join(_hit(hit, previous=previous.get(hit.rank, 0)) for hit in card.hits)
     return (
         f'<article class="card" {data} aria-labelledby="{key}">'
-        f'<div class="top"><h3 id="{key}">Identity {query.pid}{where}</h3>'
+        f'<div class="top"><h3 id="{key}">Identity {escape(query.who)}{where}</h3>'
         f'<p>{facts}</p><ul class="kinds">{kinds}</ul></div>'
         f'<div class="row"><div class="query">{picture(query.thumbnail, _alt("Query", query))}'
         f'<p>query</p></div><ol class="hits">{places}</ol></div>'
@@ -178,10 +187,10 @@ def _hit(hit: Hit, *, previous: int) -> str:
         f"{picture(hit.image.thumbnail, _alt(f'Gallery image, {name}', hit.image))}"
         f'<p class="verdict {hit.verdict}">{icon(hit.verdict)}<b>{rank}</b> '
         f"<span>{_VERDICTS[hit.verdict]}</span></p>"
-        f'<p class="who">{hit.image.pid}{camera}</p></li>'
+        f'<p class="who">{escape(hit.image.who)}{camera}</p></li>'
     )
 
 
 def _alt(what: str, image: PageImage) -> str:
     camera = "" if image.camera is None else f", camera {image.camera}"
-    return f"{what}: identity {image.pid}{camera}"
+    return f"{what}: identity {image.who}{camera}"

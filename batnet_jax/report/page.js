@@ -18,7 +18,7 @@ for (const form of document.querySelectorAll("form.filters")) {
   const show = () => {
     const wanted = filters();
     const matches = (card) => wanted.every(([name, value]) =>
-      card.dataset[name].split(" ").includes(value));
+      card.dataset[name] === value || card.dataset[name].split(" ").includes(value));
     let found = 0;
     for (const card of cards) card.hidden = !matches(card) || ++found > limit;
     const shown = Math.min(found, limit);

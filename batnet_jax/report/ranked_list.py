@@ -31,6 +31,25 @@ class Person(NamedTuple):
     image: UInt8[np.ndarray, "h w 3"]
     pid: int
     camera: int | None  # None: unknown
+    name: str = ""  # the user's name of the identity; "": none
+
+
+def who(person: Person, room: int | None = None) -> str:
+    """Return the name of a person, or "pid" and the number, with the camera, for a picture.
+
+    Args:
+      person: of an image.
+      room: pixels; a longer name is cut. None for no limit.
+    """
+    camera = "" if person.camera is None else f"  cam {person.camera}"
+    # The font of pictures has the letters of western Europe alone.
+    if not person.name or any(ord(letter) > 0xFF for letter in person.name):
+        return f"pid {person.pid}{camera}"
+    name, font = person.name, ImageFont.load_default(_TEXT)
+    kept, end = len(name), ""
+    while room is not None and kept > 1 and font.getlength(f"{name[:kept]}{end}{camera}") > room:
+        kept, end = kept - 1, "..."
+    return f"{name[:kept]}{end}{camera}"
 
 
 class RankedList(NamedTuple):
@@ -121,9 +140,8 @@ def _draw_person(
     sheet.paste(fitted, (left, y + _FRAME + (_BOX[1] - fitted.height) // 2))
     if right is not None:
         _draw_badge(draw, x, y, right, colour)
-    camera = "" if person.camera is None else f"  cam {person.camera}"
     below = y + _BOX[1] + 2 * _FRAME + 2
-    _caption(draw, x, below, f"pid {person.pid}{camera}", _INK)
+    _caption(draw, x, below, who(person, _cell_size()[0]), _INK)
     _caption(draw, x, below + _LINE, note, _INK)
 
 

@@ -208,6 +208,8 @@ class HardIdentity(NamedTuple):
     num_queries: int
     mean_ap: float
     rank1: float
+    name: str = ""
+    """The user's name of the identity; "" if it has none."""
 
 
 def hardest_section(
@@ -237,8 +239,8 @@ def hardest_section(
 def _identity_table(identities: Sequence[HardIdentity]) -> Markup:
     rows = [
         [
-            identity.pid,
-            picture(identity.thumbnail, f"A query of identity {identity.pid}"),
+            identity.name or identity.pid,
+            picture(identity.thumbnail, f"A query of identity {identity.name or identity.pid}"),
             identity.num_queries,
             percent(identity.mean_ap),
             percent(identity.rank1),

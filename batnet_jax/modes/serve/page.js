@@ -28,7 +28,9 @@ function card(hit) {
   const bar = node("meter");
   bar.value = Math.max(0, hit.score);
   bar.setAttribute("aria-label", "cosine");
-  item.append(image, line, bar, node("span", hit.path, "path"));
+  item.append(image, line, bar);
+  if (hit.name) item.append(node("b", hit.name, "name"));
+  item.append(node("span", hit.path, "path"));
   return item;
 }
 

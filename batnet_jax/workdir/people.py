@@ -1,0 +1,66 @@
+"""`names.json` in a workdir: the names of the people that a run has seen, by data set.
+
+`labels.json` names the identities of training alone. Searches show the names of the others, too.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from batnet_jax.workdir.gcs import reached, write_whole
+from batnet_jax.workdir.run_folder import LABELS
+
+NAMES = "names.json"
+
+
+def keep_names(workdir: Path, dataset: str, names: Sequence[str]) -> None:
+    """Write the names of a data set's identities beside the run; keep those of other data sets.
+
+    Args:
+      workdir: of the run.
+      dataset: its name.
+      names: indexed by pid; nothing is written if there are none.
+
+    Raises: OSError if the file cannot be written.
+    """
+    if not names:
+        return
+    kept = _read(workdir / NAMES)
+    found = kept if isinstance(kept, dict) else {}
+    if found.get(dataset) != list(names):
+        with reached(workdir):
+            write_whole(
+                workdir / NAMES, json.dumps(found | {dataset: list(names)}, indent=1) + "\n"
+            )
+
+
+def read_names(workdir: Path) -> set[str]:
+    """Return the names of all people that a run has seen; none if the run knows no names."""
+    kept, labels = _read(workdir / NAMES), _read(workdir / LABELS)
+    names: list = []
+    if isinstance(kept, dict):
+        names += [name for own in kept.values() if isinstance(own, list) for name in own]
+    if isinstance(labels, list):
+        names += [label.get("name") for label in labels if isinstance(label, dict)]
+    return {name for name in names if isinstance(name, str) and name}
+
+
+def _read(path: Path) -> object:
+    """Return the contents of a JSON file; None if it is missing or damaged: names are a help."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def name_of(path: str, names: set[str]) -> str | None:
+    """Return the person whose folder holds an image: the innermost one with a known name."""
+    folder = os.path.dirname(path)
+    while folder:
+        folder, part = os.path.split(folder)
+        if part in names:
+            return part
+        if not part:
+            return None
+    return None

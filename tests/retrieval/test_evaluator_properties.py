@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.evaluator_cases import FEW, make_case, rank
+from support.evaluator_cases import FEW, make_case, rank, rank_seeds
 from support.paths import ROOT
 
 from batnet_jax.retrieval import (
@@ -270,8 +270,8 @@ def test_a_bootstrap_draws_identities():
 SEVERAL = """
 import json, sys
 sys.path.insert(0, "tests")
-from support.evaluator_cases import make_case, rank
-print(json.dumps([rank(make_case(s, ties=True)[1], block=8, chunk=128) for s in range(6)]))
+from support.evaluator_cases import rank_seeds
+print(json.dumps(rank_seeds(block=8, chunk=64)))
 """
 
 
@@ -283,7 +283,7 @@ def test_the_number_of_devices_does_not_matter(devices):
         env=os.environ | {"XLA_FLAGS": flags},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    expected = [rank(make_case(seed, ties=True)[1]) for seed in range(6)]
+    expected = rank_seeds()
     assert json.loads(done.stdout) == expected
 
 
@@ -309,7 +309,7 @@ def test_two_hosts_give_the_result_of_one():
         )
         for number in range(2)
     ]  # fmt: skip
-    expected = [rank(make_case(seed, ties=True)[1]) for seed in range(6)]
+    expected = rank_seeds()
     for host in hosts:
         out, err = host.communicate(timeout=300)
         assert host.returncode == 0, err[-3000:]

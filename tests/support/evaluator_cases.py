@@ -36,6 +36,16 @@ def rank(case, **options):
     return evaluate(**case, metric="euclidean", cmc_ranks=(1, 2, 3, 5, 10, 50, 200), **options)
 
 
+def rank_seeds(**options):
+    """Evaluate six cases, and each again where every query ignores a third of the gallery."""
+    results = []
+    for seed in range(6):
+        rng, case = make_case(seed, ties=True)
+        ignore = rng.random((len(case["query_pids"]), len(case["gallery_pids"]))) < 1 / 3
+        results += [rank(case, **options), rank(case, ignore=ignore, **options)]
+    return results
+
+
 # (queries, gallery, junk in it, dimensions, block): few shapes, because each is compiled anew.
 # Galleries are smaller and larger than the largest CMC rank (20). Blocks divide the queries, do not
 # divide them, exceed them, or have one query.

@@ -26,7 +26,7 @@ import tensorflow_datasets as tfds
 
 from batnet_jax.data.builder import UNKNOWN_CAMERA, Photo, ReIDBuilder, SplitSource
 from batnet_jax.data.files.find_dataset import list_candidates
-from batnet_jax.data.files.tree import IMAGE_SUFFIXES, IMAGES, FileTree, open_tree
+from batnet_jax.data.files.tree import IMAGES, FileTree, is_hidden, is_image_name, open_tree
 from batnet_jax.data.sources.market import FOLDERS, JUNK, MARKERS, make_source
 from batnet_jax.data.splits import query_and_gallery
 from batnet_jax.errors import UserError
@@ -163,8 +163,9 @@ def _find_identity_folders(path: Path) -> FileTree | None:
 
 def _has_image(folder: Path) -> bool:
     try:
-        names = (name for _, _, files in os.walk(folder) for name in files)
-        return any(name.lower().endswith(IMAGE_SUFFIXES) for name in itertools.islice(names, 1000))
+        walk = ((os.path.relpath(at, folder), files) for at, _, files in os.walk(folder))
+        names = (name for at, files in walk if not is_hidden(at) for name in files)
+        return any(map(is_image_name, itertools.islice(names, 1000)))
     except (OSError, RecursionError):  # no permission, or too many nested folders
         return False
 

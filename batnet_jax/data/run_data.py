@@ -122,7 +122,12 @@ def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[s
         variant = data.variant if name == data.dataset else ""
         try:
             dataset = load_dataset(
-                name, variant=variant, data_dir=data.dir, manual_dir=data.manual_dir
+                name,
+                variant=variant,
+                data_dir=data.dir,
+                manual_dir=data.manual_dir,
+                layout=data.layout,
+                pattern=data.pattern,
             )
         except ArgumentError as error:
             raise UserError(f"{error} ({_setting(error.argument, name)})") from error

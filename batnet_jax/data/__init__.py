@@ -8,6 +8,7 @@
 | `builder`, `checks` | write a prepared data set; check images, counts and copies |
 | `prepared` | opens a prepared data set: `Dataset`, `Split` |
 | `splits` | divides identities into training and test, images into query and gallery |
+| `matches` | tells whether any query of a test can have a match |
 | `run_data` | opens all data sets of a run by the names in the config |
 | `loading/` | samples batches, decodes images, caches and prefetches them |
 """

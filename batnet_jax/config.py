@@ -80,6 +80,12 @@ FIELDS: dict[str, Field] = {
     ),
     "data.manual_dir": Resumable("data/manual", "your archive, or its folder (ours)"),
     "data.dir": Resumable("data", "folder to write prepared data sets to (ours)"),
+    "data.layout": Resumable(
+        "", "levels of a folder's sub-folders, as in split/camera/person; '' = found (ours)"
+    ),
+    "data.pattern": Resumable(
+        "", "regular expression of a folder's paths, with groups pid and camera (ours)"
+    ),
     "data.image_size": Field((256, 128), "height, width in pixels (paper, 4.4)"),
     "data.val_identities": Field(
         0.0, "share of the training identities held out to select on (ours)", least=0, below=1

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from batnet_jax.data.files.image_headers import is_cut_off
-from batnet_jax.data.files.safe_open import read_whole
+from batnet_jax.data.files.safe_open import check_local, read_whole
 from batnet_jax.data.files.tree import IMAGE_SUFFIXES, open_tree
 from batnet_jax.data.loading.loader import resize_into
 from batnet_jax.errors import UserError
@@ -142,6 +142,7 @@ def paths_or_arrays(given: Any) -> tuple[list[str] | None, Sequence[Any]]:
     Raises: UserError if they are neither, or a mixture.
     """
     if isinstance(given, str | Path):
+        check_local(given)
         return list_files(Path(given)), []
     if isinstance(given, Image.Image):
         return None, [given]

@@ -91,7 +91,7 @@ def single_shot_cmc_sets(
     """Measure the CMC of two image sets; see `single_shot_cmc`."""
     checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
     trials = checks.positive_int("trials", trials)
-    cmc_ranks = [checks.positive_int("cmc_ranks", k) for k in cmc_ranks]
+    checks.positive_ints("cmc_ranks", cmc_ranks)
     gallery = gallery.drop_junk()
     relevant, _ = find_matches(*match_keys(query.labels, gallery.labels, same_camera))
     valid = np.flatnonzero(relevant.counts)

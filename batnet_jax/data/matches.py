@@ -47,8 +47,8 @@ def check_matches(
     only = f", as all images are of camera {cameras[0]}" if len(cameras) == 1 else ""
     raise UserError(
         f"no query of {title} can have a match: each identity is seen in the gallery by the "
-        f"query's own camera alone{only}, and such images are left out: correct the cameras, or "
-        "pass --config.eval.same_camera=keep"
+        f"query's own camera alone{only}, and such images are left out: correct the cameras, "
+        "or pass --config.eval.same_camera=keep"
     )
 
 

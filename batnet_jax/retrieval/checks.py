@@ -1,6 +1,6 @@
 """Checks of a user's arguments, made once at the boundary; inner code trusts them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,14 @@ def positive_int(name: str, given: Any) -> int:
     if isinstance(given, bool) or not isinstance(given, int | np.integer) or given < 1:
         raise UserError(f"{name}={given!r}: must be an integer of at least 1; correct the argument")
     return int(given)
+
+
+def positive_ints(name: str, given: Any) -> None:
+    """Raise UserError unless `given` is a list of whole numbers of at least 1."""
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or np.ndim(given) != 1:
+        raise UserError(f"{name}={given!r}: must be a list of integers, such as (1, 5, 10)")
+    for number in given:
+        positive_int(name, number)
 
 
 def features(name: str, given: Any, metric: str) -> np.ndarray:
@@ -164,6 +172,11 @@ def ids(name: str, given: Any, length: int) -> Int64[np.ndarray, " n"]:
         raise UserError(
             f"{name} has dtype {array.dtype}: must be integers; convert with .astype(int), or"
             " number the names with np.unique(names, return_inverse=True)"
+        )
+    if array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
+        raise UserError(
+            f"{name} holds {array.max()}: must be {np.iinfo(np.int64).max} or less, as int64;"
+            " number the identities with np.unique(ids, return_inverse=True)"
         )
     return array.astype(np.int64)
 

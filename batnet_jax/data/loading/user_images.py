@@ -119,7 +119,12 @@ def to_rgb(image: Any, name: str) -> np.ndarray:
         image = image if image.mode in ("L", "RGB", "RGBA", "I;16") else image.convert("RGB")
     array = np.asarray(image)
     array = array[:, :, None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+    if 0 in array.shape:
+        raise UserError(
+            f"{name} is empty, of shape {np.shape(image)}: leave it out; a crop is empty where its "
+            "box lies outside the image, or has no height or width"
+        )
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
         raise UserError(
             f"{name} has shape {np.shape(image)}: must be [height, width, 3], or of 1 or 4 channels"
         )

@@ -83,6 +83,12 @@ FIELDS: dict[str, Field] = {
     ),
     "data.manual_dir": Resumable("data/manual", "your archive, or its folder (ours)"),
     "data.dir": Resumable("data", "folder to write prepared data sets to (ours)"),
+    "data.layout": Resumable(
+        "", "levels of a folder's sub-folders, as in split/camera/person; '' = found (ours)"
+    ),
+    "data.pattern": Resumable(
+        "", "regular expression of a folder's paths, with groups pid and camera (ours)"
+    ),
     "data.image_size": Field((256, 128), "height, width in pixels (paper, 4.4)"),
     "data.alpha": Field(
         "white",
@@ -206,6 +212,9 @@ FIELDS: dict[str, Field] = {
         "remove",
         "images of the query's identity and camera; kept if unknown (published code)",
         choices=("remove", "keep"),
+    ),
+    "eval.leave_out_own": Resumable(
+        False, "leave out the gallery image whose file equals the query's (published code)"
     ),
     "eval.multi_query": Resumable(
         "none",

@@ -19,7 +19,7 @@ from batnet_jax.config import (
     older_values,
     set_fields,
 )
-from batnet_jax.data import check_name
+from batnet_jax.data import check_name, check_reading
 from batnet_jax.errors import UserError
 from batnet_jax.models import parse_frozen, parse_positions
 from batnet_jax.runtime.resource_errors import MemoryRemedies
@@ -161,6 +161,11 @@ def _check_data(config: ml_collections.ConfigDict) -> None:
     names += [("eval.datasets", name) for name in config.eval.datasets]
     for field, name in names:
         check_name(name, f"config.{field}")
+    check_reading(data.layout, data.pattern)
+    _require(
+        not (data.layout or data.pattern) or any(n.split(":")[0] == "folder" for _, n in names),
+        "config.data.layout and config.data.pattern are for the data set folder: empty them",
+    )
     trained = [name.split(":")[0] for name in data.train]
     _require(
         not (data.variant and trained and data.dataset not in trained),

@@ -15,11 +15,19 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.splits import SplitDict
 from tqdm import tqdm
 
-from batnet_jax.data.checks import Copies, Count, check_image, count, count_warnings, format_counts
+from batnet_jax.data.checks import (
+    COMPARED_SPLITS,
+    Copies,
+    Count,
+    check_image,
+    count,
+    count_warnings,
+    format_counts,
+)
 from batnet_jax.data.files.find_dataset import choose_tree, find_trees
 from batnet_jax.data.files.pixels import WHITE, describe_transparent
 from batnet_jax.data.files.tree import FileTree, describe_left_out
-from batnet_jax.errors import ArgumentError, UserError, one_line
+from batnet_jax.errors import ArgumentError, UserError, one_line, printable
 
 INDEX_NAME = "index.npz"
 """The file with all splits' labels, so that opening a data set does not read the images."""
@@ -53,6 +61,18 @@ class SplitSource(NamedTuple):
     """The tree that the files lie in; None if they are drawn."""
 
 
+class Reading(NamedTuple):
+    """The user's word on how to read folders and names; only `folder` has a use for it."""
+
+    layout: str = ""
+    """The levels of folders, such as "split/person", see `sources/layout.py`; "" = to be found."""
+    pattern: str = ""
+    """A regular expression of paths with the groups `pid` and `camera`; "" = usual names."""
+
+
+NO_READING = Reading()
+
+
 class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore
     """Base class of the re-identification data sets; subclasses define `sources`.
 
@@ -82,8 +102,13 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     _transparent = 0
     """Number of images read so far that have a transparent pixel."""
 
+    reading: Reading = NO_READING
+    """How to read folders and names."""
+
     @classmethod
-    def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
+    def choose_config(
+        cls, variant: str, manual_dir: str, reading: Reading = NO_READING
+    ) -> str | tfds.core.BuilderConfig | None:
         """Return the builder config of a variant; "" = the first.
 
         Raises: ArgumentError if the variant is unknown.
@@ -136,6 +161,12 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         trees = find_trees(manual_dir, markers, lambda tree: not problem(tree))
         problems = [problem(tree) for tree in trees]
         wanted = [tree for tree, why in zip(trees, problems, strict=True) if not why]
+        if not wanted and not os.path.lexists(manual_dir):
+            raise ArgumentError(
+                "manual_dir",
+                f"{cls.TITLE} not found: '{manual_dir}' does not exist: put {cls.WANTED} (or its "
+                ".zip/.tar) there, or name another place",
+            )
         if not wanted:
             seen = "".join(f" ({why})" for why in problems[:1])
             raise ArgumentError(
@@ -207,6 +238,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             for split, source in sources.items()
         }
         print(format_counts(counts), file=sys.stderr)
+        self._say(self._examples(sources))
         self._warn(count_warnings(counts, self.published_counts()))
 
     def _report_left_out(self, sources: Mapping[str, SplitSource]) -> None:
@@ -216,9 +248,24 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         if counts:
             self._warn([describe_left_out(counts)])
 
+    def _examples(self, sources: Mapping[str, SplitSource]) -> list[str]:
+        """Return a line for each of three images, one a split, with the labels read."""
+        names = self.identity_names()
+        lines = []
+        for split in COMPARED_SPLITS:
+            filename, pid, camera = sources[split].photos[len(sources[split].photos) // 2]
+            who = f"{pid} ({names[pid]})" if names else str(pid)
+            seen = "unknown" if camera == UNKNOWN_CAMERA else str(camera)
+            lines.append(f"for example '{filename}': pid {who}, camera {seen}, split {split}")
+        return lines
+
+    def _say(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            print(printable(f"  {line}"), file=sys.stderr)
+
     def _warn(self, lines: Iterable[str]) -> None:
         for line in lines:
-            print(f"warning: {self.TITLE}: {line}", file=sys.stderr)
+            print(printable(f"warning: {self.TITLE}: {line}"), file=sys.stderr)
 
     def _write_split(self, split: str, source: SplitSource, copies: Copies) -> tfds.core.SplitInfo:
         features = self.info.features

@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.data.loading.loader import ImageStore, prefetch
 from batnet_jax.data.loading.user_arrays import CHANNELS, ArrayStore, cut_boxes, paths_or_arrays
 from batnet_jax.data.loading.user_images import ImageFiles
@@ -166,6 +167,7 @@ def load(path: str | os.PathLike, *, step: int = 0, batch: int = 0) -> Model:
     Raises: UserError if the checkpoint is missing or damaged.
     """
     choose_cpu_libraries()  # as main does; without effect if JAX has already computed something
+    check_local(path)
     path = Path(path)
     return load_with_config(read_config(path, step), path, step=step, batch=batch)
 

@@ -202,8 +202,9 @@ def test_the_limits_and_defaults_of_the_network_are_those_of_the_code():
 
 def test_a_run_is_resumed_with_other_values_of_these():
     assert set(RESUMABLE_FIELDS) == {
-        *("num_epochs", "steps", "data.dir", "data.manual_dir", "data.cache_gb"),
-        *("data.disk_cache_gb", "data.workers", "eval", "checkpoint", "log", "profile"),
+        *("num_epochs", "steps", "data.dir", "data.manual_dir", "data.layout"),
+        *("data.pattern", "data.cache_gb", "data.disk_cache_gb", "data.workers"),
+        *("eval", "checkpoint", "log", "profile"),
     }
 
 

@@ -19,6 +19,20 @@ REFUSALS = [
     (dict(ap="voc"), "ap='voc' is unknown: use 'precision' or 'trapezoid'"),
     (dict(same_camera=True), "same_camera=True is unknown: use 'remove' or 'keep'"),
     (dict(cmc_ranks=(1, 0)), "cmc_ranks=0: must be an integer of at least 1"),
+    (dict(cmc_ranks=10), "cmc_ranks=10: must be a list of integers, such as (1, 5, 10)"),
+    (dict(cmc_ranks=None), "cmc_ranks=None: must be a list of integers"),
+    (dict(cmc_ranks="10"), "cmc_ranks='10': must be a list of integers"),
+    (dict(cmc_ranks=np.array(5)), "must be a list of integers"),
+    (dict(cmc_ranks=[[1, 5]]), "must be a list of integers"),
+    (dict(cmc_ranks=[1, 2.5]), "cmc_ranks=2.5: must be an integer"),
+    (
+        dict(gallery_pids=np.array([1, 2, 2**64 - 1], np.uint64)),
+        "gallery_pids holds 18446744073709551615: must be 9223372036854775807 or less",
+    ),
+    (
+        dict(query_cameras=np.array([1, 2**63], np.uint64)),
+        "query_cameras holds 92233720368547758",
+    ),
     (dict(block=0), "block=0: must be an integer of at least 1"),
     (dict(block=2.5), "block=2.5: must be an integer of at least 1"),
     (dict(query_features=[[1, np.nan, 0], [1, 0, 0]]), "query_features holds NaN or infinite"),
@@ -28,7 +42,6 @@ REFUSALS = [
         dict(gallery_features=np.eye(3, dtype=np.float32) * 1e20, metric="euclidean"),
         "of length 1e+20: euclidean",
     ),
-    (dict(query_features=np.eye(2, 3) + 1 / 3), "has dtype float64 and values that float32 rounds"),
     (
         dict(gallery_features=np.eye(3, dtype=int) + 2**24),
         "has dtype int64 and values that float32",

@@ -33,7 +33,7 @@ MAX_UNPACKED_BYTES = 8_000_000_000
 MAX_NAME_LENGTH = 4096
 """Limit of a path in an archive, as on Linux."""
 MAX_FOLDERS = 100_000
-"""Limit of the folders below one: symbolic links can form endless paths through a few folders."""
+"""Limit of the folders reached a second time: symbolic links form endless paths through few."""
 MAX_DEPTH = 100
 """Limit of nested folders."""
 SYSTEM_FOLDERS = frozenset(
@@ -215,14 +215,19 @@ def _walk(path: Path) -> Iterator[str]:
             raise error
 
     above: dict[str, tuple[str, ...]] = {}  # folder -> its real path and those of its parents
-    walk = os.walk(path, followlinks=True, onerror=stop)
-    for number, (folder, folders, files) in enumerate(walk):
-        if number > MAX_FOLDERS:
-            raise OSError(f"more than {MAX_FOLDERS:,} folders: do links in it form a loop?")
+    seen: set[str] = set()
+    again = 0
+    for folder, folders, files in os.walk(path, followlinks=True, onerror=stop):
         if folder.count(os.sep) > str(path).count(os.sep) + MAX_DEPTH:
             raise OSError(f"more than {MAX_DEPTH} nested folders")
         real, parents = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
         above[folder] = (*parents, real)
+        again += real in seen
+        seen.add(real)
+        if again > MAX_FOLDERS:
+            raise OSError(
+                f"links lead again to more than {MAX_FOLDERS:,} folders: do links form a loop?"
+            )
         folders[:] = [] if real in parents else [name for name in folders if not is_hidden(name)]
         if real in parents:  # a link to a parent
             continue

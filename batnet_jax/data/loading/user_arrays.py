@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 
 from batnet_jax.data.files.pixels import WHITE, Picture, from_pillow, lay, read_picture
+from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.data.loading.loader import resize_into, say_transparent
 from batnet_jax.data.loading.user_images import ImageFiles, list_files
 from batnet_jax.errors import UserError, one_line
@@ -77,6 +78,7 @@ def to_picture(image: Any, name: str, *, channels: str = "rgb", alpha: str = WHI
     Raises: UserError if the array is not an image.
     """
     if isinstance(image, Image.Image):
+        _require_pixels(image.size, name)
         if channels != "rgb":
             raise UserError(f"{name} is Pillow's, which knows its colours: leave channels out")
         try:
@@ -84,8 +86,9 @@ def to_picture(image: Any, name: str, *, channels: str = "rgb", alpha: str = WHI
         except UserError as error:
             raise UserError(f"{name} is {error}") from error
     array = _as_array(image, name)
+    _require_pixels(array.shape, name)
     array = array[:, :, None] if array.ndim == 2 else array
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         turned = "; channels come last, as in np.moveaxis(image, 0, -1)" if first else ""
         raise UserError(
@@ -105,6 +108,18 @@ def to_picture(image: Any, name: str, *, channels: str = "rgb", alpha: str = WHI
         array = (array >> 8).astype(np.uint8)
     array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
     return Picture(np.ascontiguousarray(array), False)
+
+
+def _require_pixels(shape: tuple[int, ...], name: str) -> None:
+    """Refuse an image without pixels.
+
+    Raises: UserError.
+    """
+    if 0 in shape:
+        raise UserError(
+            f"{name} is empty, of shape {shape}: leave it out; a crop is empty where its box lies "
+            "outside the image, or has no height or width"
+        )
 
 
 def _as_array(given: Any, name: str) -> np.ndarray:
@@ -134,6 +149,7 @@ def paths_or_arrays(given: Any) -> tuple[list[str] | None, Sequence[Any]]:
     Raises: UserError if they are neither, or a mixture, or have two readings.
     """
     if isinstance(given, str | Path):
+        check_local(given)
         return list_files(Path(given)), []
     if isinstance(given, Image.Image):
         return None, [given]

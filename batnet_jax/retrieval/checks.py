@@ -1,6 +1,6 @@
 """Checks of a user's arguments, made once at the boundary; inner code trusts them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,7 +39,8 @@ def positive_int(name: str, given: Any) -> int:
 
 def positive_ints(name: str, given: Any) -> None:
     """Raise UserError unless `given` is a list of whole numbers of at least 1."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or np.ndim(given) != 1:
+    listed = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim > 0)
+    if isinstance(given, str | bytes) or not listed:
         raise UserError(f"{name}={given!r}: must be a list of integers, such as (1, 5, 10)")
     for number in given:
         positive_int(name, number)

@@ -19,7 +19,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from batnet_jax.config import default_config
+from batnet_jax.config import default_config, set_fields
 from batnet_jax.errors import MAX_CHARACTERS, RunFailure, UserError, one_line
 from batnet_jax.inference import model as inference_model
 from batnet_jax.modes import (
@@ -38,6 +38,7 @@ from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.validation import validate
 from batnet_jax.version import VERSION
 from batnet_jax.workdir import gcs
+from batnet_jax.workdir.run_folder import older_settings
 
 USER_ERROR = 2
 RUN_FAILURE = 1
@@ -177,6 +178,7 @@ def run_mode(mode: ModuleType) -> None:
     if _CONFIG.value is not None or Path(config.data.dir).is_dir():
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
     processes.join()
+    keep_older_settings(config, workdir)
     check_together(config)
     values = {name: flag.value for name, flag in flags_of(mode).items()}
     with Sigterm().listen():
@@ -196,6 +198,18 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
     validate(_CONFIG.value)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     return _CONFIG.value, gcs.path_of(_WORKDIR.value or f"runs/{name}")
+
+
+def keep_older_settings(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Set the fields that the run of a workdir is older than, unless the command line gives them.
+
+    A run goes on as it began, although the default has changed since.
+    """
+    if _CONFIG.value is None or _MODE.value in OF_RUNS:
+        return
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    older = processes.by_lead(lambda: older_settings(workdir))
+    set_fields(config, {name: value for name, value in older.items() if name not in given})
 
 
 def check_together(config: ml_collections.ConfigDict) -> None:

@@ -1,9 +1,9 @@
 """BAT-net on images of your own: a narrow network, small images.
 
-Data: a sub-folder for each identity; or `bounding_box_train/`, `query/` and `bounding_box_test/`
-with file names that begin with the identity and the camera, as in 0001_c2_anything.jpg
-(docs/data.md). A query is not compared with images of the same identity and the same camera. If no
-file name has a camera, a query is compared with all images.
+Data: a sub-folder for each identity, with folders of cameras or not; or folders of train, query
+and gallery, or train and test, where file names may begin with the identity and the camera, as in
+0001_c2_anything.jpg (docs/data.md). A query is not compared with images of the same identity and
+the same camera. If no camera is found, a query is compared with all images.
 
 The settings suit a small data set and two CPU cores. For a larger one, raise num_epochs and
 decay_epochs first. The paper's settings are --config.model.width=1

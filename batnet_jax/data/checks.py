@@ -7,15 +7,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batnet_jax.data.files.image_headers import is_cut_off, read_pixels
+from batnet_jax.data.files.image_headers import is_cut_off
+from batnet_jax.data.files.pixels import read_picture
 from batnet_jax.errors import UserError
 
 COMPARED_SPLITS = ("train", "query", "gallery")
 """The splits searched for copies; the other splits repeat their images on purpose."""
 
 
-def check_image(encoded: bytes, name: str) -> None:
-    """Check that an image can be decoded.
+def check_image(encoded: bytes, name: str) -> bool:
+    """Check that an image can be decoded; return whether a pixel of it is transparent.
 
     Raises: UserError if the file is empty, cut off, too large or not an image.
     """
@@ -24,7 +25,7 @@ def check_image(encoded: bytes, name: str) -> None:
     try:
         if is_cut_off(encoded):
             raise UserError("cut off, or no image")
-        read_pixels(encoded)
+        return read_picture(encoded).transparent
     except UserError as error:
         raise UserError(
             f"'{name}' cannot be decoded ({error}): restore or remove it, then run again"

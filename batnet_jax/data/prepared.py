@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
-from batnet_jax.data.builder import INDEX_NAME, ReIDBuilder
+from batnet_jax.data.builder import INDEX_NAME, NO_READING, Reading, ReIDBuilder
 from batnet_jax.errors import ArgumentError, UserError, one_line
 from batnet_jax.runtime.resource_errors import is_out_of_reach
 
@@ -193,7 +193,11 @@ def open_prepared(builder: ReIDBuilder, name: str) -> Dataset:
 
 
 def make_builder(
-    cls: type[ReIDBuilder], variant: str, data_dir: Path, manual_dir: Path
+    cls: type[ReIDBuilder],
+    variant: str,
+    data_dir: Path,
+    manual_dir: Path,
+    reading: Reading = NO_READING,
 ) -> ReIDBuilder:
     """Return a builder that reads `manual_dir` and writes below `data_dir`.
 
@@ -203,7 +207,7 @@ def make_builder(
         places = data_dir.glob(f"{cls.name}/*/{cls.VERSION}/{INDEX_NAME}")
         prepared = [place.parents[1].name for place in places]
         variant = prepared[0] if len(prepared) == 1 else ""
-    config = cls.choose_config(variant, str(manual_dir))
+    config = cls.choose_config(variant, str(manual_dir), reading)
     try:
         with _quiet_absl():
             builder = cls(data_dir=data_dir, config=config, file_format="array_record")
@@ -212,6 +216,7 @@ def make_builder(
             f"'{data_dir / cls.name}' holds a damaged prepared data set: delete it, and run again"
         ) from error
     builder.manual_path = manual_dir
+    builder.reading = reading
     builder.final_path = Path(builder.data_dir)
     return builder
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from absl import flags
 
+from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.errors import UserError
 from batnet_jax.runtime.resource_errors import disk_error
 
@@ -14,6 +15,7 @@ class _PathParser(flags.ArgumentParser[Path]):
     """Parse a path. An empty argument counts as not given."""
 
     def parse(self, argument: str) -> Path | None:
+        check_local(argument)
         return Path(argument) if argument else None
 
 

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
+from batnet_jax.data.builder import NO_READING, Photo, Reading, ReIDBuilder, SplitSource
 from batnet_jax.data.checks import Count
 from batnet_jax.data.files.find_dataset import choose_tree, find_trees
 from batnet_jax.data.files.tree import FileTree, open_tree
@@ -62,14 +62,16 @@ class Cuhk03(ReIDBuilder):
     FOLDER_WORD = "cuhk"
 
     @classmethod
-    def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
+    def choose_config(
+        cls, variant: str, manual_dir: str, reading: Reading = NO_READING
+    ) -> str | tfds.core.BuilderConfig | None:
         """See the base class; the message abbreviates the 42 variants."""
         if variant and variant not in [config.name for config in cls.BUILDER_CONFIGS]:
             classic = [f"{boxes}-classic-1..{CLASSIC_SPLITS}" for boxes in BOXES]
             allowed = ", ".join([*BOXES, *classic])
             message = f"{variant!r} is no variant of {cls.name}: choose one of {allowed}"
             raise ArgumentError("variant", message)
-        return super().choose_config(variant, manual_dir)
+        return super().choose_config(variant, manual_dir, reading)
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""

@@ -40,7 +40,7 @@ def positive_int(name: str, given: Any) -> int:
 def positive_ints(name: str, given: Any) -> None:
     """Raise UserError unless `given` is a list of whole numbers of at least 1."""
     listed = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim > 0)
-    if isinstance(given, str | bytes) or not listed:
+    if isinstance(given, str | bytes) or not listed or any(np.ndim(n) for n in given):
         raise UserError(f"{name}={given!r}: must be a list of integers, such as (1, 5, 10)")
     for number in given:
         positive_int(name, number)

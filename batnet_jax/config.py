@@ -49,6 +49,12 @@ FIELDS: dict[str, Field] = {
     "seed": Field(0, "of initialisation, sampling, augmentation and dropout (ours)", least=0),
     "num_epochs": Resumable(300, "length of the training (paper, 4.4)", above=0),
     "steps": Resumable(0, "stop after N steps in all; 0 = after num_epochs (ours)", least=0),
+    "fit": Resumable(
+        "batch",
+        "by the size of the training set, unless given: none; batch, where people are fewer than "
+        "a batch holds; or all, also the length of the run (ours)",
+        choices=("none", "batch", "all"),
+    ),
     # The optimizer
     "learning_rate": Field(5e-4, "Adam's, at the start; CUHK03: 1e-3 (paper, 4.4)", above=0),
     "schedule": Field(

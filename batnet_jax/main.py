@@ -32,9 +32,11 @@ from batnet_jax.modes import (
     WITHOUT_RUN,
 )
 from batnet_jax.modes.config_files import config_names, name_configs
+from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
+from batnet_jax.training.fitted import fit_negatives
 from batnet_jax.validation import validate
 from batnet_jax.version import VERSION
 from batnet_jax.workdir import gcs
@@ -195,9 +197,14 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
     if _CONFIG.value is None:
         workdir = gcs.path_of(_WORKDIR.value or "")
         return inference_model.read_config(workdir), workdir
-    validate(_CONFIG.value)
+    config = fit_negatives(_CONFIG.value, given_fields())
+    if config.loss != _CONFIG.value.loss and _MODE.value in RESUMING:
+        p, k = config.batch.identities, config.batch.images_per_identity
+        number = config.loss.num_negatives
+        print(f"loss.num_negatives={number}: a batch of {p} x {k} has no more negatives an anchor")
+    validate(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    return _CONFIG.value, gcs.path_of(_WORKDIR.value or f"runs/{name}")
+    return config, gcs.path_of(_WORKDIR.value or f"runs/{name}")
 
 
 def keep_older_settings(config: ml_collections.ConfigDict, workdir: Path) -> None:

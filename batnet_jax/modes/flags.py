@@ -29,6 +29,11 @@ QUERY = define_path("query", "an image, a folder or a list; for metrics, a file 
 GALLERY = define_path("gallery", "what embed wrote, a folder or a list")
 
 
+def given_fields() -> set[str]:
+    """Return the dotted names of the config's fields that the command line gives."""
+    return {name.removeprefix("config.") for name in flags.FLAGS if name.startswith("config.")}
+
+
 @contextlib.contextmanager
 def report_write_errors(flag: str, path: Path, *, folder: bool = False) -> Iterator[None]:
     """Report a failure to write the file or the folder of a flag.

@@ -177,6 +177,7 @@ def test_the_choices_are_those_of_the_code():
     """`config` may import no other package, so its table repeats their names."""
     choices = {name: field.choices for name, field in FIELDS.items() if field.choices}
     assert choices == {
+        "fit": ("none", "batch", "all"),
         "schedule": SCHEDULES,
         "data.alpha": ALPHA,
         "model.attention": models.ATTENTIONS,
@@ -202,7 +203,7 @@ def test_the_limits_and_defaults_of_the_network_are_those_of_the_code():
 
 def test_a_run_is_resumed_with_other_values_of_these():
     assert set(RESUMABLE_FIELDS) == {
-        *("num_epochs", "steps", "data.dir", "data.manual_dir", "data.layout"),
+        *("num_epochs", "steps", "fit", "data.dir", "data.manual_dir", "data.layout"),
         *("data.pattern", "data.cache_gb", "data.disk_cache_gb", "data.workers"),
         *("eval", "checkpoint", "log", "profile"),
     }

@@ -35,13 +35,12 @@ EXPERIMENTS = {
     "recipe": Experiment(
         "The demo's recipe with one change at a time.",
         "demo",
-        {"eval.every_epochs": 3},
+        {},
         {
             "as_it_is": {},
+            "cosine": {"steps": 0, "num_epochs": 12, "schedule": "cosine"},
             "no_warm_up": {"warmup_epochs": 0},
             "a_third_of_the_rate": {"learning_rate": 1e-3},
-            "no_decay": {"schedule": "piecewise"},
-            "half_as_long": {"num_epochs": 6},
         },
         seeds=3,
     ),

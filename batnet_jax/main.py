@@ -8,6 +8,7 @@ The mode may be the first word: batnet search --workdir=DIR ...; batnet metrics 
 """
 
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -86,8 +87,10 @@ def parse(argv: list[str]) -> None:
     if _CONFIG.value is None and _MODE.value in WITHOUT_CONFIG and _WORKDIR.value and not joining:
         return
     if _CONFIG.value is None:
-        raise UserError("no --config given: try --config=configs/demo.py")
+        workdir = " or --workdir=DIR of a run" if _MODE.value in WITHOUT_CONFIG else ""
+        raise UserError(f"no --config given: try --config=configs/demo.py{workdir}")
     path = config_flags.get_config_filename(flags.FLAGS["config"])
+    path = re.sub(r"\.py:.*", ".py", path)  # the file's argument follows a colon
     if not Path(path).is_file():  # config_flags notices only when the config is used
         names = ", ".join(config_names())
         raise UserError(f"--config={path} does not exist: name a file, or one of {names}")

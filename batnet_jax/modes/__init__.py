@@ -36,7 +36,7 @@ MODES: dict[str, ModuleType] = {
     "search": search,
     "serve": serve,
 }
-WITHOUT_CONFIG = ("embed", "search", "serve")
+WITHOUT_CONFIG = ("eval", "report", "export", "embed", "search", "serve")
 """Modes that take the settings from the checkpoint if no --config is given."""
 WITHOUT_RUN = ("metrics",)
 """Modes that read neither settings nor a workdir, and take no --config."""

@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import batnet_jax
+from batnet_jax.modes import WITHOUT_CONFIG
+
+SAVED = str(Path(__file__).with_name("saved_config.py"))
+"""The config file that reads a workdir's config."""
 
 
 def config_folder() -> Path:
@@ -40,4 +44,20 @@ def name_configs(argv: list[str]) -> list[str]:
             argument = f"{flag}={find_config(value)}"
         named.append(argument)
         before = argument
-    return named
+    return name_saved_config(named)
+
+
+def name_saved_config(argv: list[str]) -> list[str]:
+    """Return a command line that changes fields without naming a config, with the workdir's config.
+
+    Other command lines are returned as they are.
+    """
+    names = [word.lstrip("-").partition("=")[0] for word in argv if word.startswith("-")]
+    changes = any(name.startswith("config.") for name in names)
+    values = [word.partition("=")[2] for word in argv if word.lstrip("-").startswith("workdir=")]
+    mode = [word.partition("=")[2] for word in argv if word.lstrip("-").startswith("mode=")]
+    mode = mode or argv[1:2]
+    if not changes or "config" in names or not values or mode[-1] not in WITHOUT_CONFIG:
+        return argv
+    place = next(i for i, word in enumerate(argv) if word.startswith("-"))
+    return [*argv[:place], f"--config={SAVED}:{values[-1]}", *argv[place:]]

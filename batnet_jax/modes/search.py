@@ -1,6 +1,5 @@
 """The mode `search`: rank a gallery for query images; write the gallery as an index for faiss."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +13,12 @@ from batnet_jax.inference import feature_file
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.flags import GALLERY, OUTPUT, QUERY, define_path, report_write_errors
+from batnet_jax.modes.ranked_files import check_suffix, to_bytes
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
 
-HELP = "Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json, --faiss=F.index."
+HELP = "Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json|csv|jsonl, --faiss=F.index."
 TOP = flags.DEFINE_integer("top", 10, "length of a ranked list", lower_bound=1)
 FAISS = define_path("faiss", "the index of the gallery to write")
 KEEP_OWN = flags.DEFINE_boolean("keep_own", False, "list the query's own file, too")
@@ -48,7 +48,7 @@ def run(
       gallery: see `Searcher`.
       query: see `list_files`; None to write an index only.
       top: length of a list.
-      output: the .json to write.
+      output: the file of lists to write; see `ranked_files`.
       faiss: the index to write.
       keep_own: list a gallery image that is the query's own file, too.
 
@@ -56,6 +56,8 @@ def run(
     """
     if query is None and (faiss is None or output is not None):
         raise UserError("--mode=search needs --query (or --faiss alone, to write an index)")
+    if output is not None:
+        check_suffix(output)
     queries = [] if query is None else list_files(query)
     if faiss is not None:
         import_faiss()  # fails before the work if faiss is missing
@@ -72,7 +74,7 @@ def run(
         if output is not None:
             source = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
             with report_write_errors("output", output):
-                write_atomically(output, json.dumps({**source, "results": lists}, indent=1) + "\n")
+                write_atomically(output, to_bytes(output, source, lists))
             print(f"written: {output}")
     if faiss is not None:
         write_index(faiss, searcher.gallery.features)

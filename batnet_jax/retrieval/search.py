@@ -166,7 +166,10 @@ def top_k(
     best = _search(query, gallery, k, metric, checks.positive_int("block", block), chunk)
     indices = np.concatenate([b.items for b in best])[: len(query)]
     scores = np.concatenate([b.scores for b in best])[: len(query)]
-    return indices, scores if metric == "cosine" else _minus_distances(query, scores)
+    # Rounding takes a cosine beyond 1 now and then.
+    return indices, np.clip(scores, -1, 1) if metric == "cosine" else _minus_distances(
+        query, scores
+    )
 
 
 def _search(

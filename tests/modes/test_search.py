@@ -1,5 +1,6 @@
 """The mode `search`: ranked lists, their JSON file, the index for faiss."""
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -142,3 +143,32 @@ def test_faiss_finds_the_same(world, capsys, monkeypatch):
     np.testing.assert_array_equal(indices, ours[0])
     np.testing.assert_allclose(scores, ours[1], atol=1e-6)  # of float32
     assert not list(Path(world).glob("*.partial"))
+
+
+def test_csv_and_json_lines(world, capsys):
+    odd = world / 'a, "b"\n\u00e9.png'
+    odd.write_bytes(png((9, 200, 9)))
+    (world / "gallery" / "x,y.png").write_bytes(png((9, 201, 9)))
+    (world / "list").mkdir()
+    for name in ("q.png", odd.name):
+        (world / name).rename(world / "list" / name)
+    run(world, query=world / "list", output=world / "F.json", top=2)
+    results = json.loads((world / "F.json").read_text())["results"]
+    run(world, query=world / "list", output=world / "F.csv", top=2)
+    assert capsys.readouterr().out.endswith(f"written: {world / 'F.csv'}\n")
+    with (world / "F.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = [{"query": one["query"], **hit} for one in results for hit in one["hits"]]
+    assert list(rows[0]) == ["query", "rank", "score", "index", "path"]
+    assert rows == [{name: str(value) for name, value in row.items()} for row in wanted]
+    run(world, query=world / "list", output=world / "F.JSONL", top=2)
+    lines = [json.loads(line) for line in (world / "F.JSONL").read_text().splitlines()]
+    source = {"gallery": str(world / "gallery"), "model": str(world / "run"), "step": 5}
+    assert lines == [one | source for one in results]
+
+
+def test_another_suffix_is_refused_before_the_work(world, monkeypatch):
+    monkeypatch.setattr(search, "Searcher", None)
+    for name in ("F.txt", "F", "F.npz"):
+        with pytest.raises(UserError, match=r"written as \.json, \.jsonl, \.csv"):
+            run(world, output=world / name)

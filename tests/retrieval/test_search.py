@@ -220,3 +220,13 @@ def test_top_k_refusals(change, message):
     good = dict(query_features=np.eye(2, 3), gallery_features=np.eye(3), k=2)
     with pytest.raises(UserError, match=re.escape(message)):
         top_k(**good | change)
+
+
+def test_no_cosine_exceeds_1():
+    """Rounding takes the cosine of a vector with itself beyond 1, for some of many vectors."""
+    features = np.random.default_rng(0).standard_normal((2000, 300), np.float32)
+    _, scores = top_k(features, features, 1)
+    _, opposite = top_k(-features[:50], features[:1], 1)
+    assert scores.max() == 1
+    assert opposite.min() >= -1
+    np.testing.assert_allclose(scores, 1, atol=1e-6)  # of float32

@@ -36,6 +36,7 @@ from batnet_jax.modes.config_files import config_names, name_configs
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
+from batnet_jax.runtime.streams import flush_streams, keep_streams
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.training.fitted import fit_negatives
 from batnet_jax.validation import validate
@@ -248,11 +249,17 @@ def use_compilation_cache(folder: Path) -> None:
 
 def main() -> None:
     """Run the command line of the process: of `python -m batnet_jax.main` and of `batnet`."""
+    keep_streams()
     logging.set_verbosity(logging.WARNING)
     hush_orbax()
     # config_flags reads sys.argv itself.
     sys.argv = name_configs([quote_keyword(argument) for argument in sys.argv])
     status = run(sys.argv)
+    try:
+        flush_streams()
+    except RunFailure as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = status or RUN_FAILURE
     processes.leave(status)
     sys.exit(status)
 

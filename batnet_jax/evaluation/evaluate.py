@@ -1,5 +1,6 @@
 """An evaluation from a network to its files: rank each test, write figures and a picture."""
 
+import io
 import itertools
 import json
 from collections.abc import Sequence
@@ -171,15 +172,16 @@ def write_result(
     for stem in stems:
         path, picture = folder / f"{stem}.json", folder / f"{stem}.png"
         write_whole(path.with_suffix(".npz"), to_bytes(queries))
-        with picture.open("wb") as file:
-            draw_ranked_lists(
-                file,
-                lists,
-                dataset=title_of(result),
-                step=result["step"],
-                mean_ap=result["mAP"],
-                ap=result["ap"],
-            )
+        drawn = io.BytesIO()
+        draw_ranked_lists(
+            drawn,
+            lists,
+            dataset=title_of(result),
+            step=result["step"],
+            mean_ap=result["mAP"],
+            ap=result["ap"],
+        )
+        write_whole(picture, drawn.getvalue())
         # The figures are written last and atomically: their file says that all files are complete.
         write_whole(path, json.dumps(result, indent=2) + "\n")
     print(format_table(result))

@@ -12,7 +12,7 @@ from absl import flags
 
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.loading.user_images import ImageFiles, list_files
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.inference.feature_file import write_features
 from batnet_jax.inference.model import BAR_DELAY, Model, load_with_config
 from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
@@ -51,7 +51,8 @@ def run(
     model = load_with_config(config, workdir, step=config.eval.step)
     if skip_unreadable:
         paths = readable(paths, model)
-    print(f"{model}: {len(paths)} images of '{images}' go to '{output}'")
+    line = f"{model}: {len(paths)} images of '{images}' go to '{output}'"
+    print(printable(line), file=sys.stderr)
     start = time.perf_counter()
     with progress_bar(len(paths), description="embed", delay=BAR_DELAY) as bar:
 
@@ -63,7 +64,8 @@ def run(
         with report_write_errors("output", output):
             write_features(output, parts(), shape=(len(paths), model.dim), paths=paths)
     rate = len(paths) / (time.perf_counter() - start)
-    print(f"written: {output}, features [{len(paths)}, {model.dim}], {rate:.1f} images/s")
+    line = f"written: {output}, features [{len(paths)}, {model.dim}], {rate:.1f} images/s"
+    print(printable(line))
 
 
 def readable(paths: list[str], model: Model) -> list[str]:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import ml_collections
 
-from batnet_jax.errors import ArgumentError, UserError
+from batnet_jax.errors import ArgumentError, UserError, printable
 from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
+from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.validation import as_flags
 from batnet_jax.weights.convert import Report, Source, fill
@@ -36,7 +37,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, source: Path, outpu
     """
     del workdir
     report = import_weights(config, source, output)
-    print(f"{report.summary()}\nwritten: {output / checkpoints.FOLDER / '0'}, {output / REPORT}")
+    print(printable(report.summary()))
+    print(printable(f"written: {output / checkpoints.FOLDER / '0'}, {output / REPORT}"))
 
 
 def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path) -> Report:
@@ -77,7 +79,7 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
         output.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(checkpoints.open_manager(output)) as manager:
             checkpoints.save(manager, 0, state.replace(**filled), metadata)  # type: ignore[attr-defined]
-        (output / REPORT).write_text(report.text())
+        write_atomically(output / REPORT, report.text())
     return report
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from absl import flags
 
 from batnet_jax.data.loading.user_images import list_files
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, one_line, printable
 from batnet_jax.inference import feature_file
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
@@ -70,12 +70,13 @@ def run(
             {"query": name, "hits": hits(searcher, *found)}
             for name, found in zip(queries, searcher.search_lists(queries, top, own), strict=True)
         ]
-        print("\n".join(format_list(one) for one in lists))
+        shown = "\n".join(format_list(one) for one in lists)
         if output is not None:
             source = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
             with report_write_errors("output", output):
                 write_atomically(output, to_bytes(output, source, lists))
-            print(f"written: {output}")
+            shown += f"\nwritten: {printable(str(output))}"
+        print(shown)
     if faiss is not None:
         write_index(faiss, searcher.gallery.features)
         count, dim = searcher.gallery.features.shape
@@ -133,4 +134,7 @@ def write_index(path: Path, features: np.ndarray) -> None:
     for start in range(0, len(features), ROWS_AT_ONCE):
         index.add(unit_length(read_rows(features, slice(start, start + ROWS_AT_ONCE))))
     with report_write_errors("faiss", path), atomic_path(path) as temporary:
-        faiss.write_index(index, str(temporary))
+        try:
+            faiss.write_index(index, str(temporary))
+        except RuntimeError as error:  # faiss's type for an error of the disk
+            raise OSError(one_line(error)) from error

@@ -18,6 +18,7 @@ from batnet_jax.validation import as_flags
 from batnet_jax.weights import initialise
 from batnet_jax.weights.sources import OtherNetworkError
 from batnet_jax.workdir import checkpoints, environment
+from batnet_jax.workdir.gcs import write_whole
 from batnet_jax.workdir.run_folder import check_workdir, open_workdir
 from batnet_jax.workdir.same_run import (
     check_architecture,
@@ -72,9 +73,9 @@ def open_run(
     open_workdir(config, workdir, [Identity(*who) for who in metadata["identities"]])
     environment.record(workdir, seed=config.seed, step=int(state.step))
     if report:
-        (workdir / INIT).write_text(report)
+        write_whole(workdir / INIT, report)
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+    write_whole(workdir / "parameters.txt", f"{overview}\n")
     return state
 
 

@@ -22,6 +22,7 @@ from batnet_jax.data.checks import (
     count,
     count_warnings,
     format_counts,
+    median_aspect,
 )
 from batnet_jax.data.files.find_dataset import choose_tree, find_trees
 from batnet_jax.data.files.tree import FileTree
@@ -95,6 +96,8 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     reading: Reading = NO_READING
     """How to read folders and names."""
+
+    _shapes: list[tuple[int, int]]
 
     @classmethod
     def choose_config(
@@ -186,7 +189,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     def _generate_examples(self, source: SplitSource):
         for photo, encoded in zip(source.photos, source.encoded, strict=True):
-            check_image(encoded, photo.filename)
+            self._shapes.append(check_image(encoded, photo.filename))
             yield photo.filename, {"image": encoded, **photo._asdict()}
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
@@ -197,7 +200,12 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         print(f"preparing {self.name}, in {self.final_path}", file=sys.stderr)
         self._report_counts(sources, index)
         copies = Copies()
-        splits = [self._write_split(split, source, copies) for split, source in sources.items()]
+        splits = []
+        for split, source in sources.items():
+            self._shapes = []
+            splits.append(self._write_split(split, source, copies))
+            index[f"{split}/shape"] = np.array(self._shapes, np.int32)
+        self._say([f"median height / width of train: {median_aspect(index['train/shape']):.2f}"])
         self._warn(
             copies.warnings(
                 {split: [p.filename for p in source.photos] for split, source in sources.items()},

@@ -71,6 +71,20 @@ def decode(
     return out
 
 
+def decoded_shape(encoded: bytes, name: str) -> tuple[int, int]:
+    """Return the (height, width) in pixels of an image file, upright.
+
+    Raises: UserError, as `decode` does.
+    """
+    try:
+        height, width, _ = read_pixels(encoded).shape
+    except UserError as error:
+        raise UserError(
+            f"'{name}' cannot be decoded as an image ({error}): replace or remove it"
+        ) from error
+    return height, width
+
+
 def resize_into(image: np.ndarray, out: np.ndarray) -> None:
     """Resize an image bilinearly to the size of `out`; both [height, width, 3] uint8."""
     if image.shape == out.shape:
@@ -145,6 +159,26 @@ class ImageStore:
             images[:] = images[first[which]]
         return images
 
+    def originals(self, indices: np.ndarray, box: tuple[int, int]) -> list[np.ndarray]:
+        """Return the images at `indices` ([b] int) in their own shapes, for pictures.
+
+        Args:
+          indices: of the images.
+          box: (height, width) in pixels, into which larger images are shrunk.
+
+        Returns: [h, w, 3] uint8 each, RGB.
+        Raises: see `batch`.
+        """
+        images = []
+        for i in np.asarray(indices).tolist():
+            name = self._split.filenames[i]
+            encoded = self._encoded(i)
+            height, width = decoded_shape(encoded, name)
+            scale = min(1.0, box[0] / height, box[1] / width)
+            shape = (max(1, round(scale * height)), max(1, round(scale * width)))
+            images.append(decode(encoded, shape, name))
+        return images
+
     def errors(self) -> Iterator[UserError | None]:
         """Decode all images; yield the error of each image, None if it can be decoded."""
 
@@ -175,17 +209,24 @@ class ImageStore:
         """Load image i into `out`; two threads may decode the same image."""
         if self._cache.read(i, out):
             return
-        name = self._split.filenames[i]
+        decode(self._encoded(i), self._image_size, self._split.filenames[i], out)
+        self._cache.write(i, out)
+
+    def _encoded(self, i: int) -> bytes:
+        """Return the bytes of image i's file.
+
+        Raises: RunFailure if the file cannot be read.
+        """
         try:
-            decode(self._split.encoded(i), self._image_size, name, out)
+            return self._split.encoded(i)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # the reading library's error for a lost file has any type
+            name = self._split.filenames[i]
             raise RunFailure(
                 f"'{name}' cannot be read ({one_line(error)}): were the prepared files changed or "
                 "removed? Restore them; the last checkpoint is kept"
             ) from error
-        self._cache.write(i, out)
 
 
 class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):

@@ -43,8 +43,8 @@ def tell_shape(config: ml_collections.ConfigDict, images: Split) -> None:
     fitting = fitting_size(aspect, size)
     if fitting:
         print(
-            f"note: half of the training images have a height / width above {aspect:.2f}, and "
-            f"config.data.image_size={size[0]},{size[1]} makes it {size[0] / size[1]:.2f}: "
+            f"note: the training images have a median height / width of {aspect:.2f}, and "
+            f"config.data.image_size={size[0]},{size[1]} stretches it to {size[0] / size[1]:.2f}: "
             f"--config.data.image_size={fitting[0]},{fitting[1]} keeps their shape"
         )
 

@@ -23,6 +23,7 @@ from batnet_jax.data.checks import (
     count,
     count_warnings,
     format_counts,
+    median_aspect,
 )
 from batnet_jax.data.files.find_dataset import choose_tree, find_trees
 from batnet_jax.data.files.pixels import WHITE, describe_transparent
@@ -104,6 +105,8 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     reading: Reading = NO_READING
     """How to read folders and names."""
+
+    _shapes: list[tuple[int, int]]
 
     @classmethod
     def choose_config(
@@ -195,7 +198,9 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     def _generate_examples(self, source: SplitSource):
         for photo, encoded in zip(source.photos, source.encoded, strict=True):
-            self._transparent += check_image(encoded, photo.filename)
+            checked = check_image(encoded, photo.filename)
+            self._transparent += checked.transparent
+            self._shapes.append(checked.shape)
             yield photo.filename, {"image": encoded, **photo._asdict()}
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
@@ -207,7 +212,12 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self._report_counts(sources, index)
         self._report_left_out(sources)
         copies = Copies()
-        splits = [self._write_split(split, source, copies) for split, source in sources.items()]
+        splits = []
+        for split, source in sources.items():
+            self._shapes = []
+            splits.append(self._write_split(split, source, copies))
+            index[f"{split}/shape"] = np.array(self._shapes, np.int32)
+        self._say([f"median height / width of train: {median_aspect(index['train/shape']):.2f}"])
         if self._transparent:
             total = sum(len(source.photos) for source in sources.values())
             self._warn([describe_transparent(self._transparent, total, WHITE) + ALPHA_SETTING])

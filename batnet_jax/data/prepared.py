@@ -49,6 +49,9 @@ class Split:
     content_digest: str = ""
     """A digest of the whole split's labels and images; the same on every machine."""
 
+    shapes: np.ndarray | None = None
+    """[n, 2] int32, height and width in pixels; None if an older version prepared the split."""
+
     def __len__(self) -> int:
         return len(self.filenames)
 
@@ -70,6 +73,7 @@ class Split:
             self.files,
             self.file_state,
             self.content_digest,
+            None if self.shapes is None else self.shapes[rows],
         )
 
     def fingerprint(self) -> str:
@@ -127,6 +131,7 @@ def concatenate(splits: Sequence[Split]) -> Split:
     if len(splits) == 1:
         return splits[0]
     files = _Chain([split.files for split in splits])
+    shapes = [split.shapes for split in splits]
     starts = np.cumsum([0, *(len(split.files) for split in splits)])
     return Split(
         np.concatenate([split.pids for split in splits]),
@@ -136,6 +141,7 @@ def concatenate(splits: Sequence[Split]) -> Split:
         files,
         " ".join(split.file_state for split in splits),
         " ".join(split.content_digest for split in splits),
+        None if any(s is None for s in shapes) else np.concatenate(shapes),  # type: ignore
     )
 
 
@@ -284,7 +290,8 @@ def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: st
     rows = np.arange(len(filenames))
     labels = (index[f"{split}/pid"], index[f"{split}/camera"])
     content = _content(builder, index, split)
-    return Split(*labels, filenames, rows, _ImageFiles(records, path), state, content)
+    shapes = index.get(f"{split}/shape")  # data sets prepared by older versions have none
+    return Split(*labels, filenames, rows, _ImageFiles(records, path), state, content, shapes)
 
 
 def _content(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> str:

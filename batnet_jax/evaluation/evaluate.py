@@ -17,7 +17,7 @@ from batnet_jax.evaluation.embed import Embed
 from batnet_jax.evaluation.extra_figures import compute_extra_figures, format_extra_figures
 from batnet_jax.evaluation.query_figures import QueryFigures, make_query_figures, to_bytes
 from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
-from batnet_jax.report.ranked_list import Person, RankedList, draw_ranked_lists
+from batnet_jax.report.ranked_list import SHAPE, Person, RankedList, draw_ranked_lists
 from batnet_jax.report.sections import title_of
 from batnet_jax.runtime import processes
 from batnet_jax.workdir import best_checkpoint
@@ -129,12 +129,12 @@ def sample_ranked_lists(ranked: RankedTest, *, rows: int = 5, places: int = 10) 
         places=places,
     )
     lists = []
-    query_images = ranked.query_store.batch(chosen)
+    query_images = ranked.query_store.originals(chosen, SHAPE)
     for q, query_image, head in zip(chosen, query_images, heads, strict=True):
         items = np.array([place.item for place in head.first], int)
         people = [
             Person(image, int(gallery.pids[g]), camera_of(gallery, g))
-            for g, image in zip(items, ranked.gallery_store.batch(items), strict=True)
+            for g, image in zip(items, ranked.gallery_store.originals(items, SHAPE), strict=True)
         ]
         person = Person(query_image, int(query.pids[q]), camera_of(query, q))
         average_precision = ranked.figures["per_query"]["average_precision"][q]

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.data import Split
+from batnet_jax.data.checks import fitting_size, median_aspect
 from batnet_jax.data.run_data import RetrievalTest, open_run_data
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
@@ -29,8 +30,23 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     data = processes.lead_first(lambda: open_run_data(config))
     check_same_images([*data.val, *data.tests], data.train.images)
     if start is None:
+        tell_shape(config, data.train.images)
         config = fit_and_tell(config, data.train.labels, given)
     train(config, data, workdir)
+
+
+def tell_shape(config: ml_collections.ConfigDict, images: Split) -> None:
+    """Print the image size that fits, if `config.data.image_size` stretches the images far."""
+    if images.shapes is None or not processes.is_lead():
+        return
+    aspect, size = median_aspect(images.shapes), tuple(config.data.image_size)
+    fitting = fitting_size(aspect, size)
+    if fitting:
+        print(
+            f"note: the training images have a median height / width of {aspect:.2f}, and "
+            f"config.data.image_size={size[0]},{size[1]} stretches it to {size[0] / size[1]:.2f}: "
+            f"--config.data.image_size={fitting[0]},{fitting[1]} keeps their shape"
+        )
 
 
 def fit_and_tell(

@@ -16,6 +16,8 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from batnet_jax.errors import UserError
 from batnet_jax.runtime.atomic_write import write_atomically
 
+SHAPE = (384, 192)
+"""Height and width in pixels in which an image is large enough to be drawn."""
 _BOX = (96, 192)  # width, height of an image in pixels; pedestrians are about 1:2
 _FRAME = 4
 _GAP = 8

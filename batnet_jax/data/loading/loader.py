@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from batnet_jax.data.files.pixels import WHITE, describe_transparent, read_picture
+from batnet_jax.data.files.pixels import WHITE, Picture, describe_transparent, read_picture
 from batnet_jax.data.loading.cache import open_cache
 from batnet_jax.errors import RunFailure, UserError, one_line
 
@@ -67,14 +67,18 @@ def decode(
 
 def decode_into(encoded: bytes, out: np.ndarray, name: str, alpha: str) -> bool:
     """Decode an image file into an array, as `decode` does; return whether it is transparent."""
+    picture = _decode(encoded, name, alpha)
+    resize_into(picture.pixels, out)
+    return picture.transparent
+
+
+def _decode(encoded: bytes, name: str, alpha: str) -> Picture:
     try:
-        picture = read_picture(encoded, alpha)
+        return read_picture(encoded, alpha)
     except UserError as error:
         raise UserError(
             f"'{name}' cannot be decoded as an image ({error}): replace or remove it"
         ) from error
-    resize_into(picture.pixels, out)
-    return picture.transparent
 
 
 def resize_into(image: np.ndarray, out: np.ndarray) -> None:
@@ -168,6 +172,26 @@ class ImageStore:
             images[:] = images[first[which]]
         return images
 
+    def originals(self, indices: np.ndarray, box: tuple[int, int]) -> list[np.ndarray]:
+        """Return the images at `indices` ([b] int) in their own shapes, for pictures.
+
+        Args:
+          indices: of the images.
+          box: (height, width) in pixels, into which larger images are shrunk.
+
+        Returns: [h, w, 3] uint8 each, RGB.
+        Raises: see `batch`.
+        """
+        images = []
+        for i in np.asarray(indices).tolist():
+            whole = _decode(self._encoded(i), self._split.filenames[i], self._alpha).pixels
+            height, width, _ = whole.shape
+            scale = min(1.0, box[0] / height, box[1] / width)
+            shape = (max(1, round(scale * height)), max(1, round(scale * width)))
+            images.append(np.empty((*shape, 3), np.uint8))
+            resize_into(whole, images[-1])
+        return images
+
     def errors(self) -> Iterator[UserError | None]:
         """Decode all images; yield the error of each image, None if it can be decoded."""
 
@@ -203,16 +227,24 @@ class ImageStore:
         if self._cache.read(i, out):
             return
         name = self._split.filenames[i]
+        self._transparent[i] = decode_into(self._encoded(i), out, name, self._alpha)
+        self._cache.write(i, out)
+
+    def _encoded(self, i: int) -> bytes:
+        """Return the bytes of image i's file.
+
+        Raises: RunFailure if the file cannot be read.
+        """
         try:
-            self._transparent[i] = decode_into(self._split.encoded(i), out, name, self._alpha)
+            return self._split.encoded(i)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # the reading library's error for a lost file has any type
+            name = self._split.filenames[i]
             raise RunFailure(
                 f"'{name}' cannot be read ({one_line(error)}): were the prepared files changed or "
                 "removed? Restore them; the last checkpoint is kept"
             ) from error
-        self._cache.write(i, out)
 
 
 class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):

@@ -4,6 +4,7 @@ python -m batnet_jax.main --config=configs/demo.py [--workdir=DIR] [--mode=MODE]
                           [--config.FIELD=VALUE ...]
 
 An installed package has the same as `batnet`, and its configs by name: batnet --config=demo
+The mode may be the first word: batnet search --workdir=DIR ...; batnet metrics QUERY GALLERY
 """
 
 import os
@@ -18,10 +19,18 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from batnet_jax.config import default_config
+from batnet_jax.config import default_config, set_fields
 from batnet_jax.errors import MAX_CHARACTERS, RunFailure, UserError, one_line
 from batnet_jax.inference import model as inference_model
-from batnet_jax.modes import MODES, OF_RUNS, RESUMING, SHARED, WITHOUT_CONFIG
+from batnet_jax.modes import (
+    MODES,
+    OF_RUNS,
+    POSITIONAL,
+    RESUMING,
+    SHARED,
+    WITHOUT_CONFIG,
+    WITHOUT_RUN,
+)
 from batnet_jax.modes.config_files import config_names, name_configs
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
@@ -31,6 +40,7 @@ from batnet_jax.training.fitted import fit_negatives
 from batnet_jax.validation import validate
 from batnet_jax.version import VERSION
 from batnet_jax.workdir import gcs
+from batnet_jax.workdir.run_folder import older_settings
 
 USER_ERROR = 2
 RUN_FAILURE = 1
@@ -53,7 +63,7 @@ def parse(argv: list[str]) -> None:
     Raises: UserError for a mistake in the flags or in the config file.
     """
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(name_words(argv))
     except Exception as error:  # config_flags raises whatever the config file raises
         innermost: object = error
         while isinstance(innermost, Exception) and innermost.args:  # str(KeyError) is a repr
@@ -64,6 +74,10 @@ def parse(argv: list[str]) -> None:
     if rest[1:]:
         raise UserError(f"unexpected argument {rest[1]!r}: flags look like --config=FILE")
     check_flags()
+    if _MODE.value in WITHOUT_RUN:
+        if flags.FLAGS["config"].present or flags.FLAGS["workdir"].present:
+            raise UserError(f"--mode={_MODE.value} reads no run: omit --config and --workdir")
+        return
     if _MODE.value in OF_RUNS:
         if flags.FLAGS["config"].present:
             raise UserError(f"--mode={_MODE.value} reads the settings of the runs: omit --config")
@@ -77,6 +91,25 @@ def parse(argv: list[str]) -> None:
     if not Path(path).is_file():  # config_flags notices only when the config is used
         names = ", ".join(config_names())
         raise UserError(f"--config={path} does not exist: name a file, or one of {names}")
+
+
+def name_words(argv: list[str]) -> list[str]:
+    """Return a command line `batnet MODE WORD ... [--flag ...]` with flags for the words."""
+    if len(argv) < 2 or argv[1] not in MODES:
+        return argv
+    mode = argv[1]
+    named, free = [argv[0], f"--mode={mode}"], list(POSITIONAL.get(mode, ()))
+    before = ""
+    for word in argv[2:]:
+        flag = before.lstrip("-")
+        takes_word = before.startswith("-") and "=" not in before and flag in flags.FLAGS
+        is_value = takes_word and not flags.FLAGS[flag].boolean
+        if free and not word.startswith("-") and not is_value:
+            named.append(f"--{free.pop(0)}={word}")
+        else:
+            named.append(word)
+        before = word
+    return named
 
 
 def check_flags() -> None:
@@ -147,6 +180,7 @@ def run_mode(mode: ModuleType) -> None:
     if _CONFIG.value is not None or Path(config.data.dir).is_dir():
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
     processes.join()
+    keep_older_settings(config, workdir)
     check_together(config)
     values = {name: flag.value for name, flag in flags_of(mode).items()}
     with Sigterm().listen():
@@ -158,7 +192,7 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
 
     Raises: UserError for a value that cannot work, or if the checkpoint has no settings.
     """
-    if _MODE.value in OF_RUNS:
+    if _MODE.value in OF_RUNS + WITHOUT_RUN:
         return default_config(), gcs.path_of(_WORKDIR.value or "runs")
     if _CONFIG.value is None:
         workdir = gcs.path_of(_WORKDIR.value or "")
@@ -171,6 +205,18 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
     validate(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     return config, gcs.path_of(_WORKDIR.value or f"runs/{name}")
+
+
+def keep_older_settings(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Set the fields that the run of a workdir is older than, unless the command line gives them.
+
+    A run goes on as it began, although the default has changed since.
+    """
+    if _CONFIG.value is None or _MODE.value in OF_RUNS:
+        return
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    older = processes.by_lead(lambda: older_settings(workdir))
+    set_fields(config, {name: value for name, value in older.items() if name not in given})
 
 
 def check_together(config: ml_collections.ConfigDict) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -25,11 +26,14 @@ from batnet_jax.data.checks import (
     median_aspect,
 )
 from batnet_jax.data.files.find_dataset import choose_tree, find_trees
-from batnet_jax.data.files.tree import FileTree
+from batnet_jax.data.files.pixels import WHITE, describe_transparent
+from batnet_jax.data.files.tree import FileTree, describe_left_out
 from batnet_jax.errors import ArgumentError, UserError, one_line, printable
 
 INDEX_NAME = "index.npz"
 """The file with all splits' labels, so that opening a data set does not read the images."""
+
+ALPHA_SETTING = ", unless data.alpha says otherwise"
 
 UNKNOWN_CAMERA = -1
 """The camera of all images in a data set without camera labels."""
@@ -54,6 +58,8 @@ class SplitSource(NamedTuple):
     """The bytes of the image files in the same order; may be an iterator."""
     junk: int = 0
     """Number of images left out."""
+    tree: FileTree | None = None
+    """The tree that the files lie in; None if they are drawn."""
 
 
 class Reading(NamedTuple):
@@ -93,6 +99,9 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     final_path: Path = Path()
     """The folder of the prepared data set."""
+
+    _transparent = 0
+    """Number of images read so far that have a transparent pixel."""
 
     reading: Reading = NO_READING
     """How to read folders and names."""
@@ -189,7 +198,9 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     def _generate_examples(self, source: SplitSource):
         for photo, encoded in zip(source.photos, source.encoded, strict=True):
-            self._shapes.append(check_image(encoded, photo.filename))
+            checked = check_image(encoded, photo.filename)
+            self._transparent += checked.transparent
+            self._shapes.append(checked.shape)
             yield photo.filename, {"image": encoded, **photo._asdict()}
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
@@ -199,6 +210,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         index = _index(sources)
         print(f"preparing {self.name}, in {self.final_path}", file=sys.stderr)
         self._report_counts(sources, index)
+        self._report_left_out(sources)
         copies = Copies()
         splits = []
         for split, source in sources.items():
@@ -206,6 +218,9 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             splits.append(self._write_split(split, source, copies))
             index[f"{split}/shape"] = np.array(self._shapes, np.int32)
         self._say([f"median height / width of train: {median_aspect(index['train/shape']):.2f}"])
+        if self._transparent:
+            total = sum(len(source.photos) for source in sources.values())
+            self._warn([describe_transparent(self._transparent, total, WHITE) + ALPHA_SETTING])
         self._warn(
             copies.warnings(
                 {split: [p.filename for p in source.photos] for split, source in sources.items()},
@@ -235,6 +250,13 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         print(format_counts(counts), file=sys.stderr)
         self._say(self._examples(sources))
         self._warn(count_warnings(counts, self.published_counts()))
+
+    def _report_left_out(self, sources: Mapping[str, SplitSource]) -> None:
+        """Say how many files of which suffix are no images; splits may share a tree."""
+        trees = {source.tree.location: source.tree for source in sources.values() if source.tree}
+        counts = sum((tree.left_out() for tree in trees.values()), Counter[str]())
+        if counts:
+            self._warn([describe_left_out(counts)])
 
     def _examples(self, sources: Mapping[str, SplitSource]) -> list[str]:
         """Return a line for each of three images, one a split, with the labels read."""

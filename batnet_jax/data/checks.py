@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batnet_jax.data.files.image_headers import is_cut_off, read_pixels
+from batnet_jax.data.files.image_headers import is_cut_off
+from batnet_jax.data.files.pixels import read_picture
 from batnet_jax.errors import UserError
 
 COMPARED_SPLITS = ("train", "query", "gallery")
@@ -18,10 +19,17 @@ SIDE = 16
 """The network takes heights and widths that are multiples of this."""
 
 
-def check_image(encoded: bytes, name: str) -> tuple[int, int]:
-    """Check that an image can be decoded.
+class Checked(NamedTuple):
+    """What a check of an image finds."""
 
-    Returns: height and width in pixels, upright.
+    transparent: bool
+    """Whether a pixel is transparent."""
+    shape: tuple[int, int]
+    """Height and width in pixels, upright."""
+
+
+def check_image(encoded: bytes, name: str) -> Checked:
+    """Check that an image can be decoded.
 
     Raises: UserError if the file is empty, cut off, too large or not an image.
     """
@@ -30,12 +38,13 @@ def check_image(encoded: bytes, name: str) -> tuple[int, int]:
     try:
         if is_cut_off(encoded):
             raise UserError("cut off, or no image")
-        height, width, _ = read_pixels(encoded).shape
+        picture = read_picture(encoded)
     except UserError as error:
         raise UserError(
             f"'{name}' cannot be decoded ({error}): restore or remove it, then run again"
         ) from error
-    return height, width
+    height, width, _ = picture.pixels.shape
+    return Checked(picture.transparent, (height, width))
 
 
 def median_aspect(shapes: np.ndarray) -> float:

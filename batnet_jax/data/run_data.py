@@ -268,4 +268,5 @@ def open_store(config: ml_collections.ConfigDict, split: Split, *, keep: bool = 
         workers=data.workers,
         disk_cache=Path(data.dir) / "decoded" / split.fingerprint(),
         disk_cache_gb=data.disk_cache_gb if keep else 0.0,
+        alpha=data.alpha,
     )

@@ -30,7 +30,7 @@ SAMPLES = 10_000
 LEVEL = 0.95
 """Of the intervals."""
 UNITS = ("identity", "query")
-_PROTOCOL = ("ap", "same_camera", "multi_query")
+_PROTOCOL = ("ap", "same_camera", "leave_out_own", "multi_query")
 """Settings of an evaluation that change its figures, by their names in `config.eval`."""
 
 
@@ -182,10 +182,11 @@ def check_same_test(first: EvaluatedRun, other: EvaluatedRun) -> None:
                 f"({a['content']} and {b['content']}); evaluate both on the same copy of the data"
             )
     for name in _PROTOCOL:
-        if ours[name] != theirs[name]:
+        own, other_value = ours.get(name, False), theirs.get(name, False)
+        if own != other_value:
             raise UserError(
-                f"{pair}: the first was evaluated with eval.{name}={ours[name]}, the other with "
-                f"{theirs[name]}; evaluate one of them again"
+                f"{pair}: the first was evaluated with eval.{name}={own}, the other with "
+                f"{other_value}; evaluate one of them again"
             )
     valid, other_valid = (run.queries.first_rank > 0 for run in (first, other))
     pids, other_pids = first.queries.pids, other.queries.pids
@@ -237,4 +238,4 @@ def _describe_test(run: EvaluatedRun) -> dict[str, Any]:
     names = ("dataset", "split", "num_query", "num_valid_query", "num_gallery")
     described = {name: run.result[name] for name in names}
     header = run.queries.header
-    return described | {name: header[name] for name in (*_PROTOCOL, "sets")}
+    return described | {name: header[name] for name in (*_PROTOCOL, "sets") if name in header}

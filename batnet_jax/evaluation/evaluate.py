@@ -102,13 +102,16 @@ def make_result(config: ml_collections.ConfigDict, ranked: RankedTest, step: int
     """Return the contents of a test's `eval/step_<N>.json`, with the config's extra figures."""
     test = ranked.test
     figures = {name: value for name, value in ranked.figures.items() if name != "per_query"}
-    extra = compute_extra_figures(config, ranked.query, ranked.gallery, ranked.same_camera)
+    extra = compute_extra_figures(
+        config, ranked.query, ranked.gallery, ranked.same_camera, ranked.left_out
+    )
     return {
         "dataset": test.name,
         "split": test.split,
         "step": step,
         **figures,
         "same_camera": ranked.same_camera,
+        **({} if ranked.left_out is None else {"leave_out_own": True}),
         **extra,
     }
 
@@ -121,6 +124,7 @@ def sample_ranked_lists(ranked: RankedTest, *, rows: int = 5, places: int = 10) 
         ranked.query.take(chosen),
         ranked.gallery,
         same_camera=ranked.same_camera,
+        left_out=take_left_out(ranked, chosen),
         places=places,
     )
     lists = []
@@ -135,6 +139,11 @@ def sample_ranked_lists(ranked: RankedTest, *, rows: int = 5, places: int = 10) 
         average_precision = ranked.figures["per_query"]["average_precision"][q]
         lists.append(RankedList(person, average_precision, people))
     return lists
+
+
+def take_left_out(ranked: RankedTest, queries: np.ndarray) -> retrieval.ItemLists | None:
+    """Return the gallery items that some queries leave out; None for none."""
+    return None if ranked.left_out is None else retrieval.take_lists(ranked.left_out, queries)
 
 
 def camera_of(split: Split, i: int) -> int | None:
@@ -187,6 +196,8 @@ def format_table(result: dict[str, Any]) -> str:
     )
     if result["same_camera"] == "keep":
         head += ", same camera kept"
+    if result.get("leave_out_own"):
+        head += ", own images left out"
     names = "".join(f"{name:>9}" for name in columns)
     values = "".join(f"{100 * value:>8.1f}%" for value in columns.values())
     return "\n".join([head, names, values, *format_extra_figures(result, list(columns))])

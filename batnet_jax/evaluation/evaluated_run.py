@@ -17,7 +17,8 @@ from batnet_jax.workdir.run_folder import CONFIG
 
 _RESULT = re.compile(r"step_(\d+)(_.*)?\.json")
 _COUNTS = ("step", "num_query", "num_valid_query", "num_gallery")
-_PROTOCOL = ("dataset", "split", "ap", "same_camera")
+_PROTOCOL = ("dataset", "split", "ap", "same_camera", "leave_out_own")
+_TEXTS = _PROTOCOL[:-1]
 
 
 class EvaluatedRun(NamedTuple):
@@ -101,9 +102,11 @@ def _read_result(path: Path) -> dict[str, Any]:
         result = json.loads(path.read_text())
         result.setdefault("split", "test")  # the first versions wrote neither of the two
         result.setdefault("same_camera", "remove")
+        result.setdefault("leave_out_own", False)
         shares = [result["mAP"], result["mINP"], result["cmc"]["1"], *result["cmc"].values()]
         if not (
-            all(isinstance(result[name], str) for name in _PROTOCOL)
+            all(isinstance(result[name], str) for name in _TEXTS)
+            and isinstance(result["leave_out_own"], bool)
             and all(type(result[name]) is int for name in _COUNTS)
             and all(_is_number(share) and 0 <= share <= 1 for share in shares)
         ):
@@ -143,7 +146,7 @@ def read_curves(workdir: Path, test: Mapping[str, Any]) -> tuple[RunCurves, list
 
     Args:
       workdir: of the run.
-      test: dataset, split, ap and same_camera of the evaluations to read.
+      test: dataset, split, ap, same_camera and leave_out_own of the evaluations to read.
 
     Returns: the curves, and a message for each damaged file, whose damaged points are left out.
     """
@@ -156,7 +159,7 @@ def read_curves(workdir: Path, test: Mapping[str, Any]) -> tuple[RunCurves, list
     evaluations = {}
     for _, path in _attempt(lambda: _list_results(workdir), messages) or []:
         result = _attempt(lambda path=path: _read_result(path), messages)
-        if result and all(result[name] == test[name] for name in _PROTOCOL):
+        if result and all(result[name] == test.get(name, False) for name in _PROTOCOL):
             evaluations[result["step"]] = result
     results = [evaluations[step] for step in sorted(evaluations)]
     curves = RunCurves(

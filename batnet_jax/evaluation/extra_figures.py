@@ -5,7 +5,8 @@ from typing import Any
 import ml_collections
 
 from batnet_jax import retrieval
-from batnet_jax.retrieval import ImageSet
+from batnet_jax.retrieval import ImageSet, ItemLists
+from batnet_jax.retrieval.matches import keep_items
 from batnet_jax.runtime.progress import counting_bar
 
 
@@ -14,6 +15,7 @@ def compute_extra_figures(
     query: ImageSet,
     gallery: ImageSet,
     same_camera: str,
+    left_out: ItemLists | None = None,
 ) -> dict[str, Any]:
     """Return the extra figures that the config selects, by their names in `eval/step_<N>.json`.
 
@@ -23,6 +25,7 @@ def compute_extra_figures(
       query: q images.
       gallery: g images.
       same_camera: "remove" or "keep".
+      left_out: gallery items that do not count, for each query; None for none.
     Returns: `expanded` and `reranked` as `retrieval.evaluate` returns them, `single_shot` as
       `retrieval.single_shot_cmc` does, `verification` as `retrieval.verify` does.
     """
@@ -33,14 +36,20 @@ def compute_extra_figures(
             gallery.drop_junk().features,
             k=config.eval.expand,
             alpha=config.eval.expand_alpha,
+            left_out=left_out and keep_items(left_out, gallery.not_junk, len(gallery)),
         )
         options = retrieval.Options(ap=config.eval.ap, same_camera=same_camera)
         expanded = query.replace_features(features)
-        figures["expanded"] = retrieval.evaluate_sets(expanded, gallery, options)
+        figures["expanded"] = retrieval.evaluate_sets(expanded, gallery, options, left_out=left_out)
     if config.eval.rerank:
         with counting_bar("re-rank", "step") as progress:
             figures["reranked"] = retrieval.evaluate_reranked_sets(
-                query, gallery, ap=config.eval.ap, progress=progress, same_camera=same_camera
+                query,
+                gallery,
+                ap=config.eval.ap,
+                progress=progress,
+                same_camera=same_camera,
+                left_out=left_out,
             )
     if config.eval.single_shot:
         with counting_bar("single shot", "query") as progress:
@@ -51,11 +60,12 @@ def compute_extra_figures(
                 seed=config.seed,
                 progress=progress,
                 same_camera=same_camera,
+                left_out=left_out,
             )
     if config.eval.verification:
         with counting_bar("all pairs", "query") as progress:
             figures["verification"] = retrieval.verify_sets(
-                query, gallery, progress=progress, same_camera=same_camera
+                query, gallery, progress=progress, same_camera=same_camera, left_out=left_out
             )
     return figures
 

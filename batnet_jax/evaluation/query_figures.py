@@ -6,7 +6,8 @@ Arrays, for q queries in the order of the test:
     first_rank          [q] int64, 1-based; 0 for a query without a match
     average_precision   [q] float64; nan for a query without a match
     header              a string of JSON: `version` of the format, `dataset`, `split`, `step`, `ap`,
-                        `same_camera`, `multi_query`, and `sets` as `describe_sets` returns it
+                        `same_camera`, `multi_query`, `sets` as `describe_sets` returns it, and
+                        `leave_out_own` if the queries' own images are left out
 """
 
 import io
@@ -51,6 +52,8 @@ def make_query_figures(
       multi_query: `config.eval.multi_query`.
     """
     header = {"version": VERSION} | {name: result[name] for name in _SAME_IN_RESULT}
+    if result.get("leave_out_own"):
+        header["leave_out_own"] = True
     header |= {"multi_query": multi_query, "sets": describe_sets(test)}
     return QueryFigures(
         header,
@@ -138,6 +141,7 @@ def _is_of(figures: QueryFigures, result: Mapping[str, Any]) -> bool:
     rank1 = float((figures.first_rank[valid] == 1).mean())
     return (
         all(figures.header.get(name) == result[name] for name in _SAME_IN_RESULT)
+        and bool(figures.header.get("leave_out_own")) == bool(result.get("leave_out_own"))
         and (len(valid), int(valid.sum())) == (result["num_query"], result["num_valid_query"])
         # NumPy may add in another order on another machine.
         and abs(mean_ap - result["mAP"]) < 1e-9

@@ -11,8 +11,9 @@ from batnet_jax import retrieval
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.run_data import RetrievalTest, open_store
 from batnet_jax.evaluation.embed import Embed, embed_rows, extract_features
-from batnet_jax.retrieval import ImageSet, Labels, check_images
-from batnet_jax.runtime import devices
+from batnet_jax.evaluation.own_images import find_own_images, warn_of_own_images
+from batnet_jax.retrieval import ImageSet, ItemLists, Labels, check_images
+from batnet_jax.runtime import devices, processes
 from batnet_jax.runtime.progress import progress_bar
 
 
@@ -28,6 +29,8 @@ class RankedTest(NamedTuple):
     """The convention of average precision, as in `retrieval.evaluate`."""
     same_camera: str
     """The rule for the query's own camera, as in `retrieval.evaluate`."""
+    left_out: ItemLists | None
+    """The gallery items of each query's own image; None if they count."""
     figures: dict[str, Any]
     """The result of `retrieval.evaluate`, with `per_query`."""
 
@@ -53,6 +56,7 @@ def rank_test(
         open_store(config, test.gallery, keep=False) as gallery_store,
     ):
         query = _embed_queries(config, test, query_store, embed, batch)
+        left_out = find_own_images(test) if config.eval.leave_out_own else None
         gallery = _GalleryFeatures(gallery_store, embed, query.features.shape[1], batch)
         with progress_bar(len(test.gallery), description="embed gallery") as bar:
             figures = retrieval.evaluate_stream(
@@ -67,15 +71,20 @@ def rank_test(
                     ap=config.eval.ap,
                     same_camera=same_camera,
                 ),
+                left_out=left_out,
             )
+        gallery_set = ImageSet(gallery.features, test.gallery.pids, test.gallery.cameras)
+        if left_out is None and processes.is_lead():
+            warn_of_own_images(test, query, gallery_set, same_camera)
         yield RankedTest(
             test=test,
             query_store=query_store,
             gallery_store=gallery_store,
             query=query,
-            gallery=ImageSet(gallery.features, test.gallery.pids, test.gallery.cameras),
+            gallery=gallery_set,
             ap=config.eval.ap,
             same_camera=same_camera,
+            left_out=left_out,
             figures=figures,
         )
 

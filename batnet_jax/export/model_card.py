@@ -197,11 +197,13 @@ def _figures(model: ExportedModel) -> str:
     kept = (
         "removed" if set(conventions.values()) == {"remove"} else "kept where cameras are unknown"
     )
+    left_out = any(r.get("leave_out_own") for r in model.results)
+    own = " Each query's own image is left out of the gallery." if left_out else ""
     rows.append(
         f"\nPer cent. Average precision: {ap} (`precision` is the mean of the precision at the "
         "hits, `trapezoid` the area under the curve with trapezoids, which is a little lower or "
-        f"higher). Gallery images of the query's own identity and camera: {kept}. Measured with "
-        "batnet-jax before the export; the file's features agree to 1e-4."
+        f"higher). Gallery images of the query's own identity and camera: {kept}.{own} Measured "
+        "with batnet-jax before the export; the file's features agree to 1e-4."
     )
     return "\n".join(rows)
 

@@ -11,7 +11,7 @@ from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file, model
 from batnet_jax.inference.feature_file import FeatureFile
-from batnet_jax.retrieval import top_k
+from batnet_jax.retrieval import ItemLists, top_k
 
 
 class Searcher:
@@ -69,6 +69,27 @@ class Searcher:
                 f" {self.model.dim}: embed the gallery with this model"
             )
         return top_k(self.model.embed(images), self.gallery.features, top)
+
+    def search_lists(
+        self, images: Any, top: int, left_out: ItemLists | None = None
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Search as `search` does, and leave out some gallery images of each query.
+
+        Args:
+          images: q queries.
+          top: k.
+          left_out: the gallery images to leave out, for each query; None for none.
+
+        Returns: indices and cosines of each query, at most k of each.
+
+        Raises: UserError as `search`.
+        """
+        most = 0 if left_out is None else int(left_out.counts.max(initial=0))
+        found = list(zip(*self.search(images, top + most), strict=True))
+        if left_out is not None:
+            kept = [~np.isin(indices, left_out.of(q)) for q, (indices, _) in enumerate(found)]
+            found = [(i[keep], s[keep]) for (i, s), keep in zip(found, kept, strict=True)]
+        return [(indices[:top], scores[:top]) for indices, scores in found]
 
     def name(self, i: int) -> str:
         """Return the path of gallery image i, or its row if the gallery has no paths."""

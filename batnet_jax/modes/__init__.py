@@ -15,6 +15,7 @@ from batnet_jax.modes import (
     eval,
     export,
     import_weights,
+    metrics,
     report,
     search,
     serve,
@@ -30,12 +31,17 @@ MODES: dict[str, ModuleType] = {
     "tables": tables,
     "report": report,
     "compare": compare,
+    "metrics": metrics,
     "embed": embed,
     "search": search,
     "serve": serve,
 }
 WITHOUT_CONFIG = ("embed", "search", "serve")
 """Modes that take the settings from the checkpoint if no --config is given."""
+WITHOUT_RUN = ("metrics",)
+"""Modes that read neither settings nor a workdir, and take no --config."""
+POSITIONAL = {"metrics": ("query", "gallery")}
+"""The flags that words without a flag set, in their order, in `batnet MODE WORD ...`."""
 OF_RUNS = ("compare",)
 """Modes that read the settings of several runs, and take no --config. Their workdir is `runs`."""
 SHARED = ("train", "eval")

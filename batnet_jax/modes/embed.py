@@ -73,8 +73,9 @@ def readable(paths: list[str], model: Model) -> list[str]:
     """
     files, kept = ImageFiles(paths), []
     workers = max(model.config.data.workers, os.cpu_count() or 1)
+    options = {"image_size": model.image_size, "cache_gb": 0.0, "alpha": model.alpha}
     with (
-        ImageStore(files, image_size=model.image_size, cache_gb=0.0, workers=workers) as store,
+        ImageStore(files, workers=workers, **options) as store,
         progress_bar(len(paths), description="look", delay=BAR_DELAY) as bar,
     ):
         for path, error in zip(paths, store.errors(), strict=True):

@@ -25,6 +25,7 @@ def define_path(name: str, description: str) -> flags.FlagHolder[Path | None]:
 
 
 OUTPUT = define_path("output", "the file to write; for import, the workdir to make")
+QUERY = define_path("query", "an image, a folder or a list; for metrics, a file of features")
 GALLERY = define_path("gallery", "what embed wrote, a folder or a list")
 
 

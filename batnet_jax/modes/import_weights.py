@@ -5,7 +5,7 @@ from pathlib import Path
 
 import ml_collections
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.validation import as_flags
@@ -60,11 +60,13 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
         raise UserError(f"--output={output} already holds a checkpoint: name another folder")
     if source.is_dir():
         raise UserError(f"--source={source} is a folder: name a .pth or .safetensors file")
-    opened = open_source(config, source)
     try:
+        opened = open_source(config, source)
         check_agrees(opened, config.model, whole=True)
     except OtherNetworkError as error:
         raise UserError(f"{error}: pass {as_flags('model', error.found)}") from error
+    except ArgumentError as error:
+        raise UserError(f"{error} (--config.init.{error.argument}=...)") from error
     classes = _count_classes(opened)
     recipe = make_recipe(config, num_identities=classes, steps_per_epoch=1)
     state = init_state(recipe, tuple(config.data.image_size))

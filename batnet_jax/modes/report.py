@@ -138,5 +138,6 @@ def progress_of(
         for evaluation in evaluations
         if evaluation["step"] < result["step"]
         and all(evaluation[name] == result[name] for name in same)
+        and evaluation.get("leave_out_own") == result.get("leave_out_own")
     ]
     return [*earlier, result]

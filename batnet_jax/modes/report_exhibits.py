@@ -14,7 +14,7 @@ from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import Embed
-from batnet_jax.evaluation.evaluate import camera_of, make_result
+from batnet_jax.evaluation.evaluate import camera_of, make_result, take_left_out
 from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
 from batnet_jax.report import sections
 from batnet_jax.report.cards import KINDS, Card, Hit, PageImage, ranked_lists_section
@@ -158,6 +158,7 @@ def make_cards(
         ranked.query.take(chosen),
         ranked.gallery,
         same_camera=ranked.same_camera,
+        left_out=take_left_out(ranked, chosen),
         places=PLACES,
         uncounted=UNCOUNTED,
     )
@@ -200,7 +201,12 @@ def _verdict(place: retrieval.Place) -> str:
 def _first_right_item(ranked: RankedTest, q: int) -> int:
     """Return the gallery index of the first right image of a query that has one."""
     query = ranked.query.take(np.array([q]))
-    return retrieval.first_right(query, ranked.gallery, same_camera=ranked.same_camera)
+    return retrieval.first_right(
+        query,
+        ranked.gallery,
+        same_camera=ranked.same_camera,
+        left_out=take_left_out(ranked, np.array([q])),
+    )
 
 
 def _add_images(store: ImageStore, items: Sequence[int], thumbnails: Thumbnails) -> dict[int, str]:
@@ -243,6 +249,7 @@ def camera_pairs(ranked: RankedTest) -> list[dict[str, Any]]:
             ranked.gallery,
             ap=ranked.ap,
             same_camera=ranked.same_camera,
+            left_out=ranked.left_out,
             progress=progress,
         )
 
@@ -257,6 +264,7 @@ def _verification(ranked: RankedTest, result: dict[str, Any]) -> dict[str, Any] 
                 ranked.query,
                 ranked.gallery,
                 same_camera=ranked.same_camera,
+                left_out=ranked.left_out,
                 progress=progress,
             )
     except UserError as error:  # a gallery of one person has no pair of two

@@ -11,18 +11,19 @@ from absl import flags
 from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file
+from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
-from batnet_jax.modes.flags import GALLERY, OUTPUT, define_path, report_write_errors
+from batnet_jax.modes.flags import GALLERY, OUTPUT, QUERY, define_path, report_write_errors
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
 
 HELP = "Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json, --faiss=F.index."
-QUERY = define_path("query", "an image, a folder or a list")
 TOP = flags.DEFINE_integer("top", 10, "length of a ranked list", lower_bound=1)
 FAISS = define_path("faiss", "the index of the gallery to write")
+KEEP_OWN = flags.DEFINE_boolean("keep_own", False, "list the query's own file, too")
 NEEDS = (GALLERY,)
-TAKES = (QUERY, TOP, OUTPUT, FAISS)
+TAKES = (QUERY, TOP, OUTPUT, FAISS, KEEP_OWN)
 
 ROWS_AT_ONCE = 2**14
 """Features that are read and added to an index at a time."""
@@ -37,6 +38,7 @@ def run(
     top: int,
     output: Path | None,
     faiss: Path | None,
+    keep_own: bool = False,
 ) -> None:
     """Print a ranked list for each query image; write the lists, and an index for faiss, if asked.
 
@@ -48,6 +50,7 @@ def run(
       top: length of a list.
       output: the .json to write.
       faiss: the index to write.
+      keep_own: list a gallery image that is the query's own file, too.
 
     Raises: UserError if something is missing or does not fit.
     """
@@ -60,10 +63,10 @@ def run(
     few = min(len(queries), config.eval.batch) if feature_file.is_feature_file(gallery) else 0
     searcher = Searcher(config, workdir, gallery, batch=few)
     if queries:
-        indices, scores = searcher.search(queries, top)
+        own = None if keep_own else find_own_files(queries, searcher.gallery.paths)
         lists = [
             {"query": name, "hits": hits(searcher, *found)}
-            for name, *found in zip(queries, indices, scores, strict=True)
+            for name, found in zip(queries, searcher.search_lists(queries, top, own), strict=True)
         ]
         print("\n".join(format_list(one) for one in lists))
         if output is not None:

@@ -297,8 +297,9 @@ def _method_section(comparison: Mapping[str, Any]) -> Section:
     texts = [
         f"Test: {title_of(test)}, {test['num_valid_query']:,} of {test['num_query']:,} queries have"
         f" a match among {test['num_gallery']:,} gallery images. AP: {test['ap']}; same camera: "
-        f"{test['same_camera']}; multi-query: {test['multi_query']}. All runs were evaluated on the"
-        " same images: their fingerprints are equal.",
+        f"{test['same_camera']}; multi-query: {test['multi_query']}"
+        f"{'; own images left out' if test.get('leave_out_own') else ''}. All runs were evaluated"
+        " on the same images: their fingerprints are equal.",
         f"Intervals: {100 * method['level']:.0f}% percentile bootstrap of {method['samples']:,} "
         f"samples of {method['units']:,} {unit}. All runs have the same samples, so intervals of "
         "differences are paired (Efron and Tibshirani, 1993; Davison and Hinkley, 1997). They are "

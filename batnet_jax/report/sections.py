@@ -58,6 +58,8 @@ def metrics_section(results: Sequence[Mapping[str, Any]]) -> Section:
     rows = [row for result in results for row in _rows(result, ranks)]
     ap, kept = main["ap"], main["same_camera"]
     caption = f"In per cent. AP: {ap}, {_AP[ap]}. {_SAME_CAMERA[kept]}."
+    if main.get("leave_out_own"):
+        caption += " Each query's own image is left out of the gallery."
     if main["num_valid_query"] < main["num_query"]:
         caption += " Queries without a match in the gallery are skipped."
     return Section("metrics", "Metrics", tiles + table(caption, head, rows))

@@ -4,15 +4,18 @@ This package takes features and labels as arrays. It knows no network and no dat
 
 Modules, in the order of the data:
 
+    label_pairs          names of identities and cameras -> numbers
     checks, image_set    a user's arrays -> `ImageSet` and `Labels`, checked once
     mapped_rows          rows of features in memory or in a mapped file
     multi_query          queries of several images -> pooled queries
     expansion            queries -> queries averaged with their first results
     matches              labels -> the relevant and removed gallery items of each query
+    left_out             ids or indices -> gallery items that each query leaves out
     streaming/           features and labels -> ranks, on the accelerator
     reranking/           features and labels -> ranks after k-reciprocal re-ranking
     metrics              ranks -> CMC, mAP, mINP, confidence intervals
     evaluator            all of this: `evaluate`, the standard evaluation
+    distances            `evaluate` of a distance matrix
     camera_pairs         `evaluate` for each pair of cameras
     scores               features -> blocks of scores, for the modules below and for reranking/
     search               scores -> the k best gallery items: `top_k`
@@ -26,6 +29,7 @@ arrays, check them and call the former.
 """
 
 from batnet_jax.retrieval.camera_pairs import camera_pairs
+from batnet_jax.retrieval.distances import evaluate_distances
 from batnet_jax.retrieval.evaluator import Options, evaluate, evaluate_sets, evaluate_stream
 from batnet_jax.retrieval.expansion import expand_queries
 from batnet_jax.retrieval.image_set import (
@@ -35,6 +39,8 @@ from batnet_jax.retrieval.image_set import (
     check_images,
     check_labels,
 )
+from batnet_jax.retrieval.left_out import SameImageWarning, check_left_out, find_same_images
+from batnet_jax.retrieval.matches import ItemLists, take_lists
 from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
 from batnet_jax.retrieval.ranked_lists import Place, first_places, first_right
 from batnet_jax.retrieval.reranking.evaluate import evaluate_reranked, evaluate_reranked_sets
@@ -47,25 +53,31 @@ __all__ = [
     "JUNK_PID",
     "POOLINGS",
     "ImageSet",
+    "ItemLists",
     "KReciprocal",
     "Labels",
     "Options",
     "Place",
+    "SameImageWarning",
     "camera_pairs",
     "check_images",
     "check_labels",
+    "check_left_out",
     "evaluate",
+    "evaluate_distances",
     "evaluate_reranked",
     "evaluate_reranked_sets",
     "evaluate_sets",
     "evaluate_stream",
     "expand_queries",
+    "find_same_images",
     "first_places",
     "first_right",
     "pool_queries",
     "reranked_rows",
     "single_shot_cmc",
     "single_shot_cmc_sets",
+    "take_lists",
     "top_k",
     "verify",
     "verify_sets",

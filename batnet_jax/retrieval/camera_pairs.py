@@ -8,6 +8,7 @@ import numpy as np
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval.evaluator import Options, evaluate_sets
 from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet
+from batnet_jax.retrieval.matches import ItemLists, keep_items
 
 
 def camera_pairs(
@@ -16,6 +17,7 @@ def camera_pairs(
     *,
     ap: str = "precision",
     same_camera: str = "remove",
+    left_out: ItemLists | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Evaluate within the gallery of each camera alone, and average by the query's camera.
@@ -29,6 +31,7 @@ def camera_pairs(
       gallery: g images of known cameras.
       ap: see `evaluate`.
       same_camera: see `evaluate`; with "remove" a camera has no pair with itself.
+      left_out: gallery items that do not count, for each query; None for none.
       progress: called as progress(gallery cameras done, gallery cameras) after each camera.
 
     Returns: for each pair with a match query_camera, gallery_camera, num_valid_query, mAP and
@@ -42,9 +45,11 @@ def camera_pairs(
     pairs = []
     cameras = np.unique(gallery.cameras[gallery.pids != JUNK_PID])
     for done, camera in enumerate(cameras.tolist(), start=1):
-        own = gallery.take(np.flatnonzero(gallery.cameras == camera))
+        items = np.flatnonzero(gallery.cameras == camera)
+        own = gallery.take(items)
+        own_left_out = None if left_out is None else keep_items(left_out, items, len(gallery))
         try:
-            figures = evaluate_sets(query, own, options)["per_camera"]
+            figures = evaluate_sets(query, own, options, left_out=own_left_out)["per_camera"]
         except UserError:  # no query has a match in this camera
             figures = {}
         pairs += [

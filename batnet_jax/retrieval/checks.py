@@ -1,6 +1,6 @@
 """Checks of a user's arguments, made once at the boundary; inner code trusts them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -39,17 +39,18 @@ def positive_int(name: str, given: Any) -> int:
 
 def positive_ints(name: str, given: Any) -> None:
     """Raise UserError unless `given` is a list of whole numbers of at least 1."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable) or np.ndim(given) != 1:
+    listed = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim > 0)
+    if isinstance(given, str | bytes) or not listed or any(np.ndim(n) for n in given):
         raise UserError(f"{name}={given!r}: must be a list of integers, such as (1, 5, 10)")
     for number in given:
         positive_int(name, number)
 
 
 def features(name: str, given: Any, metric: str) -> np.ndarray:
-    """Check features [n, d]: real, finite, not empty, and not changed by rounding to float32.
+    """Check features [n, d]: real, not empty, and finite in float32.
 
     Returns: an array of floats of at most 32 bits unchanged, mapped files included; other arrays
-      as float32.
+      as float32. Longer floats are rounded: see `rounded_type`.
 
     Raises: UserError if the features are not as described.
     """
@@ -77,6 +78,24 @@ def features(name: str, given: Any, metric: str) -> np.ndarray:
             " metric='cosine'"
         )
     return array if _is_small_float(array) else array.astype(np.float32)
+
+
+def rounded_type(given: Any, checked: np.ndarray) -> str | None:
+    """Return the type of features that `features` has rounded; None if it has changed no value.
+
+    Args:
+      given: a user's features; a list declares no precision, so nothing is rounded.
+      checked: the array that `features` returned for them.
+    """
+    dtype = getattr(given, "dtype", None)
+    if dtype is None or np.dtype(dtype).kind != "f" or np.dtype(dtype).itemsize <= 4:
+        return None
+    array = np.asanyarray(given)
+    for start in range(0, len(array), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        if (np.asarray(array[rows]) != checked[rows]).any():
+            return str(array.dtype)
+    return None
 
 
 def streamed_features(name: str, given: Any, metric: str) -> np.ndarray:
@@ -108,7 +127,10 @@ def _check_shape(name: str, given: Any) -> np.ndarray:
 
 
 def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
-    """Return some rows as float32, or raise UserError if that rounds a finite value."""
+    """Return some rows as float32: floats rounded, integers only as they are.
+
+    Raises: UserError if an integer is not a number of float32.
+    """
     if array.dtype == np.float32:
         return view_rows(array, rows)
     try:
@@ -117,6 +139,8 @@ def _as_float32(name: str, array: np.ndarray, rows: slice) -> Float32[np.ndarray
     except (TypeError, ValueError) as error:
         raise UserError(f"{name} has dtype {array.dtype}: must be numbers; convert it") from error
     exact = np.asarray(array[rows])
+    if exact.dtype.kind == "f":
+        return part
     if (np.isfinite(part) & (part.astype(exact.dtype) != exact)).any():
         raise UserError(
             f"{name} has dtype {array.dtype} and values that float32 rounds, which may change"
@@ -135,7 +159,10 @@ def same_dimension(query: int, gallery: int) -> None:
 
 
 def ids(name: str, given: Any, length: int) -> Int64[np.ndarray, " n"]:
-    """Return `given` as [length] int64, or raise UserError; floats and strings are refused."""
+    """Return `given` as [length] int64, or raise UserError; floats and strings are refused.
+
+    `label_pairs.number_pids` numbers strings before.
+    """
     array = np.asarray(given)
     if array.ndim != 1 or len(array) != length:
         raise UserError(

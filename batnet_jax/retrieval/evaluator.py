@@ -18,6 +18,9 @@ from batnet_jax.retrieval.image_set import (
     check_streamed_images,
     no_match,
 )
+from batnet_jax.retrieval.label_pairs import number_cameras, number_pids
+from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
+from batnet_jax.retrieval.matches import ItemLists, keep_items
 from batnet_jax.retrieval.streaming.prepare_features import FeatureSource, make_source
 from batnet_jax.retrieval.streaming.ranks import relevant_ranks
 
@@ -54,12 +57,15 @@ class Options:
 def evaluate(
     query_features: ArrayLike,
     query_pids: ArrayLike,
-    query_cameras: ArrayLike | None,
-    gallery_features: ArrayLike,
-    gallery_pids: ArrayLike,
-    gallery_cameras: ArrayLike | None,
+    query_cameras: ArrayLike | None = None,
+    gallery_features: Any = None,
+    gallery_pids: Any = None,
+    gallery_cameras: ArrayLike | None = None,
     *,
     junk: ArrayLike | None = None,
+    query_ids: ArrayLike | None = None,
+    gallery_ids: ArrayLike | None = None,
+    ignore: Any = None,
     metric: str = "cosine",
     ap: str = "precision",
     same_camera: str = "remove",
@@ -84,14 +90,22 @@ def evaluate(
     than memory (`np.load(path, mmap_mode="r")`).
 
     Args:
-      query_features: [q, d] finite floats, not necessarily normalised.
-      query_pids: [q] int.
-      query_cameras: [q] int, or None if the cameras of query and gallery are not known; then
+      query_features: [q, d] finite floats, not necessarily normalised. float64 is rounded, and the
+        result then contains "features": "float64 rounded to float32".
+      query_pids: [q] int, or strings in both sets, which are numbered.
+      query_cameras: [q] int or strings, with None for an image of an unknown camera; or None if the
+        cameras of query and gallery are not known. An unknown camera is no image's own camera, so
         nothing is removed, whatever `same_camera` says.
       gallery_features: [g, d].
-      gallery_pids: [g] int.
-      gallery_cameras: [g] int or None.
+      gallery_pids: [g].
+      gallery_cameras: [g] or None.
       junk: [g] bool, further items to drop; None for none.
+      query_ids: [q] ids of the images, integers or strings, for a set that is searched in itself:
+        each query leaves out the gallery items of its own id. None: nothing is left out.
+      gallery_ids: [g] of the same type.
+      ignore: the gallery items that each query leaves out, by index: [q] int, one for each query
+        (`np.arange(q)` for a set in itself); [q, n] int; or q lists of integers. -1 stands for no
+        item. Or a mask, [q, g] bool. Protocols of camera pairs or of changed clothes use it.
       metric: "cosine" (inner product at unit length; a vector of zeros scores 0) or "euclidean".
       ap: "precision" (mean of the precision at the hits) or "trapezoid" (Market-1501's script).
       same_camera: "remove" leaves out, for each query, the items of its identity seen by its own
@@ -108,13 +122,16 @@ def evaluate(
       progress: called as progress(gallery items seen, g) after each chunk.
 
     Returns: num_query, num_gallery (without junk), num_valid_query (queries with a match; the
-      others are skipped), mAP, mINP, cmc {"1": ...}, ap. Figures are fractions. On request
+      others are skipped), mAP, mINP, cmc {"1": ...}, ap; with ids or `ignore` num_left_out (pairs
+      of a query and an item, without junk). Figures are fractions. On request
       per_camera and per_identity (see `metrics.breakdown`), per_query (see `metrics.PerQuery`: as
       lists; 0 or None for a query without a match), and confidence (see `metrics.bootstrap`).
 
     Raises:
       UserError: for arrays that do not fit together, values that are not finite, ids that are not
         integers, unknown names, or if no query has a match.
+
+    Warns: SameImageWarning if a query has the features of an image that counts as its match.
     """
     options = Options(
         metric=metric,
@@ -129,17 +146,41 @@ def evaluate(
         block=block,
         chunk=chunk,
     )
-    gallery = check_streamed_images(
-        "gallery", gallery_features, gallery_pids, gallery_cameras, metric
-    )
+    if gallery_features is None:
+        raise UserError("no gallery_features are given: give query and gallery")
+    pids = number_pids(query_pids, gallery_pids)
+    cameras = number_cameras(query_cameras, gallery_cameras)
+    gallery = check_streamed_images("gallery", gallery_features, pids[1], cameras[1], metric)
     source = make_source(gallery.features, metric)  # first: an upload runs during the checks
-    query = check_images("query", query_features, query_pids, query_cameras, metric)
+    query = check_images("query", query_features, pids[0], cameras[0], metric)
     checks.same_dimension(query.features.shape[1], gallery.features.shape[1])
+    left_out = check_left_out(
+        len(query), len(gallery), query_ids=query_ids, gallery_ids=gallery_ids, ignore=ignore
+    )
     try:
-        return evaluate_stream(query, gallery.labels, source, options, junk=junk, progress=progress)
+        result = evaluate_stream(
+            query, gallery.labels, source, options, junk=junk, left_out=left_out, progress=progress
+        )
     except checks.NotFiniteFeaturesError:  # of a chunk: name the rows of the whole gallery
         checks.features("gallery_features", gallery.features, metric)
         raise
+    if junk is not None:
+        gallery = gallery.mark_junk(np.asarray(junk))
+    warn_of_same_images(query, gallery, left_out, same_camera)
+    return result | record_rounding(
+        (query_features, query.features), (gallery_features, gallery.features)
+    )
+
+
+def record_rounding(*pairs: tuple[Any, np.ndarray]) -> dict[str, str]:
+    """Return the entry of a result that says which type was rounded; empty if nothing was.
+
+    Args:
+      pairs: features as given, and as checked.
+    """
+    types = [checks.rounded_type(*pair) for pair in pairs]
+    found = " and ".join(dict.fromkeys(name for name in types if name))
+    return {"features": f"{found} rounded to float32"} if found else {}
 
 
 def evaluate_sets(
@@ -147,11 +188,14 @@ def evaluate_sets(
     gallery: ImageSet,
     options: Options,
     *,
+    left_out: ItemLists | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
-    """Evaluate image sets; see `evaluate`."""
+    """Evaluate image sets; see `evaluate`, and `check_left_out` for `left_out`."""
     source = make_source(gallery.features, options.metric)
-    return evaluate_stream(query, gallery.labels, source, options, progress=progress)
+    return evaluate_stream(
+        query, gallery.labels, source, options, left_out=left_out, progress=progress
+    )
 
 
 def evaluate_stream(
@@ -161,6 +205,7 @@ def evaluate_stream(
     options: Options,
     *,
     junk: ArrayLike | None = None,
+    left_out: ItemLists | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Evaluate a gallery whose features are computed, or read, during the evaluation.
@@ -171,6 +216,7 @@ def evaluate_stream(
       source: see `FeatureSource`. While it works, the devices count the items it returned before.
       options: see `evaluate`.
       junk: [g] bool, or None.
+      left_out: see `check_left_out`.
       progress: called as progress(gallery items seen, g) after each chunk.
 
     Returns: see `evaluate`.
@@ -185,22 +231,29 @@ def evaluate_stream(
     kept = np.flatnonzero(~is_junk)
     if not len(kept):
         raise all_junk(len(gallery))
+    if left_out is not None:
+        left_out = keep_items(left_out, kept, len(gallery))
     ranks = relevant_ranks(
         query,
         gallery.take(kept),
         lambda rows: source(kept[rows]),
         same_camera=options.same_camera,
         metric=options.metric,
+        left_out=left_out,
         dtype=options.dtype,
         block=options.block,
         chunk=options.chunk,
         progress=progress,
     )
-    return summarise_ranks(ranks, query.labels, len(kept), options)
+    return summarise_ranks(ranks, query.labels, len(kept), options, left_out)
 
 
 def summarise_ranks(
-    ranks: metrics.Ranks, query: Labels, num_gallery: int, options: Options
+    ranks: metrics.Ranks,
+    query: Labels,
+    num_gallery: int,
+    options: Options,
+    left_out: ItemLists | None = None,
 ) -> dict[str, Any]:
     """Return the figures of ranks in a gallery of `num_gallery` items; see `evaluate`.
 
@@ -211,6 +264,8 @@ def summarise_ranks(
     if summary is None:
         raise no_match(len(query), num_gallery)
     result = {"num_query": len(query), "num_gallery": num_gallery, **summary}
+    if left_out is not None:
+        result["num_left_out"] = len(left_out.items)
     if options.dtype != "float32":
         result["features"] = options.dtype
     if options.breakdown:

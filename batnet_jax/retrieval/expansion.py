@@ -6,6 +6,7 @@ from jaxtyping import ArrayLike, Float32
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.mapped_rows import read_rows
+from batnet_jax.retrieval.matches import ItemLists
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.retrieval.search import top_k
 
@@ -17,6 +18,7 @@ def expand_queries(
     k: int,
     alpha: float = 0.0,
     metric: str = "cosine",
+    left_out: ItemLists | None = None,
 ) -> Float32[np.ndarray, "q d"]:
     """Return the weighted mean of each query and the k gallery items most similar to it.
 
@@ -31,6 +33,7 @@ def expand_queries(
       alpha: at least 0; under "euclidean", which has no cosine, only 0.
       metric: "cosine": all features are brought to unit length first, and the means too.
         "euclidean": features are taken as given.
+      left_out: items that a query is not averaged with, see `check_left_out`; None for none.
 
     Returns: the new queries, [q, d].
 
@@ -39,7 +42,7 @@ def expand_queries(
         that is not allowed.
     """
     _check_alpha(alpha, checks.choice("metric", metric, checks.METRICS))
-    indices, cosines = top_k(query_features, gallery_features, k, metric=metric)
+    indices, cosines = _first_items(query_features, gallery_features, k, metric, left_out)
     gallery = np.asarray(gallery_features)
     query = checks.features("query_features", query_features, metric)
     total = unit_length(query) if metric == "cosine" else query
@@ -49,10 +52,28 @@ def expand_queries(
         if metric == "cosine":
             rows = unit_length(rows)
         weights = np.maximum(cosine[:, None], 0) ** np.float32(alpha)
+        weights *= np.isfinite(cosine)[:, None]
         total += weights * rows
         sum_weights += weights
     total /= sum_weights
     return unit_length(total) if metric == "cosine" else total
+
+
+def _first_items(
+    query: ArrayLike, gallery: ArrayLike, k: int, metric: str, left_out: ItemLists | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the result of `top_k` without the items that a query leaves out.
+
+    A query that leaves out so many items that fewer than k remain has -inf as the others' scores.
+    """
+    most = 0 if left_out is None else int(left_out.counts.max(initial=0))
+    if left_out is None or not most:
+        return top_k(query, gallery, k, metric=metric)
+    indices, scores = top_k(query, gallery, checks.positive_int("k", k) + most, metric=metric)
+    is_out = np.stack([np.isin(row, left_out.of(q)) for q, row in enumerate(indices)])
+    order = np.argsort(is_out, axis=1, kind="stable")[:, :k]  # items that count come first
+    scores = np.where(is_out, -np.float32(np.inf), scores)
+    return np.take_along_axis(indices, order, 1), np.take_along_axis(scores, order, 1)
 
 
 def _check_alpha(alpha: float, metric: str) -> None:

@@ -12,10 +12,8 @@ from jaxtyping import Int64
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.label_pairs import JUNK_PID, number_cameras, number_pids
 from batnet_jax.retrieval.mapped_rows import read_rows
-
-JUNK_PID = -1
-"""The identity that data sets give to bad detections: neither right nor wrong when found."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -58,9 +56,18 @@ class ImageSet:
         """Return the same images with other features."""
         return dataclasses.replace(self, features=features)
 
+    def mark_junk(self, junk: np.ndarray) -> "ImageSet":
+        """Return the same images, with the identity `JUNK_PID` where `junk`, [n] bool, is True."""
+        return dataclasses.replace(self, pids=np.where(junk, JUNK_PID, self.pids))
+
+    @property
+    def not_junk(self) -> Int64[np.ndarray, " m"]:
+        """The indices of the images whose identity is not `JUNK_PID`."""
+        return np.flatnonzero(self.pids != JUNK_PID)
+
     def drop_junk(self) -> "ImageSet":
         """Return the images whose identity is not `JUNK_PID`; their features are copied."""
-        return self.take(np.flatnonzero(self.pids != JUNK_PID))
+        return self.take(self.not_junk)
 
 
 def check_images(
@@ -111,9 +118,21 @@ def check_pair(
 
     Raises: UserError as `check_images`, and if the features differ in length.
     """
+    if gallery[0] is None:
+        raise UserError("no gallery_features are given: give query and gallery")
+    query, gallery = number_pair(query, gallery)
     sets = check_images("query", *query, metric), check_images("gallery", *gallery, metric)
     checks.same_dimension(sets[0].features.shape[1], sets[1].features.shape[1])
     return sets
+
+
+def number_pair(
+    query: tuple[Any, Any, Any], gallery: tuple[Any, Any, Any]
+) -> tuple[tuple[Any, Any, Any], tuple[Any, Any, Any]]:
+    """Number the names of identities and cameras in (features, pids, cameras) of both sets."""
+    pids = number_pids(query[1], gallery[1])
+    cameras = number_cameras(query[2], gallery[2])
+    return (query[0], pids[0], cameras[0]), (gallery[0], pids[1], cameras[1])
 
 
 def no_match(num_query: int, num_gallery: int) -> UserError:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet
-from batnet_jax.retrieval.matches import find_matches, match_keys
+from batnet_jax.retrieval.matches import ItemLists, find_matches, match_keys, no_items
 from batnet_jax.retrieval.search import top_k
 
 
@@ -35,6 +35,7 @@ def first_places(
     gallery: ImageSet,
     *,
     same_camera: str,
+    left_out: ItemLists | None = None,
     places: int = 10,
     uncounted: int = 0,
 ) -> list[ListHead]:
@@ -44,18 +45,24 @@ def first_places(
       query: q images.
       gallery: g images.
       same_camera: "remove": items of the query's identity seen by its own camera do not count.
+      left_out: items that each query's list leaves out, as junk; None for none.
       places: items that count, in each list.
       uncounted: the largest number of items that do not count, in each list.
     """
-    _, removed = find_matches(*match_keys(query.labels, gallery.labels, same_camera))
+    keys = match_keys(query.labels, gallery.labels, same_camera)
+    removed = find_matches(*keys).removed
+    if left_out is None:
+        left_out = no_items(len(query))
     is_junk = gallery.pids == JUNK_PID
     k = places + int(removed.counts.max(initial=0)) + int(is_junk.sum())
+    k += int(left_out.counts.max(initial=0))
     order, _ = top_k(query.features, gallery.features, min(k, len(gallery)))
     heads = []
     for q, items in enumerate(order):
         is_right = gallery.pids == query.pids[q]
         own = set(removed.of(q).tolist())
-        heads.append(_list_head(items[~is_junk[items]].tolist(), own, is_right, places, uncounted))
+        is_hidden = is_junk[items] | np.isin(items, left_out.of(q))
+        heads.append(_list_head(items[~is_hidden].tolist(), own, is_right, places, uncounted))
     return heads
 
 
@@ -85,16 +92,19 @@ def _list_head(
     return ListHead(first, max(0, num_removed - uncounted))
 
 
-def first_right(query: ImageSet, gallery: ImageSet, *, same_camera: str) -> int:
+def first_right(
+    query: ImageSet, gallery: ImageSet, *, same_camera: str, left_out: ItemLists | None = None
+) -> int:
     """Return the gallery index of the relevant item most similar to a query; ties by index.
 
     Args:
       query: one image that has a relevant item.
       gallery: g images.
       same_camera: "remove": items seen by the query's own camera are not relevant.
+      left_out: further items that are not relevant; None for none.
     """
-    matches, _ = find_matches(*match_keys(query.labels, gallery.labels, same_camera))
-    relevant = matches.of(0)
+    keys = match_keys(query.labels, gallery.labels, same_camera)
+    relevant = find_matches(*keys, left_out).relevant.of(0)
     rows = np.asarray(gallery.features[relevant], np.float64)
     lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
     scores = rows @ np.asarray(query.features[0], np.float64)

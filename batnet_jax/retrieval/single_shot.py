@@ -7,9 +7,11 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.evaluator import record_rounding
 from batnet_jax.retrieval.image_set import ImageSet, check_pair, no_match
+from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
 from batnet_jax.retrieval.mapped_rows import read_rows
-from batnet_jax.retrieval.matches import ItemLists, find_matches, match_keys
+from batnet_jax.retrieval.matches import ItemLists, find_matches, keep_items, match_keys
 from batnet_jax.retrieval.scores import block_size, iterate_scores
 
 Progress = Callable[[int, int], None]
@@ -18,11 +20,14 @@ Progress = Callable[[int, int], None]
 def single_shot_cmc(
     query_features: ArrayLike,
     query_pids: ArrayLike,
-    query_cameras: ArrayLike | None,
-    gallery_features: ArrayLike,
-    gallery_pids: ArrayLike,
-    gallery_cameras: ArrayLike | None,
+    query_cameras: ArrayLike | None = None,
+    gallery_features: Any = None,
+    gallery_pids: Any = None,
+    gallery_cameras: ArrayLike | None = None,
     *,
+    query_ids: ArrayLike | None = None,
+    gallery_ids: ArrayLike | None = None,
+    ignore: Any = None,
     metric: str = "cosine",
     same_camera: str = "remove",
     trials: int = 10,
@@ -35,7 +40,8 @@ def single_shot_cmc(
 
     All queries of a trial have the same draws, except for the query's own identity: its image is
     drawn among the images that the camera rule keeps. Draws depend on the seed, the trial and the
-    query, not on `block`. Equal scores are ordered by gallery index.
+    query, not on `block`. Equal scores are ordered by gallery index. Where a query ignores an image
+    that was drawn for another identity, another image of this identity is drawn.
 
     Args:
       query_features: [q, d]; this and the other arrays as in `evaluate`.
@@ -44,6 +50,9 @@ def single_shot_cmc(
       gallery_features: [g, d].
       gallery_pids: [g] int; -1 (junk) is dropped.
       gallery_cameras: [g] int or None.
+      query_ids: see `evaluate`.
+      gallery_ids: see `evaluate`.
+      ignore: see `evaluate`.
       metric: see `evaluate`.
       same_camera: see `evaluate`.
       trials: the number of draws.
@@ -63,9 +72,14 @@ def single_shot_cmc(
         (gallery_features, gallery_pids, gallery_cameras),
         metric,
     )
+    left_out = check_left_out(
+        len(query), len(gallery), query_ids=query_ids, gallery_ids=gallery_ids, ignore=ignore
+    )
+    warn_of_same_images(query, gallery, left_out, same_camera)
     return single_shot_cmc_sets(
         query,
         gallery,
+        left_out=left_out,
         metric=metric,
         same_camera=same_camera,
         trials=trials,
@@ -73,13 +87,14 @@ def single_shot_cmc(
         cmc_ranks=cmc_ranks,
         block=block,
         progress=progress,
-    )
+    ) | record_rounding((query_features, query.features), (gallery_features, gallery.features))
 
 
 def single_shot_cmc_sets(
     query: ImageSet,
     gallery: ImageSet,
     *,
+    left_out: ItemLists | None = None,
     metric: str = "cosine",
     same_camera: str = "remove",
     trials: int = 10,
@@ -92,8 +107,11 @@ def single_shot_cmc_sets(
     checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
     trials = checks.positive_int("trials", trials)
     checks.positive_ints("cmc_ranks", cmc_ranks)
+    if left_out is not None:
+        left_out = keep_items(left_out, gallery.not_junk, len(gallery))
     gallery = gallery.drop_junk()
-    relevant, _ = find_matches(*match_keys(query.labels, gallery.labels, same_camera))
+    keys = match_keys(query.labels, gallery.labels, same_camera)
+    relevant, _, ignored = find_matches(*keys, left_out)
     valid = np.flatnonzero(relevant.counts)
     if not len(valid):
         raise no_match(len(query), len(gallery))
@@ -106,8 +124,14 @@ def single_shot_cmc_sets(
     for which, scores in iterate_scores(*features, metric=metric, block=size):
         rows = np.asarray(scores)
         for v in range(which.start, which.stop):
-            other = identities != query.pids[valid[v]]
-            ranks[v] = _own_ranks(rows[v - which.start], shared[:, other], own[v])
+            q = int(valid[v])
+            scores_of_q = rows[v - which.start]
+            drawn = shared
+            if len(ignored.of(q)):
+                drawn, scores_of_q = _draw_again(
+                    shared, identities, gallery.pids, ignored.of(q), scores_of_q, [seed, 2, q]
+                )
+            ranks[v] = _own_ranks(scores_of_q, drawn[:, identities != query.pids[q]], own[v])
         if progress is not None:
             progress(which.stop, len(valid))
     curves = {str(k): (ranks <= k).mean(0) for k in cmc_ranks}
@@ -135,6 +159,39 @@ def _draw_own(relevant: ItemLists, valid: np.ndarray, trials: int, seed: int) ->
     rng = np.random.default_rng([seed, 1])
     drawn = rng.integers(0, relevant.counts[valid], (trials, len(valid))).T
     return relevant.items[relevant.offsets[:-1][valid][:, None] + drawn]
+
+
+def _draw_again(
+    drawn: np.ndarray,
+    identities: np.ndarray,
+    pids: np.ndarray,
+    ignored: np.ndarray,
+    scores: np.ndarray,
+    seed: list[int],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw again, among the other images of the identity, where a query ignores the drawn image.
+
+    Args:
+      drawn: [trials, identities] the items that all queries share.
+      identities: [identities] of the columns of `drawn`.
+      pids: [g] of the gallery.
+      ignored: the items that the query ignores.
+      scores: [g] of the query.
+      seed: of the draws.
+
+    Returns: the items, and the scores with -inf for ignored items: an identity that has no other
+      image keeps an ignored one, which is ahead of nothing.
+    """
+    rng = np.random.default_rng(seed)
+    is_kept = np.ones(len(pids), bool)
+    is_kept[ignored] = False
+    drawn = drawn.copy()
+    for column in np.flatnonzero(np.isin(identities, pids[ignored])):
+        items = np.flatnonzero(is_kept & (pids == identities[column]))
+        trials = np.flatnonzero(~is_kept[drawn[:, column]])
+        if len(items):
+            drawn[trials, column] = items[rng.integers(0, len(items), len(trials))]
+    return drawn, np.where(is_kept, scores, np.float32(-np.inf))
 
 
 def _own_ranks(scores: np.ndarray, others: np.ndarray, own: np.ndarray) -> np.ndarray:

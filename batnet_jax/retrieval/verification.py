@@ -12,9 +12,11 @@ from jaxtyping import ArrayLike, Int64
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import checks
+from batnet_jax.retrieval.evaluator import record_rounding
 from batnet_jax.retrieval.image_set import ImageSet, check_pair
+from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
 from batnet_jax.retrieval.mapped_rows import read_rows
-from batnet_jax.retrieval.matches import find_matches, match_keys
+from batnet_jax.retrieval.matches import ItemLists, find_matches, keep_items, match_keys
 from batnet_jax.retrieval.scores import block_size, iterate_scores
 
 BINS = 2**16
@@ -25,11 +27,14 @@ Progress = Callable[[int, int], None]
 def verify(
     query_features: ArrayLike,
     query_pids: ArrayLike,
-    query_cameras: ArrayLike | None,
-    gallery_features: ArrayLike,
-    gallery_pids: ArrayLike,
-    gallery_cameras: ArrayLike | None,
+    query_cameras: ArrayLike | None = None,
+    gallery_features: Any = None,
+    gallery_pids: Any = None,
+    gallery_cameras: ArrayLike | None = None,
     *,
+    query_ids: ArrayLike | None = None,
+    gallery_ids: ArrayLike | None = None,
+    ignore: Any = None,
     metric: str = "cosine",
     same_camera: str = "remove",
     false_accept_rates: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
@@ -47,6 +52,9 @@ def verify(
       gallery_features: [g, d].
       gallery_pids: [g] int; -1 (junk) is dropped.
       gallery_cameras: [g] int or None.
+      query_ids: see `evaluate`.
+      gallery_ids: see `evaluate`.
+      ignore: see `evaluate`.
       metric: "cosine": accept where the cosine is at least the threshold. "euclidean": accept where
         the distance is at most the threshold.
       same_camera: "remove" leaves out positive pairs of one camera, but not negative ones; "keep"
@@ -69,21 +77,27 @@ def verify(
         (gallery_features, gallery_pids, gallery_cameras),
         metric,
     )
+    left_out = check_left_out(
+        len(query), len(gallery), query_ids=query_ids, gallery_ids=gallery_ids, ignore=ignore
+    )
+    warn_of_same_images(query, gallery, left_out, same_camera)
     return verify_sets(
         query,
         gallery,
+        left_out=left_out,
         metric=metric,
         same_camera=same_camera,
         false_accept_rates=false_accept_rates,
         block=block,
         progress=progress,
-    )
+    ) | record_rounding((query_features, query.features), (gallery_features, gallery.features))
 
 
 def verify_sets(
     query: ImageSet,
     gallery: ImageSet,
     *,
+    left_out: ItemLists | None = None,
     metric: str = "cosine",
     same_camera: str = "remove",
     false_accept_rates: Sequence[float] = (1e-1, 1e-2, 1e-3, 1e-4),
@@ -95,8 +109,11 @@ def verify_sets(
     for rate in false_accept_rates:
         if not 0 < rate < 1:
             raise UserError(f"false_accept_rates={rate!r}: each must be between 0 and 1")
+    if left_out is not None:
+        left_out = keep_items(left_out, gallery.not_junk, len(gallery))
     gallery = gallery.drop_junk()
-    matches = find_matches(*match_keys(query.labels, gallery.labels, same_camera))
+    keys = match_keys(query.labels, gallery.labels, same_camera)
+    matches = find_matches(*keys, left_out)
     features = read_rows(query.features, slice(None)), gallery.features
     size = block_size(len(query), max(len(gallery), 1)) if block is None else block
     size = checks.positive_int("block", size)
@@ -109,9 +126,10 @@ def verify_sets(
             similarities = _minus_distances(features[0][which], similarities)
         for row, q in zip(similarities, range(which.start, which.stop), strict=True):
             bins = np.clip((row - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
-            relevant, removed = (lists.of(q) for lists in matches)
+            relevant, removed, others = (lists.of(q) for lists in matches)
             total += np.bincount(bins, minlength=BINS)
             total -= np.bincount(bins[removed], minlength=BINS)
+            total -= np.bincount(bins[others], minlength=BINS)
             positive += np.bincount(bins[relevant], minlength=BINS)
         if progress is not None:
             progress(which.stop, len(query))

@@ -10,7 +10,7 @@ import ml_collections
 from clu import parameter_overview
 
 from batnet_jax.data.run_data import Identity
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.runtime import processes
 from batnet_jax.step.train_step import Recipe, TrainState, init_state
 from batnet_jax.training.run_length import RunLength, check_batch, check_steps_left
@@ -89,6 +89,12 @@ def start_from(
     """
     source = config.init["from"]
     if not source:
+        if config.train.freeze:
+            print(
+                f"warning: config.train.freeze={config.train.freeze} keeps random values: name "
+                "weights by config.init.from",
+                file=sys.stderr,
+            )
         return fresh, ""
     variables = {"params": fresh.params, "batch_stats": fresh.batch_stats}
     try:
@@ -97,6 +103,8 @@ def start_from(
         )
     except OtherNetworkError as error:
         raise UserError(f"{error}: pass {as_flags('model', error.found)}") from error
+    except ArgumentError as error:
+        raise UserError(f"{error} (--config.init.{error.argument}=...)") from error
     print(f"{report.summary()}; see {INIT}")
     return fresh.replace(**filled), report.text()  # type: ignore[attr-defined]
 

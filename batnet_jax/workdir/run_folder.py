@@ -7,9 +7,11 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
+from batnet_jax.config import older_values
 from batnet_jax.data.run_data import Identity
 from batnet_jax.errors import UserError
 from batnet_jax.workdir.gcs import is_bucket, reached, write_whole
@@ -53,6 +55,19 @@ def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
             "workdir"
         ) from error
     check_settings(config, saved, workdir)
+
+
+def older_settings(workdir: Path) -> dict[str, Any]:
+    """Return the fields that the run of a workdir is older than, with the values that it had.
+
+    Returns: values by dotted names; empty without a run, or if its settings cannot be read, which
+      `check_workdir` reports.
+    """
+    try:
+        saved = json.loads((workdir / CONFIG).read_text())
+        return older_values(saved) if isinstance(saved, dict) else {}
+    except Exception:  # a bucket raises errors of its own
+        return {}
 
 
 def check_writable(workdir: Path) -> None:

@@ -12,6 +12,7 @@ from support.paths import ROOT
 
 from batnet_jax import models
 from batnet_jax.config import FIELDS, RESUMABLE_FIELDS, default_config, flatten
+from batnet_jax.data.files.pixels import ALPHA
 from batnet_jax.errors import UserError
 from batnet_jax.models.init_variables import MAX_PARAMETERS
 from batnet_jax.retrieval import POOLINGS
@@ -178,6 +179,7 @@ def test_the_choices_are_those_of_the_code():
     assert choices == {
         "fit": ("none", "batch", "all"),
         "schedule": SCHEDULES,
+        "data.alpha": ALPHA,
         "model.attention": models.ATTENTIONS,
         "model.kernel": tuple(models.KERNELS),
         "model.backbone": tuple(models.BACKBONES),

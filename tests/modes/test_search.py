@@ -73,12 +73,36 @@ def test_a_feature_file_and_its_folder_give_the_same_ranks(world, capsys):
 
 
 def test_several_queries(world, capsys):
-    run(world, query=world / "gallery", top=1)
+    run(world, query=world / "gallery", top=1, keep_own=True)
     rows = capsys.readouterr().out.splitlines()
     assert rows[::2] == [str(world / "gallery" / name) for name in ORDER]
     assert [row.split(maxsplit=2)[2] for row in rows[1::2]] == rows[
         ::2
     ]  # each image finds itself first
+
+
+@pytest.mark.parametrize("form", ["folder", "file", "links"])
+def test_a_query_of_the_gallery_does_not_find_itself(world, monkeypatch, form):
+    """By whatever path: from another folder, relative, or over a link."""
+    gallery = world / "gallery"
+    if form == "file":
+        paths = [str(gallery / "." / "deep" / ".." / name) for name in ORDER]
+        features = Colours().embed(paths)
+        write_features(world / "F.npz", [features], shape=features.shape, paths=paths)
+        gallery = world / "F.npz"
+    if form == "links":
+        (world / "links").symlink_to(world / "gallery")
+        (world / "one.png").symlink_to(world / "gallery" / "red.png")
+        (world / "list.txt").write_text("one.png\nlinks/deep/green.png\nq.png\n")
+    monkeypatch.chdir(world)
+    query = world / "list.txt" if form == "links" else Path("gallery")
+    run(world, query=query, gallery=gallery, top=99, output=world / "F.json")
+    results = json.loads((world / "F.json").read_text())["results"]
+    own = ["red.png", "deep/green.png", None] if form == "links" else ORDER
+    for one, name in zip(results, own, strict=True):
+        indices = [hit["index"] for hit in one["hits"]]
+        assert sorted(indices) == [i for i in range(5) if ORDER[i] != name]
+        assert [hit["rank"] for hit in one["hits"]] == list(range(1, len(indices) + 1))
 
 
 def test_mistakes(world):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from batnet_jax.errors import UserError
-from batnet_jax.retrieval import top_k
+from batnet_jax.retrieval import check_left_out, top_k
 from batnet_jax.retrieval.expansion import expand_queries
 
 # The cosines with the query (3, 0), in descending order: 0.8, 0.6, 0 and -1.
@@ -85,3 +85,16 @@ def test_refusals(change, message):
     with pytest.raises(UserError, match=re.escape(message)) as caught:
         expand_queries(**good | change)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_left_out_items_weigh_nothing(metric):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((7, 4), np.float32)
+    lists = [[q, (q + 1) % 7] for q in range(6)] + [list(range(1, 7))]  # the last keeps one item
+    left_out = check_left_out(7, 7, ignore=lists)
+    got = expand_queries(features, features, k=3, metric=metric, left_out=left_out)
+    for q in range(7):
+        others = np.delete(features, lists[q], axis=0)
+        alone = expand_queries(features[q : q + 1], others, k=3, metric=metric)
+        np.testing.assert_allclose(got[q], alone[0], rtol=1e-5)  # of float32

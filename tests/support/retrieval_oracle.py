@@ -19,15 +19,15 @@ def similarity(query, gallery, metric):
     return np.array([float(np.dot(unit(query), unit(item))) for item in gallery])
 
 
-def ranked_matches(scores, pid, camera, gallery_pids, gallery_cameras, *, keep):
+def ranked_matches(scores, pid, camera, gallery_pids, gallery_cameras, *, keep, ignored=()):
     """Return for each place of a ranked list whether it is right, without junk and removed items.
 
-    With `keep`, images of the query's own view are not removed.
+    With `keep`, images of the query's own view are not removed. Items in `ignored` always are.
     """
     order = np.argsort(-scores, kind="stable")
     matches = []
     for g in order:
-        if gallery_pids[g] == -1:
+        if gallery_pids[g] == -1 or g in ignored:
             continue
         right = gallery_pids[g] == pid
         if right and not keep and gallery_cameras[g] == camera:
@@ -62,9 +62,12 @@ def market_ap(matches):
 
 def evaluate(
     query_features, query_pids, query_cameras, gallery_features, gallery_pids, gallery_cameras,
-    *, metric, ap, same_camera, cmc_ranks=(1, 5, 10, 20),
+    *, metric, ap, same_camera, cmc_ranks=(1, 5, 10, 20), ignored=None,
 ):  # fmt: skip
-    """Return the result of `batnet_jax.retrieval.evaluate`, or None if no query is valid."""
+    """Return the result of `batnet_jax.retrieval.evaluate`, or None if no query is valid.
+
+    `ignored` has the set of gallery items that each query ignores.
+    """
     curves, aps, inps = [], [], []
     for q in range(len(query_features)):
         matches = ranked_matches(
@@ -74,6 +77,7 @@ def evaluate(
             gallery_pids,
             gallery_cameras,
             keep=same_camera == "keep" or query_cameras is None,
+            ignored=() if ignored is None else ignored[q],
         )
         if not any(matches):
             continue

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from batnet_jax.data.files.find_dataset import SEARCH_DEPTH, list_candidates
-from batnet_jax.data.files.tree import IMAGE_SUFFIXES, FileTree, is_archive, open_tree
+from batnet_jax.data.files.tree import FileTree, is_archive, is_hidden, is_image_name, open_tree
 from batnet_jax.data.sources.file_labels import camera_of, pid_of
 from batnet_jax.data.sources.market import FOLDERS
 from batnet_jax.errors import UserError
@@ -202,10 +202,10 @@ def _people_in_archive(path: Path, sure: bool) -> FileTree | None:
 def _own_images(path: Path) -> list[str]:
     try:
         with os.scandir(path) as found:
-            names = [e.name for e in found if e.name.lower().endswith(IMAGE_SUFFIXES)]
+            names = [e.name for e in found if is_image_name(e.name)]
     except OSError:  # no permission
         return []
-    return [name for name in names if not name.startswith(".")]
+    return [name for name in names if not is_hidden(name)]
 
 
 def _are_labelled(names: list[str]) -> bool:
@@ -219,7 +219,8 @@ def _are_labelled(names: list[str]) -> bool:
 
 def _has_image(folder: Path) -> bool:
     try:
-        names = (name for _, _, files in os.walk(folder) for name in files)
-        return any(name.lower().endswith(IMAGE_SUFFIXES) for name in itertools.islice(names, 1000))
+        walk = ((os.path.relpath(at, folder), files) for at, _, files in os.walk(folder))
+        names = (name for at, files in walk if not is_hidden(at) for name in files)
+        return any(map(is_image_name, itertools.islice(names, 1000)))
     except (OSError, RecursionError):  # no permission, or too many nested folders
         return False

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import ml_collections
 
+from batnet_jax.config import default_config
 from batnet_jax.data.run_data import RunData, open_run_data
 from batnet_jax.errors import NotFiniteError, UserError
 from batnet_jax.modes.tables.paper import TABLES, Row, Table
@@ -24,7 +25,7 @@ from batnet_jax.workdir.run_folder import CONFIG
 
 FOLDER = "tables"
 # Fields of the `eval` section that change the figures of a table.
-EVAL_FIELDS = ("ap", "same_camera", "multi_query", "distractors", "datasets")
+EVAL_FIELDS = ("ap", "same_camera", "leave_out_own", "multi_query", "distractors", "datasets")
 
 
 class Run(NamedTuple):
@@ -175,6 +176,7 @@ def read_result(run: Run, total: int) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError):
         return None
     wanted = json.loads(run.config.to_json())["eval"]
+    saved = json.loads(default_config().eval.to_json()) | saved  # older than a field
     same = all(saved.get(name) == wanted[name] for name in EVAL_FIELDS)
     # A later `--mode=eval` may have written figures by another convention.
     same = same and isinstance(result, dict) and result.get("ap") == wanted["ap"]

@@ -20,7 +20,12 @@ from batnet_jax.training.run_length import RunLength
 # Fields that are not settings of the method, or that the notes mention elsewhere.
 OWN_FIELDS = ("seed", "init", "data.dataset", "data.variant", "data.train")
 # Resumable fields that change the figures.
-EVAL_SETTINGS = ("eval.same_camera", "eval.multi_query", "eval.distractors")
+EVAL_SETTINGS = (
+    "eval.same_camera",
+    "eval.leave_out_own",
+    "eval.multi_query",
+    "eval.distractors",
+)
 
 
 class Description(NamedTuple):

@@ -26,7 +26,9 @@ Terms:
     tile        the scores of a block (or group) against a chunk
     meet        a group meets a chunk: its tile is computed and counted
     relevant    items of the query's identity whose ranks are wanted
-    removed     items of the query's identity that the camera rule leaves out of its ranking
+    removed     items of the query's identity that its ranking leaves out, by the camera rule or by
+                the caller's lists
+    hidden      items of other identities that the caller's lists leave out of a query's ranking
     matched     items that are relevant to, or removed for, some query
     home chunk  the chunk that contains all items of the query's identity
     threshold   the score of a relevant item, read from the tile of its home chunk. Items with
@@ -44,6 +46,7 @@ Modules, in the order of the data:
     query_blocks      groups of blocks as arrays on the devices
     chunks            chunks as arrays on the devices
     chunk_cache       chunks that some group has yet to meet
+    hidden_items      which items to hide in which tile
     device_map        copies, splits and runs things on all devices
     count             the arithmetic of one tile
     count_pallas      counting as a GPU kernel

@@ -70,8 +70,15 @@ def hide_removed(
     """
     outside = scores.shape[1]
     column = jnp.where(at_home[:, None] & (removed >= 0), columns[removed], outside)
+    return hide_columns(scores, column)
+
+
+def hide_columns(
+    scores: Float32[Array, "b n"], columns: Int32[Array, "b slots"]
+) -> Float32[Array, "b n"]:
+    """Set the scores in some columns of each query to -inf; columns from n on are empty slots."""
     rows = jnp.arange(scores.shape[0])[:, None]
-    return scores.at[rows, column].set(-jnp.inf, mode="drop")
+    return scores.at[rows, columns].set(-jnp.inf, mode="drop")
 
 
 def count_ahead(

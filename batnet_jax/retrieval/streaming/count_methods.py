@@ -60,6 +60,11 @@ def hide_removed(scores: Array, removed: Array, columns: Array, at_home: Any) ->
     return on_devices(count.hide_removed, (0, 0, None, 0), (0,))(scores, removed, columns, at_home)
 
 
+def hide_columns(scores: Array, columns: Any) -> Array:
+    """`count.hide_columns` of a group, [devices, b, n]; overwrites `scores`."""
+    return on_devices(count.hide_columns, (0, 0), (0,))(scores, columns)
+
+
 def count_ahead(scores: Array, page: Page, columns: Array, num_items: Array, active: Any) -> Array:
     """`count.count_ahead` of a group, [devices, b, page]; overwrites `page.counts`."""
     arguments = (scores, page.items, page.thresholds, page.counts, columns, num_items, active)

@@ -19,6 +19,7 @@ from batnet_jax.retrieval.metrics import Ranks
 from batnet_jax.retrieval.streaming import count_methods
 from batnet_jax.retrieval.streaming.chunk_cache import ChunkCache
 from batnet_jax.retrieval.streaming.chunks import Chunk, ChunkLoader
+from batnet_jax.retrieval.streaming.hidden_items import HiddenItems
 from batnet_jax.retrieval.streaming.prepare_features import (
     ChunkPreparer,
     FeatureSource,
@@ -50,6 +51,7 @@ def relevant_ranks(
     *,
     same_camera: str,
     metric: str,
+    left_out: ItemLists | None = None,
     dtype: str = "float32",
     block: int | None = None,
     chunk: int | None = None,
@@ -66,6 +68,7 @@ def relevant_ranks(
       same_camera: "remove" leaves out items of the query's identity and camera, if cameras are
         known; "keep" leaves nothing out.
       metric: "cosine" or "euclidean".
+      left_out: further items that each query's ranking leaves out; None for none.
       dtype: "float32", or "bfloat16" for features rounded to it.
       block: queries at a time on a device; None chooses.
       chunk: gallery items at a time; None chooses.
@@ -73,7 +76,9 @@ def relevant_ranks(
     """
     features = view_rows(query.features, slice(None))
     queries = make_queries(features, metric, dtype)  # the device works while the host plans
-    plan = plan_tiles(query.labels, gallery, same_camera=same_camera, block=block, chunk=chunk)
+    plan = plan_tiles(
+        query.labels, gallery, left_out, same_camera=same_camera, block=block, chunk=chunk
+    )
     is_matched = np.zeros(len(gallery), bool)
     is_matched[plan.relevant.items] = is_matched[plan.removed.items] = True
     matched_index = np.cumsum(is_matched) - 1
@@ -90,7 +95,13 @@ def relevant_ranks(
 
 
 def plan_tiles(
-    query: Labels, gallery: Labels, *, same_camera: str, block: int | None, chunk: int | None
+    query: Labels,
+    gallery: Labels,
+    left_out: ItemLists | None = None,
+    *,
+    same_camera: str,
+    block: int | None,
+    chunk: int | None,
 ) -> Plan:
     """Return the plan for this machine's devices; see `relevant_ranks`."""
     query_keys, gallery_keys = match_keys(query, gallery, same_camera)
@@ -100,6 +111,7 @@ def plan_tiles(
     return make_plan(
         MatchKeys(query_pids, query_views),
         MatchKeys(gallery_pids, gallery_views),
+        left_out,
         block=block or min(default_block, -(-len(query) // jax.device_count())),
         chunk=chunk or default_chunk,
     )
@@ -140,6 +152,7 @@ class _Counting:
         self._load_group = load_group
         self._chunks = chunks
         self._groups = group_blocks(plan)
+        self._hidden = HiddenItems(plan, self._groups)
         self._last_home = [int(group.home.max()) for group in self._groups]
         # The chunks that each group has yet to meet; none if its blocks are all empty.
         self._pending = [
@@ -189,7 +202,7 @@ class _Counting:
         """
         group = self._loaded.get(k) or self._load_group(self._groups[k])
         at_home = group.home == number
-        tile = _make_tile(group, chunk)
+        tile = self._make_tile(k, group, number, chunk)
         relevant = []
         for page in group.relevant:
             thresholds = count_methods.read_thresholds(tile.scores, page, chunk.columns, at_home)
@@ -217,8 +230,14 @@ class _Counting:
             home = self._loaded[k].home
             # If this is a home chunk of the group, `_meet_home` has counted for the other queries.
             active = (home > number) | ~(home == number).any()
-            self._loaded[k] = _count(self._loaded[k], _make_tile(self._loaded[k], chunk), active)
+            tile = self._make_tile(k, self._loaded[k], number, chunk)
+            self._loaded[k] = _count(self._loaded[k], tile, active)
             self._pending[k].discard(number)
+
+    def _make_tile(self, k: int, group: DeviceGroup, number: int, chunk: Chunk) -> _Tile:
+        """Compute the scores of a group against a chunk, without the hidden items'."""
+        scores = count_methods.tile_scores(group.queries, chunk.features, chunk.offset)
+        return _Tile(self._hidden.hide(scores, k, number), chunk.columns, chunk.num_items)
 
     def _update_cache(self, number: int, chunk: Chunk) -> None:
         """Keep the chunks that some group has yet to meet, including the new one if it fits."""
@@ -226,12 +245,6 @@ class _Counting:
         self._cache.keep_only(needed)
         if number in needed:
             self._cache.put(number, chunk)
-
-
-def _make_tile(group: DeviceGroup, chunk: Chunk) -> _Tile:
-    """Compute the scores of a group against a chunk."""
-    scores = count_methods.tile_scores(group.queries, chunk.features, chunk.offset)
-    return _Tile(scores, chunk.columns, chunk.num_items)
 
 
 def _count(group: DeviceGroup, tile: _Tile, active: np.ndarray) -> DeviceGroup:

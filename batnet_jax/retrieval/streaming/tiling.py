@@ -27,6 +27,7 @@ class Plan(NamedTuple):
 
     relevant: ItemLists
     removed: ItemLists
+    others: ItemLists  # left out as well, but of other identities, so of any chunk
     chunks: list[Int64[np.ndarray, " n"]]  # gallery items of each chunk, ascending
     chunk_length: int  # of every chunk, padding included
     blocks: list[Int64[np.ndarray, " n"]]  # queries of each block
@@ -34,7 +35,14 @@ class Plan(NamedTuple):
     home: Int32[np.ndarray, " q"]  # each query's home chunk; -1 without a relevant item
 
 
-def make_plan(query: MatchKeys, gallery: MatchKeys, *, block: int, chunk: int) -> Plan:
+def make_plan(
+    query: MatchKeys,
+    gallery: MatchKeys,
+    left_out: ItemLists | None = None,
+    *,
+    block: int,
+    chunk: int,
+) -> Plan:
     """Divide the gallery into chunks and the queries into blocks.
 
     Blocks contain only queries that have a relevant item.
@@ -42,10 +50,11 @@ def make_plan(query: MatchKeys, gallery: MatchKeys, *, block: int, chunk: int) -
     Args:
       query: of q images.
       gallery: of g images.
+      left_out: items that do not count, for each query; None for none.
       block: the largest number of queries in a block.
       chunk: the largest number of gallery items in a chunk, unless an identity has more.
     """
-    relevant, removed = find_matches(query, gallery)
+    relevant, removed, others = find_matches(query, gallery, left_out)
     valid = np.flatnonzero(relevant.counts)
     has_query = np.isin(gallery.pids, query.pids[valid])
     queried_pids, sizes = np.unique(gallery.pids[has_query], return_counts=True)
@@ -54,7 +63,7 @@ def make_plan(query: MatchKeys, gallery: MatchKeys, *, block: int, chunk: int) -
     home = np.full(len(query.pids), -1, np.int32)
     home[valid] = chunk_of_pid[np.searchsorted(queried_pids, query.pids[valid])]
     blocks, rows = _fill_blocks(valid, home[valid], relevant.counts[valid], block)
-    return Plan(relevant, removed, chunks, length, blocks, rows, home)
+    return Plan(relevant, removed, others, chunks, length, blocks, rows, home)
 
 
 def _pack(sizes: np.ndarray, gallery: int, chunk: int) -> tuple[int, Int32[np.ndarray, " n"]]:

@@ -1,0 +1,254 @@
+"""Features, identities and cameras from files of other frameworks, found by their usual names.
+
+.npz and .mat: arrays of one set, as `features`, `pids`, `cameras`, `paths`; or of both sets, as
+`query_f`, `query_label`, `query_cam`, `gallery_f` (layumi's `pytorch_result.mat`); or a distance
+matrix `distmat` with `q_pids`, `g_pids`, `q_camids`, `g_camids` (Torchreid, FastReID).
+.npy: features, or a distance matrix.
+.csv: identities, cameras and paths, a row an image; beside an .npy or .npz of its name.
+"""
+
+import csv
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from batnet_jax.errors import UserError, one_line
+
+FEATURES = ("features", "feature", "feats", "feat", "f", "embeddings", "embedding", "x")
+PIDS = (
+    "pids", "pid", "labels", "label", "identities", "identity", "ids", "id", "persons", "person",
+    "names", "name", "targets", "target", "y",
+)  # fmt: skip
+CAMERAS = ("cameras", "camera", "camids", "camid", "cam_ids", "cam_id", "cams", "cam")
+PATHS = ("paths", "path", "filenames", "filename", "files", "file", "images", "image")
+DISTANCES = ("distmat", "distances", "distance", "dists", "dist")
+SUFFIXES = (".npz", ".mat", ".npy", ".csv")
+_SIDES = {"query": ("query_", "q_", "q"), "gallery": ("gallery_", "g_", "g")}
+
+
+class Labelled(NamedTuple):
+    """The images of one set."""
+
+    features: np.ndarray | None
+    """[n, d]; None in a file of labels alone."""
+    pids: np.ndarray
+    """[n] integers or strings."""
+    cameras: Any
+    """[n] integers, strings or None; or None for all."""
+    paths: np.ndarray | None
+    """[n] strings; None if the file has none."""
+
+
+class LabelledPair(NamedTuple):
+    """A query set and its gallery."""
+
+    query: Labelled
+    gallery: Labelled
+    distances: np.ndarray | None
+    """[q, g], in place of features."""
+
+
+def read_pair(query: Path, gallery: Path | None, distances: Path | None = None) -> LabelledPair:
+    """Read two files, or one file that holds both sets.
+
+    Args:
+      query: of the queries, or of both sets if `gallery` is None.
+      gallery: of the gallery.
+      distances: an .npy of distances [q, g]; the other files then need no features.
+
+    Raises: UserError if a file cannot be read, or something is missing.
+    """
+    arrays = read_arrays(query)
+    if gallery is None:
+        matrix = _find(arrays, ("",), DISTANCES) if distances is None else _read_matrix(distances)
+        sides = [
+            _labelled(query, arrays, prefixes, features=matrix is None, beside=False)
+            for prefixes in _SIDES.values()
+        ]
+        return LabelledPair(sides[0], sides[1], matrix)
+    matrix = None if distances is None else _read_matrix(distances)
+    sides = [
+        _labelled(path, found, ("", *prefixes), features=matrix is None)
+        for path, found, prefixes in zip(
+            (query, gallery), (arrays, read_arrays(gallery)), _SIDES.values(), strict=True
+        )
+    ]
+    return LabelledPair(sides[0], sides[1], matrix)
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a file by their names in small letters; an .npy's is `features`.
+
+    Raises: UserError if the file cannot be read.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise UserError(f"'{path}' is no file of features: give {', '.join(SUFFIXES)}")
+    try:
+        if suffix == ".csv":
+            return _read_csv(path)
+        if suffix == ".npy":
+            return {"features": np.load(path, mmap_mode="r", allow_pickle=False)}
+        if suffix == ".mat":
+            return _read_mat(path)
+        with np.load(path, allow_pickle=False) as file:
+            return {name.lower(): file[name] for name in file.files}
+    except UserError:
+        raise
+    except NotImplementedError as error:
+        raise UserError(
+            f"'{path}' is a .mat of version 7.3: save it with scipy.io.savemat, or as .npz"
+        ) from error
+    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        reason = one_line(getattr(error, "strerror", None) or error)
+        raise UserError(f"'{path}' cannot be read ({reason}): write it again") from error
+
+
+def _read_mat(path: Path) -> dict[str, np.ndarray]:
+    """Read a .mat; vectors, which are [1, n] in it, become [n], and cells of strings strings."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        found = loadmat(path, chars_as_strings=True)
+    except MatReadError as error:
+        raise UserError(f"'{path}' cannot be read ({one_line(error)}): write it again") from error
+    arrays = {name.lower(): value for name, value in found.items() if not name.startswith("__")}
+    return {name: np.asarray(value) for name, value in arrays.items()}
+
+
+def _read_csv(path: Path) -> dict[str, np.ndarray]:
+    """Read a table: with a first row of names, or else of pid and camera; see `PIDS`."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        text = file.read()
+    first = text.partition("\n")[0]
+    mark = max(",;\t", key=first.count)
+    rows = [row for row in csv.reader(text.splitlines(), delimiter=mark) if any(row)]
+    if not rows:
+        raise UserError(f"'{path}' is empty: write a row for each image")
+    names = [cell.strip().lower() for cell in rows[0]]
+    if set(names) & {*PIDS, *(prefix + name for prefix in ("query_", "gallery_") for name in PIDS)}:
+        rows = rows[1:]
+    elif len(names) <= 2 and path.with_suffix(".npy").exists() | _is_number(names[0]):
+        names = ["pid", "camera"][: len(names)]
+    else:
+        raise UserError(
+            f"'{path}' begins with {', '.join(rows[0])[:80]}: its first row must name the columns,"
+            " as in pid,camera"
+        )
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(names):
+            raise UserError(f"'{path}' has {len(row)} cells in row {number}, not {len(names)}")
+    columns = zip(*rows, strict=True)
+    return {
+        name: np.array([cell.strip() for cell in column])
+        for name, column in zip(names, columns, strict=False)
+    }
+
+
+def _is_number(text: str) -> bool:
+    return text.removeprefix("-").isdecimal()
+
+
+def _read_matrix(path: Path) -> np.ndarray:
+    """Read a distance matrix.
+
+    Raises: UserError if the file does not hold one matrix.
+    """
+    arrays = read_arrays(path)
+    matrix = _find(arrays, ("",), (*DISTANCES, "features"))
+    if matrix is None or matrix.ndim != 2:
+        raise UserError(f"'{path}' holds no distance matrix: name it `distmat`, or give an .npy")
+    return matrix
+
+
+def _find(
+    arrays: Mapping[str, np.ndarray], prefixes: Sequence[str], names: Sequence[str]
+) -> np.ndarray | None:
+    """Return the first array that has one of the prefixes and names."""
+    wanted = (prefix + name for prefix in prefixes for name in names)
+    return next((arrays[name] for name in wanted if name in arrays), None)
+
+
+def _labelled(
+    path: Path,
+    arrays: Mapping[str, np.ndarray],
+    prefixes: Sequence[str],
+    *,
+    features: bool,
+    beside: bool = True,
+) -> Labelled:
+    """Return the images of one set.
+
+    Args:
+      path: of the file, for messages; a .csv beside it gives what the file lacks.
+      arrays: of the file.
+      prefixes: of the names.
+      features: whether they are needed.
+      beside: whether a .csv beside the file may hold the labels.
+
+    Raises: UserError if features or identities are missing.
+    """
+    table = path.with_suffix(".csv")
+    found = dict(arrays)
+    if beside and _find(found, prefixes, PIDS) is None and table != path:
+        found |= read_arrays(table) if table.exists() else {}
+    pids = _find(found, prefixes, PIDS)
+    matrix = _find(found, prefixes, FEATURES) if features else None
+    missing = "identities" if pids is None else "features" if features and matrix is None else ""
+    if missing or pids is None:
+        example = (FEATURES if missing == "features" else PIDS)[0]
+        side = "" if "" in prefixes else prefixes[0]
+        hint = f", or write a table '{table}'" if beside and missing == "identities" else ""
+        hint += "" if beside else ", or give a second file, of the gallery"
+        raise UserError(
+            f"'{path}' holds {', '.join(arrays) or 'nothing'}, and no {missing}: name them"
+            f" `{side}{example}`{hint}"
+        )
+    cameras, paths = _find(found, prefixes, CAMERAS), _find(found, prefixes, PATHS)
+    return Labelled(
+        matrix,
+        _vector(pids),
+        None if cameras is None else _vector(cameras),
+        None if paths is None else _vector(paths).astype(str),
+    )
+
+
+def _vector(array: np.ndarray) -> np.ndarray:
+    """Return [1, n] and [n, 1], as MATLAB has vectors, as [n]; whole numbers as integers."""
+    if array.ndim == 2 and 1 in array.shape:
+        array = array.reshape(-1)
+    if array.dtype.kind == "O":  # cells of a .mat, each an array of one string
+        cells = [cell.item() if isinstance(cell, np.ndarray) else cell for cell in array]
+        array = np.array(cells)
+    if array.dtype.kind == "U":  # MATLAB pads the rows of a matrix of characters
+        array = np.char.strip(array)
+    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():
+        array = array.astype(np.int64)
+    return array
+
+
+def join_numbers(query: Any, gallery: Any, *, missing: bool = False) -> tuple[Any, Any]:
+    """Turn the labels of two sets into integers if all are the text of whole numbers.
+
+    Labels stay text if two of them would become one number, as 1 and 01.
+
+    Args:
+      query: [q] integers or strings.
+      gallery: [g].
+      missing: empty texts stand for missing labels, which become None.
+    """
+    if query is None or gallery is None:
+        return query, gallery
+    texts = [np.asarray(one).astype(str).tolist() for one in (query, gallery)]
+    known = {text for one in texts for text in one if text or not missing}
+    numeric = all(_is_number(text) for text in known)
+    if numeric and len({int(text) for text in known}) == len(known):
+        table: dict[str, Any] = {text: int(text) for text in known}
+    else:
+        table = {text: text for text in known}
+    both = [[table.get(text) for text in one] for one in texts]
+    return both[0], both[1]

@@ -1,0 +1,135 @@
+"""The mode `metrics`: the figures of features, or of distances, that any framework has written."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import flags
+
+from batnet_jax.errors import UserError
+from batnet_jax.evaluation.labelled_features import LabelledPair, join_numbers, read_pair
+from batnet_jax.modes.flags import GALLERY, OUTPUT, QUERY, define_path, report_write_errors
+from batnet_jax.retrieval import SameImageWarning, evaluate, evaluate_distances
+from batnet_jax.retrieval.checks import AP_CONVENTIONS, METRICS, SAME_CAMERA
+from batnet_jax.runtime.atomic_write import write_atomically
+
+HELP = "Measures QUERY and GALLERY (.npz, .mat, .npy with .csv), of any framework; needs no run."
+METRIC = flags.DEFINE_enum("metric", "cosine", METRICS, "how features are compared")
+AP = flags.DEFINE_enum("ap", "precision", AP_CONVENTIONS, "the convention of average precision")
+SAME_CAMERA_FLAG = flags.DEFINE_enum(
+    "same_camera", "remove", SAME_CAMERA, "images of the query's identity and camera"
+)
+LEAVE_OUT_OWN = flags.DEFINE_boolean(
+    "leave_out_own", False, "leave out the gallery image of the query's path, or of its row"
+)
+DISTANCES = define_path("distances", "an .npy of distances, for files of labels alone")
+NEEDS = (QUERY,)
+TAKES = (GALLERY, DISTANCES, METRIC, AP, SAME_CAMERA_FLAG, LEAVE_OUT_OWN, OUTPUT)
+
+
+def run(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    query: Path,
+    gallery: Path | None,
+    distances: Path | None,
+    metric: str,
+    ap: str,
+    same_camera: str,
+    leave_out_own: bool,
+    output: Path | None,
+) -> None:
+    """Print the figures of two files; write them as JSON if asked.
+
+    Args:
+      config: not read.
+      workdir: not read.
+      query: see `read_pair`.
+      gallery: see `read_pair`.
+      distances: see `read_pair`.
+      metric: "cosine" or "euclidean"; distances are taken as they are.
+      ap: see `retrieval.evaluate`.
+      same_camera: see `retrieval.evaluate`.
+      leave_out_own: leave out each query's own image: of the same path, or, if both sets are one
+        file, of the same row.
+      output: the .json to write.
+
+    Raises: UserError if a file cannot be read or does not fit.
+    """
+    del config, workdir
+    pair = read_pair(query, gallery, distances)
+    options: dict[str, Any] = {"ap": ap, "same_camera": same_camera}
+    if leave_out_own:
+        same_file = gallery is not None and query.resolve() == gallery.resolve()
+        options |= own_images(pair, same_file=same_file)
+    pids = join_numbers(pair.query.pids, pair.gallery.pids)
+    cameras = join_numbers(pair.query.cameras, pair.gallery.cameras, missing=True)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", SameImageWarning)
+        if pair.distances is not None:
+            metric = "given distances"
+            labels = pids[0], cameras[0], pids[1], cameras[1]
+            figures = evaluate_distances(pair.distances, *labels, **options)
+        else:
+            figures = evaluate(
+                np.asanyarray(pair.query.features),
+                pids[0],
+                cameras[0],
+                pair.gallery.features,
+                pids[1],
+                cameras[1],
+                metric=metric,
+                **options,
+            )
+    for warning in told:
+        print(f"warning: {warning.message}; here: --leave_out_own", file=sys.stderr)
+    known = cameras[0] is not None and any(camera is not None for camera in cameras[0])
+    protocol = {"metric": metric, "same_camera": same_camera if known else "keep"}
+    print(format_figures(figures, protocol, cameras=known))
+    if output is not None:
+        files = {"query": str(query), "gallery": None if gallery is None else str(gallery)}
+        with report_write_errors("output", output):
+            write_atomically(output, json.dumps(files | figures | protocol, indent=2) + "\n")
+        print(f"written: {output}")
+
+
+def own_images(pair: LabelledPair, *, same_file: bool) -> dict[str, Any]:
+    """Return the arguments of `evaluate` that leave out each query's own image.
+
+    Raises: UserError if the own images cannot be told.
+    """
+    if pair.query.paths is not None and pair.gallery.paths is not None:
+        return {"query_ids": pair.query.paths, "gallery_ids": pair.gallery.paths}
+    if same_file:
+        return {"ignore": np.arange(len(pair.query.pids))}
+    missing = "QUERY" if pair.query.paths is None else "GALLERY"
+    raise UserError(
+        f"--leave_out_own needs to know which images are the same: {missing} has no `paths`; add"
+        " them, or give one file as QUERY and as GALLERY"
+    )
+
+
+def format_figures(figures: dict[str, Any], protocol: dict[str, str], *, cameras: bool) -> str:
+    """Return the table for people, in per cent."""
+    columns = {"mAP": figures["mAP"], "mINP": figures["mINP"]}
+    columns |= {f"Rank-{rank}": value for rank, value in figures["cmc"].items()}
+    head = (
+        f"{figures['num_valid_query']} of {figures['num_query']} queries, gallery"
+        f" {figures['num_gallery']}, {protocol['metric']}, AP: {figures['ap']}"
+    )
+    if not cameras:
+        head += ", cameras not known: nothing is removed"
+    elif protocol["same_camera"] == "keep":
+        head += ", same camera kept"
+    if "num_left_out" in figures:
+        head += f", {figures['num_left_out']} own images left out"
+    if "features" in figures:
+        head += f", {figures['features']}"
+    names = "".join(f"{name:>9}" for name in columns)
+    values = "".join(f"{100 * value:>8.1f}%" for value in columns.values())
+    return "\n".join([head, names, values])

@@ -28,7 +28,6 @@ def get_config():
     c.fit = "all"
     c.num_epochs = 20  # of a set that is not small; see batnet_jax/training/fitted.py
     c.schedule = "cosine"
-    c.warmup_epochs = 2
     c.learning_rate = 1e-3
     c.augment.erasing_start_epoch = 5
     c.checkpoint.every_epochs = 5

@@ -216,3 +216,9 @@ def test_people_added_to_a_small_run_are_told_of_as_such(command):
     status, text = command(12, "--config.steps=2")
     assert status == 2
     assert "was trained on 2 identities that are not the 9 of the training data now" in text
+
+
+def test_any_given_length_works(command, tmp_path):
+    status, text = command(5, "--config.num_epochs=1")
+    assert status == 0, text
+    assert (saved(tmp_path)["num_epochs"], saved(tmp_path)["warmup_epochs"]) == (1, 0)

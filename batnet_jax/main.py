@@ -24,6 +24,7 @@ from batnet_jax.inference import model as inference_model
 from batnet_jax.modes import MODES, OF_RUNS, RESUMING, SHARED, WITHOUT_CONFIG
 from batnet_jax.modes.config_files import config_names, name_configs
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.paths import is_file, is_folder
 from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
 from batnet_jax.runtime.streams import flush_streams, keep_streams
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
@@ -74,7 +75,7 @@ def parse(argv: list[str]) -> None:
     if _CONFIG.value is None:
         raise UserError("no --config given: try --config=configs/demo.py")
     path = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not Path(path).is_file():  # config_flags notices only when the config is used
+    if not is_file(Path(path)):  # config_flags notices only when the config is used
         names = ", ".join(config_names())
         raise UserError(f"--config={path} does not exist: name a file, or one of {names}")
 
@@ -144,7 +145,7 @@ def run_mode(mode: ModuleType) -> None:
     """Run a mode with the settings and flags of the command line."""
     config, workdir = settings()
     # A config that a checkpoint has saved may name a folder of another machine.
-    if _CONFIG.value is not None or Path(config.data.dir).is_dir():
+    if _CONFIG.value is not None or is_folder(Path(config.data.dir)):
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
     processes.join()
     keep_older_settings(config, workdir)

@@ -35,6 +35,7 @@ from batnet_jax.modes import (
 from batnet_jax.modes.config_files import config_names, name_configs
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.paths import is_file, is_folder
 from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
 from batnet_jax.runtime.streams import flush_streams, keep_streams
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
@@ -92,7 +93,7 @@ def parse(argv: list[str]) -> None:
         raise UserError(f"no --config given: try --config=configs/demo.py{workdir}")
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     path = re.sub(r"\.py:.*", ".py", path)  # the file's argument follows a colon
-    if not Path(path).is_file():  # config_flags notices only when the config is used
+    if not is_file(Path(path)):  # config_flags notices only when the config is used
         names = ", ".join(config_names())
         raise UserError(f"--config={path} does not exist: name a file, or one of {names}")
 
@@ -181,7 +182,7 @@ def run_mode(mode: ModuleType) -> None:
     """Run a mode with the settings and flags of the command line."""
     config, workdir = settings()
     # A config that a checkpoint has saved may name a folder of another machine.
-    if _CONFIG.value is not None or Path(config.data.dir).is_dir():
+    if _CONFIG.value is not None or is_folder(Path(config.data.dir)):
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
     processes.join()
     keep_older_settings(config, workdir)

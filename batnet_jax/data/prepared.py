@@ -18,6 +18,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from batnet_jax.data.builder import INDEX_NAME, NO_READING, Reading, ReIDBuilder
 from batnet_jax.errors import ArgumentError, UserError, one_line
+from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.resource_errors import is_out_of_reach
 
 OPTIONAL = ("val", "multi_query", "distractors")
@@ -209,6 +210,7 @@ def make_builder(
 
     Raises: UserError if the variant is unknown or, for `folder`, if the user's folder is missing.
     """
+    exists(data_dir)  # says what is wrong with a path that cannot be looked up
     if not variant and cls.DETECTS_VARIANT:  # the only prepared variant, if there is only one
         places = data_dir.glob(f"{cls.name}/*/{cls.VERSION}/{INDEX_NAME}")
         prepared = [place.parents[1].name for place in places]
@@ -240,7 +242,7 @@ def _quiet_absl() -> Iterator[None]:
 
 def is_prepared(builder: ReIDBuilder) -> bool:
     """Return whether the data set has been prepared completely."""
-    return (Path(builder.data_dir) / INDEX_NAME).exists()
+    return exists(Path(builder.data_dir) / INDEX_NAME)
 
 
 def _prepare(builder: ReIDBuilder) -> None:
@@ -262,7 +264,7 @@ def _prepare(builder: ReIDBuilder) -> None:
     with lock:
         if is_prepared(builder):
             return
-        if final.exists():
+        if exists(final):
             raise UserError(f"'{final}' is not a whole prepared data set: delete it, and run again")
         for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
             shutil.rmtree(leftover)

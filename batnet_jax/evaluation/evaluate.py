@@ -20,6 +20,7 @@ from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
 from batnet_jax.report.ranked_list import SHAPE, Person, RankedList, draw_ranked_lists
 from batnet_jax.report.sections import title_of
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.paths import exists
 from batnet_jax.workdir import best_checkpoint
 from batnet_jax.workdir.gcs import write_whole
 
@@ -96,7 +97,7 @@ def is_evaluated(workdir: Path, tests: Sequence[RetrievalTest], step: int) -> bo
     if any(test.split == "val" for test in tests) and step not in best_checkpoint.read(workdir):
         return False
     stems = itertools.chain.from_iterable(file_stems(tests, step))
-    return all((workdir / "eval" / f"{stem}.json").exists() for stem in stems)
+    return all(exists(workdir / "eval" / f"{stem}.json") for stem in stems)
 
 
 def make_result(config: ml_collections.ConfigDict, ranked: RankedTest, step: int) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from batnet_jax.errors import UserError, one_line
 from batnet_jax.runtime.atomic_write import atomic_path
+from batnet_jax.runtime.paths import is_folder
 
 SUFFIXES = (".npz", ".npy")
 _ALIGNMENT = 64
@@ -31,7 +32,7 @@ class FeatureFile(NamedTuple):
 
 def is_feature_file(path: Path) -> bool:
     """Return whether a path is a feature file, judged by its suffix."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in SUFFIXES and not is_folder(path)
 
 
 def open_features(path: Path) -> FeatureFile:

@@ -16,6 +16,7 @@ from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet, feature_sizes
 from batnet_jax.modes.flags import OUTPUT, report_write_errors
 from batnet_jax.runtime.atomic_write import write_atomically
+from batnet_jax.runtime.paths import existing_parent, is_folder
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 from batnet_jax.workdir import checkpoints
 
@@ -104,10 +105,10 @@ def check_output(output: Path) -> None:
     elif output.suffix != SAFETENSORS:
         import_torch("writing .pth")
     for path in (output, card_path(output)):
-        if path.is_dir():
+        if is_folder(path):
             raise UserError(f"'{path}' is a folder: name another --output")
-    existing = next(p for p in output.absolute().parents if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    existing = existing_parent(output.absolute().parent)
+    if not is_folder(existing) or not os.access(existing, os.W_OK):
         raise UserError(f"cannot write to '{existing}': name another --output than {output}")
 
 

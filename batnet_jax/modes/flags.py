@@ -8,6 +8,7 @@ from absl import flags
 
 from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.paths import is_folder
 from batnet_jax.runtime.resource_errors import disk_error
 
 
@@ -46,7 +47,7 @@ def report_write_errors(flag: str, path: Path, *, folder: bool = False) -> Itera
     Raises: UserError if the path is a folder and may not be one, or the body raises OSError or
       TensorStore's ValueError for an error of the disk.
     """
-    if path.is_dir() and not folder:
+    if is_folder(path) and not folder:
         raise UserError(f"--{flag}={path} is a folder: name a file")
     try:
         yield

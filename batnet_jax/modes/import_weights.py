@@ -8,6 +8,7 @@ import ml_collections
 from batnet_jax.errors import ArgumentError, UserError, printable
 from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
 from batnet_jax.runtime.atomic_write import write_atomically
+from batnet_jax.runtime.paths import exists, is_folder
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.validation import as_flags
 from batnet_jax.weights.convert import Report, Source, fill
@@ -56,11 +57,11 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
     Raises: UserError if the file cannot be read safely and completely, or its network is not the
       config's, or the output cannot be written or has a checkpoint. Nothing is written then.
     """
-    if output.exists() and not output.is_dir():
+    if exists(output) and not is_folder(output):
         raise UserError(f"--output={output} is a file: name a folder to make")
     if checkpoints.latest_step(output) is not None:
         raise UserError(f"--output={output} already holds a checkpoint: name another folder")
-    if source.is_dir():
+    if is_folder(source):
         raise UserError(f"--source={source} is a folder: name a .pth or .safetensors file")
     try:
         opened = open_source(config, source)

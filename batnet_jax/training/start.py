@@ -12,6 +12,7 @@ from clu import parameter_overview
 from batnet_jax.data.run_data import Identity
 from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.paths import exists
 from batnet_jax.step.train_step import Recipe, TrainState, init_state
 from batnet_jax.training.run_length import RunLength, check_batch, check_steps_left
 from batnet_jax.validation import as_flags
@@ -40,7 +41,7 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     def check_files() -> None:
         check_workdir(config, workdir)
         source = config.init["from"]
-        if source and checkpoints.latest_step(workdir) is None and not Path(source).exists():
+        if source and checkpoints.latest_step(workdir) is None and not exists(Path(source)):
             raise UserError(f"config.init.from={source!r} does not exist: name a file or a workdir")
 
     processes.by_lead(check_files)

@@ -9,6 +9,7 @@ import ml_collections
 from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.models import BATNet, parse_positions
 from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
+from batnet_jax.runtime.paths import is_folder
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.weights.convert import WORKDIR, Source, flatten
 from batnet_jax.weights.names import (
@@ -61,7 +62,7 @@ def open_source(config: ml_collections.ConfigDict, path: Path) -> Source:
 
     Raises: UserError if the source cannot be read or its network is unknown.
     """
-    return _open_workdir(config, path) if path.is_dir() else _open_file(config, path)
+    return _open_workdir(config, path) if is_folder(path) else _open_file(config, path)
 
 
 def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:

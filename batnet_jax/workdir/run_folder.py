@@ -14,6 +14,7 @@ import ml_collections
 from batnet_jax.config import older_values
 from batnet_jax.data.run_data import Identity
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.paths import existing_parent, exists, is_folder
 from batnet_jax.workdir.gcs import is_bucket, reached, write_whole
 from batnet_jax.workdir.same_run import check_settings
 
@@ -30,7 +31,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     check_writable(workdir)
     if is_bucket(workdir) and config.profile:
         raise UserError("config.profile needs a folder: name another workdir, or turn it off")
-    if (workdir / CONFIG).exists():
+    if exists(workdir / CONFIG):
         _check_config(config, workdir)
 
 
@@ -77,10 +78,10 @@ def check_writable(workdir: Path) -> None:
     """
     if is_bucket(workdir):
         with reached(workdir):
-            (workdir / CONFIG).exists()
+            exists(workdir / CONFIG)
         return
-    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    existing = existing_parent(workdir)
+    if not is_folder(existing) or not os.access(existing, os.W_OK):
         raise UserError(f"cannot write to the workdir '{workdir}': name another workdir")
 
 

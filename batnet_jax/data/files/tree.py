@@ -20,6 +20,7 @@ from typing import BinaryIO, NamedTuple
 
 from batnet_jax.data.files.safe_open import check_bytes, file_part, open_part, read_whole
 from batnet_jax.errors import UserError, one_line
+from batnet_jax.runtime.paths import is_file, is_folder
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp"),
@@ -188,7 +189,7 @@ def open_tree(path: str | os.PathLike) -> FileTree:
     Raises: UserError if `path` is none of the three, or if the archive is damaged.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         return _Directory(path)
     if not is_archive(path):
         raise UserError(f"'{path}' is no directory, .zip or .tar: give one that exists")
@@ -269,7 +270,7 @@ def describe_left_out(counts: Counter[str]) -> str:
 
 def is_archive(path: Path) -> bool:
     """Return whether `open_tree` opens this file as an archive."""
-    return path.is_file() and path.suffix.lower() in (".zip", ".tar")
+    return is_file(path) and path.suffix.lower() in (".zip", ".tar")
 
 
 def _zip_files(path: Path) -> dict[str, _Content]:

@@ -184,7 +184,7 @@ def _open_file(path: Path, nbytes: int) -> FileIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        whole = path.exists() and path.stat().st_size == nbytes
+        whole = os.path.exists(path) and path.stat().st_size == nbytes
         need = nbytes - (path.stat().st_blocks * 512 if whole else 0)
         free = shutil.disk_usage(path.parent).free
         if free < need + FREE_BYTES:

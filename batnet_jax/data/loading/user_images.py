@@ -13,6 +13,7 @@ from batnet_jax.data.files.tree import (
     open_tree,
 )
 from batnet_jax.errors import UserError, printable
+from batnet_jax.runtime.paths import is_file, is_folder
 
 
 class ImageFiles:
@@ -57,9 +58,9 @@ def list_files(place: Path) -> list[str]:
 
     Raises: UserError if `place` does not exist or holds no image.
     """
-    if place.is_dir():
+    if is_folder(place):
         return _list_folder(place)
-    if not place.is_file():
+    if not is_file(place):
         raise UserError(f"'{place}' does not exist: name a folder, an image, or a list of images")
     if is_image_name(place.name) or _begins_as_image(place):
         return [str(place)]

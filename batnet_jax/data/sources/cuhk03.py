@@ -33,6 +33,7 @@ from batnet_jax.data.files.tree import FileTree, open_tree
 from batnet_jax.data.sources.cuhk03_mat import NAME, MatImages, Release, read_protocol
 from batnet_jax.data.sources.market import MARKERS, make_source, market_sources
 from batnet_jax.errors import ArgumentError, UserError
+from batnet_jax.runtime.paths import is_file, is_folder
 
 BOXES = {"labeled": "boxes drawn by hand", "detected": "boxes of a pedestrian detector"}
 CLASSIC_SPLITS = 20
@@ -124,7 +125,7 @@ class Cuhk03(ReIDBuilder):
             trees = find_trees(self.manual_path, (name,))
         except UserError:  # an archive that cannot be read may have nothing to do with CUHK03
             trees = []
-        if not trees and (above / name).is_file():
+        if not trees and is_file(above / name):
             trees = [open_tree(above)]
         if not trees:
             raise UserError(
@@ -137,7 +138,7 @@ class Cuhk03(ReIDBuilder):
         """Find the first of `forms` on disk, and the tree with this form at its top."""
         manual = Path(self.manual_path)
         itself = boxes[:5] in manual.name.lower()  # labeled, cuhk-label, cuhk03-np-detected, ...
-        if NP in forms and itself and any((manual / folder).is_dir() for folder in MARKERS):
+        if NP in forms and itself and any(is_folder(manual / folder) for folder in MARKERS):
             return NP, open_tree(manual)
         markers = (
             *(f"{name}/{folder}" for name in BOXES for folder in MARKERS),

@@ -14,6 +14,7 @@ from batnet_jax.data.files.tree import FileTree, is_archive, is_hidden, is_image
 from batnet_jax.data.sources.file_labels import camera_of, pid_of
 from batnet_jax.data.sources.market import FOLDERS
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.paths import is_folder
 
 NAMES: dict[str, tuple[str, ...]] = {
     "train": (
@@ -66,8 +67,8 @@ def has_splits(folders: Iterable[str]) -> bool:
 def folders_of(tree: FileTree) -> list[str]:
     """Return the sorted names of the folders at the top of a tree; one on disk may be empty."""
     path = Path(tree.location)
-    if path.is_dir():
-        return [p.name for p in list_candidates(path) if p.is_dir()]
+    if is_folder(path):
+        return [p.name for p in list_candidates(path) if os.path.isdir(p)]
     return sorted({name.split("/")[0] for name in tree.names if "/" in name})
 
 
@@ -77,9 +78,9 @@ def markers(manual_dir: Path) -> tuple[str, ...]:
     archives = [manual_dir]
     places = [manual_dir]
     for _ in range(SEARCH_DEPTH + 1):
-        below = {place: list_candidates(place) for place in places if place.is_dir()}
+        below = {place: list_candidates(place) for place in places if os.path.isdir(place)}
         for paths in below.values():
-            names = [path.name for path in paths if path.is_dir()]
+            names = [path.name for path in paths if os.path.isdir(path)]
             found.update(name for name in names if role_of(name) and has_splits(names))
         places = list(itertools.chain(*below.values()))
         archives += places
@@ -161,11 +162,13 @@ def find_people(path: Path, *, sure: bool = False) -> FileTree | None:
       path: the user's folder or archive; need not exist.
       sure: the user says that no folder is a split, whatever its name.
     """
-    if not path.is_dir():
+    if not is_folder(path):
         return _people_in_archive(path, sure) if is_archive(path) else None
     for _ in range(MAX_DEPTH):
-        folders = [p for p in list_candidates(path) if p.is_dir()]
-        below = [[p.name for p in list_candidates(folder) if p.is_dir()] for folder in folders]
+        folders = [p for p in list_candidates(path) if os.path.isdir(p)]
+        below = [
+            [p.name for p in list_candidates(folder) if os.path.isdir(p)] for folder in folders
+        ]
         if not sure and any(has_splits(f) for f in ([p.name for p in folders], *below)):
             return None
         found = list(itertools.islice((p for p in folders if _has_image(p)), 2))

@@ -208,7 +208,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         del dl_manager, download_config
         sources = self.sources()
         index = _index(sources)
-        print(f"preparing {self.name}, in {self.final_path}", file=sys.stderr)
+        print(printable(f"preparing {self.name}, in {self.final_path}"), file=sys.stderr)
         self._report_counts(sources, index)
         self._report_left_out(sources)
         copies = Copies()

@@ -13,6 +13,7 @@ import numpy as np
 from batnet_jax import retrieval
 from batnet_jax.data import Split
 from batnet_jax.data.run_data import RetrievalTest
+from batnet_jax.errors import printable
 from batnet_jax.evaluation.embed import Embed
 from batnet_jax.evaluation.extra_figures import compute_extra_figures, format_extra_figures
 from batnet_jax.evaluation.query_figures import QueryFigures, make_query_figures, to_bytes
@@ -186,7 +187,7 @@ def write_result(
         # The figures are written last and atomically: their file says that all files are complete.
         write_whole(path, json.dumps(result, indent=2) + "\n")
     print(format_table(result))
-    print(f"written: {path}, {picture}")
+    print(printable(f"written: {path}, {picture}"))
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -203,4 +204,4 @@ def format_table(result: dict[str, Any]) -> str:
         head += ", own images left out"
     names = "".join(f"{name:>9}" for name in columns)
     values = "".join(f"{100 * value:>8.1f}%" for value in columns.values())
-    return "\n".join([head, names, values, *format_extra_figures(result, list(columns))])
+    return "\n".join([printable(head), names, values, *format_extra_figures(result, list(columns))])

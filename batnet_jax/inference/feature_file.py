@@ -6,7 +6,7 @@ begin at a multiple of 64 bytes, so a search can memory-map features larger than
 
 import struct
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -26,7 +26,7 @@ class FeatureFile(NamedTuple):
 
     features: np.ndarray
     """[n, d] of floats; memory-mapped if the file allows it."""
-    paths: list[str] | None
+    paths: Sequence[str] | None
     """The n image paths; None if the file has none."""
 
 
@@ -101,7 +101,7 @@ def _map_member(path: Path, name: str) -> np.ndarray | None:
 
 
 def write_features(
-    path: Path, batches: Iterable[np.ndarray], *, shape: tuple[int, int], paths: list[str]
+    path: Path, batches: Iterable[np.ndarray], *, shape: tuple[int, int], paths: Sequence[str]
 ) -> None:
     """Write the arrays `features` [n, d] float32 and `paths` [n].
 

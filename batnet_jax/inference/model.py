@@ -115,7 +115,7 @@ class Model:
 
     def _find_images(
         self, images: Any, channels: str, boxes: Any
-    ) -> tuple[list[str] | None, Sequence[Any]]:
+    ) -> tuple[Sequence[str] | None, Sequence[Any]]:
         """Return the paths, or None and the arrays, that the arguments of `embed` name.
 
         Raises: UserError if the arguments do not fit each other.
@@ -130,7 +130,7 @@ class Model:
         return paths, arrays
 
     def _embed_found(
-        self, paths: list[str] | None, arrays: Sequence[Any], channels: str
+        self, paths: Sequence[str] | None, arrays: Sequence[Any], channels: str
     ) -> Iterator[np.ndarray]:
         """Yield the features of files or, if `paths` is None, of arrays."""
         workers = max(self.config.data.workers, os.cpu_count() or 1)

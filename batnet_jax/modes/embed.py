@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -68,7 +68,7 @@ def run(
     print(printable(line))
 
 
-def readable(paths: list[str], model: Model) -> list[str]:
+def readable(paths: Sequence[str], model: Model) -> list[str]:
     """Return the paths of images that can be read, and name the others on stderr.
 
     Raises: UserError if no image can be read.

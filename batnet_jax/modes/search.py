@@ -80,7 +80,8 @@ def run(
     if faiss is not None:
         write_index(faiss, searcher.gallery.features)
         count, dim = searcher.gallery.features.shape
-        print(f"written: {faiss}, IndexFlatIP of {count} vectors of unit length, {dim} dimensions")
+        kind = f"IndexFlatIP of {count} vectors of unit length, {dim} dimensions"
+        print(printable(f"written: {faiss}, {kind}"))
 
 
 def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
@@ -100,7 +101,7 @@ def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[di
 def format_list(one: dict[str, Any]) -> str:
     """Return a ranked list as text: the query, then a row of rank, cosine and path for each hit."""
     rows = [f"{hit['rank']:5}  {hit['score']:7.4f}  {hit['path']}" for hit in one["hits"]]
-    return "\n".join([one["query"], *rows])
+    return "\n".join(map(printable, [one["query"], *rows]))
 
 
 def import_faiss() -> Any:

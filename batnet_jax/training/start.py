@@ -10,7 +10,7 @@ import ml_collections
 from clu import parameter_overview
 
 from batnet_jax.data.run_data import Identity
-from batnet_jax.errors import ArgumentError, UserError
+from batnet_jax.errors import ArgumentError, UserError, printable
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.paths import exists
 from batnet_jax.step.train_step import Recipe, TrainState, init_state
@@ -107,7 +107,7 @@ def start_from(
         raise UserError(f"{error}: pass {as_flags('model', error.found)}") from error
     except ArgumentError as error:
         raise UserError(f"{error} (--config.init.{error.argument}=...)") from error
-    print(f"{report.summary()}; see {INIT}")
+    print(printable(f"{report.summary()}; see {INIT}"))
     return fresh.replace(**filled), report.text()  # type: ignore[attr-defined]
 
 
@@ -146,7 +146,8 @@ def resume(
         raise next(iter(damaged.values()))
     for bad, error in damaged.items():
         moved = checkpoints.set_aside(workdir, bad)
-        print(f"warning: {error}; it is now '{moved}', the one before is used", file=sys.stderr)
+        line = f"warning: {error}; it is now '{moved}', the one before is used"
+        print(printable(line), file=sys.stderr)
     warn_of_other_tests(saved, metadata, workdir)
-    print(f"resuming '{workdir}' after step {step}")
+    print(printable(f"resuming '{workdir}' after step {step}"))
     return state

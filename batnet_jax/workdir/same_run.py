@@ -15,7 +15,7 @@ import ml_collections
 
 from batnet_jax.config import RESUMABLE_FIELDS, complete, flatten
 from batnet_jax.data.run_data import RetrievalTest
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.models import BATNet
 
 MAX_SHOWN = 3
@@ -146,11 +146,11 @@ def warn_of_other_tests(
     before, now = saved.get("data", {}), current["data"]
     for name in before.keys() - {"train"}:
         if before[name] != now.get(name, before[name]):
-            print(
+            line = (
                 f"warning: the images of {name} have changed since '{workdir}' was last saved: "
-                "figures before and after cannot be compared",
-                file=sys.stderr,
+                "figures before and after cannot be compared"
             )
+            print(printable(line), file=sys.stderr)
 
 
 def check_held_out(

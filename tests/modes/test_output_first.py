@@ -95,18 +95,39 @@ def test_an_index_that_cannot_be_written_leaves_the_old_one(failing, tmp_path, m
     assert [p.name for p in tmp_path.iterdir()] == ["f.index"]
 
 
+def test_names_cannot_break_a_line_or_control_the_terminal(tmp_path, monkeypatch, capsys):
+    use_colours(monkeypatch)
+    gallery, out = tmp_path / "gallery", tmp_path / "r.json"
+    gallery.mkdir()
+    names = ["a\nb.png", "c\x1b[31md.png", os.fsdecode(b"\xff.png")]
+    for name in names:
+        (gallery / name).write_bytes(png((9, 9, 9)))
+    arguments = {"gallery": gallery, "query": gallery, "top": 3, "output": out, "keep_own": True}
+    search.run(config(), tmp_path / "run", faiss=None, **arguments)
+    lines = capsys.readouterr().out.split("\n")
+    assert len(lines) == 3 * 4 + 2
+    assert not any(set(line) & set("\x1b\udcff") for line in lines)
+    found = {query["query"] for query in json.loads(out.read_text())["results"]}
+    assert found == {str(gallery / name) for name in names}
+
+
 def test_head_ends_a_command_quietly(tmp_path):
     """As `--mode=search --output=r.json | head -0` in a shell."""
     run = write_run(tmp_path / "run")
-    for number in range(3):
+    for number, name in enumerate(["0.png", os.fsdecode(b"\xe4.png"), "a\nb.png"]):
         colours = np.random.default_rng(number).integers(0, 256, (20, 10, 3))
-        path = tmp_path / "g" / f"{number}.png"
+        path = tmp_path / "g" / name
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(colours.astype(np.uint8)).save(path)
     out = tmp_path / "r.json"
     command = [sys.executable, "-m", "batnet_jax.main", "--mode=search", f"--workdir={run}"]
     command += [f"--query={tmp_path / 'g'}", f"--gallery={tmp_path / 'g'}", f"--output={out}"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    features = [*command[:3], "--mode=embed", f"--workdir={run}", f"--images={tmp_path / 'g'}"]
+    features.append(f"--output={tmp_path / 'f.npz'}")
+    strict = environment | {"PYTHONIOENCODING": "ascii:strict"}
+    done = subprocess.run(features, cwd=ROOT, env=strict, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     with subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from batnet_jax.data.files.pixels import DROP
+from batnet_jax.errors import printable
 from batnet_jax.runtime.atomic_write import atomic_path
 
 FREE_BYTES = 10**9
@@ -62,10 +63,8 @@ def open_cache(
         try:
             return DiskCache(disk_cache, n, image_size, alpha)
         except OSError as error:
-            print(
-                f"no cache in '{disk_cache}' ({error.strerror}): images are decoded anew each time",
-                file=sys.stderr,
-            )
+            why = f"no cache in '{disk_cache}' ({error.strerror})"
+            print(printable(f"{why}: images are decoded anew each time"), file=sys.stderr)
     return NoCache()
 
 
@@ -165,11 +164,11 @@ class DiskCache:
             self._checked[i] = True
         except OSError as error:
             self._writable = False
-            print(
+            line = (
                 f"cannot write to '{self._path}' ({error.strerror}): "
-                "images that are not in it are decoded anew each time",
-                file=sys.stderr,
+                "images that are not in it are decoded anew each time"
             )
+            print(printable(line), file=sys.stderr)
 
     def close(self) -> None:
         """See `Cache`."""

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ class EncodedImages(Protocol):
     """A source of images for an `ImageStore`, such as `batnet_jax.data.Split`."""
 
     @property
-    def filenames(self) -> list[str]:
+    def filenames(self) -> Sequence[str]:
         """The names of the images, for messages."""
         ...
 

@@ -10,6 +10,7 @@ from PIL import Image
 from batnet_jax.data.files.pixels import WHITE, Picture, from_pillow, lay, read_picture
 from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.data.loading.loader import resize_into, say_transparent
+from batnet_jax.data.loading.name_list import NameList
 from batnet_jax.data.loading.user_images import ImageFiles, list_files
 from batnet_jax.errors import UserError, one_line
 
@@ -141,7 +142,7 @@ def is_array(given: Any) -> bool:
     return any(hasattr(given, name) for name in ("__array__", "__array_interface__"))
 
 
-def paths_or_arrays(given: Any) -> tuple[list[str] | None, Sequence[Any]]:
+def paths_or_arrays(given: Any) -> tuple[Sequence[str] | None, Sequence[Any]]:
     """Tell the paths or arrays that a caller passes as images apart.
 
     Returns: (paths, []) or (None, arrays).
@@ -151,6 +152,8 @@ def paths_or_arrays(given: Any) -> tuple[list[str] | None, Sequence[Any]]:
     if isinstance(given, str | Path):
         check_local(given)
         return list_files(Path(given)), []
+    if isinstance(given, NameList):
+        return given, []
     if isinstance(given, Image.Image):
         return None, [given]
     if is_array(given):

@@ -12,6 +12,7 @@ from batnet_jax.data.files.tree import (
     is_image_name,
     open_tree,
 )
+from batnet_jax.data.loading.name_list import NameList, read_names
 from batnet_jax.errors import UserError, printable
 from batnet_jax.runtime.paths import is_file, is_folder
 
@@ -21,7 +22,7 @@ class ImageFiles:
 
     def __init__(self, filenames: Sequence[str]):
         """Keep the paths; no file is read."""
-        self.filenames = list(filenames)
+        self.filenames = filenames if isinstance(filenames, NameList) else list(filenames)
 
     def __len__(self) -> int:
         return len(self.filenames)
@@ -44,15 +45,15 @@ class ImageFiles:
         return content
 
 
-def list_files(place: Path) -> list[str]:
+def list_files(place: Path) -> Sequence[str]:
     """List the paths of the images in a folder or a list.
 
     A line on stderr counts the files of a folder that are left out for their suffix.
 
     Args:
       place: a folder (for all images below it, sorted by name), an image, or a text file with one
-        path a line, relative to the text file; empty lines and lines with # at the start are
-        skipped.
+        path a line, relative to the text file, see `NameList`; empty lines and comments, which
+        begin with #, are skipped.
 
     Returns: paths that can be opened from the current folder.
 
@@ -64,16 +65,7 @@ def list_files(place: Path) -> list[str]:
         raise UserError(f"'{place}' does not exist: name a folder, an image, or a list of images")
     if is_image_name(place.name) or _begins_as_image(place):
         return [str(place)]
-    try:
-        lines = read_whole(place).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"'{place}' is neither an image of a known format nor a text file with a path a line"
-        ) from error
-    names = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
-    if not names:
-        raise UserError(f"'{place}' lists no image: write one path a line")
-    return [str(place.parent / name) for name in names]
+    return read_names(place)
 
 
 def _list_folder(place: Path) -> list[str]:

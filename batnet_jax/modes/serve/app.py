@@ -28,7 +28,7 @@ from batnet_jax.data.files.image_headers import is_cut_off
 from batnet_jax.data.files.pixels import describe_transparent, read_picture
 from batnet_jax.data.loading.loader import decode_into
 from batnet_jax.data.loading.user_images import ImageFiles
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.search import hits
 
@@ -132,7 +132,7 @@ class _SearchEndpoints:
             indices, scores = self._searcher.search(image[None], top)
         ranked = hits(self._searcher, indices[0], scores[0])
         for hit in ranked:
-            hit["path"] = hit["path"].removeprefix(self._common_folder)
+            hit["path"] = printable(hit["path"].removeprefix(self._common_folder))
         total = len(self._searcher.gallery.features)
         note = describe_transparent(1, 1, model.alpha) if transparent else ""
         seconds = time.perf_counter() - start

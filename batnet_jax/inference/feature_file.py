@@ -2,9 +2,13 @@
 
 `np.load` reads a feature file like any other .npz. The file is not compressed and its features
 begin at a multiple of 64 bytes, so a search can memory-map features larger than memory.
+
+The fingerprint of the model that embedded the images is the comment of the .npz (a zip archive). An
+index for faiss has it behind its end, which faiss does not read.
 """
 
 import struct
+import sys
 import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,8 +20,11 @@ from batnet_jax.errors import UserError, one_line
 from batnet_jax.runtime.atomic_write import atomic_path
 from batnet_jax.runtime.paths import is_folder
 
-SUFFIXES = (".npz", ".npy")
+INDEX_SUFFIX = ".index"
+SUFFIXES = (".npz", ".npy", INDEX_SUFFIX)
 _ALIGNMENT = 64
+_MARK = b"batnet_jax fingerprint "
+_MARKED_BYTES = len(_MARK) + 32
 _PADDING_ID = 0xD935  # zip extra field for alignment padding; Android's zipalign uses the same id
 
 
@@ -28,6 +35,8 @@ class FeatureFile(NamedTuple):
     """[n, d] of floats; memory-mapped if the file allows it."""
     paths: Sequence[str] | None
     """The n image paths; None if the file has none."""
+    fingerprint: str | None = None
+    """Of the model that embedded the images; None if the file does not say."""
 
 
 def is_feature_file(path: Path) -> bool:
@@ -36,15 +45,18 @@ def is_feature_file(path: Path) -> bool:
 
 
 def open_features(path: Path) -> FeatureFile:
-    """Open an .npz with `features` and optionally `paths`, or an .npy of features.
+    """Open an .npz with `features` and optionally `paths`, an .npy of features, or an index.
 
-    Features are memory-mapped, so a file may be larger than memory. A compressed .npz is read.
+    Features are memory-mapped, so a file may be larger than memory. A compressed .npz is read. An
+    .index of faiss is read as a whole and has no paths.
 
     Raises: UserError if the file cannot be read or has other contents.
     """
     try:
         if path.suffix.lower() == ".npy":
             features, paths = np.load(path, mmap_mode="r", allow_pickle=False), None
+        elif path.suffix.lower() == INDEX_SUFFIX:
+            features, paths = _read_index(path), None
         else:
             features, paths = _open_npz(path)
     except UserError:
@@ -63,7 +75,86 @@ def open_features(path: Path) -> FeatureFile:
         raise UserError(
             f"'{path}' holds {len(features)} features and {len(paths)} paths: write it again"
         )
-    return FeatureFile(features, paths)
+    return FeatureFile(features, paths, read_fingerprint(path))
+
+
+def read_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint of the model that embedded a file's images; None if there is none.
+
+    Args:
+      path: an .npz, or an index for faiss; other files have none.
+
+    Raises: UserError if the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:  # a zip's comment is its end, too
+            length = file.seek(0, 2)
+            file.seek(max(0, length - _MARKED_BYTES))
+            end = file.read()
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror or error})") from error
+    found = end.removeprefix(_MARK).decode("ascii", "replace")
+    return found if end.startswith(_MARK) and found.isalnum() else None
+
+
+def mark(fingerprint: str | None) -> bytes:
+    """Return the bytes at the end of a file that `read_fingerprint` finds; none for None."""
+    return _MARK + fingerprint.encode() if fingerprint else b""
+
+
+def check_fingerprint(path: Path, found: str | None, wanted: str) -> None:
+    """Check that a gallery was embedded by the model in use; warn on stderr if it does not say.
+
+    Args:
+      path: of the gallery.
+      found: the gallery's fingerprint; None if the file has none.
+      wanted: the model's.
+
+    Raises: UserError for the fingerprint of another model.
+    """
+    if found is None:
+        print(
+            f"warning: '{path}' does not say which model embedded it; if it was another model, the"
+            " results mean nothing: embed the images again to be sure",
+            file=sys.stderr,
+        )
+    elif found != wanted:
+        raise UserError(
+            f"'{path}' was embedded by another model ({found[:8]}, this one is {wanted[:8]}: other"
+            " weights, image size or preprocessing): embed the images with this model"
+        )
+
+
+def _read_index(path: Path) -> np.ndarray:
+    """Return the vectors of an index for faiss.
+
+    Raises: UserError if faiss is not installed or the file is no index of vectors.
+    """
+    faiss = import_faiss(f"'{path}'")
+    try:
+        index = faiss.read_index(str(path))
+        return index.reconstruct_n(0, index.ntotal)
+    except RuntimeError as error:  # SWIG's, of faiss's own exceptions
+        raise UserError(
+            f"'{path}' cannot be read as an index of vectors: write it with --mode=search --faiss"
+        ) from error
+
+
+def import_faiss(user: str) -> Any:
+    """Return the module `faiss`.
+
+    Args:
+      user: the argument that needs it, for the message.
+
+    Raises: UserError if faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(
+            f"{user} needs faiss, which is not installed: pip install 'batnet-jax[faiss]'"
+        ) from error
+    return faiss
 
 
 def _open_npz(path: Path) -> tuple[np.ndarray, list[str] | None]:
@@ -101,15 +192,21 @@ def _map_member(path: Path, name: str) -> np.ndarray | None:
 
 
 def write_features(
-    path: Path, batches: Iterable[np.ndarray], *, shape: tuple[int, int], paths: Sequence[str]
+    path: Path,
+    batches: Iterable[np.ndarray],
+    *,
+    shape: tuple[int, int],
+    paths: Sequence[str],
+    fingerprint: str | None = None,
 ) -> None:
-    """Write the arrays `features` [n, d] float32 and `paths` [n].
+    """Write the arrays `features` [n, d] float32 and `paths` [n], and the model's fingerprint.
 
     Args:
       path: the file; appears when complete.
       batches: [b, d] float32, in order; n rows in total. Consumed one at a time.
       shape: n and d.
       paths: n names.
+      fingerprint: of the model; None to leave it out.
 
     Raises: OSError if the file cannot be written; then an old file at the path is unchanged.
     """
@@ -118,6 +215,7 @@ def write_features(
         temporary.open("wb") as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
     ):
+        archive.comment = mark(fingerprint)
         with _open_member(archive, file, "features.npy") as out:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(out, header)

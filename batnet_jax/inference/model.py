@@ -19,6 +19,8 @@ from batnet_jax.data.loading.user_arrays import CHANNELS, ArrayStore, cut_boxes,
 from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
+from batnet_jax.inference.feature_file import check_fingerprint, read_fingerprint
+from batnet_jax.inference.fingerprint import fingerprint
 from batnet_jax.inference.restore import restore_train_state
 from batnet_jax.models import feature_sizes
 from batnet_jax.runtime import devices
@@ -43,6 +45,8 @@ class Model:
       alpha: what becomes of transparency, see `config.data.alpha`.
       dim: d, the length of a feature.
       batch: images per step, over all devices of this process.
+      fingerprint: see `inference.fingerprint`; features of models with other fingerprints cannot be
+        compared with this model's.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Model:
         self.alpha: str = config.data.alpha
         self.dim: int = sum(feature_sizes(variables["params"]).values())
         self.batch = devices.round_up(batch)
+        self.fingerprint = fingerprint(config, variables)
         self._embed = make_embed(network, variables)
 
     def __repr__(self) -> str:
@@ -103,6 +108,18 @@ class Model:
                 if bar is not None:
                     bar.update(len(batch))
         return features
+
+    def check_gallery(self, path: str | os.PathLike) -> None:
+        """Check that a file that `embed` or `search` wrote holds features of this model.
+
+        A file without a fingerprint gives a warning on stderr.
+
+        Args:
+          path: an .npz of features, or an index for faiss.
+
+        Raises: UserError if the features are of another model, or the file cannot be read.
+        """
+        check_fingerprint(Path(path), read_fingerprint(Path(path)), self.fingerprint)
 
     def embed_parts(self, images: Any, *, channels: str = "rgb") -> Iterator[np.ndarray]:
         """Yield the features that `embed` returns, at most `batch` rows at a time.

@@ -18,7 +18,7 @@ class Searcher:
     """A gallery and the model that embeds queries, which is restored when first needed.
 
     Attributes:
-      gallery: features [n, d] and paths.
+      gallery: features [n, d], paths and the fingerprint of their model.
       source: the feature file or the images of the gallery.
     """
 
@@ -43,7 +43,9 @@ class Searcher:
             self.gallery = feature_file.open_features(source)
         else:
             paths = list_files(source)
-            self.gallery = FeatureFile(self.model.embed(paths), paths)
+            features = self.model.embed(paths)
+            self.gallery = FeatureFile(features, paths, _fingerprint_of(self.model))
+        self._is_checked = not feature_file.is_feature_file(source)
 
     @functools.cached_property
     def model(self) -> model.Model:
@@ -59,38 +61,59 @@ class Searcher:
 
         Returns: indices [q, k] int32 and cosines [q, k] float32; see `retrieval.top_k`.
 
-        Raises: UserError if gallery and model have features of different lengths, or a query is
-          not an image.
+        Raises: UserError if the gallery is of another model, or a query is not an image.
         """
+        return self.search_features(self.embed(images), top)
+
+    def embed(self, images: Any) -> np.ndarray:
+        """Return the features of images, [q, d], that can be compared with the gallery's.
+
+        Raises: UserError as `search`.
+        """
+        self._check_fingerprint()
         dim = self.gallery.features.shape[1]
         if dim != self.model.dim:
             raise UserError(
                 f"'{self.source}' holds features of {dim} dimensions, and the model's have"
                 f" {self.model.dim}: embed the gallery with this model"
             )
-        return top_k(self.model.embed(images), self.gallery.features, top)
+        return self.model.embed(images)
+
+    def search_features(self, features: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+        """Search as `search` does, for features [q, d] of `embed`, or means of some."""
+        return top_k(features, self.gallery.features, top)
 
     def search_lists(
-        self, images: Any, top: int, left_out: ItemLists | None = None
+        self, features: np.ndarray, top: int, left_out: ItemLists | None = None
     ) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Search as `search` does, and leave out some gallery images of each query.
+        """Search as `search_features` does, and leave out some gallery images of each query.
 
         Args:
-          images: q queries.
+          features: of q queries.
           top: k.
           left_out: the gallery images to leave out, for each query; None for none.
 
         Returns: indices and cosines of each query, at most k of each.
-
-        Raises: UserError as `search`.
         """
         most = 0 if left_out is None else int(left_out.counts.max(initial=0))
-        found = list(zip(*self.search(images, top + most), strict=True))
+        found = list(zip(*self.search_features(features, top + most), strict=True))
         if left_out is not None:
             kept = [~np.isin(indices, left_out.of(q)) for q, (indices, _) in enumerate(found)]
             found = [(i[keep], s[keep]) for (i, s), keep in zip(found, kept, strict=True)]
         return [(indices[:top], scores[:top]) for indices, scores in found]
 
+    def _check_fingerprint(self) -> None:
+        """Check, before the first search, that the gallery is of this model."""
+        own = _fingerprint_of(self.model)
+        if not self._is_checked and own is not None:
+            feature_file.check_fingerprint(self.source, self.gallery.fingerprint, own)
+        self._is_checked = True
+
     def name(self, i: int) -> str:
         """Return the path of gallery image i, or its row if the gallery has no paths."""
         return self.gallery.paths[i] if self.gallery.paths else f"row {i}"
+
+
+def _fingerprint_of(model: Any) -> str | None:
+    """Return the fingerprint of a model; None for a model of the user's own, which has none."""
+    return getattr(model, "fingerprint", None)

@@ -62,7 +62,9 @@ def run(
                 bar.update(len(part))
 
         with report_write_errors("output", output):
-            write_features(output, parts(), shape=(len(paths), model.dim), paths=paths)
+            shape = len(paths), model.dim
+            fingerprint = model.fingerprint
+            write_features(output, parts(), shape=shape, paths=paths, fingerprint=fingerprint)
     rate = len(paths) / (time.perf_counter() - start)
     line = f"written: {output}, features [{len(paths)}, {model.dim}], {rate:.1f} images/s"
     print(printable(line))

@@ -1,5 +1,6 @@
 """The mode `search`: rank a gallery for query images; write the gallery as an index for faiss."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ from batnet_jax.errors import UserError, one_line, printable
 from batnet_jax.inference import feature_file
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
+from batnet_jax.modes.accept import FORMS, parse_accept, threshold
 from batnet_jax.modes.flags import GALLERY, OUTPUT, QUERY, define_path, report_write_errors
 from batnet_jax.modes.ranked_files import check_suffix, to_bytes
+from batnet_jax.retrieval import POOLINGS, check_left_out
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
@@ -22,8 +25,12 @@ HELP = "Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json|csv|jsonl
 TOP = flags.DEFINE_integer("top", 10, "length of a ranked list", lower_bound=1)
 FAISS = define_path("faiss", "the index of the gallery to write")
 KEEP_OWN = flags.DEFINE_boolean("keep_own", False, "list the query's own file, too")
+POOL = flags.DEFINE_enum(
+    "pool", "none", ("none", *POOLINGS), "make one query of all images of --query, of one person"
+)
+ACCEPT = flags.DEFINE_string("accept", None, f"list only hits as good as {FORMS}")
 NEEDS = (GALLERY,)
-TAKES = (QUERY, TOP, OUTPUT, FAISS, KEEP_OWN)
+TAKES = (QUERY, TOP, OUTPUT, FAISS, KEEP_OWN, POOL, ACCEPT)
 
 ROWS_AT_ONCE = 2**14
 """Features that are read and added to an index at a time."""
@@ -39,6 +46,8 @@ def run(
     output: Path | None,
     faiss: Path | None,
     keep_own: bool = False,
+    pool: str = "none",
+    accept: str | None = None,
 ) -> None:
     """Print a ranked list for each query image; write the lists, and an index for faiss, if asked.
 
@@ -51,37 +60,76 @@ def run(
       output: the file of lists to write; see `ranked_files`.
       faiss: the index to write.
       keep_own: list a gallery image that is the query's own file, too.
+      pool: "none", or "mean" or "max" to make one query of all images of `query`.
+      accept: see `accept.parse_accept`; None to list hits of any score.
 
     Raises: UserError if something is missing or does not fit.
     """
+    wanted = None if accept is None else parse_accept(accept)
     if query is None and (faiss is None or output is not None):
         raise UserError("--mode=search needs --query (or --faiss alone, to write an index)")
     if output is not None:
         check_suffix(output)
     queries = [] if query is None else list_files(query)
     if faiss is not None:
-        import_faiss()  # fails before the work if faiss is missing
+        feature_file.import_faiss("--faiss")  # fails before the work if faiss is missing
     # If the gallery's features are given, a batch needs room for the queries only.
     few = min(len(queries), config.eval.batch) if feature_file.is_feature_file(gallery) else 0
     searcher = Searcher(config, workdir, gallery, batch=few)
     if queries:
-        own = None if keep_own else find_own_files(queries, searcher.gallery.paths)
-        lists = [
-            {"query": name, "hits": hits(searcher, *found)}
-            for name, found in zip(queries, searcher.search_lists(queries, top, own), strict=True)
-        ]
-        shown = "\n".join(format_list(one) for one in lists)
+        lowest = None if wanted is None else threshold(wanted, workdir, searcher.model.step)
+        lists = rank_queries(searcher, queries, top, keep_own=keep_own, pool=pool, name=str(query))
+        if lowest is not None:
+            lists = [keep_accepted(one, lowest) for one in lists]
+        shown = "\n".join(format_list(one, lowest) for one in lists)
         if output is not None:
             source = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
+            source |= {} if lowest is None else {"accept": lowest}
             with report_write_errors("output", output):
                 write_atomically(output, to_bytes(output, source, lists))
             shown += f"\nwritten: {printable(str(output))}"
         print(shown)
     if faiss is not None:
-        write_index(faiss, searcher.gallery.features)
+        write_index(faiss, searcher.gallery.features, searcher.gallery.fingerprint)
         count, dim = searcher.gallery.features.shape
         kind = f"IndexFlatIP of {count} vectors of unit length, {dim} dimensions"
         print(printable(f"written: {faiss}, {kind}"))
+
+
+def rank_queries(
+    searcher: Searcher, queries: Sequence[str], top: int, *, keep_own: bool, pool: str, name: str
+) -> list[dict[str, Any]]:
+    """Return a ranked list for each query: `query`, its name, and `hits`, see `hits`.
+
+    Args:
+      searcher: the gallery and the model.
+      queries: paths of images.
+      top: length of a list.
+      keep_own: list a gallery image that is the query's own file, too.
+      pool: "none", or how all images become one query: "mean" or "max" of their features. The list
+        then also has `pooled`, the number of images.
+      name: of the pooled query.
+    """
+    features = searcher.embed(queries)
+    own = None if keep_own else find_own_files(queries, searcher.gallery.paths)
+    if pool != "none":
+        features = features.mean(0, keepdims=True) if pool == "mean" else features.max(0)[None]
+        if own is not None:  # of all images
+            own = check_left_out(1, len(searcher.gallery.features), ignore=[own.items])
+    found = searcher.search_lists(features, top, own)
+    if pool != "none":
+        return [{"query": name, "pooled": len(queries), "hits": hits(searcher, *found[0])}]
+    return [
+        {"query": query, "hits": hits(searcher, *own_found)}
+        for query, own_found in zip(queries, found, strict=True)
+    ]
+
+
+def keep_accepted(one: dict[str, Any], lowest: float) -> dict[str, Any]:
+    """Return a list without hits of lower scores, with their number `accepted`, and `best`."""
+    kept = [hit for hit in one["hits"] if hit["score"] >= lowest]
+    best = one["hits"][0]["score"] if one["hits"] else None
+    return {**one, "accepted": len(kept), "best": best, "hits": kept}
 
 
 def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[dict[str, Any]]:
@@ -98,27 +146,26 @@ def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[di
     ]
 
 
-def format_list(one: dict[str, Any]) -> str:
-    """Return a ranked list as text: the query, then a row of rank, cosine and path for each hit."""
-    rows = [f"{hit['rank']:5}  {hit['score']:7.4f}  {hit['path']}" for hit in one["hits"]]
-    return "\n".join(map(printable, [one["query"], *rows]))
+def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
+    """Return a ranked list as text: the query, then a row of rank, cosine and path for each hit.
 
-
-def import_faiss() -> Any:
-    """Return the module `faiss`.
-
-    Raises: UserError if faiss is not installed.
+    Args:
+      one: see `rank_queries` and `keep_accepted`.
+      lowest: the score below which hits were left out; None if none were.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError(
-            "--faiss needs faiss, which is not installed: pip install 'batnet-jax[faiss]'"
-        ) from error
-    return faiss
+    head = one["query"]
+    if "pooled" in one:
+        head += f" ({one['pooled']} images as one query)"
+    rows = [f"{hit['rank']:5}  {hit['score']:7.4f}  {hit['path']}" for hit in one["hits"]]
+    if lowest is not None and not rows:
+        best = (
+            "the gallery is empty" if one["best"] is None else f"the best scores {one['best']:.4f}"
+        )
+        rows = [f"    -  nobody is like this: {best}, and {lowest:.4f} is needed"]
+    return "\n".join(map(printable, [head, *rows]))
 
 
-def write_index(path: Path, features: np.ndarray) -> None:
+def write_index(path: Path, features: np.ndarray, fingerprint: str | None = None) -> None:
     """Write an exact index of inner products, which faiss can open.
 
     The features are normalised to unit length as a whole. For queries of unit length, the inner
@@ -127,10 +174,11 @@ def write_index(path: Path, features: np.ndarray) -> None:
     Args:
       path: the file.
       features: [n, d]; may be memory-mapped.
+      fingerprint: of the model, see `feature_file`; None if unknown.
 
     Raises: UserError if the file cannot be written.
     """
-    faiss = import_faiss()
+    faiss = feature_file.import_faiss("--faiss")
     index = faiss.IndexFlatIP(features.shape[1])
     for start in range(0, len(features), ROWS_AT_ONCE):
         index.add(unit_length(read_rows(features, slice(start, start + ROWS_AT_ONCE))))
@@ -139,3 +187,5 @@ def write_index(path: Path, features: np.ndarray) -> None:
             faiss.write_index(index, str(temporary))
         except RuntimeError as error:  # faiss's type for an error of the disk
             raise OSError(one_line(error)) from error
+        with temporary.open("ab") as file:
+            file.write(feature_file.mark(fingerprint))

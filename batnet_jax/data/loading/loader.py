@@ -183,7 +183,7 @@ class ImageStore:
         Raises: see `batch`.
         """
         images = []
-        for i in np.asarray(indices).tolist():
+        for i in map(int, np.asarray(indices)):
             whole = _decode(self._encoded(i), self._split.filenames[i], self._alpha).pixels
             height, width, _ = whole.shape
             scale = min(1.0, box[0] / height, box[1] / width)

@@ -144,7 +144,7 @@ class _SearchEndpoints:
         if paths is None or number >= len(paths):
             raise HTTPException(404, "there is no such gallery image")
         try:
-            encoded = ImageFiles([paths[number]]).encoded(0)
+            encoded = ImageFiles([str(paths[number])]).encoded(0)
             image = read_picture(encoded, self._searcher.model.alpha).pixels
         except UserError as error:
             raise HTTPException(404, "the image file has been moved or deleted") from error

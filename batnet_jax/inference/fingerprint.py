@@ -1,0 +1,47 @@
+"""The fingerprint of a model: features of two models can be compared only if theirs are equal."""
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+
+from batnet_jax.config import FIELDS
+from batnet_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+
+_VERSION = 1
+"""Of the way from an image file to pixels: raise it if features of the same file change."""
+_SAME_FEATURES = ("model.dropout", "model.sync_batch_norm", "model.dtype")
+"""Fields of the network that features do not depend on, except for rounding."""
+
+
+def fingerprint(config: ml_collections.ConfigDict, variables: dict[str, Any]) -> str:
+    """Return 32 hexadecimal digits that stand for all that features depend on.
+
+    They are the weights, the running statistics, the settings of the network, the image size and
+    the preprocessing. Fields at their defaults are left out, so a later version with more fields
+    gives the same fingerprint.
+
+    Args:
+      config: the settings of the model.
+      variables: `params` and `batch_stats`, as NumPy arrays.
+    """
+    names = [name for name in FIELDS if name.startswith("model.") and name not in _SAME_FEATURES]
+    settings = {name: config.model[name.removeprefix("model.")] for name in names}
+    changed = {name: value for name, value in settings.items() if value != FIELDS[name].default}
+    facts = {
+        "version": _VERSION,
+        "image_size": list(config.data.image_size),
+        "normalisation": [*IMAGENET_MEAN, *IMAGENET_STD],
+        "network": changed,
+    }
+    digest = hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=16)
+    leaves = jax.tree_util.tree_leaves_with_path(dict(variables))
+    by_name = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    for name in sorted(by_name):
+        array = np.ascontiguousarray(by_name[name])
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

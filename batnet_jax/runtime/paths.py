@@ -67,7 +67,9 @@ def _ask(path: Path, question: Callable[[], T]) -> T:
     try:
         return question()
     except OSError as error:
+        if error.errno is None:  # of a bucket: its own message says what is wrong
+            raise
         name = str(path)
         name = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."
-        remedy = REMEDIES.get(error.errno or 0, "name another path")
+        remedy = REMEDIES.get(error.errno, "name another path")
         raise UserError(f"'{name}' cannot be looked up ({error.strerror}): {remedy}") from error

@@ -5,6 +5,7 @@ by the same authors; or (ours). `configs/*.py` start from `default_config()` and
 that differ for their data set.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -22,6 +23,7 @@ class Field:
       most, below: upper limit of a number, included or excluded.
       choices: the allowed names.
       example: a value for messages, if the default is an empty tuple.
+      before: the value of a run that is older than the field, if it is not the default.
     """
 
     default: Any
@@ -32,6 +34,7 @@ class Field:
     below: float | None = None
     choices: tuple[str, ...] | None = None
     example: tuple[str, ...] | None = None
+    before: Any = None
     resumable: ClassVar[bool] = False
 
 
@@ -46,6 +49,12 @@ FIELDS: dict[str, Field] = {
     "seed": Field(0, "of initialisation, sampling, augmentation and dropout (ours)", least=0),
     "num_epochs": Resumable(300, "length of the training (paper, 4.4)", above=0),
     "steps": Resumable(0, "stop after N steps in all; 0 = after num_epochs (ours)", least=0),
+    "fit": Resumable(
+        "batch",
+        "by the size of the training set, unless given: none; batch, where people are fewer than "
+        "a batch holds; or all, also the length of the run (ours)",
+        choices=("none", "batch", "all"),
+    ),
     # The optimizer
     "learning_rate": Field(5e-4, "Adam's, at the start; CUHK03: 1e-3 (paper, 4.4)", above=0),
     "schedule": Field(
@@ -80,7 +89,19 @@ FIELDS: dict[str, Field] = {
     ),
     "data.manual_dir": Resumable("data/manual", "your archive, or its folder (ours)"),
     "data.dir": Resumable("data", "folder to write prepared data sets to (ours)"),
+    "data.layout": Resumable(
+        "", "levels of a folder's sub-folders, as in split/camera/person; '' = found (ours)"
+    ),
+    "data.pattern": Resumable(
+        "", "regular expression of a folder's paths, with groups pid and camera (ours)"
+    ),
     "data.image_size": Field((256, 128), "height, width in pixels (paper, 4.4)"),
+    "data.alpha": Field(
+        "white",
+        "ground that transparent images are laid on; drop = show their hidden colours (ours)",
+        choices=("white", "grey", "black", "drop"),
+        before="drop",
+    ),
     "data.val_identities": Field(
         0.0, "share of the training identities held out to select on (ours)", least=0, below=1
     ),
@@ -96,6 +117,18 @@ FIELDS: dict[str, Field] = {
     "data.workers": Resumable(2, "decoding threads (ours)", above=0, most=256),
     # The weights to start from
     "init.from": Field("", "a .pth, a .safetensors or a workdir; '' = none (paper, 4.4)"),
+    "init.prefix": Field(
+        "", "shared by the tensors' names, as in module.encoder_q; '' = found (ours)"
+    ),
+    # Fine-tuning
+    "train.freeze": Field(
+        "", "parts that keep parameters and BN statistics, as in blk1,blk2; '' = none (ours)"
+    ),
+    "train.backbone_rate": Field(
+        1.0,
+        "of the learning rate, for Blk1 to Blk4 and their copies in the streams (ours)",
+        above=0,
+    ),
     # The batch, over all devices
     "batch.identities": Field(16, "P (published code)", above=0, most=2**16),
     "batch.images_per_identity": Field(
@@ -187,7 +220,7 @@ FIELDS: dict[str, Field] = {
         choices=("remove", "keep"),
     ),
     "eval.leave_out_own": Resumable(
-        False, "leave out the gallery image whose file equals the query's (published code)"
+        False, "leave out the gallery image whose file equals the query's (ours)"
     ),
     "eval.multi_query": Resumable(
         "none",
@@ -235,6 +268,35 @@ def default_config() -> ml_collections.ConfigDict:
         (config[section] if section else config)[own] = field.default
     config.lock()
     return config
+
+
+def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of saved settings by their dotted names, with those of younger fields.
+
+    A field that did not exist when the settings were saved has its value `before`, or its default.
+    """
+    missing = {
+        name: field.default if field.before is None else field.before
+        for name, field in FIELDS.items()
+    }
+    return missing | flatten(saved)
+
+
+def older_values(saved: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that are younger than saved settings and were not at their default."""
+    known = flatten(saved)
+    return {
+        name: field.before
+        for name, field in FIELDS.items()
+        if field.before is not None and name not in known
+    }
+
+
+def set_fields(config: ml_collections.ConfigDict, values: Mapping[str, Any]) -> None:
+    """Set fields of a config by their dotted names."""
+    for name, value in values.items():
+        section, _, own = name.rpartition(".")
+        (config[section] if section else config)[own] = value
 
 
 def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,7 @@ import ml_collections
 from absl import flags, logging
 from ml_collections import config_flags
 
-from batnet_jax.config import default_config
+from batnet_jax.config import default_config, set_fields
 from batnet_jax.errors import MAX_CHARACTERS, RunFailure, UserError, one_line
 from batnet_jax.inference import model as inference_model
 from batnet_jax.modes import (
@@ -33,12 +33,17 @@ from batnet_jax.modes import (
     WITHOUT_RUN,
 )
 from batnet_jax.modes.config_files import config_names, name_configs
+from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.paths import is_file, is_folder
 from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
+from batnet_jax.runtime.streams import flush_streams, keep_streams
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
+from batnet_jax.training.fitted import fit_negatives
 from batnet_jax.validation import validate
 from batnet_jax.version import VERSION
 from batnet_jax.workdir import gcs
+from batnet_jax.workdir.run_folder import older_settings
 
 USER_ERROR = 2
 RUN_FAILURE = 1
@@ -88,7 +93,7 @@ def parse(argv: list[str]) -> None:
         raise UserError(f"no --config given: try --config=configs/demo.py{workdir}")
     path = config_flags.get_config_filename(flags.FLAGS["config"])
     path = re.sub(r"\.py:.*", ".py", path)  # the file's argument follows a colon
-    if not Path(path).is_file():  # config_flags notices only when the config is used
+    if not is_file(Path(path)):  # config_flags notices only when the config is used
         names = ", ".join(config_names())
         raise UserError(f"--config={path} does not exist: name a file, or one of {names}")
 
@@ -177,9 +182,10 @@ def run_mode(mode: ModuleType) -> None:
     """Run a mode with the settings and flags of the command line."""
     config, workdir = settings()
     # A config that a checkpoint has saved may name a folder of another machine.
-    if _CONFIG.value is not None or Path(config.data.dir).is_dir():
+    if _CONFIG.value is not None or is_folder(Path(config.data.dir)):
         use_compilation_cache(Path(config.data.dir) / "xla_cache")
     processes.join()
+    keep_older_settings(config, workdir)
     check_together(config)
     values = {name: flag.value for name, flag in flags_of(mode).items()}
     with Sigterm().listen():
@@ -196,9 +202,26 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
     if _CONFIG.value is None:
         workdir = gcs.path_of(_WORKDIR.value or "")
         return inference_model.read_config(workdir), workdir
-    validate(_CONFIG.value)
+    config = fit_negatives(_CONFIG.value, given_fields())
+    if config.loss != _CONFIG.value.loss and _MODE.value in RESUMING:
+        p, k = config.batch.identities, config.batch.images_per_identity
+        number = config.loss.num_negatives
+        print(f"loss.num_negatives={number}: a batch of {p} x {k} has no more negatives an anchor")
+    validate(config)
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    return _CONFIG.value, gcs.path_of(_WORKDIR.value or f"runs/{name}")
+    return config, gcs.path_of(_WORKDIR.value or f"runs/{name}")
+
+
+def keep_older_settings(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Set the fields that the run of a workdir is older than, unless the command line gives them.
+
+    A run goes on as it began, although the default has changed since.
+    """
+    if _CONFIG.value is None or _MODE.value in OF_RUNS:
+        return
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    older = processes.by_lead(lambda: older_settings(workdir))
+    set_fields(config, {name: value for name, value in older.items() if name not in given})
 
 
 def check_together(config: ml_collections.ConfigDict) -> None:
@@ -227,11 +250,17 @@ def use_compilation_cache(folder: Path) -> None:
 
 def main() -> None:
     """Run the command line of the process: of `python -m batnet_jax.main` and of `batnet`."""
+    keep_streams()
     logging.set_verbosity(logging.WARNING)
     hush_orbax()
     # config_flags reads sys.argv itself.
     sys.argv = name_configs([quote_keyword(argument) for argument in sys.argv])
     status = run(sys.argv)
+    try:
+        flush_streams()
+    except RunFailure as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = status or RUN_FAILURE
     processes.leave(status)
     sys.exit(status)
 

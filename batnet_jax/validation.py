@@ -11,10 +11,17 @@ from typing import Any
 
 import ml_collections
 
-from batnet_jax.config import FIELDS, Field, default_config, flatten
-from batnet_jax.data import check_name
+from batnet_jax.config import (
+    FIELDS,
+    Field,
+    default_config,
+    flatten,
+    older_values,
+    set_fields,
+)
+from batnet_jax.data import check_name, check_reading
 from batnet_jax.errors import UserError
-from batnet_jax.models import parse_positions
+from batnet_jax.models import parse_frozen, parse_positions
 from batnet_jax.runtime.resource_errors import MemoryRemedies
 
 MAX_SIDE = 4096
@@ -35,7 +42,8 @@ EVALUATION_MEMORY = MemoryRemedies(
 def from_saved(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
     """Return the settings that `config.json` or a checkpoint holds.
 
-    A field that is younger than the run gets its default. A field that no longer exists is ignored.
+    A field that is younger than the run gets its value `before`, or its default. A field that no
+    longer exists is ignored.
 
     Raises: UserError if the content is not the settings of a run.
     """
@@ -43,6 +51,7 @@ def from_saved(saved: Mapping[str, Any]) -> ml_collections.ConfigDict:
         raise UserError(f"the saved settings are {saved!r}: are they a run's?")
     config = default_config()
     _update(config, saved)
+    set_fields(config, older_values(saved))
     check_types(config)
     return config
 
@@ -107,6 +116,7 @@ def validate(config: ml_collections.ConfigDict) -> None:
     _check_data(config)
     _check_image_size(config.data.image_size)
     _check_network(config.model)
+    _check_frozen(config)
     _check_warmup(config)
     _check_batch(config)
 
@@ -151,6 +161,11 @@ def _check_data(config: ml_collections.ConfigDict) -> None:
     names += [("eval.datasets", name) for name in config.eval.datasets]
     for field, name in names:
         check_name(name, f"config.{field}")
+    check_reading(data.layout, data.pattern)
+    _require(
+        not (data.layout or data.pattern) or any(n.split(":")[0] == "folder" for _, n in names),
+        "config.data.layout and config.data.pattern are for the data set folder: empty them",
+    )
     trained = [name.split(":")[0] for name in data.train]
     _require(
         not (data.variant and trained and data.dataset not in trained),
@@ -189,6 +204,27 @@ def _check_network(model: ml_collections.ConfigDict) -> None:
         "config.model.embedding_dim=0 needs --config.model.neck=bnneck: the published heads end in "
         "a layer of that size; give more, or that neck",
     )
+
+
+def _check_frozen(config: ml_collections.ConfigDict) -> None:
+    """Refuse unknown parts to freeze, and parts that the network does not have.
+
+    Raises: UserError.
+    """
+    try:
+        frozen = parse_frozen(config.train.freeze)
+    except UserError as error:
+        raise UserError(f"config.train.{error}") from error
+    lacks = {
+        "bi_attention": (config.model.attention == "none", "config.model.attention=none"),
+        "part_streams": (config.model.num_parts == 0, "config.model.num_parts=0"),
+    }
+    for name, (missing, why) in lacks.items():
+        _require(
+            not (missing and name in frozen),
+            f"config.train.freeze={config.train.freeze!r} names {name}, which the network does not "
+            f"have ({why}): leave it out",
+        )
 
 
 def _check_warmup(config: ml_collections.ConfigDict) -> None:

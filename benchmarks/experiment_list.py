@@ -17,13 +17,31 @@ class Experiment(NamedTuple):
     seeds: int
 
 
-SCRATCH = {"eval.every_epochs": 2}
 EXPERIMENTS = {
     "demo": Experiment(
-        "The demo as it is, on one device and on several, whose sums differ in the last bits.",
+        "The demo as it is, on one device and on several, whose sums differ in the last bits; and "
+        "with another attention, paired by seed.",
         "demo",
         {},
-        {"one_device": {}, "two_devices": {"devices": 2}, "four_devices": {"devices": 4}},
+        {
+            "one_device": {},
+            "two_devices": {"devices": 2},
+            "four_devices": {"devices": 4},
+            "no_attention": {"model.attention": "none"},
+            "plain_attention": {"model.attention": "plain"},
+        },
         seeds=10,
+    ),
+    "recipe": Experiment(
+        "The demo's recipe with one change at a time.",
+        "demo",
+        {},
+        {
+            "as_it_is": {},
+            "cosine": {"steps": 0, "num_epochs": 12, "schedule": "cosine"},
+            "no_warm_up": {"warmup_epochs": 0},
+            "a_third_of_the_rate": {"learning_rate": 1e-3},
+        },
+        seeds=3,
     ),
 }

@@ -8,7 +8,7 @@
 `run` starts the main program for each arm and seed that has no result yet. A run that was ended
 goes on. A finished run leaves a small JSON file in docs/results/NAME/, and its workdir is removed.
 With --jobs 2 two runs share the machine, and each has half of the cores. `tables` prints the tables
-of the results. `write` puts them into docs/results.md.
+of the results. `write` puts them into docs/results.md and docs/training.md.
 
 A table has a row an arm: mean and standard deviation (n - 1) over the seeds, and the difference to
 the first arm, paired by seed, with the 95 % interval of Student's t.
@@ -35,7 +35,7 @@ from scipy import stats
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results"
-PAGE = ROOT / "docs" / "results.md"
+PAGES = [ROOT / "docs" / name for name in ("results.md", "training.md")]
 LOSSES = 40  # losses kept of a run, each the mean of a stretch of the log
 
 
@@ -212,12 +212,13 @@ def table(name: str) -> str:
 
 
 def write() -> None:
-    """Replace the tables in docs/results.md, which stand between comments that name them."""
-    text = PAGE.read_text()
-    for name in EXPERIMENTS:
-        pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
-        text = re.sub(pattern, lambda m, n=name: m[1] + table(n) + m[2], text, flags=re.DOTALL)
-    PAGE.write_text(text)
+    """Replace the tables in the pages, which stand between comments that name them."""
+    for page in PAGES:
+        text = page.read_text()
+        for name in EXPERIMENTS:
+            pattern = rf"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)"
+            text = re.sub(pattern, lambda m, n=name: m[1] + table(n) + m[2], text, flags=re.DOTALL)
+        page.write_text(text)
 
 
 def numbers(text: str) -> list[int]:
@@ -239,7 +240,7 @@ def main() -> None:
     one.add_argument("--keep-runs", action="store_true", help="do not remove finished workdirs")
     some = commands.add_parser("tables", help="print tables")
     some.add_argument("names", nargs="*", default=list(EXPERIMENTS))
-    commands.add_parser("write", help="put the tables into docs/results.md")
+    commands.add_parser("write", help="put the tables into the pages of docs/")
     args = parser.parse_args()
     if args.command == "run":
         experiment = EXPERIMENTS[args.name]

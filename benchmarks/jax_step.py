@@ -85,7 +85,7 @@ class Contestant:
         """Seconds of so many steps, until their losses are known."""
         start = time.perf_counter()
         losses = []
-        for _ in range(train_step):
+        for _ in range(steps):
             self.state, metrics = self.function(self.state, self._split())
             losses.append(metrics["loss"])
         if not np.isfinite(jax.device_get(losses)).all():

@@ -4,6 +4,7 @@ Rows follow one another in number, so families (identities in the same few colou
 With --layers the sheet shows a few images, with occluders and passers-by, above their layers.
 
 python benchmarks/pedestrian_sheet.py [docs/images/pedestrians.png]
+python benchmarks/pedestrian_sheet.py --hard [docs/images/pedestrians_hard.png]
 python benchmarks/pedestrian_sheet.py --layers [docs/images/pedestrian_layers.png]
 """
 
@@ -17,19 +18,21 @@ from batnet_jax.data.pedestrians.draw import LAYERS, SIZES, draw_image, draw_lay
 from batnet_jax.report.layers import paint_layers
 
 ROWS, COLUMNS, GAP = 7, 10, 4
-SEED, FIRST_PID = 0, 301  # the demo's first test identities
+SEED = 0
+FIRST_PIDS = {"demo": 301, "hard": 606}  # test identities; of "hard", a family of six
 SHOWN = {"occluder": 5, "passer-by": 3}  # images of the sheet with layers; the others have neither
 
 
-def make_sheet(seed: int = SEED, first_pid: int = FIRST_PID) -> Image.Image:
+def make_sheet(variant: str = "demo", seed: int = SEED) -> Image.Image:
     """The sheet, [ROWS * (128 + GAP), COLUMNS * (64 + GAP)] pixels."""
-    size = SIZES["demo"]
+    size, first_pid = SIZES[variant], FIRST_PIDS[variant]
     rows = []
     for pid in range(first_pid, first_pid + ROWS):
         row = []
         for index in range(COLUMNS):
             camera = index % size.cameras + 1
-            cell = draw_image(pid, camera, index, seed=seed, height=size.height, width=size.width)
+            shape = {"height": size.height, "width": size.width}
+            cell = draw_image(pid, camera, index, size.style, seed=seed, **shape)
             row.append(cell)
         rows.append(row)
     return join(rows)
@@ -64,10 +67,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("target", type=Path, nargs="?")
     parser.add_argument("--layers", action="store_true")
+    parser.add_argument("--hard", action="store_true")
     args = parser.parse_args()
-    name = "pedestrian_layers.png" if args.layers else "pedestrians.png"
+    name = "pedestrians_hard.png" if args.hard else "pedestrians.png"
+    name = "pedestrian_layers.png" if args.layers else name
     target = args.target or Path(__file__).parents[1] / "docs" / "images" / name
     target.parent.mkdir(parents=True, exist_ok=True)
-    sheet = make_layer_sheet() if args.layers else make_sheet()
+    variant = "hard" if args.hard else "demo"
+    sheet = make_layer_sheet() if args.layers else make_sheet(variant)
     sheet.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
     print(f"{target}: {target.stat().st_size // 1024} kB")

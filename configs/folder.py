@@ -1,15 +1,17 @@
 """BAT-net on images of your own: a narrow network, small images.
 
-Data: a sub-folder for each identity; or `bounding_box_train/`, `query/` and `bounding_box_test/`
-with file names that begin with the identity and the camera, as in 0001_c2_anything.jpg
-(docs/data.md). A query is not compared with images of the same identity and the same camera. If no
-file name has a camera, a query is compared with all images.
+Data: a sub-folder for each identity, with folders of cameras or not; or folders of train, query
+and gallery, or train and test, where file names may begin with the identity and the camera, as in
+0001_c2_anything.jpg (docs/data.md). A query is not compared with images of the same identity and
+the same camera. If no camera is found, a query is compared with all images.
 
-The settings suit a small data set and two CPU cores. For a larger one, raise num_epochs and
-decay_epochs first. The paper's settings are --config.model.width=1
---config.data.image_size=256,128 --config.batch.identities=16 --config.learning_rate=5e-4
---config.num_epochs=300 --config.decay_epochs=150,200,250. The training folder must have at least
-as many identities as a batch.
+The network and the images suit two CPU cores. The length of the run, its schedule and the batch
+follow from the size of the training set (`config.fit`), and a line says what was chosen: at least
+1000 steps and 20 epochs, a rise and a cosine of the learning rate, erasing after a quarter of the
+run. Fields given at the command line stay. The paper's settings are --config.fit=none
+--config.model.width=1 --config.data.image_size=256,128 --config.batch.identities=16
+--config.learning_rate=5e-4 --config.schedule=piecewise --config.num_epochs=300
+--config.decay_epochs=150,200,250 --config.augment.erasing_start_epoch=50.
 
 python -m batnet_jax.main --config=configs/folder.py --config.data.manual_dir=DIR_OR_ZIP
 """
@@ -23,8 +25,10 @@ def get_config():
     c.data.image_size = (128, 64)
     c.model.width = 0.25
     c.batch.identities = 8
-    c.num_epochs = 8
-    c.decay_epochs = (6,)
-    c.learning_rate = 3e-3
-    c.checkpoint.every_epochs = 2
+    c.fit = "all"
+    c.num_epochs = 20  # of a set that is not small; see batnet_jax/training/fitted.py
+    c.schedule = "cosine"
+    c.learning_rate = 1e-3
+    c.augment.erasing_start_epoch = 5
+    c.checkpoint.every_epochs = 5
     return c

@@ -8,6 +8,7 @@
 | `builder`, `checks` | write a prepared data set; check images, counts and copies |
 | `prepared` | opens a prepared data set: `Dataset`, `Split` |
 | `splits` | divides identities into training and test, images into query and gallery |
+| `matches` | tells whether any query of a test can have a match |
 | `run_data` | opens all data sets of a run by the names in the config |
 | `loading/` | samples batches, decodes images, caches and prefetches them |
 """
@@ -15,16 +16,28 @@
 import os
 from pathlib import Path
 
-from batnet_jax.data.builder import ReIDBuilder
+from batnet_jax.data.builder import Reading, ReIDBuilder
+from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.data.prepared import Dataset, Split, make_builder, open_prepared
 from batnet_jax.data.sources.cuhk03 import Cuhk03
+from batnet_jax.data.sources.file_labels import compile_pattern
 from batnet_jax.data.sources.folder import Folder
+from batnet_jax.data.sources.layout import parse_layout
 from batnet_jax.data.sources.market import DukemtmcReid, Market1501
 from batnet_jax.data.sources.msmt17 import Msmt17
 from batnet_jax.data.sources.pedestrians import Pedestrians
 from batnet_jax.errors import UserError
 
-__all__ = ["BUILDERS", "DATASETS", "Dataset", "Split", "check_name", "load_dataset", "title_of"]
+__all__ = [
+    "BUILDERS",
+    "DATASETS",
+    "Dataset",
+    "Split",
+    "check_name",
+    "check_reading",
+    "load_dataset",
+    "title_of",
+]
 
 BUILDERS = (Pedestrians, Market1501, DukemtmcReid, Cuhk03, Msmt17, Folder)
 DATASETS: dict[str, type[ReIDBuilder]] = {builder.name: builder for builder in BUILDERS}
@@ -42,8 +55,20 @@ def check_name(name: str, setting: str = "name") -> None:
         raise UserError(f"{setting}={name!r} is unknown: choose {', '.join(DATASETS)}")
 
 
+def check_reading(layout: str, pattern: str) -> None:
+    """Raise a UserError if a layout or a pattern of `load_dataset` is none."""
+    parse_layout(layout)
+    compile_pattern(pattern)
+
+
 def load_dataset(
-    name: str, *, variant: str = "", data_dir: str | os.PathLike, manual_dir: str | os.PathLike = ""
+    name: str,
+    *,
+    variant: str = "",
+    data_dir: str | os.PathLike,
+    manual_dir: str | os.PathLike = "",
+    layout: str = "",
+    pattern: str = "",
 ) -> Dataset:
     """Open a data set; prepare it first if necessary.
 
@@ -55,6 +80,8 @@ def load_dataset(
       manual_dir: the folder or archive with the user's files, see the builders; "" = `MANUAL_DIR`.
         Ignored if the data set is already prepared. Only `folder` always reads it, to follow the
         user's changes.
+      layout: the levels of the folders of `folder`, see `sources/layout.py`; "" = found.
+      pattern: a regular expression of the paths of `folder`, see `Reading`; "" = usual names.
 
     Raises: UserError if the user's files or an argument are wrong (ArgumentError if another
       argument would help). A failed preparation leaves no files.
@@ -65,7 +92,15 @@ def load_dataset(
         manual_dir = detail
     elif detail:
         variant = detail
-    builder = make_builder(DATASETS[base], variant, Path(data_dir), Path(manual_dir or MANUAL_DIR))
+    for place in (manual_dir, data_dir):
+        check_local(place)
+    builder = make_builder(
+        DATASETS[base],
+        variant,
+        Path(data_dir),
+        Path(manual_dir or MANUAL_DIR),
+        Reading(layout, pattern),
+    )
     return open_prepared(builder, title_of(name))
 
 

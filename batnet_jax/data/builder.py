@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -14,13 +15,25 @@ from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.core.splits import SplitDict
 from tqdm import tqdm
 
-from batnet_jax.data.checks import Copies, Count, check_image, count, count_warnings, format_counts
+from batnet_jax.data.checks import (
+    COMPARED_SPLITS,
+    Copies,
+    Count,
+    check_image,
+    count,
+    count_warnings,
+    format_counts,
+    median_aspect,
+)
 from batnet_jax.data.files.find_dataset import choose_tree, find_trees
-from batnet_jax.data.files.tree import FileTree
-from batnet_jax.errors import ArgumentError, UserError, one_line
+from batnet_jax.data.files.pixels import WHITE, describe_transparent
+from batnet_jax.data.files.tree import FileTree, describe_left_out
+from batnet_jax.errors import ArgumentError, UserError, one_line, printable
 
 INDEX_NAME = "index.npz"
 """The file with all splits' labels, so that opening a data set does not read the images."""
+
+ALPHA_SETTING = ", unless data.alpha says otherwise"
 
 UNKNOWN_CAMERA = -1
 """The camera of all images in a data set without camera labels."""
@@ -45,6 +58,20 @@ class SplitSource(NamedTuple):
     """The bytes of the image files in the same order; may be an iterator."""
     junk: int = 0
     """Number of images left out."""
+    tree: FileTree | None = None
+    """The tree that the files lie in; None if they are drawn."""
+
+
+class Reading(NamedTuple):
+    """The user's word on how to read folders and names; only `folder` has a use for it."""
+
+    layout: str = ""
+    """The levels of folders, such as "split/person", see `sources/layout.py`; "" = to be found."""
+    pattern: str = ""
+    """A regular expression of paths with the groups `pid` and `camera`; "" = usual names."""
+
+
+NO_READING = Reading()
 
 
 class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore
@@ -73,8 +100,18 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     final_path: Path = Path()
     """The folder of the prepared data set."""
 
+    _transparent = 0
+    """Number of images read so far that have a transparent pixel."""
+
+    reading: Reading = NO_READING
+    """How to read folders and names."""
+
+    _shapes: list[tuple[int, int]]
+
     @classmethod
-    def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
+    def choose_config(
+        cls, variant: str, manual_dir: str, reading: Reading = NO_READING
+    ) -> str | tfds.core.BuilderConfig | None:
         """Return the builder config of a variant; "" = the first.
 
         Raises: ArgumentError if the variant is unknown.
@@ -127,6 +164,12 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         trees = find_trees(manual_dir, markers, lambda tree: not problem(tree))
         problems = [problem(tree) for tree in trees]
         wanted = [tree for tree, why in zip(trees, problems, strict=True) if not why]
+        if not wanted and not os.path.lexists(manual_dir):
+            raise ArgumentError(
+                "manual_dir",
+                f"{cls.TITLE} not found: '{manual_dir}' does not exist: put {cls.WANTED} (or its "
+                ".zip/.tar) there, or name another place",
+            )
         if not wanted:
             seen = "".join(f" ({why})" for why in problems[:1])
             raise ArgumentError(
@@ -155,7 +198,9 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
     def _generate_examples(self, source: SplitSource):
         for photo, encoded in zip(source.photos, source.encoded, strict=True):
-            check_image(encoded, photo.filename)
+            checked = check_image(encoded, photo.filename)
+            self._transparent += checked.transparent
+            self._shapes.append(checked.shape)
             yield photo.filename, {"image": encoded, **photo._asdict()}
 
     def _download_and_prepare(self, dl_manager, download_config) -> None:
@@ -163,10 +208,19 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         del dl_manager, download_config
         sources = self.sources()
         index = _index(sources)
-        print(f"preparing {self.name}, in {self.final_path}", file=sys.stderr)
+        print(printable(f"preparing {self.name}, in {self.final_path}"), file=sys.stderr)
         self._report_counts(sources, index)
+        self._report_left_out(sources)
         copies = Copies()
-        splits = [self._write_split(split, source, copies) for split, source in sources.items()]
+        splits = []
+        for split, source in sources.items():
+            self._shapes = []
+            splits.append(self._write_split(split, source, copies))
+            index[f"{split}/shape"] = np.array(self._shapes, np.int32)
+        self._say([f"median height / width of train: {median_aspect(index['train/shape']):.2f}"])
+        if self._transparent:
+            total = sum(len(source.photos) for source in sources.values())
+            self._warn([describe_transparent(self._transparent, total, WHITE) + ALPHA_SETTING])
         self._warn(
             copies.warnings(
                 {split: [p.filename for p in source.photos] for split, source in sources.items()},
@@ -194,11 +248,34 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             for split, source in sources.items()
         }
         print(format_counts(counts), file=sys.stderr)
+        self._say(self._examples(sources))
         self._warn(count_warnings(counts, self.published_counts()))
+
+    def _report_left_out(self, sources: Mapping[str, SplitSource]) -> None:
+        """Say how many files of which suffix are no images; splits may share a tree."""
+        trees = {source.tree.location: source.tree for source in sources.values() if source.tree}
+        counts = sum((tree.left_out() for tree in trees.values()), Counter[str]())
+        if counts:
+            self._warn([describe_left_out(counts)])
+
+    def _examples(self, sources: Mapping[str, SplitSource]) -> list[str]:
+        """Return a line for each of three images, one a split, with the labels read."""
+        names = self.identity_names()
+        lines = []
+        for split in COMPARED_SPLITS:
+            filename, pid, camera = sources[split].photos[len(sources[split].photos) // 2]
+            who = f"{pid} ({names[pid]})" if names else str(pid)
+            seen = "unknown" if camera == UNKNOWN_CAMERA else str(camera)
+            lines.append(f"for example '{filename}': pid {who}, camera {seen}, split {split}")
+        return lines
+
+    def _say(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            print(printable(f"  {line}"), file=sys.stderr)
 
     def _warn(self, lines: Iterable[str]) -> None:
         for line in lines:
-            print(f"warning: {self.TITLE}: {line}", file=sys.stderr)
+            print(printable(f"warning: {self.TITLE}: {line}"), file=sys.stderr)
 
     def _write_split(self, split: str, source: SplitSource, copies: Copies) -> tfds.core.SplitInfo:
         features = self.info.features

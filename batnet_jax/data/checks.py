@@ -7,14 +7,28 @@ from typing import NamedTuple
 
 import numpy as np
 
-from batnet_jax.data.files.image_headers import is_cut_off, read_pixels
+from batnet_jax.data.files.image_headers import is_cut_off
+from batnet_jax.data.files.pixels import read_picture
 from batnet_jax.errors import UserError
 
 COMPARED_SPLITS = ("train", "query", "gallery")
 """The splits searched for copies; the other splits repeat their images on purpose."""
+FAR_OFF = 1.4
+"""Stretch of an image from which another image size is advised."""
+SIDE = 16
+"""The network takes heights and widths that are multiples of this."""
 
 
-def check_image(encoded: bytes, name: str) -> None:
+class Checked(NamedTuple):
+    """What a check of an image finds."""
+
+    transparent: bool
+    """Whether a pixel is transparent."""
+    shape: tuple[int, int]
+    """Height and width in pixels, upright."""
+
+
+def check_image(encoded: bytes, name: str) -> Checked:
     """Check that an image can be decoded.
 
     Raises: UserError if the file is empty, cut off, too large or not an image.
@@ -24,11 +38,36 @@ def check_image(encoded: bytes, name: str) -> None:
     try:
         if is_cut_off(encoded):
             raise UserError("cut off, or no image")
-        read_pixels(encoded)
+        picture = read_picture(encoded)
     except UserError as error:
         raise UserError(
             f"'{name}' cannot be decoded ({error}): restore or remove it, then run again"
         ) from error
+    height, width, _ = picture.pixels.shape
+    return Checked(picture.transparent, (height, width))
+
+
+def median_aspect(shapes: np.ndarray) -> float:
+    """Return the median of height / width; [n, 2] int in pixels."""
+    return float(np.median(shapes[:, 0] / shapes[:, 1]))
+
+
+def fitting_size(aspect: float, size: tuple[int, int]) -> tuple[int, int] | None:
+    """Return the image size that suits images of another shape, with about as many pixels.
+
+    Args:
+      aspect: the images' height / width.
+      size: (height, width) in pixels, as configured.
+
+    Returns: (height, width), multiples of 16; None if the configured shape is near enough.
+    """
+    ratio = aspect * size[1] / size[0]
+    if max(ratio, 1 / ratio) < FAR_OFF:
+        return None
+    pixels = size[0] * size[1]
+    height, width = ((pixels * a) ** 0.5 for a in (aspect, 1 / aspect))
+    fitting = tuple(max(SIDE, SIDE * round(side / SIDE)) for side in (height, width))
+    return None if fitting == tuple(size) else fitting  # type: ignore[return-value]
 
 
 class Count(NamedTuple):

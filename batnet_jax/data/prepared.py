@@ -16,8 +16,9 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
-from batnet_jax.data.builder import INDEX_NAME, ReIDBuilder
+from batnet_jax.data.builder import INDEX_NAME, NO_READING, Reading, ReIDBuilder
 from batnet_jax.errors import ArgumentError, UserError, one_line
+from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.resource_errors import is_out_of_reach
 
 OPTIONAL = ("val", "multi_query", "distractors")
@@ -49,6 +50,9 @@ class Split:
     content_digest: str = ""
     """A digest of the whole split's labels and images; the same on every machine."""
 
+    shapes: np.ndarray | None = None
+    """[n, 2] int32, height and width in pixels; None if an older version prepared the split."""
+
     def __len__(self) -> int:
         return len(self.filenames)
 
@@ -70,6 +74,7 @@ class Split:
             self.files,
             self.file_state,
             self.content_digest,
+            None if self.shapes is None else self.shapes[rows],
         )
 
     def fingerprint(self) -> str:
@@ -127,6 +132,7 @@ def concatenate(splits: Sequence[Split]) -> Split:
     if len(splits) == 1:
         return splits[0]
     files = _Chain([split.files for split in splits])
+    shapes = [split.shapes for split in splits]
     starts = np.cumsum([0, *(len(split.files) for split in splits)])
     return Split(
         np.concatenate([split.pids for split in splits]),
@@ -136,6 +142,7 @@ def concatenate(splits: Sequence[Split]) -> Split:
         files,
         " ".join(split.file_state for split in splits),
         " ".join(split.content_digest for split in splits),
+        None if any(s is None for s in shapes) else np.concatenate(shapes),  # type: ignore
     )
 
 
@@ -193,17 +200,22 @@ def open_prepared(builder: ReIDBuilder, name: str) -> Dataset:
 
 
 def make_builder(
-    cls: type[ReIDBuilder], variant: str, data_dir: Path, manual_dir: Path
+    cls: type[ReIDBuilder],
+    variant: str,
+    data_dir: Path,
+    manual_dir: Path,
+    reading: Reading = NO_READING,
 ) -> ReIDBuilder:
     """Return a builder that reads `manual_dir` and writes below `data_dir`.
 
     Raises: UserError if the variant is unknown or, for `folder`, if the user's folder is missing.
     """
+    exists(data_dir)  # says what is wrong with a path that cannot be looked up
     if not variant and cls.DETECTS_VARIANT:  # the only prepared variant, if there is only one
         places = data_dir.glob(f"{cls.name}/*/{cls.VERSION}/{INDEX_NAME}")
         prepared = [place.parents[1].name for place in places]
         variant = prepared[0] if len(prepared) == 1 else ""
-    config = cls.choose_config(variant, str(manual_dir))
+    config = cls.choose_config(variant, str(manual_dir), reading)
     try:
         with _quiet_absl():
             builder = cls(data_dir=data_dir, config=config, file_format="array_record")
@@ -212,6 +224,7 @@ def make_builder(
             f"'{data_dir / cls.name}' holds a damaged prepared data set: delete it, and run again"
         ) from error
     builder.manual_path = manual_dir
+    builder.reading = reading
     builder.final_path = Path(builder.data_dir)
     return builder
 
@@ -229,7 +242,7 @@ def _quiet_absl() -> Iterator[None]:
 
 def is_prepared(builder: ReIDBuilder) -> bool:
     """Return whether the data set has been prepared completely."""
-    return (Path(builder.data_dir) / INDEX_NAME).exists()
+    return exists(Path(builder.data_dir) / INDEX_NAME)
 
 
 def _prepare(builder: ReIDBuilder) -> None:
@@ -251,7 +264,7 @@ def _prepare(builder: ReIDBuilder) -> None:
     with lock:
         if is_prepared(builder):
             return
-        if final.exists():
+        if exists(final):
             raise UserError(f"'{final}' is not a whole prepared data set: delete it, and run again")
         for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
             shutil.rmtree(leftover)
@@ -279,7 +292,8 @@ def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: st
     rows = np.arange(len(filenames))
     labels = (index[f"{split}/pid"], index[f"{split}/camera"])
     content = _content(builder, index, split)
-    return Split(*labels, filenames, rows, _ImageFiles(records, path), state, content)
+    shapes = index.get(f"{split}/shape")  # data sets prepared by older versions have none
+    return Split(*labels, filenames, rows, _ImageFiles(records, path), state, content, shapes)
 
 
 def _content(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from batnet_jax.data import Dataset, Split, load_dataset, title_of
 from batnet_jax.data.loading.loader import ImageStore
+from batnet_jax.data.matches import check_matches
 from batnet_jax.data.prepared import concatenate
 from batnet_jax.data.sources.folder import Folder
 from batnet_jax.data.splits import hold_out, query_and_gallery
@@ -128,7 +129,12 @@ def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[s
         variant = data.variant if name == data.dataset else ""
         try:
             dataset = load_dataset(
-                name, variant=variant, data_dir=data.dir, manual_dir=data.manual_dir
+                name,
+                variant=variant,
+                data_dir=data.dir,
+                manual_dir=data.manual_dir,
+                layout=data.layout,
+                pattern=data.pattern,
             )
         except ArgumentError as error:
             raise UserError(f"{error} ({_setting(error.argument, name)})") from error
@@ -151,7 +157,16 @@ def _test(config: ml_collections.ConfigDict, dataset: Dataset) -> RetrievalTest:
         gallery = concatenate([gallery, crowd])
     if config.eval.multi_query != "none":
         more = _optional(dataset, "multi_query", "eval.multi_query", "gt_bbox/")
+    _check_matches(config, dataset, f"the test of {dataset.name}", dataset.query, gallery)
     return RetrievalTest(dataset.name, "test", dataset.query, gallery, more, dataset.identity_names)
+
+
+def _check_matches(
+    config: ml_collections.ConfigDict, dataset: Dataset, title: str, query: Split, gallery: Split
+) -> None:
+    """Refuse a test in which no query can have a match; see `check_matches`."""
+    rule, names = config.eval.same_camera, list(dataset.identity_names)
+    check_matches(title, query, gallery, rule, names)
 
 
 def _optional(dataset: Dataset, split: str, field: str, folder: str) -> Split:
@@ -265,4 +280,5 @@ def open_store(config: ml_collections.ConfigDict, split: Split, *, keep: bool = 
         workers=data.workers,
         disk_cache=Path(data.dir) / "decoded" / split.fingerprint(),
         disk_cache_gb=data.disk_cache_gb if keep else 0.0,
+        alpha=data.alpha,
     )

@@ -1,5 +1,6 @@
 """An evaluation from a network to its files: rank each test, write figures and a picture."""
 
+import io
 import itertools
 import json
 from collections.abc import Sequence
@@ -12,13 +13,15 @@ import numpy as np
 from batnet_jax import retrieval
 from batnet_jax.data import Split
 from batnet_jax.data.run_data import RetrievalTest
+from batnet_jax.errors import printable
 from batnet_jax.evaluation.embed import Embed
 from batnet_jax.evaluation.extra_figures import compute_extra_figures, format_extra_figures
 from batnet_jax.evaluation.query_figures import QueryFigures, make_query_figures, to_bytes
 from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
-from batnet_jax.report.ranked_list import Person, RankedList, draw_ranked_lists
+from batnet_jax.report.ranked_list import SHAPE, Person, RankedList, draw_ranked_lists
 from batnet_jax.report.sections import title_of
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.paths import exists
 from batnet_jax.workdir import best_checkpoint
 from batnet_jax.workdir.gcs import write_whole
 from batnet_jax.workdir.people import keep_names
@@ -97,7 +100,7 @@ def is_evaluated(workdir: Path, tests: Sequence[RetrievalTest], step: int) -> bo
     if any(test.split == "val" for test in tests) and step not in best_checkpoint.read(workdir):
         return False
     stems = itertools.chain.from_iterable(file_stems(tests, step))
-    return all((workdir / "eval" / f"{stem}.json").exists() for stem in stems)
+    return all(exists(workdir / "eval" / f"{stem}.json") for stem in stems)
 
 
 def make_result(config: ml_collections.ConfigDict, ranked: RankedTest, step: int) -> dict[str, Any]:
@@ -135,12 +138,12 @@ def sample_ranked_lists(ranked: RankedTest, *, rows: int = 5, places: int = 10) 
         places=places,
     )
     lists = []
-    query_images = ranked.query_store.batch(chosen)
+    query_images = ranked.query_store.originals(chosen, SHAPE)
     for q, query_image, head in zip(chosen, query_images, heads, strict=True):
         items = np.array([place.item for place in head.first], int)
         people = [
             person_of(ranked.test, gallery, g, image)
-            for g, image in zip(items, ranked.gallery_store.batch(items), strict=True)
+            for g, image in zip(items, ranked.gallery_store.originals(items, SHAPE), strict=True)
         ]
         person = person_of(ranked.test, query, q, query_image)
         average_precision = ranked.figures["per_query"]["average_precision"][q]
@@ -184,19 +187,20 @@ def write_result(
     for stem in stems:
         path, picture = folder / f"{stem}.json", folder / f"{stem}.png"
         write_whole(path.with_suffix(".npz"), to_bytes(queries))
-        with picture.open("wb") as file:
-            draw_ranked_lists(
-                file,
-                lists,
-                dataset=title_of(result),
-                step=result["step"],
-                mean_ap=result["mAP"],
-                ap=result["ap"],
-            )
+        drawn = io.BytesIO()
+        draw_ranked_lists(
+            drawn,
+            lists,
+            dataset=title_of(result),
+            step=result["step"],
+            mean_ap=result["mAP"],
+            ap=result["ap"],
+        )
+        write_whole(picture, drawn.getvalue())
         # The figures are written last and atomically: their file says that all files are complete.
         write_whole(path, json.dumps(result, indent=2) + "\n")
     print(format_table(result))
-    print(f"written: {path}, {picture}")
+    print(printable(f"written: {path}, {picture}"))
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -213,4 +217,4 @@ def format_table(result: dict[str, Any]) -> str:
         head += ", own images left out"
     names = "".join(f"{name:>9}" for name in columns)
     values = "".join(f"{100 * value:>8.1f}%" for value in columns.values())
-    return "\n".join([head, names, values, *format_extra_figures(result, list(columns))])
+    return "\n".join([printable(head), names, values, *format_extra_figures(result, list(columns))])

@@ -11,6 +11,7 @@ from batnet_jax.errors import UserError, one_line
 from batnet_jax.evaluation.query_figures import QueryFigures, read_query_figures
 from batnet_jax.report.comparison import RunCurves
 from batnet_jax.report.sections import title_of
+from batnet_jax.runtime.paths import is_folder
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.metrics_log import METRICS, count_damaged, read_metrics
 from batnet_jax.workdir.run_folder import CONFIG
@@ -62,7 +63,7 @@ def read_run(workdir: Path, *, test: str | None = None, step: int = 0) -> Evalua
 
 def _find_result(workdir: Path, test: str | None, step: int) -> tuple[Path, dict[str, Any]]:
     """Return the .json of an evaluation, and its contents; see `read_run`."""
-    if not workdir.is_dir():
+    if not is_folder(workdir):
         raise UserError(f"'{workdir}' is no folder: name the workdir of a run")
     files = [own for own in _list_results(workdir) if step in (0, own[0])]
     if not files:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from batnet_jax.errors import UserError, one_line
+from batnet_jax.runtime.paths import exists
 
 FEATURES = ("features", "feature", "feats", "feat", "f", "embeddings", "embedding", "x")
 PIDS = (
@@ -132,7 +133,7 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
     names = [cell.strip().lower() for cell in rows[0]]
     if set(names) & {*PIDS, *(prefix + name for prefix in ("query_", "gallery_") for name in PIDS)}:
         rows = rows[1:]
-    elif len(names) <= 2 and path.with_suffix(".npy").exists() | _is_number(names[0]):
+    elif len(names) <= 2 and (exists(path.with_suffix(".npy")) or _is_number(names[0])):
         names = ["pid", "camera"][: len(names)]
     else:
         raise UserError(
@@ -195,7 +196,7 @@ def _labelled(
     table = path.with_suffix(".csv")
     found = dict(arrays)
     if beside and _find(found, prefixes, PIDS) is None and table != path:
-        found |= read_arrays(table) if table.exists() else {}
+        found |= read_arrays(table) if exists(table) else {}
     pids = _find(found, prefixes, PIDS)
     matrix = _find(found, prefixes, FEATURES) if features else None
     missing = "identities" if pids is None else "features" if features and matrix is None else ""

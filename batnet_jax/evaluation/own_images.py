@@ -7,6 +7,7 @@ import numpy as np
 
 from batnet_jax.data import Split
 from batnet_jax.data.run_data import RetrievalTest
+from batnet_jax.errors import printable
 from batnet_jax.retrieval import ImageSet, ItemLists, check_left_out, find_same_images
 
 
@@ -41,10 +42,10 @@ def warn_of_own_images(
     same = [(q, g) for q, g in pairs if test.query.encoded(q) == test.gallery.encoded(g)]
     if same:
         q, g = same[0]
-        print(
+        line = (
             f"warning: {test.name}: {len({q for q, _ in same})} of {len(query)} queries are in the"
             f" gallery themselves, for example '{test.query.filenames[q]}' as"
             f" '{test.gallery.filenames[g]}', and find themselves: the figures are too high;"
-            " eval.leave_out_own=True leaves each query's own image out",
-            file=sys.stderr,
+            " eval.leave_out_own=True leaves each query's own image out"
         )
+        print(printable(line), file=sys.stderr)

@@ -10,7 +10,7 @@ index for faiss has it behind its end, which faiss does not read.
 import struct
 import sys
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -18,6 +18,7 @@ import numpy as np
 
 from batnet_jax.errors import UserError, one_line
 from batnet_jax.runtime.atomic_write import atomic_path
+from batnet_jax.runtime.paths import is_folder
 
 INDEX_SUFFIX = ".index"
 SUFFIXES = (".npz", ".npy", INDEX_SUFFIX)
@@ -32,7 +33,7 @@ class FeatureFile(NamedTuple):
 
     features: np.ndarray
     """[n, d] of floats; memory-mapped if the file allows it."""
-    paths: list[str] | None
+    paths: Sequence[str] | None
     """The n image paths; None if the file has none."""
     fingerprint: str | None = None
     """Of the model that embedded the images; None if the file does not say."""
@@ -40,7 +41,7 @@ class FeatureFile(NamedTuple):
 
 def is_feature_file(path: Path) -> bool:
     """Return whether a path is a feature file, judged by its suffix."""
-    return path.suffix.lower() in SUFFIXES and not path.is_dir()
+    return path.suffix.lower() in SUFFIXES and not is_folder(path)
 
 
 def open_features(path: Path) -> FeatureFile:
@@ -195,7 +196,7 @@ def write_features(
     batches: Iterable[np.ndarray],
     *,
     shape: tuple[int, int],
-    paths: list[str],
+    paths: Sequence[str],
     fingerprint: str | None = None,
 ) -> None:
     """Write the arrays `features` [n, d] float32 and `paths` [n], and the model's fingerprint.

@@ -34,6 +34,7 @@ def fingerprint(config: ml_collections.ConfigDict, variables: dict[str, Any]) ->
     facts = {
         "version": _VERSION,
         "image_size": list(config.data.image_size),
+        "alpha": config.data.alpha,
         "normalisation": [*IMAGENET_MEAN, *IMAGENET_STD],
         "network": changed,
     }

@@ -6,15 +6,17 @@ An evaluation computes the same features: both use the same decoding and the sam
 import contextlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.data.loading.loader import ImageStore, prefetch
-from batnet_jax.data.loading.user_images import ArrayStore, ImageFiles, paths_or_arrays
+from batnet_jax.data.loading.user_arrays import CHANNELS, ArrayStore, cut_boxes, paths_or_arrays
+from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.inference.feature_file import check_fingerprint, read_fingerprint
@@ -40,6 +42,7 @@ class Model:
       config: all settings of the run that trained the network.
       step: training steps taken.
       image_size: (height, width) that images are resized to, in pixels.
+      alpha: what becomes of transparency, see `config.data.alpha`.
       dim: d, the length of a feature.
       batch: images per step, over all devices of this process.
       fingerprint: see `inference.fingerprint`; features of models with other fingerprints cannot be
@@ -59,6 +62,7 @@ class Model:
         self.config = config
         self.step = step
         self.image_size: tuple[int, int] = tuple(config.data.image_size)
+        self.alpha: str = config.data.alpha
         self.dim: int = sum(feature_sizes(variables["params"]).values())
         self.batch = devices.round_up(batch)
         self.fingerprint = fingerprint(config, variables)
@@ -68,31 +72,37 @@ class Model:
         height, width = self.image_size
         return f"Model(step={self.step}, image_size={height}x{width}, dim={self.dim})"
 
-    def embed(self, images: Any, *, progress: bool = True) -> np.ndarray:
+    def embed(
+        self, images: Any, *, channels: str = "rgb", boxes: Any = None, progress: bool = True
+    ) -> np.ndarray:
         """Return the features of images, in the order of the images.
 
         Args:
           images: paths, in a list or an array; a folder (all images below it, sorted by name), an
             image file, or a text file with one path per line; or arrays: [n, h, w, 3] uint8, a list
-            of [h, w], [h, w, 3] or [h, w, 4] of any sizes, or Pillow images. Grey images become
-            RGB, transparency is dropped, 16-bit images keep their upper 8 bits, and files are
-            turned upright.
+            of [h, w], [h, w, 3] or [h, w, 4] of any sizes, tensors of the same shapes, or Pillow
+            images. Grey images become RGB, transparency is treated as `config.data.alpha` says,
+            16-bit images keep their upper 8 bits, and files and Pillow images are turned upright.
+          channels: the order of the colours of arrays, "rgb", or "bgr" as OpenCV has it.
+          boxes: [n, 4] numbers x0, y0, x1, y1 in pixels: embed these parts of the only image, a
+            frame, instead of the image. They are rounded, and cut at the edges of the frame.
           progress: show a bar on stderr after `BAR_DELAY` seconds.
 
         Returns: [n, d] float32: f_a and, if the network has parts, f_p side by side, each of unit
           length. The inner product of two features is 2 times their cosine (1 time without parts).
 
-        Raises: UserError naming the file or array that is not an image.
+        Raises: UserError naming the file, array or box that is not an image.
         """
-        paths, arrays = paths_or_arrays(images)
+        paths, arrays = self._find_images(images, channels, boxes)
         total = len(arrays) if paths is None else len(paths)
+        order = "rgb" if boxes is not None else channels
         with contextlib.ExitStack() as stack:
             bar = None
             if progress:
                 bar = stack.enter_context(progress_bar(total, description="embed", delay=BAR_DELAY))
             features = np.empty((total, self.dim), np.float32)
             done = 0
-            for batch in self.embed_parts(arrays if paths is None else paths):
+            for batch in self._embed_found(paths, arrays, order):
                 features[done : done + len(batch)] = batch
                 done += len(batch)
                 if bar is not None:
@@ -111,20 +121,45 @@ class Model:
         """
         check_fingerprint(Path(path), read_fingerprint(Path(path)), self.fingerprint)
 
-    def embed_parts(self, images: Any) -> Iterator[np.ndarray]:
+    def embed_parts(self, images: Any, *, channels: str = "rgb") -> Iterator[np.ndarray]:
         """Yield the features that `embed` returns, at most `batch` rows at a time.
 
         The last batch is padded, so that all steps have one shape and one compilation serves all.
 
         Raises: see `embed`.
         """
+        return self._embed_found(*self._find_images(images, channels, None), channels)
+
+    def _find_images(
+        self, images: Any, channels: str, boxes: Any
+    ) -> tuple[Sequence[str] | None, Sequence[Any]]:
+        """Return the paths, or None and the arrays, that the arguments of `embed` name.
+
+        Raises: UserError if the arguments do not fit each other.
+        """
+        if channels not in CHANNELS:
+            raise UserError(f"channels={channels!r} is not one of {', '.join(CHANNELS)}")
+        if boxes is not None:
+            return None, cut_boxes(images, boxes, channels=channels, alpha=self.alpha)
         paths, arrays = paths_or_arrays(images)
+        if paths is not None and channels != "rgb":
+            raise UserError(f"channels={channels!r} is for arrays: image files know their colours")
+        return paths, arrays
+
+    def _embed_found(
+        self, paths: Sequence[str] | None, arrays: Sequence[Any], channels: str
+    ) -> Iterator[np.ndarray]:
+        """Yield the features of files or, if `paths` is None, of arrays."""
         workers = max(self.config.data.workers, os.cpu_count() or 1)
         if paths is None:
-            store: Any = ArrayStore(arrays, self.image_size)
+            store: Any = ArrayStore(arrays, self.image_size, channels=channels, alpha=self.alpha)
         else:
             store = ImageStore(
-                ImageFiles(paths), image_size=self.image_size, cache_gb=0.0, workers=workers
+                ImageFiles(paths),
+                image_size=self.image_size,
+                cache_gb=0.0,
+                workers=workers,
+                alpha=self.alpha,
             )
         total = len(store)
         plan = (
@@ -149,6 +184,7 @@ def load(path: str | os.PathLike, *, step: int = 0, batch: int = 0) -> Model:
     Raises: UserError if the checkpoint is missing or damaged.
     """
     choose_cpu_libraries()  # as main does; without effect if JAX has already computed something
+    check_local(path)
     path = Path(path)
     return load_with_config(read_config(path, step), path, step=step, batch=batch)
 

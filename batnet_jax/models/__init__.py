@@ -15,10 +15,12 @@
 from batnet_jax.models.backbones import BACKBONES
 from batnet_jax.models.batnet import (
     ATTENTIONS,
+    FREEZABLE,
     MAX_ATTRIBUTES,
     POSITIONS,
     BATNet,
     feature_sizes,
+    parse_frozen,
     parse_positions,
 )
 from batnet_jax.models.bi_attention import KERNELS, BiAttention
@@ -28,6 +30,7 @@ from batnet_jax.models.part_streams import PART_SAMPLINGS
 __all__ = [
     "ATTENTIONS",
     "BACKBONES",
+    "FREEZABLE",
     "KERNELS",
     "MAX_ATTRIBUTES",
     "NECKS",
@@ -36,5 +39,6 @@ __all__ = [
     "BATNet",
     "BiAttention",
     "feature_sizes",
+    "parse_frozen",
     "parse_positions",
 ]

@@ -15,6 +15,8 @@ from batnet_jax.models.part_streams import PartStreams
 
 ATTENTIONS = ("aia", "plain", "none")
 POSITIONS = ("p1", "p2", "p3", "p4")
+FREEZABLE = ("blk1", "blk2", "blk3", "blk4", "bi_attention", "part_streams")
+"""The parts of the network that training may leave as they are."""
 MAX_ATTRIBUTES = {"embedding_dim": 2**16, "num_parts": 64, "rff_factor": 64, "width": 16}
 """The largest value of each of these attributes; see also `init_variables.MAX_PARAMETERS`."""
 
@@ -35,6 +37,22 @@ def parse_positions(position: str | Sequence[str]) -> tuple[str, ...]:
         if names.count(name) > 1:
             raise UserError(f"position={position!r} has {name} twice: {allowed}")
     return tuple(name for name in POSITIONS if name in names)
+
+
+def parse_frozen(names: str) -> tuple[str, ...]:
+    """Return the parts in a string like "blk1,blk2"; "" = none.
+
+    Returns: distinct `FREEZABLE`, in the network's order.
+    Raises: UserError if a part is unknown.
+    """
+    given = [name.strip() for name in names.split(",")] if names.strip() else []
+    for name in given:
+        if name not in FREEZABLE:
+            raise UserError(
+                f"freeze={names!r} has the unknown part {name!r}: give some of "
+                f"{', '.join(FREEZABLE)}, as in blk1,blk2"
+            )
+    return tuple(name for name in FREEZABLE if name in given)
 
 
 def feature_sizes(params: Mapping[str, Any]) -> dict[str, int]:
@@ -72,6 +90,7 @@ class BATNet(nn.Module):
       backbone: a key of `backbones.BACKBONES`.
       sync_batch_norm: compute BN's statistics over all devices.
       axis_name: pmap's axis, None outside pmap.
+      frozen: parts that use running statistics and no gradient in training, see `FREEZABLE`.
       dtype: of the computation. Blk4's layers return at least float32, and the heads compute in
         it. Parameters and statistics are float32.
     """
@@ -92,6 +111,7 @@ class BATNet(nn.Module):
     backbone: str = "published"
     sync_batch_norm: bool = True
     axis_name: str | None = None
+    frozen: Sequence[str] = ()
     dtype: Any = jnp.float32
 
     @nn.compact
@@ -111,19 +131,22 @@ class BATNet(nn.Module):
         attention = {}
 
         def run_block(number: int, x: jax.Array) -> jax.Array:
-            x = self._block(number)(x, train=train)
+            x = self._block(number)(x, train=train and f"blk{number}" not in self.frozen)
             position = f"p{number}"
             if position not in positions:
                 return x
             name = "bi_attention" if len(positions) == 1 else f"bi_attention_{position}"
-            mask = self._bi_attention(name).mask(x, train=train)
+            mask = self._bi_attention(name).mask(
+                x, train=train and "bi_attention" not in self.frozen
+            )
             attention[position] = {"input": x, "mask": mask, "output": x * mask}
             return attention[position]["output"]
 
         x = run_block(2, run_block(1, images.astype(self.dtype)))
         maps = {"appearance": run_block(4, run_block(3, x))}
         if self.num_parts:
-            maps["part"] = self._part_streams()(x, train=train)
+            learns = "part_streams" not in self.frozen
+            maps["part"] = self._part_streams()(x, train=train and learns)
         features, scores = {}, {}
         for name, feature_map in maps.items():
             features[name], scores[name] = self._head(name)(feature_map, train=train)

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import ml_collections
 
-from batnet_jax.models.batnet import BATNet
+from batnet_jax.models.batnet import BATNet, parse_frozen
 from batnet_jax.runtime.devices import AXIS
 
 
@@ -12,6 +12,8 @@ def make_model(
 ) -> BATNet:
     """Return the network of `config.model`, whose fields are `BATNet`'s attributes.
 
+    The parts of `config.train.freeze` are frozen.
+
     Args:
       config: validated.
       num_identities: classes of the classifiers.
@@ -19,4 +21,5 @@ def make_model(
     """
     fields = dict(config.model)
     dtype = jnp.dtype(fields.pop("dtype"))
-    return BATNet(num_identities, dtype=dtype, axis_name=axis_name, **fields)
+    frozen = parse_frozen(config.train.freeze)
+    return BATNet(num_identities, dtype=dtype, axis_name=axis_name, frozen=frozen, **fields)

@@ -1,5 +1,6 @@
 """The config files that come with the package, found by name."""
 
+import os
 from pathlib import Path
 
 import batnet_jax
@@ -13,7 +14,7 @@ def config_folder() -> Path:
     """Return the folder of the config files, in the installed package or in the source tree."""
     package = Path(batnet_jax.__file__).parent
     installed = package / "configs"  # setup.py puts them there in a wheel
-    return installed if installed.is_dir() else package.parent / "configs"
+    return installed if os.path.isdir(installed) else package.parent / "configs"
 
 
 def config_names() -> list[str]:
@@ -30,7 +31,7 @@ def find_config(name: str) -> str:
     """
     shipped = config_folder() / f"{Path(name).stem}.py"
     asked = name in (shipped.stem, f"configs/{shipped.name}")
-    return str(shipped) if asked and not Path(name).is_file() and shipped.is_file() else name
+    return str(shipped) if asked and not os.path.isfile(name) and os.path.isfile(shipped) else name
 
 
 def name_configs(argv: list[str]) -> list[str]:

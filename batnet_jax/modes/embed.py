@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -12,7 +12,7 @@ from absl import flags
 
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.loading.user_images import ImageFiles, list_files
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.inference.feature_file import write_features
 from batnet_jax.inference.model import BAR_DELAY, Model, load_with_config
 from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
@@ -51,7 +51,8 @@ def run(
     model = load_with_config(config, workdir, step=config.eval.step)
     if skip_unreadable:
         paths = readable(paths, model)
-    print(f"{model}: {len(paths)} images of '{images}' go to '{output}'")
+    line = f"{model}: {len(paths)} images of '{images}' go to '{output}'"
+    print(printable(line), file=sys.stderr)
     start = time.perf_counter()
     with progress_bar(len(paths), description="embed", delay=BAR_DELAY) as bar:
 
@@ -65,18 +66,20 @@ def run(
             fingerprint = model.fingerprint
             write_features(output, parts(), shape=shape, paths=paths, fingerprint=fingerprint)
     rate = len(paths) / (time.perf_counter() - start)
-    print(f"written: {output}, features [{len(paths)}, {model.dim}], {rate:.1f} images/s")
+    line = f"written: {output}, features [{len(paths)}, {model.dim}], {rate:.1f} images/s"
+    print(printable(line))
 
 
-def readable(paths: list[str], model: Model) -> list[str]:
+def readable(paths: Sequence[str], model: Model) -> list[str]:
     """Return the paths of images that can be read, and name the others on stderr.
 
     Raises: UserError if no image can be read.
     """
     files, kept = ImageFiles(paths), []
     workers = max(model.config.data.workers, os.cpu_count() or 1)
+    options = {"image_size": model.image_size, "cache_gb": 0.0, "alpha": model.alpha}
     with (
-        ImageStore(files, image_size=model.image_size, cache_gb=0.0, workers=workers) as store,
+        ImageStore(files, workers=workers, **options) as store,
         progress_bar(len(paths), description="look", delay=BAR_DELAY) as bar,
     ):
         for path, error in zip(paths, store.errors(), strict=True):

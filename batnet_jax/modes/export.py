@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.export.formats import FORMATS, check_installed
 from batnet_jax.export.model_card import ExportedModel, model_card, read_results
 from batnet_jax.export.published import SUFFIXES, to_bytes, to_published
@@ -16,6 +16,7 @@ from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet, feature_sizes
 from batnet_jax.modes.flags import OUTPUT, report_write_errors
 from batnet_jax.runtime.atomic_write import write_atomically
+from batnet_jax.runtime.paths import existing_parent, is_folder
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 from batnet_jax.workdir import checkpoints
 
@@ -42,12 +43,15 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
     model, variables = restore_network(config, workdir, step)
     height, width = size = tuple(config.data.image_size)
     trained = tuple(metadata["config"]["data"]["image_size"]) if "config" in metadata else size
+    lines = []
     if trained != size:
-        print(f"note: for images of {height} x {width}, and trained on {trained[0]} x {trained[1]}")
+        lines += [
+            f"note: for images of {height} x {width}, and trained on {trained[0]} x {trained[1]}"
+        ]
     if output.suffix in FORMATS:
         write_whole(output, FORMATS[output.suffix](model, variables, size))
     else:
-        write_published(output, model, variables)
+        lines += write_published(output, model, variables)
     written = output.read_bytes()
     exported = ExportedModel(
         step=step,
@@ -61,23 +65,26 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
     )
     card = card_path(output)
     write_whole(card, model_card(output.name, exported).encode())
-    print(f"written: {output}, {len(written):,} bytes, and its card, {card}")
+    lines.append(f"written: {output}, {len(written):,} bytes, and its card, {card}")
+    print("\n".join(map(printable, lines)))
 
 
-def write_published(output: Path, model: BATNet, variables: dict[str, Any]) -> None:
-    """Write a network's weights under the published code's names.
+def write_published(output: Path, model: BATNet, variables: dict[str, Any]) -> list[str]:
+    """Write a network's weights under the published code's names; return lines about them.
 
     Raises: UserError if the published code has no such network, or the file cannot be written.
     """
     tensors = to_published(model, variables)
     suffix = next(suffix for suffix in SUFFIXES if output.name.endswith(suffix))
     write_whole(output, to_bytes(tensors, suffix))
+    lines = [f"written: {output}, {len(tensors)} tensors under the published code's names"]
     if model.num_parts and model.part_sampling != "published":
-        print(
+        lines.insert(
+            0,
             f"note: this was trained with model.part_sampling={model.part_sampling}; the published "
-            "code, and --mode=import, resize the parts in another way: their features will differ"
+            "code, and --mode=import, resize the parts in another way: their features will differ",
         )
-    print(f"written: {output}, {len(tensors)} tensors under the published code's names")
+    return lines
 
 
 def card_path(output: Path) -> Path:
@@ -98,10 +105,10 @@ def check_output(output: Path) -> None:
     elif output.suffix != SAFETENSORS:
         import_torch("writing .pth")
     for path in (output, card_path(output)):
-        if path.is_dir():
+        if is_folder(path):
             raise UserError(f"'{path}' is a folder: name another --output")
-    existing = next(p for p in output.absolute().parents if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    existing = existing_parent(output.absolute().parent)
+    if not is_folder(existing) or not os.access(existing, os.W_OK):
         raise UserError(f"cannot write to '{existing}': name another --output than {output}")
 
 

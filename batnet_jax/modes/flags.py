@@ -6,7 +6,9 @@ from pathlib import Path
 
 from absl import flags
 
+from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.paths import is_folder
 from batnet_jax.runtime.resource_errors import disk_error
 
 
@@ -14,6 +16,7 @@ class _PathParser(flags.ArgumentParser[Path]):
     """Parse a path. An empty argument counts as not given."""
 
     def parse(self, argument: str) -> Path | None:
+        check_local(argument)
         return Path(argument) if argument else None
 
 
@@ -25,6 +28,11 @@ def define_path(name: str, description: str) -> flags.FlagHolder[Path | None]:
 OUTPUT = define_path("output", "the file to write; for import, the workdir to make")
 QUERY = define_path("query", "an image, a folder or a list; for metrics, a file of features")
 GALLERY = define_path("gallery", "what embed wrote, a folder or a list")
+
+
+def given_fields() -> set[str]:
+    """Return the dotted names of the config's fields that the command line gives."""
+    return {name.removeprefix("config.") for name in flags.FLAGS if name.startswith("config.")}
 
 
 @contextlib.contextmanager
@@ -39,7 +47,7 @@ def report_write_errors(flag: str, path: Path, *, folder: bool = False) -> Itera
     Raises: UserError if the path is a folder and may not be one, or the body raises OSError or
       TensorStore's ValueError for an error of the disk.
     """
-    if path.is_dir() and not folder:
+    if is_folder(path) and not folder:
         raise UserError(f"--{flag}={path} is a folder: name a file")
     try:
         yield

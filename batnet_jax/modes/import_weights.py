@@ -5,8 +5,10 @@ from pathlib import Path
 
 import ml_collections
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError, printable
 from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
+from batnet_jax.runtime.atomic_write import write_atomically
+from batnet_jax.runtime.paths import exists, is_folder
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.validation import as_flags
 from batnet_jax.weights.convert import Report, Source, fill
@@ -36,7 +38,8 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, source: Path, outpu
     """
     del workdir
     report = import_weights(config, source, output)
-    print(f"{report.summary()}\nwritten: {output / checkpoints.FOLDER / '0'}, {output / REPORT}")
+    print(printable(report.summary()))
+    print(printable(f"written: {output / checkpoints.FOLDER / '0'}, {output / REPORT}"))
 
 
 def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path) -> Report:
@@ -54,17 +57,19 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
     Raises: UserError if the file cannot be read safely and completely, or its network is not the
       config's, or the output cannot be written or has a checkpoint. Nothing is written then.
     """
-    if output.exists() and not output.is_dir():
+    if exists(output) and not is_folder(output):
         raise UserError(f"--output={output} is a file: name a folder to make")
     if checkpoints.latest_step(output) is not None:
         raise UserError(f"--output={output} already holds a checkpoint: name another folder")
-    if source.is_dir():
+    if is_folder(source):
         raise UserError(f"--source={source} is a folder: name a .pth or .safetensors file")
-    opened = open_source(config, source)
     try:
+        opened = open_source(config, source)
         check_agrees(opened, config.model, whole=True)
     except OtherNetworkError as error:
         raise UserError(f"{error}: pass {as_flags('model', error.found)}") from error
+    except ArgumentError as error:
+        raise UserError(f"{error} (--config.init.{error.argument}=...)") from error
     classes = _count_classes(opened)
     recipe = make_recipe(config, num_identities=classes, steps_per_epoch=1)
     state = init_state(recipe, tuple(config.data.image_size))
@@ -75,7 +80,7 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
         output.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(checkpoints.open_manager(output)) as manager:
             checkpoints.save(manager, 0, state.replace(**filled), metadata)  # type: ignore[attr-defined]
-        (output / REPORT).write_text(report.text())
+        write_atomically(output / REPORT, report.text())
     return report
 
 

@@ -9,7 +9,7 @@ import ml_collections
 
 from batnet_jax.config import default_config, flatten
 from batnet_jax.data.run_data import RetrievalTest, open_tests
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import parse_positions
@@ -21,6 +21,8 @@ from batnet_jax.report.attention_section import attention_section
 from batnet_jax.report.settings import settings_section
 from batnet_jax.report.thumbnails import Thumbnails
 from batnet_jax.report.training_section import training_section
+from batnet_jax.runtime.resource_errors import as_run_failure
+from batnet_jax.validation import EVALUATION_MEMORY
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.metrics_log import read_metrics
 from batnet_jax.workdir.same_run import check_held_out
@@ -35,7 +37,17 @@ _RESULT_KEYS = {"dataset", "split", "step", "mAP", "cmc", "ap"}
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Evaluate a checkpoint and show its rankings, its attention and its training on one page."""
+    """Evaluate a checkpoint and show its rankings, its attention and its training on one page.
+
+    Raises: RunFailure if the disk or the memory is full; an older page is kept then.
+    """
+    with as_run_failure(workdir, memory=EVALUATION_MEMORY):
+        written = write_report(config, workdir)
+    print(printable(f"written: {', '.join(map(str, written))}"))
+
+
+def write_report(config: ml_collections.ConfigDict, workdir: Path) -> list[Path]:
+    """Write the page and the picture of a report; return their paths."""
     step = checkpoints.configured_step(config, workdir)
     metadata = checkpoints.restore_metadata(workdir, step)
     model, variables = restore_network(config, workdir, step)
@@ -75,7 +87,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     if attention:
         written.append(folder / f"attention_step_{step}.png")
         draw_attention_maps(written[-1], attention, dataset=tests[0].name, step=step)
-    print(f"written: {', '.join(map(str, written))}")
+    return written
 
 
 def _open_tests(

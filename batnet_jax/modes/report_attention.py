@@ -19,7 +19,7 @@ from batnet_jax.models import BATNet, parse_positions
 from batnet_jax.models.batnet import POSITIONS
 from batnet_jax.report.attention_maps import AttentionRow, mean_maps
 from batnet_jax.report.layers import paint_layers
-from batnet_jax.report.ranked_list import Person
+from batnet_jax.report.ranked_list import SHAPE, Person
 
 MEASURED = 500
 """Queries whose layers are measured: more would narrow the intervals, which are of one run, but not
@@ -41,7 +41,7 @@ def attention_rows(
         return []
     query, rows = test.query, np.array(queries)
     with open_store(config, query, keep=False) as store:
-        images = store.batch(rows)
+        images, shown = store.batch(rows), store.originals(rows, SHAPE)
     # XLA drops the layers after the last attention, because nothing uses their outputs.
     attention = jax.device_get(
         jax.jit(functools.partial(attention_step, model=model))(variables, images)
@@ -53,7 +53,7 @@ def attention_rows(
         )
     cameras = [camera_of(query, q) for q in queries]
     pids = query.pids[rows].tolist()
-    people = map(Person, images, pids, cameras, map(test.name_of, pids))
+    people = map(Person, shown, pids, cameras, map(test.name_of, pids))
     layers: list[np.ndarray | None] = [None] * len(rows)
     if is_drawn(test.name):
         pairs = zip(images, layers_of(query, rows), strict=True)

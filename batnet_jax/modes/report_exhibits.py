@@ -20,6 +20,7 @@ from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
 from batnet_jax.report import sections
 from batnet_jax.report.cards import KINDS, Card, Hit, PageImage, ranked_lists_section
 from batnet_jax.report.page import Section
+from batnet_jax.report.ranked_list import SHAPE
 from batnet_jax.report.sections import HardIdentity
 from batnet_jax.report.thumbnails import Thumbnails
 from batnet_jax.runtime.progress import counting_bar
@@ -220,7 +221,7 @@ def _add_images(store: ImageStore, items: Sequence[int], thumbnails: Thumbnails)
     names = {}
     for start in range(0, len(items), _AT_ONCE):
         part = items[start : start + _AT_ONCE]
-        for item, image in zip(part, store.batch(np.array(part)), strict=True):
+        for item, image in zip(part, store.originals(np.array(part), SHAPE), strict=True):
             names[item] = thumbnails.add(image)
     return names
 

@@ -1,5 +1,6 @@
 """The mode `search`: rank a gallery for query images; write the gallery as an index for faiss."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import numpy as np
 from absl import flags
 
 from batnet_jax.data.loading.user_images import list_files
-from batnet_jax.errors import UserError, printable
+from batnet_jax.errors import UserError, one_line, printable
 from batnet_jax.inference import feature_file
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
@@ -80,21 +81,23 @@ def run(
         lists = rank_queries(searcher, queries, top, keep_own=keep_own, pool=pool, name=str(query))
         if lowest is not None:
             lists = [keep_accepted(one, lowest) for one in lists]
-        print("\n".join(format_list(one, lowest) for one in lists))
+        shown = "\n".join(format_list(one, lowest) for one in lists)
         if output is not None:
             source = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
             source |= {} if lowest is None else {"accept": lowest}
             with report_write_errors("output", output):
                 write_atomically(output, to_bytes(output, source, lists))
-            print(f"written: {output}")
+            shown += f"\nwritten: {printable(str(output))}"
+        print(shown)
     if faiss is not None:
         write_index(faiss, searcher.gallery.features, searcher.gallery.fingerprint)
         count, dim = searcher.gallery.features.shape
-        print(f"written: {faiss}, IndexFlatIP of {count} vectors of unit length, {dim} dimensions")
+        kind = f"IndexFlatIP of {count} vectors of unit length, {dim} dimensions"
+        print(printable(f"written: {faiss}, {kind}"))
 
 
 def rank_queries(
-    searcher: Searcher, queries: list[str], top: int, *, keep_own: bool, pool: str, name: str
+    searcher: Searcher, queries: Sequence[str], top: int, *, keep_own: bool, pool: str, name: str
 ) -> list[dict[str, Any]]:
     """Return a ranked list for each query: `query`, its name, and `hits`, see `hits`.
 
@@ -169,7 +172,7 @@ def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
             "the gallery is empty" if one["best"] is None else f"the best scores {one['best']:.4f}"
         )
         rows = [f"    -  nobody is like this: {best}, and {lowest:.4f} is needed"]
-    return "\n".join([head, *rows])
+    return "\n".join(map(printable, [head, *rows]))
 
 
 def write_index(path: Path, features: np.ndarray, fingerprint: str | None = None) -> None:
@@ -190,6 +193,9 @@ def write_index(path: Path, features: np.ndarray, fingerprint: str | None = None
     for start in range(0, len(features), ROWS_AT_ONCE):
         index.add(unit_length(read_rows(features, slice(start, start + ROWS_AT_ONCE))))
     with report_write_errors("faiss", path), atomic_path(path) as temporary:
-        faiss.write_index(index, str(temporary))
+        try:
+            faiss.write_index(index, str(temporary))
+        except RuntimeError as error:  # faiss's type for an error of the disk
+            raise OSError(one_line(error)) from error
         with temporary.open("ab") as file:
             file.write(feature_file.mark(fingerprint))

@@ -1,15 +1,20 @@
 """The mode `train`: train a network, or resume its training, and evaluate it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import ml_collections
+import numpy as np
 
 from batnet_jax.data import Split
+from batnet_jax.data.checks import fitting_size, median_aspect
 from batnet_jax.data.run_data import RetrievalTest, open_run_data
+from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
+from batnet_jax.training.fitted import describe_fit, fit, keep_fit, read_start
 from batnet_jax.training.loop import train
 from batnet_jax.training.start import check_run
+from batnet_jax.validation import validate
 
 HELP = "Prepares the data if needed, trains or resumes, evaluates."
 NEEDS = TAKES = ()
@@ -17,10 +22,46 @@ NEEDS = TAKES = ()
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Train the config's network in a workdir, from the workdir's last checkpoint if it has one."""
+    given = given_fields()
+    start = processes.by_lead(lambda: read_start(workdir))
+    if start is not None:
+        config = keep_fit(config, *start, given)
     check_run(config, workdir)
     data = processes.lead_first(lambda: open_run_data(config))
     check_same_images([*data.val, *data.tests], data.train.images)
+    if start is None:
+        tell_shape(config, data.train.images)
+        config = fit_and_tell(config, data.train.labels, given)
     train(config, data, workdir)
+
+
+def tell_shape(config: ml_collections.ConfigDict, images: Split) -> None:
+    """Print the image size that fits, if `config.data.image_size` stretches the images far."""
+    if images.shapes is None or not processes.is_lead():
+        return
+    aspect, size = median_aspect(images.shapes), tuple(config.data.image_size)
+    fitting = fitting_size(aspect, size)
+    if fitting:
+        print(
+            f"note: the training images have a median height / width of {aspect:.2f}, and "
+            f"config.data.image_size={size[0]},{size[1]} stretches it to {size[0] / size[1]:.2f}: "
+            f"--config.data.image_size={fitting[0]},{fitting[1]} keeps their shape"
+        )
+
+
+def fit_and_tell(
+    config: ml_collections.ConfigDict, labels: np.ndarray, given: Collection[str]
+) -> ml_collections.ConfigDict:
+    """Return the config with the settings that follow from the training set; print these.
+
+    Raises: UserError, as `fit` and `validate` do.
+    """
+    fitted = fit(config, labels, given)
+    line = describe_fit(config, fitted, labels)
+    if line and processes.is_lead():
+        print(line)
+    validate(fitted)
+    return fitted
 
 
 def check_same_images(tests: Sequence[RetrievalTest], *more: Split) -> None:

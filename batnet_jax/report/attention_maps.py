@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from batnet_jax.errors import UserError
 from batnet_jax.report.layers import LEGEND
-from batnet_jax.report.ranked_list import Person, who
+from batnet_jax.report.ranked_list import Person, who, write_png
 
 _BOX = (128, 256)  # width, height of a cell in pixels: the paper's image size
 _GAP = 8
@@ -158,7 +158,7 @@ def draw_attention_maps(
     if rows[0].layers is not None:
         font = ImageFont.load_default(_TEXT)
         draw.text((_GAP, bottom + 2 * _LINE), f"{LEGEND}.", _INK, font)
-    sheet.save(path, format="PNG")
+    write_png(sheet, path)
 
 
 def mask_limits(rows: Sequence[AttentionRow], position: str) -> tuple[float, float]:

@@ -3,8 +3,10 @@
 Marks differ by more than colour: a tick in a green frame, a cross in a red one.
 """
 
+import io
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -12,7 +14,10 @@ from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.atomic_write import write_atomically
 
+SHAPE = (384, 192)
+"""Height and width in pixels in which an image is large enough to be drawn."""
 _BOX = (96, 192)  # width, height of an image in pixels; pedestrians are about 1:2
 _FRAME = 4
 _GAP = 8
@@ -109,7 +114,17 @@ def draw_ranked_lists(
         _draw_person(sheet, columns[0], y, row.query, None, note)
         for x, person in zip(columns[1:], row.gallery, strict=False):
             _draw_person(sheet, x, y, person, person.pid == row.query.pid, "")
-    sheet.save(path, format="PNG")
+    write_png(sheet, path)
+
+
+def write_png(picture: Image.Image, path: str | os.PathLike | BinaryIO) -> None:
+    """Write a picture to an open file, or to a path, where an old file stays until it is whole."""
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    if isinstance(path, str | os.PathLike):
+        write_atomically(Path(path), buffer.getvalue())
+    else:
+        path.write(buffer.getvalue())
 
 
 def _cell_size() -> tuple[int, int]:

@@ -37,6 +37,15 @@ def positive_int(name: str, given: Any) -> int:
     return int(given)
 
 
+def positive_ints(name: str, given: Any) -> None:
+    """Raise UserError unless `given` is a list of whole numbers of at least 1."""
+    listed = isinstance(given, Sequence) or (isinstance(given, np.ndarray) and given.ndim > 0)
+    if isinstance(given, str | bytes) or not listed or any(np.ndim(n) for n in given):
+        raise UserError(f"{name}={given!r}: must be a list of integers, such as (1, 5, 10)")
+    for number in given:
+        positive_int(name, number)
+
+
 def features(name: str, given: Any, metric: str) -> np.ndarray:
     """Check features [n, d]: real, not empty, and finite in float32.
 
@@ -164,6 +173,11 @@ def ids(name: str, given: Any, length: int) -> Int64[np.ndarray, " n"]:
         raise UserError(
             f"{name} has dtype {array.dtype}: must be integers; convert with .astype(int), or"
             " number the names with np.unique(names, return_inverse=True)"
+        )
+    if array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
+        raise UserError(
+            f"{name} holds {array.max()}: must be {np.iinfo(np.int64).max} or less, as int64;"
+            " number the identities with np.unique(ids, return_inverse=True)"
         )
     return array.astype(np.int64)
 

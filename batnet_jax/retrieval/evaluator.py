@@ -46,8 +46,7 @@ class Options:
         checks.choice("ap", self.ap, checks.AP_CONVENTIONS)
         checks.choice("same_camera", self.same_camera, checks.SAME_CAMERA)
         checks.choice("dtype", self.dtype, checks.DTYPES)
-        for k in self.cmc_ranks:
-            checks.positive_int("cmc_ranks", k)
+        checks.positive_ints("cmc_ranks", self.cmc_ranks)
         if self.bootstrap:
             checks.positive_int("bootstrap", self.bootstrap)
         for name in ("block", "chunk"):

@@ -106,7 +106,7 @@ def single_shot_cmc_sets(
     """Measure the CMC of two image sets; see `single_shot_cmc`."""
     checks.choice("same_camera", same_camera, checks.SAME_CAMERA)
     trials = checks.positive_int("trials", trials)
-    cmc_ranks = [checks.positive_int("cmc_ranks", k) for k in cmc_ranks]
+    checks.positive_ints("cmc_ranks", cmc_ranks)
     if left_out is not None:
         left_out = keep_items(left_out, gallery.not_junk, len(gallery))
     gallery = gallery.drop_junk()

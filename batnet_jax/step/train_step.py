@@ -14,11 +14,11 @@ import optax
 from flax import struct
 from jax import lax
 
-from batnet_jax.models import BATNet
+from batnet_jax.models import BATNet, parse_frozen
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.runtime.devices import AXIS
-from batnet_jax.step import accumulation, augment, losses, optimizer
+from batnet_jax.step import accumulation, augment, freezing, losses, optimizer
 from batnet_jax.step.packing import pack_like, unpack
 
 
@@ -54,6 +54,8 @@ class Recipe(NamedTuple):
       loss: this section of the config.
       augment: this section of the config.
       accumulate: number of parts of a batch, see `accumulation`.
+      frozen: parts of the network that stay as they are, see `models.FREEZABLE`.
+      backbone_rate: of the learning rate, for the backbone.
       axis_name: pmap's axis; None outside pmap, and on a single device, as collectives would only
         take time to compile.
     """
@@ -66,6 +68,8 @@ class Recipe(NamedTuple):
     loss: ml_collections.ConfigDict
     augment: ml_collections.ConfigDict
     accumulate: int
+    frozen: tuple[str, ...]
+    backbone_rate: float
     axis_name: str | None
 
 
@@ -90,6 +94,8 @@ def make_recipe(
         loss=config.loss,
         augment=config.augment,
         accumulate=config.batch.accumulate,
+        frozen=parse_frozen(config.train.freeze),
+        backbone_rate=config.train.backbone_rate,
         axis_name=axis_name,
     )
 
@@ -136,6 +142,33 @@ def _global_positions(rows: int, axis_name: str | None) -> jax.Array:
     return first + jnp.arange(rows)
 
 
+def _update(
+    state: TrainState, grads: Any, batch_stats: Any, recipe: Recipe
+) -> tuple[Any, Any, Any]:
+    """Return the new parameters, statistics and optimizer's state, packed like the old ones.
+
+    Args:
+      state: before the step.
+      grads: of the parameters, packed like them; 0 for frozen ones.
+      batch_stats: after the step, packed like the state's.
+      recipe: see `Recipe`.
+    """
+    frozen, before = recipe.frozen, unpack(state.params)
+    decayed = state.params
+    if frozen:
+        decayed = pack_like(freezing.zero_frozen(before, frozen), state.params)
+    updates, opt_state = recipe.tx.update(grads, state.opt_state, decayed)
+    if recipe.backbone_rate != 1:
+        scaled = freezing.scale_backbone(unpack(updates), recipe.backbone_rate)
+        updates = pack_like(scaled, state.params)
+    params = optax.apply_updates(state.params, updates)
+    if frozen:
+        params = pack_like(freezing.keep_frozen(unpack(params), before, frozen), state.params)
+        stats = unpack(batch_stats), unpack(state.batch_stats)
+        batch_stats = pack_like(freezing.keep_frozen(*stats, frozen), state.batch_stats)
+    return params, batch_stats, opt_state
+
+
 def train_step(
     state: TrainState, batch: dict[str, jax.Array], *, recipe: Recipe
 ) -> tuple[TrainState, dict[str, jax.Array]]:
@@ -164,6 +197,8 @@ def train_step(
             enlarge_probability=recipe.augment.enlarge_probability,
             erasing_probability=erase,
         )
+        if recipe.frozen:
+            params = freezing.stop_gradients(params, recipe.frozen)
         outputs, updates = recipe.model.apply(
             {"params": params, "batch_stats": batch_stats},
             images,
@@ -196,7 +231,7 @@ def train_step(
     batch_stats = pack_like(batch_stats, state.batch_stats)
     if axis_name:  # without synchronised BN the devices' statistics differ, so keep their mean
         grads, loss, parts, batch_stats = lax.pmean((grads, loss, parts, batch_stats), axis_name)
-    updates, opt_state = recipe.tx.update(grads, state.opt_state, state.params)
+    params, batch_stats, opt_state = _update(state, grads, batch_stats, recipe)
     metrics = {
         "loss": loss,
         **parts,
@@ -205,7 +240,7 @@ def train_step(
     new_state = TrainState(
         step=state.step + 1,
         seed=state.seed,
-        params=optax.apply_updates(state.params, updates),
+        params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
     )

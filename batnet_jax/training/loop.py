@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from batnet_jax.data.loading.loader import ImageStore, Prefetcher, prefetch
 from batnet_jax.data.run_data import RetrievalTest, RunData, fingerprints, open_store
+from batnet_jax.errors import printable
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.evaluation.evaluate import is_evaluated, run_tests
 from batnet_jax.models import BATNet
@@ -71,7 +72,7 @@ def train(config: ml_collections.ConfigDict, data: RunData, workdir: Path) -> di
                 with run.window.paused():
                     run.evaluate()
             take_steps(run, sigterm)
-            print(f"trained {length.total} steps, all in '{workdir}'")
+            print(printable(f"trained {length.total} steps, all in '{workdir}'"))
             return run.result or run.evaluate()
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from batnet_jax.errors import NotFiniteError
 from batnet_jax.runtime import processes
+from batnet_jax.workdir.gcs import write_whole
 
 REPORT = "not_finite.json"
 SHOWN = 3  # names of images in the message
@@ -67,7 +68,7 @@ class NonFiniteReport:
             "files": files,
         }
         if processes.is_lead():
-            self._path.write_text(json.dumps(report, indent=1) + "\n")
+            write_whole(self._path, json.dumps(report, indent=1) + "\n")
         shown = ", ".join(f"'{name}'" for name in files[:SHOWN])
         return NotFiniteError(
             f"{what}, on the images {shown} and {len(files) - SHOWN} more ('{self._path}' names "

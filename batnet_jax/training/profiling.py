@@ -4,6 +4,8 @@ from pathlib import Path
 
 import jax
 
+from batnet_jax.errors import printable
+
 SKIPPED = 5  # steps before the trace: the first compiles, the next fill the caches
 TRACED = 3
 
@@ -37,4 +39,5 @@ class StepTrace:
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
-            print(f"trace of {TRACED} steps or fewer in '{self._folder}': open it in TensorBoard")
+            line = f"trace of {TRACED} steps or fewer in '{self._folder}': open it in TensorBoard"
+            print(printable(line))

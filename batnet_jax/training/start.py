@@ -10,14 +10,16 @@ import ml_collections
 from clu import parameter_overview
 
 from batnet_jax.data.run_data import Identity
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError, printable
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.paths import exists
 from batnet_jax.step.train_step import Recipe, TrainState, init_state
 from batnet_jax.training.run_length import RunLength, check_batch, check_steps_left
 from batnet_jax.validation import as_flags
 from batnet_jax.weights import initialise
 from batnet_jax.weights.sources import OtherNetworkError
 from batnet_jax.workdir import checkpoints, environment
+from batnet_jax.workdir.gcs import write_whole
 from batnet_jax.workdir.run_folder import check_workdir, open_workdir
 from batnet_jax.workdir.same_run import (
     check_architecture,
@@ -39,7 +41,7 @@ def check_run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     def check_files() -> None:
         check_workdir(config, workdir)
         source = config.init["from"]
-        if source and checkpoints.latest_step(workdir) is None and not Path(source).exists():
+        if source and checkpoints.latest_step(workdir) is None and not exists(Path(source)):
             raise UserError(f"config.init.from={source!r} does not exist: name a file or a workdir")
 
     processes.by_lead(check_files)
@@ -72,9 +74,9 @@ def open_run(
     open_workdir(config, workdir, [Identity(*who) for who in metadata["identities"]])
     environment.record(workdir, seed=config.seed, step=int(state.step))
     if report:
-        (workdir / INIT).write_text(report)
+        write_whole(workdir / INIT, report)
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
-    (workdir / "parameters.txt").write_text(str(overview) + "\n")
+    write_whole(workdir / "parameters.txt", f"{overview}\n")
     return state
 
 
@@ -89,6 +91,12 @@ def start_from(
     """
     source = config.init["from"]
     if not source:
+        if config.train.freeze:
+            print(
+                f"warning: config.train.freeze={config.train.freeze} keeps random values: name "
+                "weights by config.init.from",
+                file=sys.stderr,
+            )
         return fresh, ""
     variables = {"params": fresh.params, "batch_stats": fresh.batch_stats}
     try:
@@ -97,7 +105,9 @@ def start_from(
         )
     except OtherNetworkError as error:
         raise UserError(f"{error}: pass {as_flags('model', error.found)}") from error
-    print(f"{report.summary()}; see {INIT}")
+    except ArgumentError as error:
+        raise UserError(f"{error} (--config.init.{error.argument}=...)") from error
+    print(printable(f"{report.summary()}; see {INIT}"))
     return fresh.replace(**filled), report.text()  # type: ignore[attr-defined]
 
 
@@ -136,7 +146,8 @@ def resume(
         raise next(iter(damaged.values()))
     for bad, error in damaged.items():
         moved = checkpoints.set_aside(workdir, bad)
-        print(f"warning: {error}; it is now '{moved}', the one before is used", file=sys.stderr)
+        line = f"warning: {error}; it is now '{moved}', the one before is used"
+        print(printable(line), file=sys.stderr)
     warn_of_other_tests(saved, metadata, workdir)
-    print(f"resuming '{workdir}' after step {step}")
+    print(printable(f"resuming '{workdir}' after step {step}"))
     return state

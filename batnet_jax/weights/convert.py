@@ -50,6 +50,7 @@ UNUSED = {
     RESNET: (
         _COUNT,
         (re.compile(r"fc\..*"), "ImageNet classifier"),
+        (re.compile(r"classifier\..*"), "classifier of other identities"),
     ),
     WORKDIR: (),
 }
@@ -66,6 +67,9 @@ class Source(NamedTuple):
       tensors: canonical name to the source's own name and the tensor.
       model: the attributes of `BATNet` that can be read off the tensors.
       identities: the classifiers' classes, as in a checkpoint's metadata; None if unknown.
+      prefix: shared by the names of the tensors, after `module.`, and left out of the canonical
+        names; "" = none.
+      outside: names without the prefix.
     """
 
     label: str
@@ -73,6 +77,8 @@ class Source(NamedTuple):
     tensors: Mapping[str, tuple[str, np.ndarray]]
     model: Mapping[str, Any]
     identities: list[list] | None = None
+    prefix: str = ""
+    outside: Sequence[str] = ()
 
     def name(self, path: Path) -> str | None:
         """Return a variable's canonical name; None if the format cannot hold the variable."""
@@ -106,10 +112,12 @@ class Report:
       initial: (our path, the reason why it keeps its initial value).
       identities: (name, its fate in the classifiers: kept, new or gone); empty unless some are
         kept and others not.
+      prefix: shared by the source's names; "" = none.
     """
 
     label: str
     format: str
+    prefix: str = ""
     loaded: list[tuple[str, str, str]] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     initial: list[tuple[str, str]] = field(default_factory=list)
@@ -139,8 +147,9 @@ class Report:
             return f" ({', '.join(f'{n} {why}' for why, n in counts)})" if rows else ""
 
         classes = reasons(self.identities)
+        shared = f" under the prefix '{self.prefix}'" if self.prefix else ""
         return (
-            f"'{self.label}', {self.format}: {len(self.loaded)} tensors loaded, "
+            f"'{self.label}', {self.format}{shared}: {len(self.loaded)} tensors loaded, "
             f"{len(self.skipped)} skipped{reasons(self.skipped)}, "
             f"{len(self.initial)} left at their initial values{reasons(self.initial)}"
             f"{f'; identities of the classifiers{classes}' if classes else ''}"
@@ -212,7 +221,8 @@ def fill(
     flat = flatten(variables)
     present = {path[1] for path in flat if source.name(path) in source.tensors}
     initial = {path: _why_initial(path, present, keep_classifiers or classes) for path in flat}
-    report = Report(source.label, source.format)
+    report = Report(source.label, source.format, source.prefix)
+    report.skipped.extend((name, "without the prefix") for name in source.outside)
     report.initial.extend(("/".join(path), why) for path, why in initial.items() if why)
     origins = {path: _origin(source, path, present) for path, why in initial.items() if not why}
     missing = [name for name, _ in origins.values() if name not in source.tensors]

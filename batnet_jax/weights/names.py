@@ -7,6 +7,7 @@ A variable's path leads to its leaf in `{"params": ..., "batch_stats": ...}`, fo
 """
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -147,13 +148,45 @@ def canonical(name: str) -> str:
     (`features.inception1.inception_3a...`), or without `features.`, or also without its block
     (`inception_3a...`, as in the published code's ImageNet file).
     """
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
+    name = strip_module(name)
     if match := _STEM.fullmatch(name):
         return f"features.conv.{match[1]}"
     if match := _INCEPTION.fullmatch(name):
         return f"features.inception{int(match[2]) - 2}.{match[1]}"
     return name
+
+
+ANCHORS = {
+    "inception3a.branch1.conv.weight",
+    "layer1.0.conv3.weight",
+    "features.inception1.inception_3a.conv1.0.weight",
+}
+"""Canonical names of which each backbone has one."""
+FOLLOWERS = ("encoder_k", "momentum_encoder", "target_encoder", "encoder_ema", "model_ema")
+"""Modules that follow the trained one in self-supervised learning, as a moving average."""
+
+
+def strip_module(name: str) -> str:
+    """Return a name without the leading `module.` of PyTorch's data parallelism."""
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def find_prefixes(names: Iterable[str]) -> list[str]:
+    """Return the prefixes under which names hold a backbone, sorted; "" = none.
+
+    A prefix ends with a dot, as in `backbone.`. Leading `module.` are no part of it. Modules that
+    only follow another one, see `FOLLOWERS`, are left out.
+    """
+    found = set()
+    for name in map(strip_module, names):
+        parts = name.split(".")
+        starts = (i for i in range(len(parts)) if canonical(".".join(parts[i:])) in ANCHORS)
+        if (first := next(starts, None)) is not None:
+            found.add(".".join([*parts[:first], ""]) if first else "")
+    leading = {prefix for prefix in found if not set(prefix.split(".")) & set(FOLLOWERS)}
+    return sorted(leading or found)
 
 
 def guess_format(names: set[str]) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 import safetensors
 
 from batnet_jax.errors import UserError, first_line
+from batnet_jax.runtime.paths import is_file
 
 SAFETENSORS = ".safetensors"
 MIN_TORCH = (2, 6)  # older versions run code despite weights_only (CVE-2025-32434)
@@ -77,7 +78,7 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
     Raises: UserError if the file does not exist, is damaged, has no state dict, or would have to
       run code; or if PyTorch is needed and not installed.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"'{path}' is not a file: name a .pth, .pth.tar or .safetensors file")
     return _read_safetensors(path) if path.suffix == SAFETENSORS else _read_torch(path)
 

@@ -1,14 +1,15 @@
 """Open a source of weights, find out its network, and compare it with the wanted one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.models import BATNet, parse_positions
 from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
+from batnet_jax.runtime.paths import is_folder
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.weights.convert import WORKDIR, Source, flatten
 from batnet_jax.weights.names import (
@@ -18,7 +19,9 @@ from batnet_jax.weights.names import (
     RESNET,
     TORCHVISION,
     canonical,
+    find_prefixes,
     guess_format,
+    strip_module,
 )
 from batnet_jax.weights.read_tensors import read_tensors
 from batnet_jax.workdir import checkpoints
@@ -59,21 +62,27 @@ def open_source(config: ml_collections.ConfigDict, path: Path) -> Source:
 
     Raises: UserError if the source cannot be read or its network is unknown.
     """
-    return _open_workdir(config, path) if path.is_dir() else _open_file(config, path)
+    return _open_workdir(config, path) if is_folder(path) else _open_file(config, path)
 
 
 def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
-    tensors = {}
-    for name, tensor in read_tensors(path).items():
-        key = canonical(name)
+    given = read_tensors(path)
+    prefix = _choose_prefix(config.init.prefix, path, given)
+    tensors, outside = {}, []
+    for name, tensor in given.items():
+        stripped = strip_module(name)
+        if not stripped.startswith(prefix):
+            outside.append(name)
+            continue
+        key = canonical(stripped.removeprefix(prefix))
         if key in tensors:
             raise UserError(f"'{path}' holds '{key}' twice, as '{tensors[key][0]}' and '{name}'")
         tensors[key] = (name, tensor)
     form = guess_format(set(tensors))
     if form is None:
-        few = ", ".join(sorted(tensors)[:3])
+        few = ", ".join(sorted(given)[:3])
         raise UserError(
-            f"'{path}' is none of {', '.join(FORMATS)}: its {len(tensors)} tensors are {few}, ..."
+            f"'{path}' is none of {', '.join(FORMATS)}: its {len(given)} tensors are {few}, ..."
         )
     shapes = {name: tensor.shape for name, (_, tensor) in tensors.items()}
     try:
@@ -82,7 +91,34 @@ def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
         raise UserError(
             f"'{path}' has tensors of impossible shapes: check that it is whole"
         ) from error
-    return Source(str(path), form, tensors, model)
+    return Source(str(path), form, tensors, model, prefix=prefix, outside=tuple(outside))
+
+
+def _choose_prefix(wanted: str, path: Path, names: Iterable[str]) -> str:
+    """Return the prefix that the tensors of the backbone share; "" = none.
+
+    Args:
+      wanted: see `open_source`; "" = the only one.
+      path: of the file, for messages.
+      names: of the tensors.
+
+    Raises: ArgumentError if several prefixes have a backbone, or no name has the wanted one.
+    """
+    found = find_prefixes(names)
+    if wanted:
+        prefix = strip_module(wanted).rstrip(".") + "."
+        if not any(strip_module(name).startswith(prefix) for name in names):
+            seen = ", ".join(map(repr, filter(None, found))) or "none"
+            raise ArgumentError(
+                "prefix", f"'{path}' has no tensor under {wanted!r}: it has backbones under {seen}"
+            )
+        return prefix
+    if len(found) > 1 and "" not in found:
+        seen = " and ".join(map(repr, found))
+        raise ArgumentError(
+            "prefix", f"'{path}' holds {len(found)} backbones, under {seen}: choose one"
+        )
+    return found[0] if found else ""
 
 
 def describe(

@@ -22,6 +22,7 @@ from orbax.checkpoint.options import MultiprocessingOptions
 
 from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.paths import exists, is_folder, list_folder
 from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
 from batnet_jax.workdir.checkpoint_checks import (
     DamagedError,
@@ -166,7 +167,7 @@ def steps_of(workdir: Path) -> list[int]:
     """Return the steps of all complete checkpoints of a workdir, ascending."""
     # Orbax renames a complete checkpoint's folder to its step; in a bucket it adds a file instead.
     folder = workdir / FOLDER
-    found = [p for p in folder.iterdir() if p.name.isdecimal()] if folder.exists() else []
+    found = [p for p in list_folder(folder) if p.name.isdecimal()] if exists(folder) else []
     if is_bucket(workdir):
         found = [p for p in found if ocp.utils.is_checkpoint_finalized(p)]
     return sorted(int(p.name) for p in found)
@@ -218,7 +219,7 @@ def locate(path: Path) -> tuple[Path, int | None]:
     Returns: (workdir, step) for the folder of a checkpoint in a workdir; (path, None) for a
       workdir; (path, `ITSELF`) for a checkpoint's folder outside a workdir, whatever its name.
     """
-    if (path / FOLDER).is_dir() or not (path / "run").is_dir():
+    if is_folder(path / FOLDER) or not is_folder(path / "run"):
         return path, None
     parent = absolute(path).parent
     if parent.name == FOLDER and path.name.isdecimal():
@@ -347,7 +348,7 @@ def _check_declared(workdir: Path, step: int, nbytes: int) -> None:
 def set_aside(workdir: Path, step: int) -> Path:
     """Move a checkpoint to the workdir's `damaged/`; return its new path."""
     place = workdir / "damaged" / str(step)
-    while place.exists():
+    while exists(place):
         place = place.with_name(place.name + "_")
     place.parent.mkdir(exist_ok=True)
     return (workdir / FOLDER / str(step)).rename(place)

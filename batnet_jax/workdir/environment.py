@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from batnet_jax.runtime.paths import exists
 from batnet_jax.workdir.gcs import is_bucket
 
 ENVIRONMENT = "environment.jsonl"
@@ -28,7 +29,7 @@ def record(workdir: Path, *, seed: int, step: int) -> None:
     """
     path, line = workdir / ENVIRONMENT, json.dumps(describe() | {"seed": seed, "step": step}) + "\n"
     if is_bucket(workdir):  # an object cannot be appended to
-        path.write_text((path.read_text() if path.exists() else "") + line)
+        path.write_text((path.read_text() if exists(path) else "") + line)
         return
     with path.open("a") as file:
         file.write(line)

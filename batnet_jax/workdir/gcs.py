@@ -14,6 +14,7 @@ from etils import epath
 
 from batnet_jax.errors import UserError, one_line
 from batnet_jax.runtime.atomic_write import write_atomically
+from batnet_jax.runtime.paths import exists, is_file
 
 SCHEME = "gs://"
 
@@ -102,7 +103,7 @@ class Mirror:
             )
             self.folder = Path(self._scratch.name)
             for name in names:
-                if (workdir / name).exists():
+                if exists(workdir / name):
                     (self.folder / name).write_bytes((workdir / name).read_bytes())
 
     def publish(self) -> None:
@@ -110,7 +111,7 @@ class Mirror:
         if self._scratch is None:
             return
         for path in sorted(self.folder.rglob("*")):
-            if path.is_file() and self._published.get(path) != path.stat().st_size:
+            if is_file(path) and self._published.get(path) != path.stat().st_size:
                 data = path.read_bytes()
                 target = self._workdir / path.relative_to(self.folder).as_posix()
                 target.write_bytes(data)

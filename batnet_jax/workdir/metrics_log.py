@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from batnet_jax.runtime.atomic_write import write_atomically
+from batnet_jax.runtime.paths import exists
 from batnet_jax.workdir.gcs import Mirror
 from batnet_jax.workdir.tensorboard import Events
 
@@ -92,7 +93,7 @@ class NoMetricsLog:
 
 def _read_lines(path: Path) -> list[str]:
     """Return the lines of a file, with their ends; bytes that are no text become U+FFFD."""
-    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    text = path.read_bytes().decode(errors="replace") if exists(path) else ""
     return text.splitlines(keepends=True)
 
 

@@ -7,11 +7,14 @@ import os
 import platform
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import ml_collections
 
+from batnet_jax.config import older_values
 from batnet_jax.data.run_data import Identity
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.paths import existing_parent, exists, is_folder
 from batnet_jax.workdir.gcs import is_bucket, reached, write_whole
 from batnet_jax.workdir.same_run import check_settings
 
@@ -28,7 +31,7 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
     check_writable(workdir)
     if is_bucket(workdir) and config.profile:
         raise UserError("config.profile needs a folder: name another workdir, or turn it off")
-    if (workdir / CONFIG).exists():
+    if exists(workdir / CONFIG):
         _check_config(config, workdir)
 
 
@@ -55,6 +58,19 @@ def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     check_settings(config, saved, workdir)
 
 
+def older_settings(workdir: Path) -> dict[str, Any]:
+    """Return the fields that the run of a workdir is older than, with the values that it had.
+
+    Returns: values by dotted names; empty without a run, or if its settings cannot be read, which
+      `check_workdir` reports.
+    """
+    try:
+        saved = json.loads((workdir / CONFIG).read_text())
+        return older_values(saved) if isinstance(saved, dict) else {}
+    except Exception:  # a bucket raises errors of its own
+        return {}
+
+
 def check_writable(workdir: Path) -> None:
     """Check that a folder can be written to or a bucket can be read; write nothing.
 
@@ -62,10 +78,10 @@ def check_writable(workdir: Path) -> None:
     """
     if is_bucket(workdir):
         with reached(workdir):
-            (workdir / CONFIG).exists()
+            exists(workdir / CONFIG)
         return
-    existing = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
+    existing = existing_parent(workdir)
+    if not is_folder(existing) or not os.access(existing, os.W_OK):
         raise UserError(f"cannot write to the workdir '{workdir}': name another workdir")
 
 

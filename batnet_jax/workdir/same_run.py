@@ -13,9 +13,9 @@ from typing import Any
 
 import ml_collections
 
-from batnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
+from batnet_jax.config import RESUMABLE_FIELDS, complete, flatten
 from batnet_jax.data.run_data import RetrievalTest
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.models import BATNet
 
 MAX_SHOWN = 3
@@ -27,7 +27,7 @@ def check_settings(
 ) -> None:
     """Check that a config can resume a run.
 
-    A field that did not exist when the run started counts as having its default.
+    A field that did not exist when the run started has the value that `complete` gives it.
 
     Args:
       config: the current settings.
@@ -37,7 +37,7 @@ def check_settings(
     Raises: UserError naming the first field that differs.
     """
     current = flatten(json.loads(config.to_json()))
-    before = flatten(json.loads(default_config().to_json())) | flatten(saved)
+    before = json.loads(json.dumps(complete(saved)))  # tuples become lists
     resumable = RESUMABLE_FIELDS
     if config.schedule == "cosine":  # the learning rate of each step depends on num_epochs
         resumable = tuple(name for name in resumable if name != "num_epochs")
@@ -146,11 +146,11 @@ def warn_of_other_tests(
     before, now = saved.get("data", {}), current["data"]
     for name in before.keys() - {"train"}:
         if before[name] != now.get(name, before[name]):
-            print(
+            line = (
                 f"warning: the images of {name} have changed since '{workdir}' was last saved: "
-                "figures before and after cannot be compared",
-                file=sys.stderr,
+                "figures before and after cannot be compared"
             )
+            print(printable(line), file=sys.stderr)
 
 
 def check_held_out(

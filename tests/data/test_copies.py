@@ -82,7 +82,8 @@ def test_copies_are_reported_during_preparation(tmp_path, capfd):
     }
     write_tree(tmp_path / "m", files)
     load_dataset("market1501", data_dir=tmp_path / "d", manual_dir=tmp_path / "m")
-    warnings = [line for line in capfd.readouterr().err.splitlines() if "for example" in line]
+    lines = capfd.readouterr().err.splitlines()
+    warnings = [line for line in lines if "warning: " in line and "for example" in line]
     assert warnings == [
         "warning: Market-1501: 1 images in train are also in query or gallery: results would be "
         "too good, for example 'train/0003_c1s1_2.jpg' and 'gallery/0001_c1s1_5.jpg'",

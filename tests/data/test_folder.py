@@ -125,7 +125,7 @@ def test_two_links_to_one_folder(tmp_path):
 
 def test_cameras_for_some_only(tmp_path):
     manual = write_tree(tmp_path / "m", EXPLICIT | {"query/cid/2.jpg": jpg(9)})
-    message = "/query/cid/2.jpg' names no camera .* nor do 0 others of 6 images: name one"
+    message = "/query/cid/2.jpg' names no camera .* nor do 0 others of 4 test images: name one"
     fails(message, "folder", tmp_path, manual_dir=manual)
 
 

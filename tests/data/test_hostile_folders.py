@@ -56,6 +56,18 @@ def test_links_in_loops(tmp_path, monkeypatch):
     refused("more than 1,000 folders: do links", lambda: open_tree(tmp_path / "0").names)
 
 
+def test_many_folders_are_no_loop(tmp_path, monkeypatch):
+    """A data set may have any number of people, with links to folders elsewhere, too."""
+    monkeypatch.setattr("batnet_jax.data.files.tree.MAX_FOLDERS", 20)
+    for number in range(50):
+        (tmp_path / "m" / f"a{number}").mkdir(parents=True)
+        (tmp_path / "far" / str(number)).mkdir(parents=True)
+        (tmp_path / "m" / f"b{number}").symlink_to(tmp_path / "far" / str(number))
+        for name in (f"a{number}", f"b{number}"):
+            (tmp_path / "m" / name / "1.jpg").write_bytes(JPG)
+    assert len(open_tree(tmp_path / "m").names) == 100
+
+
 @pytest.fixture
 def deep(tmp_path):
     """Create 1,100 nested folders, whose path is too long to create or remove at once."""

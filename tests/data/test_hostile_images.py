@@ -17,7 +17,7 @@ from support.photos import PHOTO, WHOLE, encode, png
 
 from batnet_jax.data.checks import check_image
 from batnet_jax.data.files import image_headers
-from batnet_jax.data.files.image_headers import read_pixels
+from batnet_jax.data.files.pixels import read_picture
 from batnet_jax.data.loading.loader import decode
 
 FRAMES = [PHOTO.rotate(turn) for turn in (0, 10, 20)]
@@ -32,6 +32,7 @@ ODD = {
     "16 bits": cv2.imencode(".png", np.full((9, 7, 3), 999, np.uint16))[1].tobytes(),
     "LZW": encode(PHOTO, "TIFF", compression="tiff_lzw"),
 }
+PILLOWS = {form: encode(PHOTO, form) for form in ("GIF", "AVIF", "JPEG2000", "PPM")}
 SEEDS = [*WHOLE.values(), *ANIMATED.values(), *ODD.values()]
 
 
@@ -43,7 +44,7 @@ def test_damaged_images(examples):
         survives(check_image, content, "x")
         return not isinstance(found, str)
 
-    fuzz_files(examples, reads, SEEDS)
+    fuzz_files(examples, reads, [*SEEDS, *PILLOWS.values()])
 
 
 @pytest.mark.parametrize("kind", [*ODD, *ANIMATED])
@@ -73,7 +74,22 @@ def bombs():
     page = {"bits": 8, "packing": 1, "kind": 1, "strip": 200, "strip_bytes": 9}
     tiles = {"bits": 8, "packing": 1, "kind": 1, "tile": 200, "tile_bytes": 9}
     canvas = b"VP8X" + struct.pack("<II", 10, 0) + b"\x4f\xc3\0" * 2
+    gif = encode(PHOTO, "GIF")
+    place = gif.index(b"\x2c")  # the first frame; a frame may be larger than the canvas
+    plane = encode(PHOTO, "JPEG2000").replace(
+        struct.pack(">II", 96, 48), struct.pack(">II", 50_000, 50_000)
+    )
+    wide = encode(PHOTO, "JPEG2000").replace(
+        struct.pack(">II", 48, 96), struct.pack(">II", 50_000, 50_000)
+    )
     return {
+        "GIF": patched(
+            patched(gif, 6, (50_000, 50_000), "<HH"), place + 5, (50_000, 50_000), "<HH"
+        ),
+        "GIF, canvas": patched(gif, 6, (12_000, 12_000), "<HH"),
+        "PNM": b"P6 50000 50000 255 " + bytes(99),
+        "JPEG 2000": plane,
+        "JPEG 2000, codestream": wide[wide.index(b"\xff\x4f\xff\x51") :],
         "PNG": png(50_000, 50_000, bytes(9)),
         "PNG, whole": png(12_000, 12_000, bytes(1501 * 12_000)),
         "JPEG": patched(jpeg, frame + 5, (50_000, 50_000), ">HH"),
@@ -117,7 +133,7 @@ def test_a_jpeg_of_very_many_scans():
     refused("a JPEG of", decode, jpeg[:-2] + jpeg[scan:-2] * 300 + b"\xff\xd9", (16, 8))
 
 
-@pytest.mark.parametrize("form", ["GIF", "PPM", "JPEG2000", "ICO"])
+@pytest.mark.parametrize("form", ["ICO", "TGA", "PCX", "EPS", "PDF"])
 def test_formats_that_are_not_read(form):
     refused("cut off, or no image", decode, encode(PHOTO.resize((16, 16)), form), (16, 8))
 
@@ -127,6 +143,6 @@ def test_declared_sizes_are_the_decoded_sizes():
     for content in SEEDS:
         with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
             width, height = image.size
-        shape = read_pixels(content).shape[:2]
+        shape = read_picture(content).pixels.shape[:2]
         assert sorted(shape) == sorted((height, width))
         assert (width, height) in image_headers._sizes(content)

@@ -5,16 +5,17 @@
 | JPEG that is cut off, or lacks its end | error naming the file |
 | JPEG with a small picture in its header, cut after that | error naming the file |
 | PNG, BMP, WebP or TIFF that is cut off | error naming the file |
-| no bytes; text, HEIC, GIF or JPEG 2000 named as an image | error naming the file |
+| no bytes; text, or a format that is not read, such as HEIC | error naming the file |
 | more than 10^8 pixels, 100 scans, 3*10^8 bytes | error naming the file and the numbers |
 | pipe, device | error naming the file |
 | JPEG or PNG with other bytes after its end | read; the bytes stay |
-| progressive JPEG; BMP, WebP, TIFF | read |
+| progressive JPEG; BMP, WebP, TIFF, GIF, AVIF, JPEG 2000, PNM | read; of several, the first |
 | a PNG named .jpg, or the like | read: the content counts, not the name |
 | upper-case extension | read |
-| other extension (.gif, .txt, .db), hidden file, macOS's `._` files and `__MACOSX` | passed over |
+| other extension (.heic, .txt), or none | passed over; a line counts the files of each extension |
+| hidden file; what systems make (`__MACOSX`, `@eaDir`, `Thumbs.db`) | passed over |
 | grey, palette or 1-bit image | read; grey is repeated |
-| transparency | dropped: the colours below it are read |
+| transparency | laid on white, or as `data.alpha` says; a line counts the images |
 | 16 bits a channel | the upper 8 are read |
 | CMYK JPEG | converted as Pillow does |
 | EXIF orientation of a JPEG | applied (the stored bytes stay as they are) |
@@ -75,7 +76,7 @@ from batnet_jax.errors import UserError
 def test_whole_images_are_decoded_as_by_pillow(kind):
     expected = pillow(WHOLE[kind])
     check_image(WHOLE[kind], "x")
-    found = decode(WHOLE[kind], expected.shape[:2])
+    found = decode(WHOLE[kind], expected.shape[:2], alpha="drop")
     # Here the images are equal, because both libraries use libjpeg-turbo. Other versions round in
     # the inverse transform, upsampling and colour conversion, each by a grey level or two.
     np.testing.assert_allclose(found.astype(int), expected, atol=4)
@@ -150,12 +151,21 @@ def test_stored_as_they_are_and_read_by_content(tmp_path):
         assert query.encoded(row) == content
         shape = pillow(content).shape[:2]
         np.testing.assert_allclose(
-            decode(query.encoded(row), shape, name).astype(int), pillow(content), atol=4
+            decode(query.encoded(row), shape, name, alpha="drop").astype(int),
+            pillow(content),
+            atol=4,
         )
 
 
 def test_files_without_an_image_suffix_are_skipped(tmp_path):
-    other = ("1_c1s1.gif", "Thumbs.db", ".DS_Store", "._0001_c1s1_0.jpg", ".hidden/1_c1s1.jpg")
+    other = (
+        "1_c1s1.heic",
+        "Thumbs.db",
+        "@eaDir/1_c1s1.jpg/SYNOPHOTO_THUMB_M.jpg",
+        ".DS_Store",
+        "._0001_c1s1_0.jpg",
+        ".hidden/1_c1s1.jpg",
+    )
     files = {name: b"\0" for name in other} | {"__MACOSX/0001_c1s1_0.jpg": b"\0"}
     write_tree(tmp_path / "m", market_with(files))
     query = load_dataset("market1501", data_dir=tmp_path / "d", manual_dir=tmp_path / "m").query

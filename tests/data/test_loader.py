@@ -91,12 +91,14 @@ def test_decode_resizes_bilinearly():
     np.testing.assert_array_equal(decode(png(image), (1, 4))[0, :, 0], [0, 20, 60, 80])
 
 
-def test_decode_repeats_grey_and_drops_transparency():
+def test_decode_repeats_grey_and_lays_transparency_on_a_colour():
     grey = cv2.imencode(".png", np.full((4, 4), 9, np.uint8))[1].tobytes()
     np.testing.assert_array_equal(decode(grey, (4, 4)), np.full((4, 4, 3), 9))
     bgra = np.full((4, 4, 4), (1, 2, 3, 0), np.uint8)
     clear = cv2.imencode(".png", bgra)[1].tobytes()
-    np.testing.assert_array_equal(decode(clear, (4, 4))[0, 0], [3, 2, 1])
+    np.testing.assert_array_equal(decode(clear, (4, 4))[0, 0], [255, 255, 255])
+    np.testing.assert_array_equal(decode(clear, (4, 4), alpha="black")[0, 0], [0, 0, 0])
+    np.testing.assert_array_equal(decode(clear, (4, 4), alpha="drop")[0, 0], [3, 2, 1])
 
 
 @pytest.mark.parametrize("encoded", [b"", b"no image"])

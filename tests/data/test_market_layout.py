@@ -260,7 +260,8 @@ def test_not_found(tmp_path, name, title, present):
     manual = tmp_path / "manual"
     if present:
         write_tree(manual, {"elsewhere/1.jpg": JPG, "notes.txt": b""})
-    message = f"^{title} not found in '{manual}': put .* there, or name another place$"
+    found = f"not found in '{manual}'" if present else f"not found: '{manual}' does not exist"
+    message = f"^{title} {found}: put .* there, or name another place$"
     fails(message, name, tmp_path, manual_dir=manual)
 
 

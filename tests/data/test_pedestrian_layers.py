@@ -28,6 +28,7 @@ from batnet_jax.data.pedestrians.raster import (
     rectangle,
     shadow,
 )
+from batnet_jax.data.pedestrians.style import EASY, STYLES
 from batnet_jax.data.sources import pedestrians
 
 SHAPE = {"height": 128, "width": 64}
@@ -138,13 +139,13 @@ def test_a_picture_without_a_layer_differs_in_this_layer_only(raw, monkeypatch, 
 
 def test_every_kind_of_occluder_is_the_occluders_layer(monkeypatch):
     for kind in draw.OCCLUDERS:
-        monkeypatch.setattr(draw, "OCCLUSION", 100)
+        monkeypatch.setitem(STYLES, "easy", EASY._replace(occlusion=100))
         monkeypatch.setattr(draw, "OCCLUDERS", (kind,))
         shots = list(plan(SIZES["tiny"], "query", 0))[:6]
         shares = [(layers_of(shot) == OCCLUDER).mean() for shot in shots]
         assert min(shares) > 0.005, kind
         assert max(shares) < 0.5, kind
-        monkeypatch.setattr(draw, "OCCLUSION", 0)
+        monkeypatch.setitem(STYLES, "easy", EASY._replace(occlusion=0))
         assert not any((layers_of(shot) == OCCLUDER).any() for shot in shots)
 
 
@@ -218,7 +219,8 @@ def test_a_filename_gives_its_shot_back(size):
 @pytest.mark.parametrize(
     "name",
     [
-        "", "0001_c1s1_000001_00.png", "0001_c1s2_000001_00.jpg", "1_c1s1_000001_00.jpg",
+        "", "0001_c1s1_000001_00.png", "0001_c1s3_000001_00.jpg", "0001_c1s0_000001_00.jpg",
+        "1_c1s1_000001_00.jpg",
         "-1_c1s1_000001_00.jpg", "0001_c01s1_000001_00.jpg", "0001_c1s1_000001_01.jpg",
         "x/0001_c1s1_000001_00.jpg", "0001_c1s1_000001_00.jpg\n", "\u0660001_c1s1_000001_00.jpg",
     ],

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from batnet_jax.data.pedestrians import camera as camera_module
-from batnet_jax.data.pedestrians import draw, figure
+from batnet_jax.data.pedestrians import figure
 from batnet_jax.data.pedestrians.dice import ONE, Dice, cosine, noise, sine
 from batnet_jax.data.pedestrians.draw import SIZES, SPLITS, draw_image, draw_jpeg, plan
-from batnet_jax.data.pedestrians.identity import FAMILY, make_identity
+from batnet_jax.data.pedestrians.identity import make_identity
 from batnet_jax.data.pedestrians.raster import SUB, Canvas, capsule, ellipse, lathe
+from batnet_jax.data.pedestrians.style import EASY, STYLES
 
 SHAPE = {"height": 128, "width": 64}
 # Digest of 24 images; only a change of the drawing may change it.
@@ -173,12 +174,12 @@ def test_shapes_cover_their_area():
 
 def test_families_share_colours_and_differ_in_layout():
     for family in range(1, 40):
-        people = [make_identity(0, family * FAMILY + member) for member in range(FAMILY)]
+        people = [make_identity(0, family * EASY.family + member) for member in range(EASY.family)]
         sets = {frozenset((p.upper_colour, p.accent_colour, p.lower_colour)) for p in people}
         layouts = {(p.upper_colour, p.lower_colour) for p in people}
         assert len(sets) == 1
-        assert len(layouts) == FAMILY
-        assert len({p.pattern for p in people}) == FAMILY
+        assert len(layouts) == EASY.family
+        assert len({p.pattern for p in people}) == EASY.family
 
 
 def test_no_two_identities_of_the_demo_look_alike():
@@ -225,7 +226,7 @@ def test_backpack_shows_from_the_back():
 def test_occlusion_is_partial_and_not_too_frequent(monkeypatch):
     shots = list(plan(SIZES["demo"], "gallery", 0))[:110]
     drawn = [draw_image(*shot[1:], seed=0, **SHAPE).astype(int) for shot in shots]
-    monkeypatch.setattr(draw, "OCCLUSION", 0)
+    monkeypatch.setitem(STYLES, "easy", EASY._replace(occlusion=0))
     covered = []
     for shot, image in zip(shots, drawn, strict=True):
         clear = draw_image(*shot[1:], seed=0, **SHAPE)

@@ -12,6 +12,7 @@ from support.paths import ROOT
 
 from batnet_jax import models
 from batnet_jax.config import FIELDS, RESUMABLE_FIELDS, default_config, flatten
+from batnet_jax.data.files.pixels import ALPHA
 from batnet_jax.errors import UserError
 from batnet_jax.models.init_variables import MAX_PARAMETERS
 from batnet_jax.retrieval import POOLINGS
@@ -176,7 +177,9 @@ def test_the_choices_are_those_of_the_code():
     """`config` may import no other package, so its table repeats their names."""
     choices = {name: field.choices for name, field in FIELDS.items() if field.choices}
     assert choices == {
+        "fit": ("none", "batch", "all"),
         "schedule": SCHEDULES,
+        "data.alpha": ALPHA,
         "model.attention": models.ATTENTIONS,
         "model.kernel": tuple(models.KERNELS),
         "model.backbone": tuple(models.BACKBONES),
@@ -200,8 +203,9 @@ def test_the_limits_and_defaults_of_the_network_are_those_of_the_code():
 
 def test_a_run_is_resumed_with_other_values_of_these():
     assert set(RESUMABLE_FIELDS) == {
-        *("num_epochs", "steps", "data.dir", "data.manual_dir", "data.cache_gb"),
-        *("data.disk_cache_gb", "data.workers", "eval", "checkpoint", "log", "profile"),
+        *("num_epochs", "steps", "fit", "data.dir", "data.manual_dir", "data.layout"),
+        *("data.pattern", "data.cache_gb", "data.disk_cache_gb", "data.workers"),
+        *("eval", "checkpoint", "log", "profile"),
     }
 
 

@@ -60,13 +60,14 @@ def test_what_it_depends_on(run, tmp_path):
         lambda w, c: w["batch_stats"].update(c=np.array([0, -0.0])),
         lambda w, c: w["params"].update(z=w["params"].pop("a")),
         lambda w, c: c.data.update(image_size=(64, 48)),
+        lambda w, c: c.data.update(alpha="black"),
         lambda w, c: c.model.update(part_sampling="published"),
     ):
         own = copy.deepcopy(weights)
         other = small_config(tmp_path)
         change(own, other)
         others.append(fingerprint(other, own))
-    assert len({first, *others}) == 6
+    assert len({first, *others}) == 7
     moved = shutil.copytree(run, tmp_path / "moved")
     assert load(moved, batch=2).fingerprint == load(run).fingerprint
     assert load(moved, step=3).fingerprint != load(run).fingerprint

@@ -92,13 +92,30 @@ def test_all_ways_to_name_images_agree(model, photos, tmp_path):
     listed.unlink()
     alike = [
         pixels[0],
-        np.dstack([pixels[0], pixels[0][:, :, 0]]),
+        np.dstack([pixels[0], np.full_like(pixels[0][:, :, 0], 255)]),
         pixels[0].astype(np.uint16) << 8,
     ]
     np.testing.assert_array_equal(model.embed(alike), wanted[[0, 0, 0]])
     np.testing.assert_array_equal(model.embed(pixels[1][:, :, 0]), wanted[1:2])
     np.testing.assert_array_equal(model.embed(np.stack([PIXELS] * 3)), wanted[[0, 0, 0]])
     np.testing.assert_array_equal(model.embed(paths[0]), wanted[:1])
+
+
+def test_orders_of_colours_and_boxes(model, photos):
+    _, paths, pixels = photos
+    wanted = model.embed(pixels)
+    bgr = [array[..., ::-1] for array in pixels]
+    np.testing.assert_array_equal(model.embed(bgr, channels="bgr"), wanted)
+    parts = np.concatenate(list(model.embed_parts(bgr, channels="bgr")))
+    np.testing.assert_array_equal(parts, wanted)
+    height, width = pixels[0].shape[:2]
+    boxes = [(0, 0, width, height), (2, 3, 15, 29)]
+    crops = [pixels[0], pixels[0][3:29, 2:15]]
+    wanted = model.embed(crops)
+    np.testing.assert_array_equal(model.embed(paths[0], boxes=boxes), wanted)
+    np.testing.assert_array_equal(model.embed(pixels[0], boxes=np.array(boxes, np.float32)), wanted)
+    np.testing.assert_array_equal(model.embed(bgr[0], boxes=boxes, channels="bgr"), wanted)
+    assert model.embed(pixels[0], boxes=[]).shape == (0, 32)
 
 
 def test_any_number_of_images_needs_one_compilation(run, photos):
@@ -183,6 +200,9 @@ def test_mistakes_are_named(run, model, photos, tmp_path):
         "dtype float64": lambda: model.embed(np.zeros((2, 8, 8, 3))),
         r"shape \(8, 8, 2\)": lambda: model.embed([np.zeros((8, 8, 2), np.uint8)]),
         "mixed": lambda: model.embed([paths[0], PIXELS]),
+        "'gbr' is not one of rgb, bgr": lambda: model.embed([PIXELS], channels="gbr"),
+        "is for arrays": lambda: model.embed(paths, channels="bgr"),
+        "no area": lambda: model.embed(PIXELS, boxes=[(3, 3, 3, 9)]),
         "images are int": lambda: model.embed(3),
         "no checkpoint": lambda: batnet_jax.load(empty),
         "choose from 3, 7": lambda: batnet_jax.load(run, step=5),

@@ -36,11 +36,13 @@ def test_embed_and_search(tmp_path):
     np.testing.assert_allclose(np.square(features[:, :16]).sum(1), 1, atol=1e-5)  # of float32
     assert open_features(out).features.ctypes.data % 64 == 0
     before = out.read_bytes()
-    assert call_main(*common, f"--images={bad}") == (
-        2,
+    status, text = call_main(*common, f"--images={bad}")
+    assert status == 2
+    assert text.splitlines()[-1] == (
         f"error: '{bad / 'm.jpg'}' cannot be decoded as an image (cut off, or no image): "
-        "replace or remove it\n",
+        "replace or remove it"
     )
+    assert f"warning: '{bad}': 1 file is left out" in text
     assert out.read_bytes() == before
     assert [p.name for p in out.parent.iterdir()] == ["F.npz"]
     config = ["--config=configs/demo.py", "--config.data.image_size=(64, 32)"]
@@ -49,7 +51,8 @@ def test_embed_and_search(tmp_path):
     config += [f"--config.data.dir={tmp_path}"]
     done = run_main(*common, *config, f"--images={bad}", "--skip_unreadable")
     assert done.returncode == 0, done.stderr
-    assert done.stderr.startswith(f"left out: '{bad / 'm.jpg'}'")
+    assert f"\nleft out: '{bad / 'm.jpg'}'" in done.stderr
+    assert "note: 1 of 14 images have transparency: laid on white\n" in done.stderr
     found = open_features(out)
     assert found.paths == [path.replace(str(folder), str(bad)) for path in paths]
     np.testing.assert_array_equal(found.features, features)
@@ -86,7 +89,7 @@ def test_embed_refuses_another_suffix_and_a_folder_without_images(tmp_path, monk
         embed.run(
             config, tmp_path / "run", images=images, output=tmp_path / "F.h5", skip_unreadable=False
         )
-    model = SimpleNamespace(config=config, image_size=(64, 32))
+    model = SimpleNamespace(config=config, image_size=(64, 32), alpha="white")
     monkeypatch.setattr(embed, "load_with_config", lambda *_, **__: model)
     with pytest.raises(UserError, match="none of the 1 images"):
         embed.run(

@@ -94,6 +94,7 @@ def test_several_data_sets_without_cameras(finished, tmp_path):
     process = run_small(
         folder, run, f"--config.data.train={names}", "--config.data.val_identities=0.3",
         "--config.steps=4", "--config.eval.every_epochs=1", "--config.num_epochs=1",
+        "--config.warmup_epochs=0",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     written = {p.name for p in (run / "eval").glob("*.json")}

@@ -65,6 +65,31 @@ def test_ranked_hits(client):
     assert found["hits"][0]["score"] == pytest.approx(0.9999998, abs=1e-6)
 
 
+def test_names_of_any_bytes_are_shown(client, searcher):
+    """A name that is not UTF-8, and one with a line break and a control character."""
+    searcher.gallery.paths[0:2] = ["/x/\udcff.png", "/x/a\nb\x1b[2J.png"]
+    found = client.post("/search?top=5", content=RED, headers=IMAGE)
+    assert found.status_code == 200
+    shown = {hit["index"]: hit["path"] for hit in found.json()["hits"]}
+    assert shown[0].endswith("\\udcff.png")
+    assert shown[1].endswith("a\\nb\\x1b[2J.png")
+
+
+def test_a_transparent_query_is_laid_on_white_and_it_is_said(client, searcher):
+    """A pixel is green; the transparent ones hide red."""
+    image = np.full((8, 8, 4), (250, 10, 10, 0), np.uint8)
+    image[:, :4] = (20, 240, 20, 255)
+    seen, search = [], searcher.search
+    searcher.search = lambda images, top: seen.append(images) or search(images, top)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    found = client.post("/search", content=buffer.getvalue(), headers=IMAGE).json()
+    assert found["note"] == "the image has transparency: laid on white"
+    assert (seen[0][0][8, 15] == 255).all()
+    np.testing.assert_array_equal(seen[0][0][8, 0], (20, 240, 20))
+    assert client.post("/search", content=RED, headers=IMAGE).json()["note"] == ""
+
+
 def test_gallery_images_are_served_by_number_only(client):
     answer = client.get("/gallery/2")  # deep/green.png, 40 x 30, needs no scaling
     assert answer.headers["content-type"] == "image/jpeg"

@@ -106,6 +106,7 @@ def test_one_image_a_person_leaves_nothing_to_chance():
     [
         (dict(trials=0), "trials=0: must be an integer of at least 1"),
         (dict(cmc_ranks=(0,)), "cmc_ranks=0: must be an integer of at least 1"),
+        (dict(cmc_ranks=5), "cmc_ranks=5: must be a list of integers, such as (1, 5, 10)"),
         (dict(metric="l2"), "metric='l2' is unknown"),
         (dict(same_camera="no"), "same_camera='no' is unknown"),
         (dict(query_pids=[9]), "none of the 1 queries has a match among the 6 gallery items"),

@@ -7,7 +7,7 @@ import numpy as np
 
 from batnet_jax.config import default_config
 from batnet_jax.data.loading.loader import decode
-from batnet_jax.data.loading.user_images import paths_or_arrays
+from batnet_jax.data.loading.user_arrays import paths_or_arrays
 from batnet_jax.inference import model
 
 SIZE = (16, 16)
@@ -26,6 +26,7 @@ class Colours:
     image_size = SIZE
     dim = 3
     step = 5
+    alpha = "white"
 
     def embed(self, images):
         paths, arrays = paths_or_arrays(images)

@@ -40,6 +40,12 @@ def write_run(workdir):
     return workdir
 
 
+def laid_on_white(colours, opacity):
+    """Mix each pixel with white by its opacity: [h, w, 3] uint8."""
+    share = opacity / 255
+    return np.rint(colours * share + 255 * (1 - share)).astype(np.uint8)
+
+
 def write_photos(folder):
     """Fill a folder with 13 images of many kinds, and with two other files.
 
@@ -61,7 +67,7 @@ def write_photos(folder):
     files = {
         "a.png": (encode(rgb, "PNG"), PIXELS),
         "b/grey.png": (encode(grey, "PNG"), np.repeat(PIXELS[:, :, :1], 3, 2)),
-        "b/rgba.PNG": (encode(alpha, "PNG"), PIXELS),
+        "b/rgba.PNG": (encode(alpha, "PNG"), laid_on_white(PIXELS, PIXELS[:, :, 1:2])),
         "c/deep.png": (cv2.imencode(".png", deep)[1].tobytes(), PIXELS),
         "c/turned.jpg": (encode(rgb, "JPEG", quality=95, exif=exif), np.rot90(upright, -1)),
         "palette.png": (encode(grey.convert("P"), "PNG"), np.repeat(PIXELS[:, :, :1], 3, 2)),

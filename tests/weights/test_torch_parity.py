@@ -277,13 +277,14 @@ def test_export_refuses_networks_without_published_names(variables):
             published_tensors({"params": rest | {name: attention}})
 
 
-def test_export_says_what_will_differ(variables, tmp_path, capsys):
+def test_export_says_what_will_differ(variables, tmp_path):
     model = make_model(make_config(part_sampling="paper"), IDENTITIES)
-    write_published(tmp_path / "w.safetensors", model, variables)
-    assert "model.part_sampling=paper" in capsys.readouterr().out
-    write_published(tmp_path / "w.safetensors", make_model(make_config(), IDENTITIES), variables)
+    lines = write_published(tmp_path / "w.safetensors", model, variables)
+    assert "model.part_sampling=paper" in lines[0]
+    model = make_model(make_config(), IDENTITIES)
+    lines = write_published(tmp_path / "w.safetensors", model, variables)
     count = len(published_tensors(variables))
     written = (
         f"written: {tmp_path / 'w.safetensors'}, {count} tensors under the published code's names"
     )
-    assert capsys.readouterr().out == f"{written}\n"
+    assert lines == [written]

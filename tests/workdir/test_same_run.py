@@ -3,9 +3,13 @@
 import json
 
 import pytest
+from support.run_main import call_main
 
-from batnet_jax.config import default_config, flatten
+from batnet_jax.config import default_config, flatten, set_fields
 from batnet_jax.errors import UserError
+from batnet_jax.modes import MODES
+from batnet_jax.validation import from_saved
+from batnet_jax.workdir.run_folder import older_settings
 from batnet_jax.workdir.same_run import (
     check_image_size,
     check_settings,
@@ -44,6 +48,44 @@ def test_a_field_newer_than_the_run_counts_as_its_default(tmp_path):
     config.schedule = "cosine"
     with pytest.raises(UserError, match=r"config.schedule='piecewise', not 'cosine'"):
         check_settings(config, saved, tmp_path)
+
+
+def test_a_run_older_than_a_new_treatment_of_images_keeps_the_old_one(tmp_path):
+    """Transparency was dropped before it was a setting."""
+    config = default_config()
+    saved = json.loads(config.to_json())
+    del saved["data"]["alpha"]
+    assert from_saved(saved).data.alpha == "drop"
+    assert from_saved(json.loads(config.to_json())).data.alpha == "white"
+    with pytest.raises(UserError, match=r"config.data.alpha='drop', not 'white'"):
+        check_settings(config, saved, tmp_path)
+    assert older_settings(tmp_path) == {}
+    (tmp_path / "config.json").write_text("no json")
+    assert older_settings(tmp_path) == {}
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    set_fields(config, older_settings(tmp_path))
+    assert config.data.alpha == "drop"
+    check_settings(config, saved, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"), [([], "drop"), (["--config.data.alpha=white"], "white")]
+)
+def test_the_command_line_keeps_the_old_treatment_unless_it_gives_one(
+    given, wanted, tmp_path, monkeypatch
+):
+    saved = json.loads(default_config().to_json())
+    del saved["data"]["alpha"]
+    (tmp_path / "config.json").write_text(json.dumps(saved))
+    seen = []
+    monkeypatch.setattr(
+        MODES["train"], "run", lambda config, workdir: seen.append(config.data.alpha)
+    )
+    status, text = call_main("--config=configs/demo.py", f"--workdir={tmp_path}", *given)
+    assert (status, seen) == (0, [wanted]), text
+    (tmp_path / "config.json").unlink()
+    call_main("--config=configs/demo.py", f"--workdir={tmp_path}", *given)
+    assert seen == [wanted, "white"]
 
 
 def test_another_image_size_is_refused(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from batnet_jax.data.files.tree import FileTree, is_archive, is_hidden, open_tree
 from batnet_jax.errors import ArgumentError, UserError
+from batnet_jax.runtime.paths import is_folder
 
 COMPRESSED_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".gz", ".7z", ".rar")
 MAX_MATCHES = 100
@@ -34,7 +35,7 @@ def find_trees(
     Raises: UserError if an archive cannot be read, or if the only archive is compressed as a whole.
     """
     root = Path(manual_dir)
-    if not root.is_dir():
+    if not is_folder(root):
         _refuse_compressed(root)
         return _trees_in_archive(root, markers) if is_archive(root) else []
     folders, trees = [root], []
@@ -43,8 +44,8 @@ def find_trees(
         trees += [open_tree(p) for p in folders if any(os.path.exists(p / m) for m in markers)]
         known = {tree.location for tree in trees}
         below = [path for p in folders if str(p) not in known for path in list_candidates(p)]
-        archives += [path for path in below if not path.is_dir()]
-        folders = [path for path in below if path.is_dir()]
+        archives += [path for path in below if not os.path.isdir(path)]
+        folders = [path for path in below if os.path.isdir(path)]
     if not any(map(is_wanted, trees)):
         for path in filter(is_archive, archives):
             trees += _trees_in_archive(path, markers)
@@ -82,7 +83,7 @@ def list_candidates(folder: Path) -> list[Path]:
                 for entry in found
                 if not is_hidden(entry.name)
                 and (
-                    entry.is_dir()
+                    os.path.isdir(entry.path)  # also through a link that may not be followed
                     or entry.name.lower().endswith((".zip", *COMPRESSED_SUFFIXES, ".tar"))
                 )
             )
@@ -91,7 +92,7 @@ def list_candidates(folder: Path) -> list[Path]:
 
 
 def _refuse_compressed(path: Path) -> None:
-    if path.is_file() and path.name.lower().endswith(COMPRESSED_SUFFIXES):
+    if os.path.isfile(path) and path.name.lower().endswith(COMPRESSED_SUFFIXES):
         raise UserError(
             f"'{path}' is compressed as a whole, so its images cannot be read one by one: unpack it"
         )

@@ -7,47 +7,43 @@ import re
 import struct
 from collections.abc import Iterator
 
-import cv2
-import numpy as np
-
 from batnet_jax.errors import UserError
 
 MAX_PIXELS = 100_000_000
 """Limit of an image; decoding takes 3 to 8 bytes a pixel."""
 MAX_SCANS = 100
 """Limit of a progressive JPEG: a scan of a few bytes costs a pass over all pixels."""
-FORMATS = "JPEG, PNG, BMP, WebP or TIFF"
+FORMATS = "JPEG, PNG, BMP, WebP, TIFF, GIF, AVIF, JPEG 2000 or PNM"
 
 JPEG_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]", re.DOTALL)
 """The end marker and the markers before a segment; others have no segment or are pixels."""
 JPEG_END, JPEG_SCAN = 0xD9, 0xDA
 JPEG_FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
 PNG = b"\x89PNG\r\n\x1a\n"
+TIFFS = (b"II*\0", b"MM\0*")
+STARTS = (b"\xff\xd8", PNG, b"BM", *TIFFS)
+PILLOW_STARTS = {b"GIF87a": "GIF", b"GIF89a": "GIF", b"\xff\x4f\xff\x51": "JPEG2000"}
+PILLOW_STARTS |= {b"\0\0\0\x0cjP  \r\n\x87\n": "JPEG2000"}
+PILLOW_STARTS |= {b"P%d%c" % (kind, space): "PPM" for kind in range(1, 7) for space in b" \t\r\n"}
+UNREAD_STARTS = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL", b"8BPS": "PSD"}
+AVIF_BRANDS = {b"avif", b"avis"}
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+TIFF_SAMPLES, TIFF_EXTRA_SAMPLES = 277, 338
 TIFF_SIZES = {256: "width", 257: "height", 322: "tile width", 323: "tile height"}
 TIFF_FORMATS = {3: "H", 4: "I"}  # type of a value -> format of `struct`
-
-
-def read_pixels(encoded: bytes) -> np.ndarray:
-    """Decode an image file into [h, w, 3] uint8, BGR, upright; grey is repeated.
-
-    Raises: UserError with only the reason, for the caller to add the filename, if the file is
-      damaged, in none of `FORMATS`, or declares more than `MAX_PIXELS`.
-    """
-    check_size(encoded)
-    try:
-        image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # OpenCV's own limits of the size, too
-        image = None
-    if image is None:
-        raise UserError("cut off, or no image")
-    return image
 
 
 def check_size(encoded: bytes) -> None:
     """Refuse an image that would take too much memory or time to decode.
 
-    Raises: UserError, as `read_pixels` does.
+    The formats that Pillow reads are left to its header reader, see `pillow_format`.
+
+    Raises: UserError with only the reason.
     """
+    if pillow_format(encoded) is not None:
+        return
+    if name := _unread_format(encoded):
+        raise UserError(f"{name}, which is not read: convert it to JPEG or PNG")
     try:
         sizes = _sizes(encoded)
     except UserError:
@@ -55,10 +51,66 @@ def check_size(encoded: bytes) -> None:
     except (struct.error, ValueError):
         raise UserError("cut off, or no image") from None
     for width, height in sizes:
-        if width * height > MAX_PIXELS:
-            raise UserError(
-                f"{width:,} x {height:,} pixels, of which at most {MAX_PIXELS:,} are read"
-            )
+        check_pixels(width, height)
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Refuse an image of more than `MAX_PIXELS`.
+
+    Raises: UserError with only the reason.
+    """
+    if width * height > MAX_PIXELS:
+        raise UserError(f"{width:,} x {height:,} pixels, of which at most {MAX_PIXELS:,} are read")
+
+
+def pillow_format(encoded: bytes) -> str | None:
+    """Return Pillow's name of the format if only Pillow reads the format, else None."""
+    if encoded[4:8] == b"ftyp":
+        return "AVIF" if AVIF_BRANDS & _brands(encoded) else None
+    return next((name for start, name in PILLOW_STARTS.items() if encoded.startswith(start)), None)
+
+
+def _unread_format(encoded: bytes) -> str:
+    """Return the name of a common format of photos that is not read; "" = none of them."""
+    if encoded[4:8] == b"ftyp":
+        brands = _brands(encoded)
+        return "HEIC" if HEIC_BRANDS & brands and not AVIF_BRANDS & brands else ""
+    return next((name for start, name in UNREAD_STARTS.items() if encoded.startswith(start)), "")
+
+
+def _brands(encoded: bytes) -> set[bytes]:
+    """Return the brands of an ISO media file, of which HEIC and AVIF are kinds."""
+    box = encoded[: min(int.from_bytes(encoded[:4], "big"), 256)]
+    return {box[8:12], *(box[place : place + 4] for place in range(16, len(box), 4))}
+
+
+def is_known(encoded: bytes) -> bool:
+    """Return whether a file, or its first 32 bytes, begins as one of `FORMATS` does."""
+    return pillow_format(encoded) is not None or encoded.startswith(STARTS) or _is_webp(encoded)
+
+
+def _is_webp(encoded: bytes) -> bool:
+    return encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP"
+
+
+def has_alpha(encoded: bytes) -> bool:
+    """Return whether the header of a PNG, BMP, WebP or TIFF declares transparency.
+
+    Raises: nothing for a header that `check_size` accepts.
+    """
+    if encoded.startswith(PNG):
+        return encoded[25] in (4, 6) or _has_png_colour_key(encoded)
+    if encoded.startswith(b"BM"):  # the mask of the opacity, in a header that has one
+        size, bits, mask = encoded[14:18], encoded[28:30], encoded[66:70]
+        large = int.from_bytes(size, "little") >= 56
+        return large and int.from_bytes(bits, "little") == 32 and any(mask)
+    if _is_webp(encoded):
+        if encoded[12:16] == b"VP8X":
+            return bool(encoded[20] & 0x10)
+        return encoded[12:16] == b"VP8L" and bool(encoded[24] & 0x10)
+    if encoded.startswith(TIFFS):
+        return TIFF_EXTRA_SAMPLES in (tags := _tiff_tags(encoded)) or tags.get(TIFF_SAMPLES) == 4
+    return False
 
 
 def _sizes(encoded: bytes) -> list[tuple[int, int]]:
@@ -76,9 +128,9 @@ def _sizes(encoded: bytes) -> list[tuple[int, int]]:
         old = encoded[14:18] == b"\x0c\0\0\0"
         width, height = struct.unpack_from("<HH" if old else "<ii", encoded, 18)
         return [(abs(width), abs(height))]  # a negative height: rows start at the top
-    if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
+    if _is_webp(encoded):
         return [_webp_size(encoded)]
-    if encoded.startswith((b"II*\0", b"MM\0*")):
+    if encoded.startswith(TIFFS):
         return _tiff_sizes(encoded)
     raise ValueError(f"is no {FORMATS}")
 
@@ -109,18 +161,34 @@ def _webp_size(encoded: bytes) -> tuple[int, int]:
 
 def _tiff_sizes(encoded: bytes) -> list[tuple[int, int]]:
     """Return the sizes of the first page and of its tiles; the larger if a tag is repeated."""
+    found = dict.fromkeys(TIFF_SIZES.values(), 0)
+    for tag, value in _tiff_entries(encoded):
+        if tag in TIFF_SIZES:
+            if value is None:
+                raise ValueError("is no size")
+            found[TIFF_SIZES[tag]] = max(found[TIFF_SIZES[tag]], value)
+    return [(found["width"], found["height"]), (found["tile width"], found["tile height"])]
+
+
+def _tiff_tags(encoded: bytes) -> dict[int, int | None]:
+    """Return the tags of the first page of a TIFF."""
+    return dict(_tiff_entries(encoded))
+
+
+def _tiff_entries(encoded: bytes) -> Iterator[tuple[int, int | None]]:
+    """Yield each tag of the first page of a TIFF with its number; None if it is not one number.
+
+    Raises: struct.error if the list of tags is cut off.
+    """
     order = "<" if encoded.startswith(b"II") else ">"
     (place,) = struct.unpack_from(order + "I", encoded, 4)
     (count,) = struct.unpack_from(order + "H", encoded, place)
-    found = dict.fromkeys(TIFF_SIZES.values(), 0)
     for entry in range(place + 2, place + 2 + 12 * count, 12):
         tag, kind, number = struct.unpack_from(order + "HHI", encoded, entry)
-        if tag in TIFF_SIZES:
-            if kind not in TIFF_FORMATS or number != 1:
-                raise ValueError("is no size")
+        value = None
+        if kind in TIFF_FORMATS and number == 1:
             (value,) = struct.unpack_from(order + TIFF_FORMATS[kind], encoded, entry + 8)
-            found[TIFF_SIZES[tag]] = max(found[TIFF_SIZES[tag]], value)
-    return [(found["width"], found["height"]), (found["tile width"], found["tile height"])]
+        yield tag, value
 
 
 def is_cut_off(encoded: bytes) -> bool:
@@ -149,10 +217,24 @@ def jpeg_markers(encoded: bytes) -> Iterator[tuple[int, int]]:
 
 def _has_png_end(encoded: bytes) -> bool:
     """Return whether the chain of chunks reaches a whole IEND chunk within the file."""
+    return any(name == b"IEND" and end <= len(encoded) for name, end in _png_chunks(encoded))
+
+
+def _has_png_colour_key(encoded: bytes) -> bool:
+    """Return whether a PNG names transparent colours before its pixels."""
+    for name, _ in _png_chunks(encoded):
+        if name in (b"tRNS", b"IDAT"):
+            return name == b"tRNS"
+    return False
+
+
+def _png_chunks(encoded: bytes) -> Iterator[tuple[bytes, int]]:
+    """Yield the name of each chunk of a PNG, up to IEND, and the offset behind the chunk."""
     place = 8
     while place + 12 <= len(encoded):  # length, name, [length], checksum
         end = place + 12 + int.from_bytes(encoded[place : place + 4], "big")
-        if encoded[place + 4 : place + 8] == b"IEND":
-            return end <= len(encoded)
+        name = encoded[place + 4 : place + 8]
+        yield name, end
+        if name == b"IEND":
+            return
         place = end
-    return False

@@ -10,6 +10,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from batnet_jax.errors import UserError
+
 MAX_BYTES = 300_000_000
 """Limit of a file that is read whole: 3 bytes for each pixel of the largest image."""
 
@@ -28,6 +30,18 @@ def read_whole(path: str | os.PathLike, start: int = 0, size: int | None = None)
     if size is not None and len(content) < size:
         raise OSError("it ends too early")
     return content
+
+
+def check_local(path: str | os.PathLike) -> None:
+    """Refuse an address such as https://..., which `Path` would make another name of.
+
+    Raises: UserError.
+    """
+    if "://" in os.fspath(path):
+        raise UserError(
+            f"'{os.fspath(path)}' is an address, and only files of this machine are read: download "
+            "it, and name the file or folder"
+        )
 
 
 def check_bytes(size: int) -> None:

@@ -7,10 +7,12 @@ outside itself.
 import hashlib
 import os
 import posixpath
+import re
 import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -18,17 +20,30 @@ from typing import BinaryIO, NamedTuple
 
 from batnet_jax.data.files.safe_open import check_bytes, file_part, open_part, read_whole
 from batnet_jax.errors import UserError, one_line
+from batnet_jax.runtime.paths import is_file, is_folder
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo", ".png", ".apng", ".bmp", ".dib", ".webp"),
+    *(".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm"),
+)
 IMAGES = ".jpg, .png, .bmp, .webp or .tif"  # the usual ones, for messages
+MAX_SUFFIXES = 8
+"""Suffixes in a message."""
 MAX_UNPACKED_BYTES = 8_000_000_000
 """Limit of a file that is unpacked from a .zip to the disk; cuhk-03.mat has 2e9 bytes."""
 MAX_NAME_LENGTH = 4096
 """Limit of a path in an archive, as on Linux."""
 MAX_FOLDERS = 100_000
-"""Limit of the folders below one: symbolic links can form endless paths through a few folders."""
+"""Limit of the folders reached a second time: symbolic links form endless paths through few."""
 MAX_DEPTH = 100
 """Limit of nested folders."""
+SYSTEM_FOLDERS = frozenset(
+    {"__macosx", "@eadir", "@__thumb", "@recycle", "@recently-snapshot", "@tmp", "@sharebin"}
+    | {"#recycle", "#snapshot", "$recycle.bin", "system volume information", "lost+found"}
+)
+"""Folders that systems and network storage make beside the user's: thumbnails and deleted files."""
+SYSTEM_FILES = re.compile(r"synophoto_thumb|synofile_thumb|synovideo_|~\$|thumbs\.db|desktop\.ini")
+"""Starts of names of files that systems and network storage make, in lower case."""
 
 
 class FileTree:
@@ -55,7 +70,12 @@ class FileTree:
 
     def images(self) -> list[str]:
         """Return the names with the suffix of an image, in upper or lower case."""
-        return [name for name in self.names if name.lower().endswith(IMAGE_SUFFIXES)]
+        return [name for name in self.names if is_image_name(name)]
+
+    def left_out(self) -> Counter[str]:
+        """Count the files without the suffix of an image by their suffix; "" = none."""
+        others = (name for name in self.names if not is_image_name(name))
+        return Counter(posixpath.splitext(name)[1].lower() for name in others)
 
     def read(self, name: str) -> bytes:
         """Return the content of the file `name`, one of `names`.
@@ -169,7 +189,7 @@ def open_tree(path: str | os.PathLike) -> FileTree:
     Raises: UserError if `path` is none of the three, or if the archive is damaged.
     """
     path = Path(path)
-    if path.is_dir():
+    if is_folder(path):
         return _Directory(path)
     if not is_archive(path):
         raise UserError(f"'{path}' is no directory, .zip or .tar: give one that exists")
@@ -196,14 +216,19 @@ def _walk(path: Path) -> Iterator[str]:
             raise error
 
     above: dict[str, tuple[str, ...]] = {}  # folder -> its real path and those of its parents
-    walk = os.walk(path, followlinks=True, onerror=stop)
-    for number, (folder, folders, files) in enumerate(walk):
-        if number > MAX_FOLDERS:
-            raise OSError(f"more than {MAX_FOLDERS:,} folders: do links in it form a loop?")
+    seen: set[str] = set()
+    again = 0
+    for folder, folders, files in os.walk(path, followlinks=True, onerror=stop):
         if folder.count(os.sep) > str(path).count(os.sep) + MAX_DEPTH:
             raise OSError(f"more than {MAX_DEPTH} nested folders")
         real, parents = os.path.realpath(folder), above.get(os.path.dirname(folder), ())
         above[folder] = (*parents, real)
+        again += real in seen
+        seen.add(real)
+        if again > MAX_FOLDERS:
+            raise OSError(
+                f"links lead again to more than {MAX_FOLDERS:,} folders: do links form a loop?"
+            )
         folders[:] = [] if real in parents else [name for name in folders if not is_hidden(name)]
         if real in parents:  # a link to a parent
             continue
@@ -214,16 +239,38 @@ def _walk(path: Path) -> Iterator[str]:
 
 
 def is_hidden(name: str) -> bool:
-    """Return whether to skip a file: dot files, and macOS's shadow files in archives."""
+    """Return whether to skip a file: a dot file, or one that a system made for itself."""
     return any(
-        part == "__MACOSX" or (part.startswith(".") and part not in (".", ".."))
+        part.lower() in SYSTEM_FOLDERS
+        or SYSTEM_FILES.match(part.lower()) is not None
+        or (part.startswith(".") and part not in (".", ".."))
         for part in name.split("/")
+    )
+
+
+def is_image_name(name: str) -> bool:
+    """Return whether a name has the suffix of an image, in upper or lower case."""
+    return name.lower().endswith(IMAGE_SUFFIXES)
+
+
+def describe_left_out(counts: Counter[str]) -> str:
+    """Return words for what `FileTree.left_out` counted, the most frequent first; "" = nothing."""
+    if not counts:
+        return ""
+    parts = [
+        f"{number:,} {suffix or 'without a suffix'}" for suffix, number in counts.most_common()
+    ]
+    more = f" and {len(parts) - MAX_SUFFIXES} suffixes more" if len(parts) > MAX_SUFFIXES else ""
+    total = counts.total()
+    return (
+        f"{total:,} file{'s are' if total > 1 else ' is'} left out, whose suffix is not an image's"
+        f" ({', '.join(parts[:MAX_SUFFIXES])}{more})"
     )
 
 
 def is_archive(path: Path) -> bool:
     """Return whether `open_tree` opens this file as an archive."""
-    return path.is_file() and path.suffix.lower() in (".zip", ".tar")
+    return is_file(path) and path.suffix.lower() in (".zip", ".tar")
 
 
 def _zip_files(path: Path) -> dict[str, _Content]:

@@ -13,6 +13,8 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from batnet_jax.data.files.pixels import DROP
+from batnet_jax.errors import printable
 from batnet_jax.runtime.atomic_write import atomic_path
 
 FREE_BYTES = 10**9
@@ -42,6 +44,7 @@ def open_cache(
     cache_gb: float,
     disk_cache: Path | None,
     disk_cache_gb: float,
+    alpha: str,
 ) -> Cache:
     """Open the fastest cache with room for all images; print a line to stderr if the disk fails.
 
@@ -51,18 +54,17 @@ def open_cache(
       cache_gb: limit of a cache in memory, in 10^9 bytes.
       disk_cache: folder of a cache on disk, used only for these n images; None = none.
       disk_cache_gb: limit of a cache on disk, in 10^9 bytes.
+      alpha: what became of transparency, one of `pixels.ALPHA`.
     """
     nbytes = n * image_size[0] * image_size[1] * 3
     if nbytes <= cache_gb * 1e9:
         return MemoryCache(n, image_size)
     if disk_cache is not None and nbytes <= disk_cache_gb * 1e9:
         try:
-            return DiskCache(disk_cache, n, image_size)
+            return DiskCache(disk_cache, n, image_size, alpha)
         except OSError as error:
-            print(
-                f"no cache in '{disk_cache}' ({error.strerror}): images are decoded anew each time",
-                file=sys.stderr,
-            )
+            why = f"no cache in '{disk_cache}' ({error.strerror})"
+            print(printable(f"{why}: images are decoded anew each time"), file=sys.stderr)
     return NoCache()
 
 
@@ -114,20 +116,23 @@ class DiskCache:
     exception instead of a signal.
     """
 
-    def __init__(self, folder: Path, n: int, image_size: tuple[int, int]):
+    def __init__(self, folder: Path, n: int, image_size: tuple[int, int], alpha: str):
         """Open the file; create it first if necessary.
 
         Args:
           folder: used only for these n images, created if necessary. Each image size has its file.
           n: number of images.
           image_size: (height, width) in pixels.
+          alpha: what became of transparency, one of `pixels.ALPHA`; each has its file.
 
         Raises: OSError if the file cannot be written, or the disk has no room for all images.
         """
         height, width = image_size
         # The build determines the JPEG library, whose results differ in the last bit.
         build = zlib.crc32(cv2.getBuildInformation().encode())
-        self._path = folder / f"{height}x{width}_opencv{cv2.__version__}_{build:08x}.images"
+        kind = "" if alpha == DROP else f"_{alpha}"  # files older than the setting have no name
+        name = f"{height}x{width}_opencv{cv2.__version__}_{build:08x}{kind}.images"
+        self._path = folder / name
         self._image_bytes = height * width * 3
         self._start = 4 * n
         self._file = _open_file(self._path, self._start + n * self._image_bytes)
@@ -159,11 +164,11 @@ class DiskCache:
             self._checked[i] = True
         except OSError as error:
             self._writable = False
-            print(
+            line = (
                 f"cannot write to '{self._path}' ({error.strerror}): "
-                "images that are not in it are decoded anew each time",
-                file=sys.stderr,
+                "images that are not in it are decoded anew each time"
             )
+            print(printable(line), file=sys.stderr)
 
     def close(self) -> None:
         """See `Cache`."""
@@ -178,7 +183,7 @@ def _open_file(path: Path, nbytes: int) -> FileIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     with (path.parent / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        whole = path.exists() and path.stat().st_size == nbytes
+        whole = os.path.exists(path) and path.stat().st_size == nbytes
         need = nbytes - (path.stat().st_blocks * 512 if whole else 0)
         free = shutil.disk_usage(path.parent).free
         if free < need + FREE_BYTES:

@@ -1,10 +1,12 @@
 """Turns image files into uint8 batches on the host: decodes, resizes, caches, prefetches."""
 
+import functools
 import queue
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +14,7 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 
-from batnet_jax.data.files.image_headers import read_pixels
+from batnet_jax.data.files.pixels import WHITE, Picture, describe_transparent, read_picture
 from batnet_jax.data.loading.cache import open_cache
 from batnet_jax.errors import RunFailure, UserError, one_line
 
@@ -26,7 +28,7 @@ class EncodedImages(Protocol):
     """A source of images for an `ImageStore`, such as `batnet_jax.data.Split`."""
 
     @property
-    def filenames(self) -> list[str]:
+    def filenames(self) -> Sequence[str]:
         """The names of the images, for messages."""
         ...
 
@@ -42,6 +44,7 @@ def decode(
     image_size: tuple[int, int],
     name: str = "image",
     out: np.ndarray | None = None,
+    alpha: str = WHITE,
 ) -> np.ndarray:
     """Decode an image file and resize it bilinearly.
 
@@ -50,25 +53,32 @@ def decode(
       image_size: (height, width) in pixels.
       name: the filename, for the message.
       out: a contiguous array for the result; None = a new array.
+      alpha: what becomes of transparency, one of `pixels.ALPHA`.
 
-    Returns: [height, width, 3] uint8, RGB, upright as the file's Exif data say; grey is repeated,
-      transparency is dropped.
+    Returns: [height, width, 3] uint8, RGB, upright as the file's Exif data say; grey is repeated.
 
     Raises: UserError if the bytes are not an image or have too many pixels.
     """
+    if out is None:
+        out = np.empty((*image_size, 3), np.uint8)
+    decode_into(encoded, out, name, alpha)
+    return out
+
+
+def decode_into(encoded: bytes, out: np.ndarray, name: str, alpha: str) -> bool:
+    """Decode an image file into an array, as `decode` does; return whether it is transparent."""
+    picture = _decode(encoded, name, alpha)
+    resize_into(picture.pixels, out)
+    return picture.transparent
+
+
+def _decode(encoded: bytes, name: str, alpha: str) -> Picture:
     try:
-        image = read_pixels(encoded)
+        return read_picture(encoded, alpha)
     except UserError as error:
         raise UserError(
             f"'{name}' cannot be decoded as an image ({error}): replace or remove it"
         ) from error
-    height, width = image_size
-    # In place, because allocating memory takes as long as resizing.
-    cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
-    if out is None:
-        out = np.empty((height, width, 3), np.uint8)
-    resize_into(image, out)
-    return out
 
 
 def resize_into(image: np.ndarray, out: np.ndarray) -> None:
@@ -78,6 +88,18 @@ def resize_into(image: np.ndarray, out: np.ndarray) -> None:
     else:
         size = (out.shape[1], out.shape[0])
         cv2.resize(image, size, dst=out, interpolation=cv2.INTER_LINEAR)
+
+
+@functools.lru_cache(maxsize=64)
+def _say_once(line: str) -> None:
+    """Print a line to stderr, unless it is among the lines printed last."""
+    print(line, file=sys.stderr)
+
+
+def say_transparent(number: int, total: int, alpha: str) -> None:
+    """Say on stderr how many images are transparent; be silent if none is, or if said before."""
+    if number:
+        _say_once(f"note: {describe_transparent(number, total, alpha)}")
 
 
 class ImageStore:
@@ -97,6 +119,7 @@ class ImageStore:
         workers: int = 2,
         disk_cache: Path | None = None,
         disk_cache_gb: float = 0.0,
+        alpha: str = WHITE,
     ):
         """Open the cache without decoding; print a line to stderr if the disk fails.
 
@@ -107,8 +130,11 @@ class ImageStore:
           workers: number of decoding threads.
           disk_cache: folder of the cache on disk, used only for this split; None = none.
           disk_cache_gb: limit of the cache on disk, in 10^9 bytes; 0 = none.
+          alpha: what becomes of transparency, one of `pixels.ALPHA`.
         """
         self._split = split
+        self._alpha = alpha
+        self._transparent = np.zeros(len(split), bool)
         self._image_size = (int(image_size[0]), int(image_size[1]))
         self._cache = open_cache(
             len(split),
@@ -116,6 +142,7 @@ class ImageStore:
             cache_gb=cache_gb,
             disk_cache=disk_cache,
             disk_cache_gb=disk_cache_gb,
+            alpha=alpha,
         )
         self._workers = workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
@@ -145,6 +172,26 @@ class ImageStore:
             images[:] = images[first[which]]
         return images
 
+    def originals(self, indices: np.ndarray, box: tuple[int, int]) -> list[np.ndarray]:
+        """Return the images at `indices` ([b] int) in their own shapes, for pictures.
+
+        Args:
+          indices: of the images.
+          box: (height, width) in pixels, into which larger images are shrunk.
+
+        Returns: [h, w, 3] uint8 each, RGB.
+        Raises: see `batch`.
+        """
+        images = []
+        for i in map(int, np.asarray(indices)):
+            whole = _decode(self._encoded(i), self._split.filenames[i], self._alpha).pixels
+            height, width, _ = whole.shape
+            scale = min(1.0, box[0] / height, box[1] / width)
+            shape = (max(1, round(scale * height)), max(1, round(scale * width)))
+            images.append(np.empty((*shape, 3), np.uint8))
+            resize_into(whole, images[-1])
+        return images
+
     def errors(self) -> Iterator[UserError | None]:
         """Decode all images; yield the error of each image, None if it can be decoded."""
 
@@ -161,9 +208,13 @@ class ImageStore:
             )
 
     def close(self) -> None:
-        """End the decoding threads and close the cache."""
+        """End the decoding threads and close the cache; say how many images were transparent.
+
+        An image that an earlier run has left in the cache on disk is not counted.
+        """
         self._pool.shutdown(cancel_futures=True)
         self._cache.close()
+        say_transparent(int(self._transparent.sum()), len(self), self._alpha)
 
     def __enter__(self) -> "ImageStore":
         return self
@@ -176,16 +227,24 @@ class ImageStore:
         if self._cache.read(i, out):
             return
         name = self._split.filenames[i]
+        self._transparent[i] = decode_into(self._encoded(i), out, name, self._alpha)
+        self._cache.write(i, out)
+
+    def _encoded(self, i: int) -> bytes:
+        """Return the bytes of image i's file.
+
+        Raises: RunFailure if the file cannot be read.
+        """
         try:
-            decode(self._split.encoded(i), self._image_size, name, out)
+            return self._split.encoded(i)
         except (UserError, MemoryError):
             raise
         except Exception as error:  # the reading library's error for a lost file has any type
+            name = self._split.filenames[i]
             raise RunFailure(
                 f"'{name}' cannot be read ({one_line(error)}): were the prepared files changed or "
                 "removed? Restore them; the last checkpoint is kept"
             ) from error
-        self._cache.write(i, out)
 
 
 class Prefetcher(Iterator[tuple[np.ndarray, np.ndarray]]):

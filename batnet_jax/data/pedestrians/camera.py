@@ -6,16 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from batnet_jax.data.pedestrians.dice import ONE, Dice, cosine, noise
-
-CAST = 8  # percent: greatest colour cast, the spread between the channels
-EXPOSURE = 13  # percent: range of brightness among cameras
-FLICKER = 5  # percent: range of brightness among the images of one camera
-CURVE = 45  # of 256: greatest bend of the tone curve, to dark or bright midtones
-CONTRAST = 15  # percent: greatest loss of contrast
-NOISE = 10  # of 255: amplitude of the sensor noise of the worst camera
-BLUR = 1  # passes of the 1-2-1 filter in the softest camera
-PITCH = 20  # degrees: steepest view from above
-QUALITY = (62, 92)  # of the JPEG files
+from batnet_jax.data.pedestrians.style import EASY, Style
 
 
 class Camera(NamedTuple):
@@ -33,34 +24,35 @@ class Camera(NamedTuple):
 
 
 @functools.lru_cache(maxsize=64)
-def make_camera(seed: int, number: int) -> Camera:
+def make_camera(seed: int, number: int, style: Style = EASY) -> Camera:
     """Return camera `number` (from 1); cameras with adjacent numbers differ in their cast."""
     dice = Dice(seed, "camera", number)
     # The golden angle spreads the casts of any number of cameras around the colour circle.
     hue = 137 * number + dice.below(40)
-    strength = dice.between(CAST // 2, CAST)
-    exposure = 100 + dice.spread(EXPOSURE)
+    strength = dice.between(style.cast // 2, style.cast)
+    exposure = 100 + dice.spread(style.exposure)
     gains = tuple(
         256 * exposure * (100 * ONE + strength * cosine(hue - angle)) // (10_000 * ONE)
         for angle in (0, 120, 240)
     )
     return Camera(
         gains=gains,  # type: ignore[arg-type]
-        curve=dice.between(-CURVE, CURVE),
-        contrast=256 * (100 - dice.below(CONTRAST + 1)) // 100,
-        noise=dice.between(NOISE // 4, NOISE),
-        blur=dice.below(BLUR + 1),
-        pitch=dice.below(PITCH + 1),
+        curve=dice.between(-style.curve, style.curve),
+        contrast=256 * (100 - dice.below(style.contrast + 1)) // 100,
+        noise=dice.between(style.noise // 4, style.noise),
+        blur=dice.below(style.blur + 1),
+        pitch=dice.below(style.pitch + 1),
         light=dice.choose((-1, 1)),
-        quality=dice.between(*QUALITY),
+        quality=dice.between(*style.quality),
         zoom=dice.between(95, 105),
     )
 
 
-def _tone(camera: Camera, flicker: int) -> np.ndarray:
+def _tone(camera: Camera, flicker: int, casts: list[int]) -> np.ndarray:
     """Return look-up tables [256, 3] uint8 from scene colour to sensor colour."""
     level = np.arange(256, dtype=np.int64)[:, None]
-    value = level * np.array(camera.gains) * (100 + flicker) // (256 * 100)
+    light = np.array([100 + flicker + cast for cast in casts])
+    value = level * np.array(camera.gains) * light // (256 * 100)
     value = np.clip(value, 0, 255)
     value = value + camera.curve * value * (255 - value) // (255 * 128)
     value = 118 + (value - 118) * camera.contrast // 256
@@ -79,9 +71,14 @@ def _soften(pixels: np.ndarray, passes: int) -> np.ndarray:
     return soft
 
 
-def expose(pixels: np.ndarray, camera: Camera, dice: Dice, seed: int) -> np.ndarray:
+def expose(
+    pixels: np.ndarray, camera: Camera, dice: Dice, seed: int, style: Style = EASY
+) -> np.ndarray:
     """Return the image of a scene, [h, w, 3] uint8, taken by a camera."""
-    table = _tone(camera, dice.spread(FLICKER))
+    flicker = dice.spread(style.flicker)
+    reach = style.flicker_cast
+    casts = [dice.spread(reach) for _ in range(3)] if reach else [0, 0, 0]
+    table = _tone(camera, flicker, casts)
     toned = np.stack([table[pixels[..., channel], channel] for channel in range(3)], axis=-1)
     soft = _soften(toned, camera.blur).astype(np.int16)
     grain = noise(seed, dice.below(1 << 30), soft.shape)

@@ -8,7 +8,7 @@ times their size and averaged. Only the bytes of `draw_jpeg` depend on a library
 fixed quality and subsampling.
 
 The task rewards learned features and defeats colour histograms. The constants here and in
-`identity`, `figure`, `scene` and `camera` set its difficulty.
+`identity`, `figure`, `scene` and `style` set its difficulty.
 """
 
 import io
@@ -31,6 +31,7 @@ from batnet_jax.data.pedestrians.plan import (
 )
 from batnet_jax.data.pedestrians.raster import SUB, Canvas
 from batnet_jax.data.pedestrians.scene import OCCLUDERS, backdrop, occlude
+from batnet_jax.data.pedestrians.style import STYLES, Style
 
 __all__ = [
     "LAYERS",
@@ -52,17 +53,12 @@ fall on. An occluder may be another person, in front; a passer-by is one behind.
 
 OVERSAMPLING = 2
 FIGURE = 98  # percent of the picture's height: a person of average stature
-ZOOM = 9  # percent: greatest error of a crop, too tight or too loose
-SHIFT_ACROSS = 9  # percent of the width: greatest distance of the person from the centre
-SHIFT_DOWN = 5  # percent of the height
-OCCLUSION = 12  # percent of images with something in front of the person
-PASSER_BY = 10  # percent of images with another person behind, at the edge of the picture
 
 _STRANGER = 1_000_000  # the first identity of passers-by and distractors
 
 
 def draw_image(
-    pid: int, camera: int, index: int, *, seed: int, height: int, width: int
+    pid: int, camera: int, index: int, style: str = "easy", *, seed: int, height: int, width: int
 ) -> np.ndarray:
     """Draw the picture of one shot of a plan.
 
@@ -70,43 +66,47 @@ def draw_image(
       pid: the identity; 0 = a distractor, another person for each index.
       camera: from 1.
       index: the number of the image among the identity's images.
+      style: a key of `STYLES`.
       seed: the seed of the data set.
       height: in pixels.
       width: in pixels.
 
     Returns: [height, width, 3] uint8 RGB.
     """
-    canvas = _draw_scene(pid, camera, index, seed, height, width)
+    options = STYLES[style]
+    canvas = _draw_scene((pid, camera, index), options, seed, height, width)
     # Separate dice, so that an occluder does not change the noise.
     shutter = Dice(seed, "shutter", pid, camera, index)
-    return expose(_reduce(canvas.pixels), make_camera(seed, camera), shutter, seed)
+    eye = make_camera(seed, camera, options)
+    return expose(_reduce(canvas.pixels), eye, shutter, seed, options)
 
 
 def draw_layers(
-    pid: int, camera: int, index: int, *, seed: int, height: int, width: int
+    pid: int, camera: int, index: int, style: str = "easy", *, seed: int, height: int, width: int
 ) -> np.ndarray:
     """Draw what each pixel of `draw_image`, with the same arguments, shows.
 
     Returns: [height, width] uint8, values of `LAYERS`: the layer that covers most of the pixel.
     """
     layers = np.full((height * OVERSAMPLING, width * OVERSAMPLING), LAYERS["background"], np.uint8)
-    _draw_scene(pid, camera, index, seed, height, width, layers)
+    _draw_scene((pid, camera, index), STYLES[style], seed, height, width, layers)
     return _most_common(layers)
 
 
-def draw_jpeg(pid: int, camera: int, index: int, *, seed: int, height: int, width: int) -> bytes:
+def draw_jpeg(
+    pid: int, camera: int, index: int, style: str = "easy", *, seed: int, height: int, width: int
+) -> bytes:
     """Draw the same picture as a JPEG file of the camera's quality; return its bytes."""
-    picture = draw_image(pid, camera, index, seed=seed, height=height, width=width)
+    picture = draw_image(pid, camera, index, style, seed=seed, height=height, width=width)
     file = io.BytesIO()
-    quality = make_camera(seed, camera).quality
+    quality = make_camera(seed, camera, STYLES[style]).quality
     Image.fromarray(picture).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue()
 
 
 def _draw_scene(
-    pid: int,
-    camera: int,
-    index: int,
+    key: tuple[int, int, int],
+    style: Style,
     seed: int,
     height: int,
     width: int,
@@ -116,23 +116,25 @@ def _draw_scene(
 
     If `layers`, the background of the same size, is given, the layers are drawn into it.
     """
+    pid, camera, index = key
     tall, wide = height * OVERSAMPLING, width * OVERSAMPLING
-    eye = make_camera(seed, camera)
+    eye = make_camera(seed, camera, style)
     dice = Dice(seed, "image", pid, camera, index)
-    canvas = Canvas(_background(dice, seed, camera, tall, wide), eye.light, layers)
-    if dice.chance(PASSER_BY):
+    view = _crop(dice, backdrop(seed, camera, tall, wide, style.vivid), tall, wide)
+    canvas = Canvas(view, eye.light, layers)
+    if dice.chance(style.passer_by):
         behind = canvas.on_layer(LAYERS["passer-by"])
         _stranger(behind, dice, seed, eye.pitch, aside=(46, 60), scale=(60, 88))
-    person = make_identity(seed, pid if pid else _STRANGER + index)
-    zoom = FIGURE * eye.zoom * (100 + dice.spread(ZOOM)) // 100
+    person = make_identity(seed, pid if pid else _STRANGER + index, style.family)
+    zoom = FIGURE * eye.zoom * (100 + dice.spread(style.zoom)) // 100
     figure = tall * SUB * zoom // 10_000 * person.stature // 100
-    across = wide // 2 + wide * dice.spread(SHIFT_ACROSS) // 100
-    ground = tall * (97 + dice.spread(SHIFT_DOWN)) // 100
+    across = wide // 2 + wide * dice.spread(style.shift_across) // 100
+    ground = tall * (97 + dice.spread(style.shift_down)) // 100
     pose = make_pose(
         dice, pitch=eye.pitch, top=(across * SUB, ground * SUB - figure), height=figure
     )
     draw_person(canvas.on_layer(LAYERS["person"]), person, pose)
-    if dice.chance(OCCLUSION):
+    if dice.chance(style.occlusion):
         front = canvas.on_layer(LAYERS["occluder"])
         kind = dice.choose(OCCLUDERS)
         if kind == "person":
@@ -142,8 +144,7 @@ def _draw_scene(
     return canvas
 
 
-def _background(dice: Dice, seed: int, camera: int, tall: int, wide: int) -> np.ndarray:
-    view = backdrop(seed, camera, tall, wide)
+def _crop(dice: Dice, view: np.ndarray, tall: int, wide: int) -> np.ndarray:
     top, left = dice.below(view.shape[0] - tall), dice.below(view.shape[1] - wide)
     return view[top : top + tall, left : left + wide].copy()
 

@@ -1,16 +1,16 @@
 """The fixed properties of an identity: body, hair, skin, clothes, shoes and bag.
 
-Identities form families of `FAMILY` members, who wear the same colours on different garments and in
-different patterns. A colour histogram therefore finds the family at best. To tell its members
-apart, a network must see the position of a colour on the body.
+Identities form families. The members wear the same colours on different garments and in different
+patterns. A colour histogram therefore finds the family at best. To tell its members apart, a
+network must see the position of a colour on the body.
 """
 
 from typing import NamedTuple
 
 from batnet_jax.data.pedestrians.dice import Dice
 from batnet_jax.data.pedestrians.raster import Colour
+from batnet_jax.data.pedestrians.style import EASY
 
-FAMILY = 3  # identities that share one set of colours
 COLOURS_IN_FAMILY = 3
 
 CLOTH: tuple[Colour, ...] = (
@@ -77,9 +77,9 @@ class Identity(NamedTuple):
     bag_colour: Colour
 
 
-def make_identity(seed: int, pid: int) -> Identity:
-    """Return the person with a pid: a pure function of seed and pid."""
-    family, member = divmod(pid, FAMILY)
+def make_identity(seed: int, pid: int, family_size: int = EASY.family) -> Identity:
+    """Return the person with a pid: a pure function of its arguments."""
+    family, member = divmod(pid, family_size)
     shared = Dice(seed, "family", family)
     colours = shared.shuffled(CLOTH)[:COLOURS_IN_FAMILY]
     patterns = shared.shuffled(PATTERNS)

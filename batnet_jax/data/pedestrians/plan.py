@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 from batnet_jax.data.pedestrians.dice import Dice
+from batnet_jax.data.pedestrians.style import STYLES
 
 Split = Literal["train", "query", "gallery"]
 SPLITS: tuple[Split, ...] = ("train", "query", "gallery")
-_FILENAME = re.compile(r"([0-9]+)_c([0-9]+)s1_([0-9]+)_00\.jpg")
+_FILENAME = re.compile(r"([0-9]+)_c([0-9]+)s([0-9]+)_([0-9]+)_00\.jpg")
 
 
 class Size(NamedTuple):
@@ -23,6 +24,8 @@ class Size(NamedTuple):
     cameras: int
     height: int
     width: int
+    unseen_cameras: int = 0  # of `cameras`: the last ones, which take no training image
+    style: str = "easy"  # a key of `STYLES`
 
 
 SIZES: dict[str, Size] = {
@@ -33,6 +36,9 @@ SIZES: dict[str, Size] = {
     "medium": Size(751, 12_936, 750, 3_368, 13_115, 2_798, 6, 128, 64),
     # The counts of MSMT17: 126,441 images.
     "msmt17": Size(1_041, 32_621, 3_060, 11_659, 82_161, 0, 15, 128, 64),
+    # A benchmark: see docs/pedestrians.md.
+    "hard": Size(600, 7_200, 300, 900, 3_000, 1_500, 12, 128, 64, 4, "hard"),
+    "hard_msmt17": Size(1_041, 32_621, 3_060, 11_659, 72_161, 10_000, 15, 128, 64, 5, "hard"),
 }
 
 
@@ -43,11 +49,17 @@ class Shot(NamedTuple):
     pid: int
     camera: int  # from 1
     index: int
+    style: str = "easy"  # a key of `STYLES`
 
 
-def make_shot(pid: int, camera: int, index: int) -> Shot:
-    """Return a shot with a filename like Market-1501's: identity, camera, sequence, frame, box."""
-    return Shot(f"{pid:04d}_c{camera}s1_{index:06d}_00.jpg", pid, camera, index)
+def make_shot(pid: int, camera: int, index: int, style: str = "easy") -> Shot:
+    """Return a shot with a filename like Market-1501's: identity, camera, sequence, frame, box.
+
+    The sequence tells the style.
+    """
+    sequence = [*STYLES].index(style) + 1
+    name = f"{pid:04d}_c{camera}s{sequence}_{index:06d}_00.jpg"
+    return Shot(name, pid, camera, index, style)
 
 
 def read_shot(filename: str) -> Shot:
@@ -56,10 +68,13 @@ def read_shot(filename: str) -> Shot:
     Raises: ValueError for any other filename.
     """
     found = _FILENAME.fullmatch(filename)
-    shot = make_shot(*map(int, found.groups())) if found else None
-    if shot is None or shot.filename != filename:
-        raise ValueError(f"{filename!r} is not the filename of a drawn image")
-    return shot
+    if found:
+        pid, camera, sequence, index = map(int, found.groups())
+        styles = [*STYLES][sequence - 1 : sequence] if sequence else []
+        shots = [make_shot(pid, camera, index, style) for style in styles]
+        if shots and shots[0].filename == filename:
+            return shots[0]
+    raise ValueError(f"{filename!r} is not the filename of a drawn image")
 
 
 def plan(size: Size, split: Split, seed: int) -> Iterator[Shot]:
@@ -68,7 +83,7 @@ def plan(size: Size, split: Split, seed: int) -> Iterator[Shot]:
     Training identities are 1 to `train_identities`; test identities follow. The images of an
     identity cycle through the cameras in a random order of its own, queries first. Its queries
     therefore come from different cameras, and with two gallery images or more, each query has a
-    match in another camera.
+    match in another camera. Training has no image of the unseen cameras.
 
     Args:
       size: one of `SIZES`, or another size.
@@ -83,7 +98,7 @@ def plan(size: Size, split: Split, seed: int) -> Iterator[Shot]:
     if split == "train":
         for rank in range(size.train_identities):
             count = _share(size.train_images, size.train_identities, rank)
-            yield from _shots(size, seed, rank + 1, 0, count)
+            yield from _shots(size, seed, rank + 1, 0, count, size.unseen_cameras)
         return
     for rank in range(size.test_identities):
         pid = size.train_identities + rank + 1
@@ -95,14 +110,16 @@ def plan(size: Size, split: Split, seed: int) -> Iterator[Shot]:
             yield from _shots(size, seed, pid, queries, queries + count)
     if split == "gallery":
         for index in range(size.distractors):
-            yield make_shot(0, index % size.cameras + 1, index)
+            yield make_shot(0, index % size.cameras + 1, index, size.style)
 
 
 def _share(total: int, people: int, rank: int) -> int:
     return total // people + (rank < total % people)
 
 
-def _shots(size: Size, seed: int, pid: int, start: int, stop: int) -> Iterator[Shot]:
-    order = Dice(seed, "cameras", pid).shuffled(range(1, size.cameras + 1))
+def _shots(
+    size: Size, seed: int, pid: int, start: int, stop: int, unseen: int = 0
+) -> Iterator[Shot]:
+    order = Dice(seed, "cameras", pid).shuffled(range(1, size.cameras - unseen + 1))
     for index in range(start, stop):
-        yield make_shot(pid, order[index % size.cameras], index)
+        yield make_shot(pid, order[index % len(order)], index, size.style)

@@ -14,9 +14,9 @@ from batnet_jax.data.pedestrians.raster import (
     lathe,
     rectangle,
 )
+from batnet_jax.data.pedestrians.style import EASY
 
 BACKDROP_WIDTHS = 8  # width of a backdrop in crops
-VIVID = 15  # percent of backdrop pieces with a colour as strong as clothes
 OCCLUDERS = ("post", "rail", "bush", "car", "person")
 
 MUTED: tuple[Colour, ...] = (
@@ -51,7 +51,9 @@ def _unit(canvas: Canvas) -> int:
 
 
 @functools.lru_cache(maxsize=32)
-def backdrop(seed: int, camera: int, height: int, width: int) -> np.ndarray:
+def backdrop(
+    seed: int, camera: int, height: int, width: int, vivid: int = EASY.vivid
+) -> np.ndarray:
     """Draw a camera's view, [height * 5 / 4, width * BACKDROP_WIDTHS, 3] uint8; cached."""
     dice = Dice(seed, "backdrop", camera)
     tall, wide = height * 5 // 4, width * BACKDROP_WIDTHS
@@ -62,7 +64,7 @@ def backdrop(seed: int, camera: int, height: int, width: int) -> np.ndarray:
     left = 0
     while left < wide:
         piece = width * dice.between(30, 110) // 100
-        _segment(canvas, dice, wall, left, min(wide, left + piece), horizon)
+        _segment(canvas, dice, wall, vivid, (left, min(wide, left + piece)), horizon)
         left += piece
     _floor(canvas, dice, horizon)
     grain = np.repeat(
@@ -72,9 +74,12 @@ def backdrop(seed: int, camera: int, height: int, width: int) -> np.ndarray:
     return np.clip(canvas.pixels + rough, 0, 255).astype(np.uint8)
 
 
-def _segment(canvas: Canvas, dice: Dice, wall: Colour, left: int, right: int, horizon: int) -> None:
+def _segment(
+    canvas: Canvas, dice: Dice, wall: Colour, vivid: int, ends: tuple[int, int], horizon: int
+) -> None:
     """Draw a piece of the wall: a facade, a shop window, a gate, a hedge or a poster."""
-    strong = dice.choose(STRONG) if dice.chance(VIVID) else dice.choose(MUTED)
+    left, right = ends
+    strong = dice.choose(STRONG) if dice.chance(vivid) else dice.choose(MUTED)
     kind = dice.choose(("facade", "window", "gate", "hedge", "poster", "plain"))
     span = right - left
     if kind == "plain":

@@ -26,13 +26,14 @@ from pathlib import Path
 
 import tensorflow_datasets as tfds
 
-from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
+from batnet_jax.data.builder import NO_READING, Photo, Reading, ReIDBuilder, SplitSource
 from batnet_jax.data.checks import Count
 from batnet_jax.data.files.find_dataset import choose_tree, find_trees
 from batnet_jax.data.files.tree import FileTree, open_tree
 from batnet_jax.data.sources.cuhk03_mat import NAME, MatImages, Release, read_protocol
 from batnet_jax.data.sources.market import MARKERS, make_source, market_sources
 from batnet_jax.errors import ArgumentError, UserError
+from batnet_jax.runtime.paths import is_file, is_folder
 
 BOXES = {"labeled": "boxes drawn by hand", "detected": "boxes of a pedestrian detector"}
 CLASSIC_SPLITS = 20
@@ -62,14 +63,16 @@ class Cuhk03(ReIDBuilder):
     FOLDER_WORD = "cuhk"
 
     @classmethod
-    def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
+    def choose_config(
+        cls, variant: str, manual_dir: str, reading: Reading = NO_READING
+    ) -> str | tfds.core.BuilderConfig | None:
         """See the base class; the message abbreviates the 42 variants."""
         if variant and variant not in [config.name for config in cls.BUILDER_CONFIGS]:
             classic = [f"{boxes}-classic-1..{CLASSIC_SPLITS}" for boxes in BOXES]
             allowed = ", ".join([*BOXES, *classic])
             message = f"{variant!r} is no variant of {cls.name}: choose one of {allowed}"
             raise ArgumentError("variant", message)
-        return super().choose_config(variant, manual_dir)
+        return super().choose_config(variant, manual_dir, reading)
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
@@ -122,7 +125,7 @@ class Cuhk03(ReIDBuilder):
             trees = find_trees(self.manual_path, (name,))
         except UserError:  # an archive that cannot be read may have nothing to do with CUHK03
             trees = []
-        if not trees and (above / name).is_file():
+        if not trees and is_file(above / name):
             trees = [open_tree(above)]
         if not trees:
             raise UserError(
@@ -135,7 +138,7 @@ class Cuhk03(ReIDBuilder):
         """Find the first of `forms` on disk, and the tree with this form at its top."""
         manual = Path(self.manual_path)
         itself = boxes[:5] in manual.name.lower()  # labeled, cuhk-label, cuhk03-np-detected, ...
-        if NP in forms and itself and any((manual / folder).is_dir() for folder in MARKERS):
+        if NP in forms and itself and any(is_folder(manual / folder) for folder in MARKERS):
             return NP, open_tree(manual)
         markers = (
             *(f"{name}/{folder}" for name in BOXES for folder in MARKERS),

@@ -1,54 +1,64 @@
-"""A user's own images, in one of three layouts.
+"""A user's own images, in the layouts that people have.
 
-* Market-1501's, see `market.py`: `bounding_box_train/`, `query/`, `bounding_box_test/`.
-* The same with the names `train/`, `query/` and `gallery/`; or only `train/` and `test/`, where
-  `splits.query_and_gallery` divides the test images.
-* Only one sub-folder for each identity: a quarter of the identities is used for the test.
+* Folders of splits with any of their usual names, see `split_folders.py`: train, query and gallery,
+  as in Market-1501's `bounding_box_train/`, `query/`, `bounding_box_test/`; or train and test,
+  where `splits.query_and_gallery` divides the test images.
+* No splits: a quarter of the identities is used for the test.
 
-An image's identity is its sub-folder or, without one, the number at the start of its filename. Its
-camera is the number after a `c` at the start of the filename or after a `_`. Either all filenames
-have a camera or none has.
+Inside, folders are people or cameras, see `layout.py`. An image's identity is its folder or,
+without one, the number at the start of its filename. Its folder or its filename tells its camera,
+see `file_labels.py`. Either all test images have a camera or none has.
 """
 
 import hashlib
-import itertools
 import math
-import os
-import posixpath
-import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 
-from batnet_jax.data.builder import UNKNOWN_CAMERA, Photo, ReIDBuilder, SplitSource
-from batnet_jax.data.files.find_dataset import list_candidates
-from batnet_jax.data.files.tree import IMAGE_SUFFIXES, IMAGES, FileTree, open_tree
-from batnet_jax.data.sources.market import FOLDERS, JUNK, MARKERS, make_source
-from batnet_jax.data.splits import query_and_gallery
-from batnet_jax.errors import UserError
-
-LAYOUTS: tuple[Mapping[str, str], ...] = (
-    FOLDERS,
-    {"train": "train", "query": "query", "gallery": "gallery"},
-    {"train": "train", "test": "test"},
+from batnet_jax.data.builder import (
+    NO_READING,
+    UNKNOWN_CAMERA,
+    Photo,
+    Reading,
+    ReIDBuilder,
+    SplitSource,
 )
-ALL_MARKERS = tuple(dict.fromkeys((*MARKERS, "gallery", "train", "test")))
+from batnet_jax.data.files.tree import IMAGES, FileTree
+from batnet_jax.data.sources.file_labels import (
+    Labels,
+    camera_numbers,
+    compile_pattern,
+    earlier_labels,
+    is_number,
+)
+from batnet_jax.data.sources.layout import SPLIT, Levels, find_levels, parse_layout, read_labels
+from batnet_jax.data.sources.market import FOLDERS, JUNK, make_source
+from batnet_jax.data.sources.spelling import spelling_warnings
+from batnet_jax.data.sources.split_folders import (
+    Parts,
+    find_people,
+    folders_of,
+    has_splits,
+    markers,
+    split_parts,
+)
+from batnet_jax.data.splits import query_and_gallery
+from batnet_jax.errors import ArgumentError, UserError
+
+MAX_SHOWN = 5
+"""Names of folders in a message."""
 TEST_SHARE = 0.25
-"""Fraction of the identities used for the test, in the layout of one sub-folder for each."""
-MAX_DEPTH = 20
-"""Levels of nested folders searched for the folders of identities."""
-PID = re.compile(r"(-1|[0-9]{1,9})(?=[_.])")
-CAMERA = re.compile(r"(?:^|_)c([0-9]{1,9})(?![0-9])", re.IGNORECASE)
+"""Fraction of the identities used for the test, in a data set without splits."""
 
 
 class _Image(NamedTuple):
     filename: str
-    identity: str
-    camera: int | None
+    labels: Labels
 
 
 class Folder(ReIDBuilder):
@@ -59,42 +69,50 @@ class Folder(ReIDBuilder):
     """
 
     TITLE = "a data set of your own"
-    WANTED = "/, ".join(MARKERS) + "/, or a sub-folder for each identity,"
+    WANTED = "/, ".join(FOLDERS.values()) + "/, or a sub-folder for each identity,"
 
     @classmethod
-    def choose_config(cls, variant: str, manual_dir: str) -> tfds.core.BuilderConfig:
-        """Return a config named by a fingerprint of the files in `manual_dir`.
+    def choose_config(
+        cls, variant: str, manual_dir: str, reading: Reading = NO_READING
+    ) -> tfds.core.BuilderConfig:
+        """Return a config named by a fingerprint of the files in `manual_dir` and their labels.
 
-        Raises: UserError if there are no images.
+        Raises: UserError if there are no images, or an image has no identity.
         """
         super().choose_config(variant, manual_dir)
-        parts = [tree.fingerprint() for tree in cls._parts(manual_dir).values()]
+        parts = cls._parts(manual_dir, reading)
+        prints = [tree.fingerprint() for tree in parts.trees.values()]
+        found, _ = _read(parts, reading)
+        images = [image for part in found.values() for image in part]
+        # A copy that an earlier version prepared with other labels is not this data set.
+        if any(earlier_labels(name) != labels[:2] for name, labels in images):
+            prints.append(str([image.labels[:2] for image in images]))
         return tfds.core.BuilderConfig(
-            name=hashlib.sha256(" ".join(parts).encode()).hexdigest()[:16]
+            name=hashlib.sha256(" ".join(prints).encode(errors="replace")).hexdigest()[:16]
         )
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
-        parts = self._parts(self.manual_path)
-        found = {split: _read(tree) for split, tree in parts.items()}
-        _check_cameras(parts, found)
-        images = {split: [i for i in f if i.identity != str(JUNK)] for split, f in found.items()}
+        parts, left_out = self._parts(self.manual_path, self.reading)
+        found, levels = _read(Parts(parts, left_out), self.reading)
+        images = {
+            split: [i for i in f if i.labels.identity != str(JUNK)] for split, f in found.items()
+        }
         junk = {split: len(found[split]) - len(images[split]) for split in found}
         if "all" in parts:
             images = _choose_tested(images["all"])
             parts = dict.fromkeys(images, parts["all"])
-        self._names = _names([image for found in images.values() for image in found])
-        numbers = {name: number for number, name in enumerate(self._names)}
+        self._tell(levels, left_out)
+        self._warn(spelling_warnings([i.labels for part in images.values() for i in part]))
+        images = self._settle_cameras(images, parts)
+        self._names = _names([image for part in images.values() for image in part])
+        numbers = camera_numbers(_cameras(images))
+        if any(str(number) != camera for camera, number in numbers.items()):
+            named = list(numbers.items())[:MAX_SHOWN]
+            more = ", ..." if len(numbers) > MAX_SHOWN else ""
+            self._say(["cameras: " + ", ".join(f"{n} = {name}" for name, n in named) + more])
         sources = {}
-        for split, found in images.items():
-            photos = [
-                Photo(
-                    image.filename,
-                    numbers[image.identity] if numbers else int(image.identity),
-                    UNKNOWN_CAMERA if image.camera is None else image.camera,
-                )
-                for image in found
-            ]
+        for split, photos in _photos(images, self._names, numbers).items():
             if not photos:
                 raise UserError(
                     f"'{parts[split].location}' is missing or holds no images but junk: add some"
@@ -109,112 +127,148 @@ class Folder(ReIDBuilder):
         """See the base class; empty where identities are numbers."""
         return self._names
 
+    def _tell(self, levels: Mapping[str, Levels], left_out: Sequence[str]) -> None:
+        """Print the layout, and the folders that are not read."""
+        splits = list(levels) != ["all"]
+        read = {("split", *found) if splits else found for found in levels.values()}
+        layouts = " and ".join(sorted("/".join(found) or "*" for found in read))
+        lines = [f"folders read as data.layout={layouts}"]
+        if left_out:
+            names = ", ".join(f"{name}/" for name in left_out[:MAX_SHOWN])
+            more = f" and {len(left_out) - MAX_SHOWN} more" if len(left_out) > MAX_SHOWN else ""
+            lines.append(f"not read, beside the splits: {names}{more}")
+        self._say(lines)
+
+    def _settle_cameras(
+        self, images: dict[str, list[_Image]], parts: Mapping[str, FileTree]
+    ) -> dict[str, list[_Image]]:
+        """Return the images with cameras in all or none of a group: training, and the test.
+
+        Raises: UserError if only some of the test images have a camera.
+        """
+        tested = {split: found for split, found in images.items() if split != "train"}
+        _check_cameras(parts, tested)
+        if not any(image.labels.camera for found in tested.values() for image in found):
+            example = next((i.filename for found in tested.values() for i in found), "")
+            self._warn(
+                [
+                    f"no camera is found, as in '{example}': a query is compared with all other "
+                    "images of its person, and finds those of the same camera and moment first, so "
+                    "figures near 1 say little about other cameras; if the names tell the camera, "
+                    "set data.pattern"
+                ]
+            )
+        trained = images["train"]
+        without = sum(image.labels.camera is None for image in trained)
+        if 0 < without < len(trained):
+            self._warn(
+                [f"{without} of {len(trained)} training images name no camera: none is kept there"]
+            )
+            trained = [_Image(name, labels._replace(camera=None)) for name, labels in trained]
+        return {**images, "train": trained}
+
     @classmethod
-    def _parts(cls, manual_dir: str | Path) -> dict[str, FileTree]:
-        """Return the trees to read: train, query and gallery; train and test; or all."""
-        identities = _find_identity_folders(Path(manual_dir))
-        if identities is not None:
-            return {"all": identities}
-        tree = cls.find(manual_dir, ALL_MARKERS)
-        trees = [
-            {split: tree.below(folder) for split, folder in layout.items()} for layout in LAYOUTS
-        ]
-        # Take the layout with the most parts; the message names its missing part.
-        parts = max(trees, key=lambda parts: sum(bool(part.images()) for part in parts.values()))
-        for part in parts.values():
+    def _parts(cls, manual_dir: str | Path, reading: Reading) -> Parts:
+        """Return the trees to read."""
+        levels, path = parse_layout(reading.layout), Path(manual_dir)
+        if levels is None or SPLIT not in levels:
+            people = find_people(path, sure=levels is not None)
+            if people is not None:
+                return Parts({"all": people}, [])
+            if levels is not None:
+                raise ArgumentError(
+                    "manual_dir",
+                    f"{cls.TITLE} not found in '{manual_dir}': data.layout={reading.layout} needs "
+                    f"at least two folders with {IMAGES} files there",
+                )
+        tree = cls.find(manual_dir, markers(path), _lacks_splits)
+        parts = split_parts(tree, folders_of(tree))
+        for part in parts.trees.values():
             if not part.images():
                 raise UserError(
                     f"'{part.location}' is missing or holds no images: Market's layout is "
-                    f"{', '.join(MARKERS)}, each with {IMAGES} files; or give one "
+                    f"{', '.join(FOLDERS.values())}, each with {IMAGES} files; or give one "
                     "sub-folder for each identity"
                 )
         return parts
 
 
-def _find_identity_folders(path: Path) -> FileTree | None:
-    """Find a tree with only one folder of images for each identity, at `path` or nested below it.
+def _lacks_splits(tree: FileTree) -> str:
+    """Return the reason to reject a tree."""
+    return "" if has_splits(folders_of(tree)) else f"'{tree.location}' has no other split"
 
-    The search reads as few folders as possible, because `path` may be the root of a disk.
+
+def _read(parts: Parts, reading: Reading) -> tuple[dict[str, list[_Image]], dict[str, Levels]]:
+    """Return the images of each tree with their labels, sorted by filename, and its levels.
+
+    Raises: UserError if an image has no identity, or folders can be read in several ways.
     """
-    if path.is_dir():
-        for _ in range(MAX_DEPTH):
-            folders = [p for p in list_candidates(path) if p.is_dir()]
-            near = (*folders, *itertools.chain(*map(list_candidates, folders)))
-            if any(p.name in ALL_MARKERS for p in near):
-                return None
-            if sum(_has_image(p) for p in folders) > 1:
-                return open_tree(path)
-            if len(folders) != 1:
-                return None
-            path = folders[0]
-        return None
-    if path.suffix.lower() not in (".zip", ".tar") or not path.is_file():
-        return None
-    tree = open_tree(path)
-    while len(tops := {name.split("/")[0] for name in tree.images()}) == 1:
-        below = tree.below(*tops)
-        if not below.images():  # the only top is an image
-            return None
-        tree = below
-    inside = all("/" in name for name in tree.images())
-    marked = any(part in ALL_MARKERS for name in tree.names for part in name.split("/")[:2])
-    return tree if len(tops) > 1 and inside and not marked else None
-
-
-def _has_image(folder: Path) -> bool:
-    try:
-        names = (name for _, _, files in os.walk(folder) for name in files)
-        return any(name.lower().endswith(IMAGE_SUFFIXES) for name in itertools.islice(names, 1000))
-    except (OSError, RecursionError):  # no permission, or too many nested folders
-        return False
-
-
-def _read(tree: FileTree) -> list[_Image]:
-    """Return the images of a tree with their labels, sorted by filename.
-
-    Raises: UserError if a filename has no identity.
-    """
-    found = []
-    for name in tree.images():
-        base = posixpath.basename(name)
-        match, camera = PID.match(base), CAMERA.search(base)
-        inside = name.split("/")[0] if "/" in name else None
-        if inside is None and match is None:
-            raise UserError(
-                f"'{tree.location}/{name}' does not begin with an identity's number, as "
-                "0001_c1s1_001051_00.jpg does, and is not in a sub-folder named by one: rename or "
-                "remove it"
-            )
-        identity = inside if inside is not None else match[1]  # type: ignore[index]
-        identity = str(int(identity)) if _is_number(identity) else identity  # 0001 is 1
-        found.append(_Image(name, identity, int(camera[1]) if camera else None))
-    return found
+    pattern = compile_pattern(reading.pattern)
+    given = parse_layout(reading.layout)
+    found, levels = {}, {}
+    for split, tree in parts.trees.items():
+        names = tree.images()
+        if given is not None:
+            own = tuple(word for word in given if word != SPLIT)
+        elif pattern and "pid" in pattern.groupindex:
+            own = ()
+        else:
+            own = find_levels(names, tree.location, "" if split == "all" else f"{SPLIT}/")
+        levels[split] = own
+        found[split] = []
+        for name in names:
+            try:
+                labels = read_labels(name, own, pattern, explicit=given is not None)
+            except UserError as error:
+                raise UserError(f"'{tree.location}/{name}' {error}") from None
+            found[split].append(_Image(name, labels))
+    return found, levels
 
 
 def _check_cameras(parts: Mapping[str, FileTree], images: Mapping[str, list[_Image]]) -> None:
-    """Refuse a data set with cameras in only some of the filenames."""
+    """Refuse test images of which only some have a camera."""
     without = [
         f"{parts[split].location}/{image.filename}"
         for split, found in images.items()
         for image in found
-        if image.camera is None
+        if image.labels.camera is None
     ]
     number = sum(map(len, images.values()))
     if 0 < len(without) < number:
         raise UserError(
             f"'{without[0]}' names no camera (c and a number, at the start or after a _), nor do "
-            f"{len(without) - 1} others of {number} images: name one for all of them or for none"
+            f"{len(without) - 1} others of {number} test images: name one for all of them or for "
+            "none, or set data.pattern"
         )
+
+
+def _cameras(images: Mapping[str, list[_Image]]) -> set[str]:
+    labels = (image.labels for found in images.values() for image in found)
+    return {one.camera for one in labels if one.camera is not None}
+
+
+def _photos(
+    images: Mapping[str, list[_Image]], names: list[str], cameras: Mapping[str, int]
+) -> dict[str, list[Photo]]:
+    """Return the photos of each split, with identities and cameras as numbers."""
+    pids = {name: number for number, name in enumerate(names)}
+    return {
+        split: [
+            Photo(
+                name,
+                pids[one.identity] if names else int(one.identity),
+                UNKNOWN_CAMERA if one.camera is None else cameras[one.camera],
+            )
+            for name, one in found
+        ]
+        for split, found in images.items()
+    }
 
 
 def _names(images: list[_Image]) -> list[str]:
     """Return the sorted names of identities, whose index is the pid; empty if all are numbers."""
-    names = sorted({image.identity for image in images})
-    return [] if all(_is_number(name) for name in names) else names
-
-
-def _is_number(name: str) -> bool:
-    return name == str(JUNK) or (name.isascii() and name.isdecimal() and len(name) < 10)
+    names = sorted({image.labels.identity for image in images})
+    return [] if all(is_number(name) for name in names) else names
 
 
 def _choose_tested(images: list[_Image]) -> dict[str, list[_Image]]:
@@ -222,12 +276,12 @@ def _choose_tested(images: list[_Image]) -> dict[str, list[_Image]]:
 
     With new identities, few others move between training and test.
     """
-    people = {image.identity for image in images}
+    people = {image.labels.identity for image in images}
     ranked = sorted(people, key=lambda name: (zlib.crc32(name.encode(errors="replace")), name))
     tested = set(ranked[: math.ceil(TEST_SHARE * len(ranked))])
     return {
-        "train": [image for image in images if image.identity not in tested],
-        "test": [image for image in images if image.identity in tested],
+        "train": [image for image in images if image.labels.identity not in tested],
+        "test": [image for image in images if image.labels.identity in tested],
     }
 
 

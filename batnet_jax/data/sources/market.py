@@ -130,7 +130,7 @@ def _source(tree: FileTree, pattern: re.Pattern[str]) -> SplitSource:
 
 def make_source(photos: list[Photo], tree: FileTree, *, junk: int = 0) -> SplitSource:
     """Return a split of photos whose files are in one tree."""
-    return SplitSource(photos, map(tree.read, [photo.filename for photo in photos]), junk)
+    return SplitSource(photos, map(tree.read, [photo.filename for photo in photos]), junk, tree)
 
 
 def parse_name(name: str, location: str, pattern: re.Pattern[str] = NAME) -> Photo:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 import tensorflow_datasets as tfds
 
-from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
+from batnet_jax.data.builder import NO_READING, Photo, Reading, ReIDBuilder, SplitSource
 from batnet_jax.data.checks import Count
 from batnet_jax.data.files.find_dataset import find_trees
 from batnet_jax.data.files.tree import FileTree
@@ -44,12 +44,14 @@ class Msmt17(ReIDBuilder):
     DETECTS_VARIANT = True
 
     @classmethod
-    def choose_config(cls, variant: str, manual_dir: str) -> str | tfds.core.BuilderConfig | None:
+    def choose_config(
+        cls, variant: str, manual_dir: str, reading: Reading = NO_READING
+    ) -> str | tfds.core.BuilderConfig | None:
         """See the base class; "" = the version in `manual_dir`."""
         found = (
             {version_of(tree) for tree in find_trees(manual_dir, MARKERS)} if not variant else ()
         )
-        return super().choose_config("v2" if found == {"v2"} else variant, manual_dir)
+        return super().choose_config("v2" if found == {"v2"} else variant, manual_dir, reading)
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""

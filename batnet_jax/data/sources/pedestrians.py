@@ -134,7 +134,8 @@ def run_worker() -> None:
 
 def _draw(shot: Shot, size: Size) -> bytes:
     return draw_jpeg(
-        shot.pid, shot.camera, shot.index, seed=SEED, height=size.height, width=size.width
+        *(shot.pid, shot.camera, shot.index, shot.style),
+        **{"seed": SEED, "height": size.height, "width": size.width},
     )
 
 

@@ -70,13 +70,13 @@ def run(
         messages += problems
     for message in [*(own["reason"] for own in comparison["left_out"]), *messages]:
         print(f"left out: {printable(message)}", file=sys.stderr)
-    print(format_comparison(comparison))
     written = [workdir / FOLDER / PAGE]
     if output is not None:
         with report_write_errors("output", output):
             write_atomically(output, json.dumps(comparison, indent=1) + "\n")
         written.append(output)
     _write_page(written[0], comparison, comparison_sections(comparison, curves, messages))
+    print(format_comparison(comparison))
     print(f"written: {', '.join(printable(str(path)) for path in written)}")
 
 

@@ -24,10 +24,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from batnet_jax.data.files.image_headers import is_cut_off, read_pixels
-from batnet_jax.data.loading.loader import decode
+from batnet_jax.data.files.image_headers import is_cut_off
+from batnet_jax.data.files.pixels import describe_transparent, read_picture
+from batnet_jax.data.loading.loader import decode_into
 from batnet_jax.data.loading.user_images import ImageFiles
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.search import hits
 
@@ -121,17 +122,21 @@ class _SearchEndpoints:
     def _find(self, content: bytes, top: int) -> dict[str, Any]:
         start = time.perf_counter()
         check_upload(content)
+        model = self._searcher.model
+        image = np.empty((*model.image_size, 3), np.uint8)
         try:
-            image = decode(content, self._searcher.model.image_size, "the image")
+            transparent = decode_into(content, image, "the image", model.alpha)
         except UserError as error:
             raise HTTPException(422, str(error)) from error
         with self._busy:
             indices, scores = self._searcher.search(image[None], top)
         ranked = hits(self._searcher, indices[0], scores[0])
         for hit in ranked:
-            hit["path"] = hit["path"].removeprefix(self._common_folder)
+            hit["path"] = printable(hit["path"].removeprefix(self._common_folder))
         total = len(self._searcher.gallery.features)
-        return {"hits": ranked, "gallery": total, "seconds": time.perf_counter() - start}
+        note = describe_transparent(1, 1, model.alpha) if transparent else ""
+        seconds = time.perf_counter() - start
+        return {"hits": ranked, "gallery": total, "seconds": seconds, "note": note}
 
     def gallery_image(self, request: Request) -> Response:
         """Answer with a gallery image, shrunk to `THUMBNAIL`, as JPEG."""
@@ -139,7 +144,8 @@ class _SearchEndpoints:
         if paths is None or number >= len(paths):
             raise HTTPException(404, "there is no such gallery image")
         try:
-            image = read_pixels(ImageFiles([paths[number]]).encoded(0))
+            encoded = ImageFiles([str(paths[number])]).encoded(0)
+            image = read_picture(encoded, self._searcher.model.alpha).pixels
         except UserError as error:
             raise HTTPException(404, "the image file has been moved or deleted") from error
         scale = min(
@@ -148,8 +154,8 @@ class _SearchEndpoints:
         if scale < 1:
             size = [max(1, round(scale * length)) for length in image.shape[1::-1]]
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-        _, encoded = cv2.imencode(".jpg", image)
-        return Response(np.asarray(encoded).tobytes(), media_type="image/jpeg", headers=HEADERS)
+        _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        return Response(np.asarray(jpeg).tobytes(), media_type="image/jpeg", headers=HEADERS)
 
 
 def _parse_top(value: str) -> int:

@@ -47,7 +47,8 @@ async function search() {
     if (number !== latest) return;
     if (!answer.ok) throw new Error(found.error);
     list.replaceChildren(...found.hits.map(card));
-    say(`${found.hits.length} of ${found.gallery} images, ${found.seconds.toFixed(2)} s`);
+    const note = found.note ? `; query: ${found.note}` : "";
+    say(`${found.hits.length} of ${found.gallery} images, ${found.seconds.toFixed(2)} s${note}`);
   } catch (error) {
     if (number !== latest) return;
     list.replaceChildren();

@@ -12,7 +12,7 @@ import ml_collections
 
 from batnet_jax.config import default_config
 from batnet_jax.data.run_data import RunData, open_run_data
-from batnet_jax.errors import NotFiniteError, UserError
+from batnet_jax.errors import NotFiniteError, UserError, printable
 from batnet_jax.modes.tables.paper import TABLES, Row, Table
 from batnet_jax.modes.tables.text import Setting, describe, write_table
 from batnet_jax.training.loop import train
@@ -74,7 +74,7 @@ def run_table(
     start = time.perf_counter()
     for count, run in enumerate(missing, 1):
         title = f"{run.row.name}, seed {run.seed}"
-        print(f"table {number}: {title}, in '{run.workdir}'", flush=True)
+        print(printable(f"table {number}: {title}, in '{run.workdir}'"), flush=True)
         try:
             results[run.workdir] = finish(run, data, length.total)
         except NotFiniteError as error:

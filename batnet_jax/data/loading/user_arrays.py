@@ -1,0 +1,248 @@
+"""Images in memory: arrays, tensors, images of Pillow, and boxes cut out of a frame."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from batnet_jax.data.files.pixels import WHITE, Picture, from_pillow, lay, read_picture
+from batnet_jax.data.files.safe_open import check_local
+from batnet_jax.data.loading.loader import resize_into, say_transparent
+from batnet_jax.data.loading.name_list import NameList
+from batnet_jax.data.loading.user_images import ImageFiles, list_files
+from batnet_jax.errors import UserError, one_line
+
+CHANNELS = ("rgb", "bgr")
+"""Orders of the colours of an array; OpenCV has the second."""
+
+
+class ArrayStore:
+    """Images in memory, with the methods of `ImageStore` that embedding uses."""
+
+    def __init__(
+        self,
+        images: Sequence[Any],
+        image_size: tuple[int, int],
+        *,
+        channels: str = "rgb",
+        alpha: str = WHITE,
+    ):
+        """Keep the images; `batch` checks them.
+
+        Args:
+          images: arrays [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], uint8 or uint16, or what gives
+            such an array; or images of Pillow.
+          image_size: (height, width) in pixels.
+          channels: the order of an array's colours, one of `CHANNELS`.
+          alpha: what becomes of transparency, one of `pixels.ALPHA`.
+        """
+        self._images = images
+        self._image_size = (int(image_size[0]), int(image_size[1]))
+        self._channels = channels
+        self._alpha = alpha
+        self._transparent = np.zeros(len(images), bool)
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def batch(self, indices: np.ndarray) -> np.ndarray:
+        """Return the images at `indices` ([b] int) as [b, height, width, 3] uint8, RGB.
+
+        Raises: UserError if an array is not an image.
+        """
+        images = np.empty((len(indices), *self._image_size, 3), np.uint8)
+        for i, out in zip(indices.tolist(), images, strict=True):
+            name = f"image {i}"
+            picture = to_picture(self._images[i], name, channels=self._channels, alpha=self._alpha)
+            self._transparent[i] = picture.transparent
+            resize_into(picture.pixels, out)
+        return images
+
+    def close(self) -> None:
+        """Say how many images were transparent."""
+        say_transparent(int(self._transparent.sum()), len(self), self._alpha)
+
+
+def to_picture(image: Any, name: str, *, channels: str = "rgb", alpha: str = WHITE) -> Picture:
+    """Convert an image in memory to RGB, as `decode` does with a file.
+
+    Grey is repeated, and 16 bits are cut to the upper 8.
+
+    Args:
+      image: see `ArrayStore`.
+      name: for messages.
+      channels: the order of an array's colours, one of `CHANNELS`.
+      alpha: what becomes of transparency, one of `pixels.ALPHA`.
+
+    Raises: UserError if the array is not an image.
+    """
+    if isinstance(image, Image.Image):
+        _require_pixels(image.size, name)
+        if channels != "rgb":
+            raise UserError(f"{name} is Pillow's, which knows its colours: leave channels out")
+        try:
+            return from_pillow(image, alpha)
+        except UserError as error:
+            raise UserError(f"{name} is {error}") from error
+    array = _as_array(image, name)
+    _require_pixels(array.shape, name)
+    array = array[:, :, None] if array.ndim == 2 else array
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
+        first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
+        turned = "; channels come last, as in np.moveaxis(image, 0, -1)" if first else ""
+        raise UserError(
+            f"{name} has shape {np.shape(image)}: must be [height, width, 3], or of 1 or 4 "
+            f"channels{turned}"
+        )
+    if array.dtype not in (np.uint8, np.uint16):
+        raise UserError(
+            f"{name} has dtype {array.dtype}: must be uint8, 0 to 255 (or uint16); scale and"
+            " convert it, as in (255 * image).round().astype(np.uint8)"
+        )
+    if channels == "bgr" and array.shape[2] > 1:
+        array = array[:, :, [2, 1, 0, 3][: array.shape[2]]]
+    if array.shape[2] == 4:
+        return lay(array, alpha)
+    if array.dtype == np.uint16:
+        array = (array >> 8).astype(np.uint8)
+    array = np.repeat(array, 3, axis=2) if array.shape[2] == 1 else array
+    return Picture(np.ascontiguousarray(array), False)
+
+
+def _require_pixels(shape: tuple[int, ...], name: str) -> None:
+    """Refuse an image without pixels.
+
+    Raises: UserError.
+    """
+    if 0 in shape:
+        raise UserError(
+            f"{name} is empty, of shape {shape}: leave it out; a crop is empty where its box lies "
+            "outside the image, or has no height or width"
+        )
+
+
+def _as_array(given: Any, name: str) -> np.ndarray:
+    """Return an array of NumPy with the bytes in this machine's order.
+
+    Raises: UserError if the object cannot give one, such as a tensor on a GPU.
+    """
+    try:
+        array = np.asarray(given)
+    except Exception as error:  # the array protocol of any library
+        raise UserError(
+            f"{name}, {type(given).__name__}, cannot become an array of NumPy: {one_line(error)}"
+        ) from error
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def is_array(given: Any) -> bool:
+    """Return whether an object is an array, of NumPy or by the array protocol, as tensors are."""
+    return any(hasattr(given, name) for name in ("__array__", "__array_interface__"))
+
+
+def paths_or_arrays(given: Any) -> tuple[Sequence[str] | None, Sequence[Any]]:
+    """Tell the paths or arrays that a caller passes as images apart.
+
+    Returns: (paths, []) or (None, arrays).
+
+    Raises: UserError if they are neither, or a mixture, or have two readings.
+    """
+    if isinstance(given, str | Path):
+        check_local(given)
+        return list_files(Path(given)), []
+    if isinstance(given, NameList):
+        return given, []
+    if isinstance(given, Image.Image):
+        return None, [given]
+    if is_array(given):
+        array = _as_array(given, "images")
+        if array.dtype.kind in "US":
+            return [str(name) for name in array.tolist()], []
+        return None, _split_array(array)
+    if not isinstance(given, Iterable):
+        raise UserError(f"images are {type(given).__name__}: give paths, arrays or a folder")
+    items = list(given)
+    named = [isinstance(item, str | Path) for item in items]
+    if all(named) and items:
+        return [str(item) for item in items], []
+    if any(named):
+        raise UserError("images are paths and arrays, mixed: give one or the other")
+    return None, items
+
+
+def _split_array(array: np.ndarray) -> list[np.ndarray]:
+    """Return the images in one array: itself, or those along its first axis.
+
+    Raises: UserError for [3, h, w] and [4, h, w], which may be one image or several grey ones.
+    """
+    if array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (1, 3, 4)):
+        return [array]
+    if array.ndim == 3 and array.shape[0] in (3, 4):
+        raise UserError(
+            f"images have shape {array.shape}, which may be {array.shape[0]} grey images, or one "
+            "image with its channels first: give list(images), or np.moveaxis(images, 0, -1)"
+        )
+    return list(array)
+
+
+def cut_boxes(frame: Any, boxes: Any, *, channels: str, alpha: str) -> list[np.ndarray]:
+    """Cut boxes out of one frame.
+
+    Args:
+      frame: a path, an array or an image of Pillow; or one of them in a list.
+      boxes: [n, 4] numbers: x0, y0, x1, y1 in pixels of the upright frame, x1 and y1 excluded. They
+        are rounded, and cut at the frame's edges.
+      channels: the order of an array's colours, one of `CHANNELS`.
+      alpha: what becomes of transparency, one of `pixels.ALPHA`.
+
+    Returns: n arrays [h, w, 3] uint8, RGB.
+
+    Raises: UserError if the frame is not one image, or a box is empty, outside, or not 4 numbers.
+    """
+    paths, arrays = paths_or_arrays(frame)
+    count = len(arrays) if paths is None else len(paths)
+    if count != 1:
+        raise UserError(f"boxes are cut out of one frame, and images are {count}: give one")
+    if paths is None:
+        picture = to_picture(arrays[0], "the frame", channels=channels, alpha=alpha)
+    else:
+        try:
+            picture = read_picture(ImageFiles(paths).encoded(0), alpha)
+        except UserError as error:
+            raise UserError(f"the frame '{paths[0]}' cannot be read ({error})") from error
+    say_transparent(int(picture.transparent), 1, alpha)
+    height, width = picture.pixels.shape[:2]
+    crops = []
+    for number, box in enumerate(_check_boxes(boxes)):
+        if not (box[0] < box[2] and box[1] < box[3]):
+            raise UserError(
+                f"box {number}, {box.tolist()}, has no area: must be x0, y0, x1, y1 with x0 < x1 "
+                "and y0 < y1 (not width and height)"
+            )
+        x0, y0, x1, y1 = np.rint(box.clip(0, [width, height, width, height])).astype(int).tolist()
+        if x0 >= x1 or y0 >= y1:
+            raise UserError(
+                f"box {number}, {box.tolist()}, holds no pixel of the frame of {width} x {height}:"
+                " leave it out"
+            )
+        crops.append(picture.pixels[y0:y1, x0:x1])
+    return crops
+
+
+def _check_boxes(boxes: Any) -> np.ndarray:
+    """Return boxes as [n, 4] float64.
+
+    Raises: UserError if they are not finite numbers of this shape.
+    """
+    try:
+        array = np.asarray(boxes, np.float64)
+    except Exception as error:  # ragged lists, or the array protocol of any library
+        raise UserError(f"boxes are not numbers [n, 4]: {one_line(error)}") from error
+    array = array.reshape(0, 4) if array.size == 0 else array
+    if array.ndim != 2 or array.shape[1] != 4 or not np.isfinite(array).all():
+        raise UserError(
+            f"boxes have shape {array.shape}: must be [n, 4] finite numbers, x0, y0, x1, y1 each"
+        )
+    return array

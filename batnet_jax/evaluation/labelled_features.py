@@ -8,15 +8,15 @@ matrix `distmat` with `q_pids`, `g_pids`, `q_camids`, `g_camids` (Torchreid, Fas
 """
 
 import csv
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from batnet_jax.data.files.matlab_v5 import MAX_BYTES, read_mat
 from batnet_jax.errors import UserError, one_line
-from batnet_jax.runtime.paths import exists
+from batnet_jax.runtime.paths import exists, is_file
 
 FEATURES = ("features", "feature", "feats", "feat", "f", "embeddings", "embedding", "x")
 PIDS = (
@@ -27,6 +27,8 @@ CAMERAS = ("cameras", "camera", "camids", "camid", "cam_ids", "cam_id", "cams", 
 PATHS = ("paths", "path", "filenames", "filename", "files", "file", "images", "image")
 DISTANCES = ("distmat", "distances", "distance", "dists", "dist")
 SUFFIXES = (".npz", ".mat", ".npy", ".csv")
+MOST_UNPACKED = 20
+"""Limit of the unpacked size of a compressed .mat, in sizes of the file."""
 _SIDES = {"query": ("query_", "q_", "q"), "gallery": ("gallery_", "g_", "g")}
 
 
@@ -95,39 +97,36 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
             return {"features": np.load(path, mmap_mode="r", allow_pickle=False)}
         if suffix == ".mat":
             return _read_mat(path)
-        with np.load(path, allow_pickle=False) as file:
-            return {name.lower(): file[name] for name in file.files}
+        # NumPy leaves a damaged archive open, if it opens it itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return {name.lower(): arrays[name] for name in arrays.files}
     except UserError:
         raise
-    except NotImplementedError as error:
-        raise UserError(
-            f"'{path}' is a .mat of version 7.3: save it with scipy.io.savemat, or as .npz"
-        ) from error
-    except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged files raise many types
         reason = one_line(getattr(error, "strerror", None) or error)
         raise UserError(f"'{path}' cannot be read ({reason}): write it again") from error
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
-    """Read a .mat; vectors, which are [1, n] in it, become [n], and cells of strings strings."""
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
-
-    try:
-        found = loadmat(path, chars_as_strings=True)
-    except MatReadError as error:
-        raise UserError(f"'{path}' cannot be read ({one_line(error)}): write it again") from error
-    arrays = {name.lower(): value for name, value in found.items() if not name.startswith("__")}
-    return {name: np.asarray(value) for name, value in arrays.items()}
+    """Read the numbers and strings of a .mat; `scipy.io.loadmat` crashes on damaged files."""
+    if not is_file(path):
+        raise UserError(f"'{path}' is no file: name a .mat")
+    content = path.read_bytes()
+    if content.startswith((b"MATLAB 7.3", b"\x89HDF")):
+        raise UserError(
+            f"'{path}' is a .mat of version 7.3: save it with scipy.io.savemat, or as .npz"
+        )
+    most = len(content) * MOST_UNPACKED + MAX_BYTES
+    found = read_mat(content, None, shaped=True, most=most)
+    return {name.lower(): np.asarray(value) for name, value in found.items()}
 
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
     """Read a table: with a first row of names, or else of pid and camera; see `PIDS`."""
     with path.open(encoding="utf-8-sig", newline="") as file:
-        text = file.read()
-    first = text.partition("\n")[0]
-    mark = max(",;\t", key=first.count)
-    rows = [row for row in csv.reader(text.splitlines(), delimiter=mark) if any(row)]
+        mark = max(",;\t", key=file.readline().count)
+        file.seek(0)
+        rows = [row for row in csv.reader(file, delimiter=mark) if any(row)]
     if not rows:
         raise UserError(f"'{path}' is empty: write a row for each image")
     names = [cell.strip().lower() for cell in rows[0]]
@@ -222,9 +221,6 @@ def _vector(array: np.ndarray) -> np.ndarray:
     """Return [1, n] and [n, 1], as MATLAB has vectors, as [n]; whole numbers as integers."""
     if array.ndim == 2 and 1 in array.shape:
         array = array.reshape(-1)
-    if array.dtype.kind == "O":  # cells of a .mat, each an array of one string
-        cells = [cell.item() if isinstance(cell, np.ndarray) else cell for cell in array]
-        array = np.array(cells)
     if array.dtype.kind == "U":  # MATLAB pads the rows of a matrix of characters
         array = np.char.strip(array)
     if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():

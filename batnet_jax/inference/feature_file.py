@@ -61,7 +61,7 @@ def open_features(path: Path) -> FeatureFile:
             features, paths = _open_npz(path)
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # damaged files raise many types
         reason = one_line(getattr(error, "strerror", None) or error)
         raise UserError(
             f"'{path}' cannot be read ({reason}): give an .npz that embed wrote, or an .npy"
@@ -159,7 +159,8 @@ def import_faiss(user: str) -> Any:
 
 def _open_npz(path: Path) -> tuple[np.ndarray, list[str] | None]:
     """Return the features, mapped if possible, and the paths of an .npz."""
-    with np.load(path, allow_pickle=False) as arrays:
+    # NumPy leaves a damaged archive open, if it opens it itself.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         if "features" not in arrays:
             names = ", ".join(arrays.files) or "nothing"
             raise UserError(f"'{path}' holds {names}, not `features`: give what embed wrote")

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from batnet_jax.errors import UserError, one_line
+from batnet_jax.errors import UserError, one_line, printable
 from batnet_jax.runtime.atomic_write import atomic_path
 from batnet_jax.runtime.paths import is_folder
 
@@ -113,11 +113,11 @@ def check_fingerprint(path: Path, found: str | None, wanted: str) -> None:
     Raises: UserError for the fingerprint of another model.
     """
     if found is None:
-        print(
+        line = (
             f"warning: '{path}' does not say which model embedded it; if it was another model, the"
-            " results mean nothing: embed the images again to be sure",
-            file=sys.stderr,
+            " results mean nothing: embed the images again to be sure"
         )
+        print(printable(line), file=sys.stderr)
     elif found != wanted:
         raise UserError(
             f"'{path}' was embedded by another model ({found[:8]}, this one is {wanted[:8]}: other"

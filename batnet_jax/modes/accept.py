@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.workdir import checkpoints
 
 FORMS = "a score as 0.6 or score=0.6, or a false accept rate as far=0.001 or 0.1%"
@@ -78,11 +78,11 @@ def threshold(wanted: Wanted, workdir: Path, step: int) -> float:
         rates = ", ".join(f"{own:g}" for own in sorted(known))
         raise UserError(f"--accept: the rate {rate:g} was not measured: give one of {rates}")
     if not known[found]["resolved"]:
-        print(
+        line = (
             f"warning: the test of '{folder}' has too few pairs of two people to measure the rate"
-            f" {rate:g}; its threshold is a guess",
-            file=sys.stderr,
+            f" {rate:g}; its threshold is a guess"
         )
+        print(printable(line), file=sys.stderr)
     return float(known[found]["threshold"])
 
 

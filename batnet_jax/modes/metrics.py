@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 from absl import flags
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.evaluation.labelled_features import LabelledPair, join_numbers, read_pair
 from batnet_jax.modes.flags import GALLERY, OUTPUT, QUERY, define_path, report_write_errors
 from batnet_jax.retrieval import SameImageWarning, evaluate, evaluate_distances
@@ -95,7 +95,7 @@ def run(
         files = {"query": str(query), "gallery": None if gallery is None else str(gallery)}
         with report_write_errors("output", output):
             write_atomically(output, json.dumps(files | figures | protocol, indent=2) + "\n")
-        print(f"written: {output}")
+        print(printable(f"written: {output}"))
 
 
 def own_images(pair: LabelledPair, *, same_file: bool) -> dict[str, Any]:

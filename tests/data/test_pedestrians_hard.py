@@ -2,21 +2,27 @@
 descriptors made by hand that fail."""
 
 import hashlib
-from collections import defaultdict
 
 import numpy as np
 import pytest
 
-from batnet_jax.data.pedestrians.draw import SIZES, SPLITS, draw_image, draw_layers, plan
+from batnet_jax.data.pedestrians import draw, figure
+from batnet_jax.data.pedestrians.draw import (
+    LAYERS,
+    SIZES,
+    SPLITS,
+    draw_image,
+    draw_layers,
+    plan,
+)
 from batnet_jax.data.pedestrians.identity import make_identity
 from batnet_jax.data.pedestrians.plan import read_shot
-from batnet_jax.data.pedestrians.style import EASY, HARD, STYLES
+from batnet_jax.data.pedestrians.style import HARD, STYLES
 from batnet_jax.retrieval import evaluate
 
 SHAPE = {"height": 128, "width": 64}
 # Digest of 24 images; only a change of the drawing may change it.
 PINNED = "32c4f85a55edb88b52336adebc60777edbf9d8f0182a758310a611c7778c6e84"
-NUMBERS = [name for name in EASY._fields if name != "quality"]
 VARIANTS = [name for name, size in SIZES.items() if size.style == "hard"]
 
 
@@ -43,22 +49,6 @@ def test_training_never_sees_the_last_cameras(variant):
     assert cameras["query"] == cameras["gallery"] == set(range(1, size.cameras + 1))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_the_counts_and_that_every_query_has_a_match(variant):
-    size = SIZES[variant]
-    splits = {split: list(plan(size, split, 0)) for split in SPLITS}
-    assert len(splits["train"]) == size.train_images
-    assert len(splits["query"]) == size.query_images
-    assert len(splits["gallery"]) == size.gallery_images + size.distractors
-    people = [{s.pid for s in splits[split]} for split in SPLITS]
-    assert not people[0] & (people[1] | people[2])  # open set: nobody is trained on and tested
-    assert people[2] == people[1] | {0}
-    seen = defaultdict(set)
-    for shot in splits["gallery"]:
-        seen[shot.pid].add(shot.camera)
-    assert all(seen[shot.pid] - {shot.camera} for shot in splits["query"])
-
-
 def test_filenames_tell_the_style():
     for shot in plan(SIZES["hard"], "query", 0):
         assert read_shot(shot.filename) == shot
@@ -75,22 +65,30 @@ def test_six_people_share_their_colours():
         assert len({p.pattern for p in people}) == 6
 
 
-def test_hard_is_harder_in_every_way():
-    for name in NUMBERS:
-        assert getattr(HARD, name) > getattr(EASY, name), name
-    assert HARD.quality[0] < EASY.quality[0]
+@pytest.mark.parametrize("pid", [605, 640, 0])
+def test_layers_lie_on_the_pixels_of_the_picture(monkeypatch, pid):
+    """Without the person, the picture differs where the layer of the person is, and nowhere else.
 
+    Two passes of blur reach two pixels further, and the average of pixels half of one.
+    """
+    shots = [s for s in plan(SIZES["hard"], "gallery", 0) if s.pid == pid]
+    layers = [draw_layers(*s[1:], seed=0, **SHAPE) for s in shots[:40]]
+    shot, own = next((s, own) for s, own in zip(shots, layers, strict=False) if own.any())
+    monkeypatch.setattr(figure, "shadow", lambda *_: None)
+    picture = draw_image(*shot[1:], seed=0, **SHAPE).astype(int)
+    original = draw.draw_person
 
-def test_layers_are_of_the_same_picture():
-    """Where a person is, the picture differs from the picture of another person."""
-    shot = next(s for s in plan(SIZES["hard"], "query", 0) if s.pid == 640)
-    layers = draw_layers(*shot[1:], seed=0, **SHAPE)
-    one = draw_image(*shot[1:], seed=0, **SHAPE).astype(int)
-    assert 0.05 < (layers == 1).mean() < 0.7
-    easy = draw_layers(*shot[1:4], seed=0, **SHAPE)
-    assert (layers != easy).any()
-    inside, outside = one[layers == 1], one[layers == 0]
-    assert np.abs(inside.mean(0) - outside.mean(0)).max() > 5
+    def draw_others(canvas, *rest):
+        if canvas.layer != LAYERS["person"]:
+            original(canvas, *rest)
+
+    monkeypatch.setattr(draw, "draw_person", draw_others)
+    other = draw_image(*shot[1:], seed=0, **SHAPE).astype(int)
+    differs = (np.abs(picture - other) > 12).any(-1)
+    person = np.pad(own == LAYERS["person"], 3)
+    near = [person[y : y + 128, x : x + 64] for y in range(7) for x in range(7)]
+    assert not (differs & ~np.any(near, axis=0)).any()
+    assert differs[np.all(near, axis=0)].mean() > 0.6
 
 
 def striped_histogram(image):
@@ -123,4 +121,4 @@ def test_descriptors_made_by_hand_fail():
         return evaluate(query, *labels[0], gallery, *labels[1])["mAP"]
 
     assert score(striped_histogram) < 0.30
-    assert score(raw_pixels) < 0.20
+    assert score(raw_pixels) < 0.10

@@ -83,7 +83,8 @@ def run_table(
         write_results(setting, runs, results, failures)
         minutes = (time.perf_counter() - start) / 60 / count * (len(missing) - count)
         print(f"table {number}: {count} of {len(missing)} runs; about {minutes:.0f} minutes left")
-    print(f"\n{path.read_text()}\nwritten: {path}, {path.with_suffix('.json')}")
+    print(f"\n{path.read_text()}")
+    print(printable(f"written: {path}, {path.with_suffix('.json')}"))
     if failures:
         raise NotFiniteError(f"{len(failures)} of {len(missing)} runs failed: {failures[0]}")
     return path

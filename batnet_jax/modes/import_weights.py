@@ -11,8 +11,9 @@ from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.runtime.paths import exists, is_folder
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.validation import as_flags
-from batnet_jax.weights.convert import Report, Source, fill
+from batnet_jax.weights.convert import Source, fill
 from batnet_jax.weights.init_from import IMPORTED
+from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.names import BATNET
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.workdir import checkpoints

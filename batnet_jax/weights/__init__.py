@@ -2,14 +2,15 @@
 
 * `names`: tables: the PyTorch name of each variable, and the order of Bi()'s channels
 * `read_tensors`: tensors from .pth and .safetensors files, without running code from them
-* `convert`: tensors to variables and back, and the report of each tensor's fate
+* `convert`: tensors to variables and back
+* `load_report`: the report of each tensor's fate
 * `sources`: the network of a file or a workdir, compared with the wanted one
 * `init_from`: the variables that training starts from
 
 `export.published` writes variables under the published names.
 """
 
-from batnet_jax.weights.convert import Report
 from batnet_jax.weights.init_from import initialise
+from batnet_jax.weights.load_report import Report
 
 __all__ = ["Report", "initialise"]

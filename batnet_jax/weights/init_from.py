@@ -6,7 +6,8 @@ from typing import Any
 
 import ml_collections
 
-from batnet_jax.weights.convert import Report, fill
+from batnet_jax.weights.convert import fill
+from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.sources import check_agrees, open_source
 
 IMPORTED = "imported"

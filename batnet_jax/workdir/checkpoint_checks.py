@@ -1,6 +1,9 @@
 """Checks of what a checkpoint holds, and the errors for a checkpoint that cannot be used."""
 
+import errno
 import math
+import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +12,21 @@ from typing import Any
 from batnet_jax.errors import UserError, first_line
 from batnet_jax.runtime.resource_errors import is_out_of_reach
 from batnet_jax.workdir.checksums import METADATA, array_checksums, metadata_checksum
+
+
+def check_room(folder: str, nbytes: int) -> None:
+    """Check that the folder's disk has room for `nbytes`, before Orbax writes a part of them.
+
+    The room in a bucket or within a quota is unknown and not checked.
+
+    Raises: OSError with both sizes.
+    """
+    if "://" in folder:
+        return
+    free = shutil.disk_usage(folder).free
+    if free < nbytes:
+        needs = f"a checkpoint needs {nbytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needs}")
 
 
 def have_checksums(tree: Any, sums: Mapping[str, int]) -> bool:

@@ -5,10 +5,7 @@ A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats
 without its workdir. All processes have the same state; only the lead reads and writes checkpoints.
 """
 
-import errno
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from batnet_jax.runtime.paths import exists, is_folder, list_folder
 from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
 from batnet_jax.workdir.checkpoint_checks import (
     DamagedError,
+    check_room,
     damaged,
     declared_bytes,
     has_own_checksum,
@@ -141,21 +139,6 @@ def save(
     arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
     saved = ocp.args.JsonSave(add_checksums(run, fetched))  # type: ignore[call-arg]
     manager.save(step, args=ocp.args.Composite(state=arrays, run=saved))
-
-
-def check_room(folder: str, nbytes: int) -> None:
-    """Check that the folder's disk has room for `nbytes`, before Orbax writes a part of them.
-
-    The room in a bucket or within a quota is unknown and not checked.
-
-    Raises: OSError with both sizes.
-    """
-    if "://" in folder:
-        return
-    free = shutil.disk_usage(folder).free
-    if free < nbytes:
-        needs = f"a checkpoint needs {nbytes / 1e6:.1f} MB, {free / 1e6:.1f} MB are free"
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needs}")
 
 
 def latest_step(workdir: Path) -> int | None:

@@ -171,9 +171,10 @@ def _length(
     epochs = max(LEAST_EPOCHS, math.ceil(max(LEAST_STEPS, config.steps) / epoch))
     if "num_epochs" in given:
         epochs = config.num_epochs
+    decays = tuple(dict.fromkeys(max(1, round(share * epochs)) for share in DECAYS))
     return {
         "num_epochs": epochs,
-        "decay_epochs": tuple(dict.fromkeys(max(1, round(share * epochs)) for share in DECAYS)),
+        **({"decay_epochs": decays} if config.schedule == "piecewise" else {}),
         "warmup_epochs": min(round(WARM_UP * epochs), epochs - 1),
         "augment.erasing_start_epoch": round(ERASING * epochs),
         "checkpoint.every_epochs": max(1, math.ceil(epochs / SAVES)),

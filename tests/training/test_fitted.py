@@ -93,7 +93,7 @@ def test_negatives_follow_from_a_given_batch():
         validate(fit_negatives(config_of(**{"batch.identities": 1}), ()))
 
 
-ALL = {"fit": "all", "schedule": "cosine", "batch.identities": 8}
+ALL = {"fit": "all", "schedule": "piecewise", "batch.identities": 8}
 
 
 @pytest.mark.parametrize(("people", "images"), [(2, 2), (9, 4), (9, 40), (200, 10), (3000, 12)])
@@ -117,6 +117,13 @@ def test_people_with_few_images_get_fewer_in_a_batch():
     assert changes(config_of(**ALL), labels(9, 2), ())["batch.images_per_identity"] == 2
     assert "batch.images_per_identity" not in changes(config_of(**ALL), labels(9, 9), ())
     assert "batch.images_per_identity" not in changes(config_of(), labels(99, 2), ())
+
+
+def test_a_cosine_gets_no_decays():
+    """They would change nothing, and the line would name them."""
+    found = changes(config_of(**ALL | {"schedule": "cosine"}), labels(9), ())
+    assert found.keys() == changes(config_of(**ALL), labels(9), ()).keys() - {"decay_epochs"}
+    assert "warmup_epochs" in found
 
 
 def test_the_rest_follows_from_given_epochs():

@@ -15,6 +15,7 @@ from batnet_jax.step.train_step import init_state, make_recipe, train_step
 from batnet_jax.validation import validate
 
 STEPS = 3
+SLOW = pytest.mark.slow  # each compiles a step
 
 
 def take_steps(freeze="", rate=1.0, *, kernels=None, **fields):
@@ -59,7 +60,9 @@ def changed(before, after, kind):
     return {name: np.mean(found) for name, found in shares.items()}
 
 
-@pytest.mark.parametrize("kernels", [None, False, True])
+@pytest.mark.parametrize(
+    "kernels", [pytest.param(None, marks=SLOW), False, pytest.param(True, marks=SLOW)]
+)
 @pytest.mark.usefixtures("short_backbone")
 def test_frozen_parts_keep_every_bit(kernels):
     before, after = take_steps("blk1,blk2", kernels=kernels)
@@ -74,7 +77,13 @@ def test_frozen_parts_keep_every_bit(kernels):
             assert zero == (name in ("blk1", "blk2")), name
 
 
-@pytest.mark.parametrize("freeze", ["bi_attention", "part_streams", "blk3", "blk4,bi_attention"])
+@pytest.mark.parametrize(
+    "freeze",
+    [
+        *(pytest.param(name, marks=SLOW) for name in ("bi_attention", "part_streams", "blk3")),
+        "blk4,bi_attention",
+    ],
+)
 @pytest.mark.usefixtures("short_backbone")
 def test_any_part_can_be_frozen(freeze):
     fields = {"model.position": "p1,p2", "batch.accumulate": 2}
@@ -108,7 +117,7 @@ def test_frozen_parts_normalise_by_their_running_statistics():
     np.testing.assert_array_equal(block2(images, True), block2(images, False))
 
 
-@pytest.mark.parametrize("kernels", [None, True])
+@pytest.mark.parametrize("kernels", [None, pytest.param(True, marks=SLOW)])
 @pytest.mark.usefixtures("short_backbone")
 def test_the_rate_of_the_backbone(kernels):
     """Adam's first step is proportional to its rate; in float64 the quotient is exact to 1e-9."""

@@ -151,6 +151,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         manual_dir: str | os.PathLike,
         markers: tuple[str, ...],
         problem: Callable[[FileTree], str] = lambda _: "",
+        hint: str = "name one",
     ) -> FileTree:
         """Find the only tree in `manual_dir` with one of `markers` at its top, see `find_trees`.
 
@@ -158,6 +159,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
           manual_dir: the user's folder or archive; need not exist.
           markers: relative paths of folders or files.
           problem: returns the reason to reject a tree, for the message; "" = accept it.
+          hint: the remedy if several trees are accepted.
 
         Raises: ArgumentError if no tree is accepted, or more than one.
         """
@@ -177,7 +179,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
                 f"{cls.TITLE} not found in '{manual_dir}'{seen}: put {cls.WANTED} (or its "
                 ".zip/.tar) there, or name another place",
             )
-        return choose_tree(wanted, cls.FOLDER_WORD)
+        return choose_tree(wanted, cls.FOLDER_WORD, hint)
 
     def _info(self) -> tfds.core.DatasetInfo:
         features = tfds.features.FeaturesDict(

@@ -261,7 +261,7 @@ def test_not_found(tmp_path, name, title, present):
     if present:
         write_tree(manual, {"elsewhere/1.jpg": JPG, "notes.txt": b""})
     found = f"not found in '{manual}'" if present else f"not found: '{manual}' does not exist"
-    message = f"^{title} {found}: put .* there, or name another place$"
+    message = f"^{title} {found}: (put|only) .*, or name another place$"
     fails(message, name, tmp_path, manual_dir=manual)
 
 

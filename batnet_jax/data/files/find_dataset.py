@@ -55,12 +55,13 @@ def find_trees(
     return trees
 
 
-def choose_tree(trees: list[FileTree], word: str) -> FileTree:
+def choose_tree(trees: list[FileTree], word: str, hint: str = "name one") -> FileTree:
     """Return the only tree, or the only tree with `word` in its location.
 
     Args:
       trees: at least one.
       word: in lower case; "" = none.
+      hint: the remedy for the message.
 
     Raises: ArgumentError if several trees are left.
     """
@@ -69,7 +70,7 @@ def choose_tree(trees: list[FileTree], word: str) -> FileTree:
     if len(trees) > 1:
         raise ArgumentError(
             "manual_dir",
-            f"'{trees[0].location}' and '{trees[1].location}' both hold such a data set: name one",
+            f"'{trees[0].location}' and '{trees[1].location}' both hold such a data set: {hint}",
         )
     return trees[0]
 

@@ -12,8 +12,9 @@ EXAMPLE = r"(?P<pid>\d+)-(?P<camera>\d+)"
 PID = re.compile(r"(?:(?:person|pid|id)[_-]?)?(0*-1|[0-9]+)(?=[_.]|c[0-9])", re.IGNORECASE)
 CAMERAS = (
     re.compile(r"(?:^|_)c([0-9]+)(?![0-9])", re.IGNORECASE),  # Market-1501: 0001_c1s1_000151_01
-    re.compile(  # 0001_cam1, cam-02_7, 0001_camera_b
-        r"(?:^|[^a-z])(?:web|ip)?[ck]am(?:era)?(?:[-_ ]?([0-9]+)|[-_ ]([a-z])(?![a-z]))",
+    re.compile(  # 0001_cam1, cam-02_7, 0001_camera_b, CamA_7
+        r"(?:^|[^a-z])(?:web|ip)?[ck]am(?:era)?"
+        r"(?:[-_ ]?([0-9]+)|[-_ ]([a-z])(?![a-z])|(?-i:(?<=[am])([A-Z]))(?![a-z]))",
         re.IGNORECASE,
     ),
     re.compile(r"^[0-9]+c([0-9]+)(?=[ts_.])", re.IGNORECASE),  # MARS: 0001C1T0001F001

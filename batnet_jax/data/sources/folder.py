@@ -14,7 +14,6 @@ import hashlib
 import math
 import zlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +27,7 @@ from batnet_jax.data.builder import (
     ReIDBuilder,
     SplitSource,
 )
-from batnet_jax.data.files.tree import IMAGES, FileTree
+from batnet_jax.data.files.tree import FileTree
 from batnet_jax.data.sources.file_labels import (
     Labels,
     camera_numbers,
@@ -36,19 +35,13 @@ from batnet_jax.data.sources.file_labels import (
     earlier_labels,
     is_number,
 )
+from batnet_jax.data.sources.find_parts import find_parts
 from batnet_jax.data.sources.layout import SPLIT, Levels, find_levels, parse_layout, read_labels
 from batnet_jax.data.sources.market import FOLDERS, JUNK, make_source
 from batnet_jax.data.sources.spelling import spelling_warnings
-from batnet_jax.data.sources.split_folders import (
-    Parts,
-    find_people,
-    folders_of,
-    has_splits,
-    markers,
-    split_parts,
-)
+from batnet_jax.data.sources.split_folders import Parts
 from batnet_jax.data.splits import query_and_gallery
-from batnet_jax.errors import ArgumentError, UserError
+from batnet_jax.errors import UserError
 
 MAX_SHOWN = 5
 """Names of folders in a message."""
@@ -80,7 +73,7 @@ class Folder(ReIDBuilder):
         Raises: UserError if there are no images, or an image has no identity.
         """
         super().choose_config(variant, manual_dir)
-        parts = cls._parts(manual_dir, reading)
+        parts = find_parts(cls, manual_dir, reading)
         prints = [tree.fingerprint() for tree in parts.trees.values()]
         found, _ = _read(parts, reading)
         images = [image for part in found.values() for image in part]
@@ -93,7 +86,7 @@ class Folder(ReIDBuilder):
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
-        parts, left_out = self._parts(self.manual_path, self.reading)
+        parts, left_out = find_parts(type(self), self.manual_path, self.reading)
         found, levels = _read(Parts(parts, left_out), self.reading)
         images = {
             split: [i for i in f if i.labels.identity != str(JUNK)] for split, f in found.items()
@@ -102,7 +95,7 @@ class Folder(ReIDBuilder):
         if "all" in parts:
             images = _choose_tested(images["all"])
             parts = dict.fromkeys(images, parts["all"])
-        self._tell(levels, left_out)
+        self._tell(levels, left_out, sum(junk.values()))
         self._warn(spelling_warnings([i.labels for part in images.values() for i in part]))
         images = self._settle_cameras(images, parts)
         self._names = _names([image for part in images.values() for image in part])
@@ -127,8 +120,8 @@ class Folder(ReIDBuilder):
         """See the base class; empty where identities are numbers."""
         return self._names
 
-    def _tell(self, levels: Mapping[str, Levels], left_out: Sequence[str]) -> None:
-        """Print the layout, and the folders that are not read."""
+    def _tell(self, levels: Mapping[str, Levels], left_out: Sequence[str], junk: int) -> None:
+        """Print the layout, and the folders and images that are not read."""
         splits = list(levels) != ["all"]
         read = {("split", *found) if splits else found for found in levels.values()}
         layouts = " and ".join(sorted("/".join(found) or "*" for found in read))
@@ -137,6 +130,8 @@ class Folder(ReIDBuilder):
             names = ", ".join(f"{name}/" for name in left_out[:MAX_SHOWN])
             more = f" and {len(left_out) - MAX_SHOWN} more" if len(left_out) > MAX_SHOWN else ""
             lines.append(f"not read, beside the splits: {names}{more}")
+        if junk:
+            lines.append(f"not read: {junk:,} images of the identity {JUNK}, which marks junk")
         self._say(lines)
 
     def _settle_cameras(
@@ -166,36 +161,6 @@ class Folder(ReIDBuilder):
             )
             trained = [_Image(name, labels._replace(camera=None)) for name, labels in trained]
         return {**images, "train": trained}
-
-    @classmethod
-    def _parts(cls, manual_dir: str | Path, reading: Reading) -> Parts:
-        """Return the trees to read."""
-        levels, path = parse_layout(reading.layout), Path(manual_dir)
-        if levels is None or SPLIT not in levels:
-            people = find_people(path, sure=levels is not None)
-            if people is not None:
-                return Parts({"all": people}, [])
-            if levels is not None:
-                raise ArgumentError(
-                    "manual_dir",
-                    f"{cls.TITLE} not found in '{manual_dir}': data.layout={reading.layout} needs "
-                    f"at least two folders with {IMAGES} files there",
-                )
-        tree = cls.find(manual_dir, markers(path), _lacks_splits)
-        parts = split_parts(tree, folders_of(tree))
-        for part in parts.trees.values():
-            if not part.images():
-                raise UserError(
-                    f"'{part.location}' is missing or holds no images: Market's layout is "
-                    f"{', '.join(FOLDERS.values())}, each with {IMAGES} files; or give one "
-                    "sub-folder for each identity"
-                )
-        return parts
-
-
-def _lacks_splits(tree: FileTree) -> str:
-    """Return the reason to reject a tree."""
-    return "" if has_splits(folders_of(tree)) else f"'{tree.location}' has no other split"
 
 
 def _read(parts: Parts, reading: Reading) -> tuple[dict[str, list[_Image]], dict[str, Levels]]:
@@ -295,10 +260,15 @@ def _divide(test: SplitSource, tree: FileTree) -> dict[str, SplitSource]:
         np.array([photo.pid for photo in photos]), np.array([photo.camera for photo in photos])
     )
     if not len(rows[0]):
-        raise UserError(
-            f"'{tree.location}' has no test identity with two images (from two cameras, where "
-            "cameras are named): add some"
-        )
+        seen = {photo.camera for photo in photos}
+        needs = "" if UNKNOWN_CAMERA in seen else " from two cameras"
+        only = ": add some"
+        if needs and len(seen) == 1:
+            only = (
+                f": all are of camera {seen.pop()}: add other cameras, or have these left unread "
+                "by data.layout, with * in place of camera, or by data.pattern"
+            )
+        raise UserError(f"'{tree.location}' has no test identity with two images{needs}{only}")
     return {
         split: make_source([photos[i] for i in chosen], tree)
         for split, chosen in zip(("query", "gallery"), rows, strict=True)

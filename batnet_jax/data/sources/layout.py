@@ -77,7 +77,7 @@ def read_labels(
     Args:
       name: the path below the split's folder.
       levels: the folders' levels, without `split`. Deeper folders say nothing. An image that lies
-        above the level of people tells its identity by its filename.
+        above the level of people tells its identity and its camera by its filename.
       pattern: the user's pattern of paths; its groups come first. Without the group `camera`
         cameras are unknown.
       explicit: whether the user gave the levels.
@@ -91,6 +91,12 @@ def read_labels(
     if pattern and match is None:
         raise UserError(f"does not match data.pattern={pattern.pattern!r}: change it or the name")
     given = match.groupdict() if match else {}
+    above = PERSON in levels and PERSON not in named and "pid" not in given
+    if above and not LABELLED.match(base):
+        raise UserError(
+            f"lies above the folders of people (data.layout={'/'.join(levels)}), and its name "
+            "does not begin with an identity and a camera, as in 0001_c1: move or remove it"
+        )
     spelling = given.get("pid") or named.get(PERSON) or pid_of(base)
     if not spelling:
         raise UserError(
@@ -223,7 +229,9 @@ def _ambiguous(
         choices.append(
             f"{len(people):,} people, here '{who}', by data.layout={prefix}{'/'.join(levels)}"
         )
+    several = any(len(levels) > 1 for levels in readings)
+    cameras = f"; if a level is cameras, name it {CAMERA}" if several else ""
     return AmbiguousLayoutError(
         f"'{posixpath.join(location, example)}' can be read in {len(readings)} ways: "
-        f"{'; or '.join(choices)}: set the one that is meant"
+        f"{'; or '.join(choices)}: set the one that is meant{cameras}"
     )

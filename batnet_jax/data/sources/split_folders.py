@@ -1,17 +1,15 @@
-"""Finds the folders of splits, or the folder of people, in or below a user's folder or archive."""
+"""Finds the folders of splits in or below a user's folder or archive."""
 
 import itertools
 import os
 import posixpath
 import re
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from batnet_jax.data.files.find_dataset import SEARCH_DEPTH, list_candidates
-from batnet_jax.data.files.tree import FileTree, is_archive, is_hidden, is_image_name, open_tree
-from batnet_jax.data.sources.file_labels import camera_of, pid_of
+from batnet_jax.data.files.tree import FileTree, is_archive, open_tree
 from batnet_jax.data.sources.market import FOLDERS
 from batnet_jax.errors import UserError
 from batnet_jax.runtime.paths import is_folder
@@ -19,7 +17,15 @@ from batnet_jax.runtime.paths import is_folder
 NAMES: dict[str, tuple[str, ...]] = {
     "train": (
         *("boundingboxtrain", "train", "training", "imagetrain", "imagestrain", "trainimages"),
-        *("trainset", "trainingset", "traindata", "trainingdata", "bboxtrain", "trainall"),
+        *(
+            "trainset",
+            "trainingset",
+            "traindata",
+            "trainingdata",
+            "bboxtrain",
+            "trainall",
+            "trainval",
+        ),
     ),
     "query": (
         *("query", "queries", "imagequery", "imagesquery", "queryimages", "queryset"),
@@ -31,7 +37,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "test": (
         *("test", "testing", "imagetest", "imagestest", "testimages", "testset", "testingset"),
-        *("testdata", "testingdata", "bboxtest"),
+        *("testdata", "testingdata", "bboxtest", "eval", "evaluation", "evalset", "holdout"),
     ),
     "val": ("val", "valid", "validation", "valset", "validationset", "imageval", "dev"),
 }
@@ -39,8 +45,6 @@ NAMES: dict[str, tuple[str, ...]] = {
 `test` is the gallery beside a query, else divided; `val` is the test if no other is there."""
 EXACT = (*FOLDERS.values(), "gallery", "train", "test")
 """Names of which one alone shows that the folders are splits."""
-MAX_DEPTH = 20
-"""Levels of nested folders searched for the folders of people."""
 _ROLES = {name: role for role, names in NAMES.items() for name in names}
 
 
@@ -58,10 +62,31 @@ def role_of(folder: str) -> str | None:
     return _ROLES.get(re.sub(r"[-_ ]", "", folder.lower()))
 
 
-def has_splits(folders: Iterable[str]) -> bool:
-    """Return whether sibling folders are splits: two of different kinds, or a usual one."""
+def guess_role(folder: str) -> str | None:
+    """Return the split that a word in a folder's name stands for, as in `my_train2017`."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+", folder)
+    found = {role_of(folder), *map(role_of, words)}
+    return next(
+        (role for role in ("query", "gallery", "train", "val", "test") if role in found), None
+    )
+
+
+def are_like_splits(folders: Iterable[str]) -> bool:
+    """Return whether words in the names of siblings are splits, for training and for a test."""
+    roles = {guess_role(folder) for folder in folders}
+    return "train" in roles and bool(roles & {"query", "gallery", "test", "val"})
+
+
+def has_splits(folders: Iterable[str], *, guess: bool = False) -> bool:
+    """Return whether sibling folders are splits: two of different kinds, or a usual one.
+
+    Args:
+      folders: names.
+      guess: the user says that folders are splits, so words in their names count, too.
+    """
     folders = list(folders)
-    return len({role_of(f) for f in folders} - {None}) > 1 or any(f in EXACT for f in folders)
+    usual = len({role_of(f) for f in folders} - {None}) > 1 or any(f in EXACT for f in folders)
+    return usual or (guess and are_like_splits(folders))
 
 
 def folders_of(tree: FileTree) -> list[str]:
@@ -72,8 +97,16 @@ def folders_of(tree: FileTree) -> list[str]:
     return sorted({name.split("/")[0] for name in tree.names if "/" in name})
 
 
-def markers(manual_dir: Path) -> tuple[str, ...]:
-    """Return the names of folders of splits in and below a folder, or in the archives there."""
+def markers(manual_dir: Path, *, guess: bool = False) -> tuple[str, ...]:
+    """Return the names of folders of splits in and below a folder, or in the archives there.
+
+    Folders are searched first. If none is found, archives are.
+
+    Args:
+      manual_dir: the user's folder or archive.
+      guess: see `has_splits`.
+    """
+    role = guess_role if guess else role_of
     found: set[str] = set()
     archives = [manual_dir]
     places = [manual_dir]
@@ -81,37 +114,40 @@ def markers(manual_dir: Path) -> tuple[str, ...]:
         below = {place: list_candidates(place) for place in places if os.path.isdir(place)}
         for paths in below.values():
             names = [path.name for path in paths if os.path.isdir(path)]
-            found.update(name for name in names if role_of(name) and has_splits(names))
+            found.update(name for name in names if role(name) and has_splits(names, guess=guess))
         places = list(itertools.chain(*below.values()))
         archives += places
     if not found:
-        found.update(*map(_archive_markers, filter(is_archive, archives)))
-    return tuple(sorted(found | set(EXACT)))
+        for path in filter(is_archive, archives):
+            sets = (names for names in _siblings(path) if has_splits(names, guess=guess))
+            found.update(name for names in sets for name in names if role(name))
+    return tuple(sorted(found))
 
 
-def _archive_markers(path: Path) -> set[str]:
-    """Return the names of folders of splits in an archive."""
+def _siblings(path: Path) -> list[set[str]]:
+    """Return the names of the folders in each folder of an archive."""
     siblings: dict[str, set[str]] = {}
     for name in open_tree(path).names:
         while name := posixpath.dirname(name):
             above, own = posixpath.split(name)
             siblings.setdefault(above, set()).add(own)
-    names = [own for found in siblings.values() if has_splits(found) for own in found]
-    return {name for name in names if role_of(name)}
+    return list(siblings.values())
 
 
-def split_parts(tree: FileTree, folders: Iterable[str]) -> Parts:
+def split_parts(tree: FileTree, folders: Iterable[str], *, guess: bool = False) -> Parts:
     """Return the trees of the splits.
 
     Args:
       tree: with folders of splits at its top.
       folders: the names of all folders at its top.
+      guess: see `has_splits`.
 
-    Raises: UserError if two folders differ only in their spelling.
+    Raises: UserError if two folders may be the same split.
     """
+    role_in = guess_role if guess else role_of
     by_role: dict[str, list[str]] = {}
     for folder in folders:
-        if role := role_of(folder):
+        if role := role_in(folder):
             by_role.setdefault(role, []).append(folder)
     chosen = {role: _choose(role, found, tree) for role, found in by_role.items()}
     wanted = _layout(chosen)
@@ -119,8 +155,9 @@ def split_parts(tree: FileTree, folders: Iterable[str]) -> Parts:
     trees = {split: tree.below(folder) for split, folder in wanted.items()}
     if "test" in trees:
         inside = folders_of(trees["test"])
-        if {"query", "gallery"} <= {role_of(folder) for folder in inside}:  # test/query, ...
-            nested = split_parts(trees.pop("test"), [f for f in inside if role_of(f) != "train"])
+        if {"query", "gallery"} <= {role_in(folder) for folder in inside}:  # test/query, ...
+            inside = [folder for folder in inside if role_in(folder) != "train"]
+            nested = split_parts(trees.pop("test"), inside, guess=guess)
             left_out += [f"{wanted['test']}/{folder}" for folder in nested.left_out]
             trees |= {split: nested.trees[split] for split in ("query", "gallery")}
     return Parts(trees, left_out)
@@ -130,7 +167,8 @@ def _choose(role: str, found: list[str], tree: FileTree) -> str:
     """Return the folder with the most usual name."""
 
     def place(folder: str) -> int:
-        return NAMES[role].index(re.sub(r"[-_ ]", "", folder.lower()))
+        name, usual = re.sub(r"[-_ ]", "", folder.lower()), NAMES[role]
+        return usual.index(name) if name in usual else len(usual)
 
     exact = [folder for folder in found if folder in EXACT]
     first, *others = sorted(exact or found, key=place)
@@ -151,79 +189,3 @@ def _layout(chosen: dict[str, str]) -> dict[str, str]:
         gallery = chosen.get("gallery", chosen.get("test", usual["gallery"]))
         return {"train": train, "query": chosen.get("query", usual["query"]), "gallery": gallery}
     return {"train": train, "test": chosen.get("test", chosen.get("val", "test"))}
-
-
-def find_people(path: Path, *, sure: bool = False) -> FileTree | None:
-    """Find a tree of people, or of labelled images, at `path` or nested below it; None = none.
-
-    The search reads as few folders as possible, because `path` may be the root of a disk.
-
-    Args:
-      path: the user's folder or archive; need not exist.
-      sure: the user says that no folder is a split, whatever its name.
-    """
-    if not is_folder(path):
-        return _people_in_archive(path, sure) if is_archive(path) else None
-    for _ in range(MAX_DEPTH):
-        folders = [p for p in list_candidates(path) if os.path.isdir(p)]
-        below = [
-            [p.name for p in list_candidates(folder) if os.path.isdir(p)] for folder in folders
-        ]
-        if not sure and any(has_splits(f) for f in ([p.name for p in folders], *below)):
-            return None
-        found = list(itertools.islice((p for p in folders if _has_image(p)), 2))
-        if len(found) > 1:
-            return open_tree(path)
-        if not found and _are_labelled(_own_images(path)):
-            return open_tree(path)
-        if len(folders) != 1:
-            return None
-        path = folders[0]
-    return None
-
-
-def _people_in_archive(path: Path, sure: bool) -> FileTree | None:
-    tree = open_tree(path)
-    while len(tops := {name.split("/")[0] for name in tree.images()}) == 1:
-        below = tree.below(*tops)
-        if not below.images():  # the only top is an image
-            return None
-        tree = below
-    names = tree.images()
-    upper: set[str] = set()
-    second: dict[str, set[str]] = {}
-    for *folders, _ in (name.split("/") for name in tree.names):
-        upper.update(folders[:1])
-        if len(folders) > 1:
-            second.setdefault(folders[0], set()).add(folders[1])
-    if not sure and any(has_splits(found) for found in (upper, *second.values())):
-        return None
-    inside = all("/" in name for name in names)
-    return tree if (len(tops) > 1 and inside) or _are_labelled(names) else None
-
-
-def _own_images(path: Path) -> list[str]:
-    try:
-        with os.scandir(path) as found:
-            names = [e.name for e in found if is_image_name(e.name)]
-    except OSError:  # no permission
-        return []
-    return [name for name in names if not is_hidden(name)]
-
-
-def _are_labelled(names: list[str]) -> bool:
-    """Return whether filenames alone tell people: at least two people of two images or more."""
-    if any("/" in name for name in names):
-        return False
-    pids = Counter(pid_of(name) for name in names)
-    several = sum(number > 1 for number in pids.values()) > 1
-    return None not in pids and (several or (len(pids) > 1 and all(map(camera_of, names))))
-
-
-def _has_image(folder: Path) -> bool:
-    try:
-        walk = ((os.path.relpath(at, folder), files) for at, _, files in os.walk(folder))
-        names = (name for at, files in walk if not is_hidden(at) for name in files)
-        return any(map(is_image_name, itertools.islice(names, 1000)))
-    except (OSError, RecursionError):  # no permission, or too many nested folders
-        return False

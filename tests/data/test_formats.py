@@ -1,5 +1,6 @@
 """Formats and suffixes of image files: those read, those counted, those of systems passed over."""
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -14,7 +15,6 @@ from batnet_jax.data.loading.loader import decode
 from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
 
-HEIC = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
 EXACT = {
     "PPM": encode(PHOTO, "PPM"),
     "PPM, in words": b"P3 48 96 255 " + " ".join(map(str, PIXELS.ravel().tolist())).encode(),
@@ -63,9 +63,22 @@ def test_cut_files_are_refused(form, share):
 
 
 def test_formats_that_are_not_read_are_named():
-    for content, name in ((HEIC, "HEIC"), (b"\xff\x0a" + bytes(99), "JPEG XL"), (b"8BPS", "PSD")):
+    for content, name in ((b"\xff\x0a" + bytes(99), "JPEG XL"), (b"8BPS", "PSD")):
         with pytest.raises(UserError, match=f"{name}, which is not read: convert it"):
             read_picture(content)
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.int32, np.uint32, np.float64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_tiff_without_a_known_range_is_refused_with_the_reason(kind, channels):
+    """0 to 1 or 0 to 255: a TIFF of 32 bits does not say."""
+    if kind == np.uint32 or channels == 3:
+        image = np.ones((8, 5, channels), np.float32 if kind != np.float64 else kind)
+        encoded = cv2.imencode(".tiff", image)[1].tobytes()
+    else:
+        encoded = encode(Image.fromarray(np.ones((8, 5), np.float32).astype(kind)), "TIFF")
+    with pytest.raises(UserError, match=r"a TIFF of (32|64) bits a sample, whose numbers have no"):
+        read_picture(encoded)
 
 
 @pytest.mark.parametrize("suffix", [*IMAGE_SUFFIXES, ".JFIF", ".Gif"])
@@ -76,14 +89,14 @@ def test_every_suffix_is_listed(suffix, tmp_path):
 
 
 def test_files_left_out_are_counted_by_suffix(tmp_path, capsys):
-    others = ["1.heic", "2.HEIC", "3.heic", "4.cr2", "notes.txt", "plain"]
+    others = ["1.nef", "2.NEF", "3.nef", "4.cr2", "notes.txt", "plain"]
     write_tree(tmp_path, {name: b"x" for name in ("0.jpg", *others)})
     assert list_files(tmp_path) == [str(tmp_path / "0.jpg")]
     line = capsys.readouterr().err
     assert "6 files are left out, whose suffix is not an image's" in line
-    assert "(3 .heic, 1 .cr2, 1 .txt, 1 without a suffix)" in line
+    assert "(3 .nef, 1 .cr2, 1 .txt, 1 without a suffix)" in line
     (tmp_path / "0.jpg").unlink()
-    with pytest.raises(UserError, match=r"holds no image .*6 files are left out.*3 \.heic"):
+    with pytest.raises(UserError, match=r"holds no image .*6 files are left out.*3 \.nef"):
         list_files(tmp_path)
 
 
@@ -95,14 +108,14 @@ def test_nothing_is_said_where_nothing_is_left_out(tmp_path, capsys):
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_preparing_reads_and_counts(packed, tmp_path, capsys):
-    """Half of the people have photos that only Pillow reads, and each has one in HEIC."""
+    """Half of the people have photos that only Pillow reads, and each has a raw photo."""
     files = {}
     for person in range(8):
         form, suffix = ("GIF", "gif") if person % 2 else ("JPEG", "jfif")
         for number in range(3):
             turned = PHOTO.rotate(20 * person + number)
             files[f"p{person}/{number}.{suffix}"] = encode(turned, form)
-        files[f"p{person}/3.heic"] = HEIC
+        files[f"p{person}/3.nef"] = b"x"
         files[f"p{person}/@eaDir/0.{suffix}/SYNOPHOTO_THUMB_XL.jpg"] = encode(PHOTO, "JPEG")
     place = tmp_path / ("m.zip" if packed else "m")
     (write_zip if packed else write_tree)(place, files)
@@ -113,7 +126,7 @@ def test_preparing_reads_and_counts(packed, tmp_path, capsys):
         n for n in files if n.endswith(("gif", "jfif")) and "@" not in n
     )
     assert (
-        "8 files are left out, whose suffix is not an image's (8 .heic)" in capsys.readouterr().err
+        "8 files are left out, whose suffix is not an image's (8 .nef)" in capsys.readouterr().err
     )
 
 

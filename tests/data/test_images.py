@@ -5,18 +5,19 @@
 | JPEG that is cut off, or lacks its end | error naming the file |
 | JPEG with a small picture in its header, cut after that | error naming the file |
 | PNG, BMP, WebP or TIFF that is cut off | error naming the file |
-| no bytes; text, or a format that is not read, such as HEIC | error naming the file |
+| no bytes; text, or a format that is not read, such as PSD | error naming the file |
 | more than 10^8 pixels, 100 scans, 3*10^8 bytes | error naming the file and the numbers |
 | pipe, device | error naming the file |
 | JPEG or PNG with other bytes after its end | read; the bytes stay |
 | progressive JPEG; BMP, WebP, TIFF, GIF, AVIF, JPEG 2000, PNM | read; of several, the first |
 | a PNG named .jpg, or the like | read: the content counts, not the name |
 | upper-case extension | read |
-| other extension (.heic, .txt), or none | passed over; a line counts the files of each extension |
+| other extension (.txt), or none | passed over; a line counts the files of each extension |
 | hidden file; what systems make (`__MACOSX`, `@eaDir`, `Thumbs.db`) | passed over |
 | grey, palette or 1-bit image | read; grey is repeated |
 | transparency | laid on white, or as `data.alpha` says; a line counts the images |
 | 16 bits a channel | the upper 8 are read |
+| TIFF of 32 bits a sample | error naming the file |
 | CMYK JPEG | converted as Pillow does |
 | EXIF orientation of a JPEG | applied (the stored bytes stay as they are) |
 | 1 x 1 or 1 x 500 pixels | read, and stretched to the configured size |
@@ -159,7 +160,7 @@ def test_stored_as_they_are_and_read_by_content(tmp_path):
 
 def test_files_without_an_image_suffix_are_skipped(tmp_path):
     other = (
-        "1_c1s1.heic",
+        "1_c1s1.psd",
         "Thumbs.db",
         "@eaDir/1_c1s1.jpg/SYNOPHOTO_THUMB_M.jpg",
         ".DS_Store",
@@ -183,7 +184,7 @@ BROKEN = {
     "empty": b"",
     "text": b"this is no image\n",
     "web page": b"<!DOCTYPE html><html><body>404</body></html>",
-    "HEIC": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200),
+    "PSD": b"8BPS" + bytes(200),
     "start of a JPEG": JPEG[:2],
     "JPEG, within the header": JPEG[:200],
     "JPEG, no end": JPEG[:-2],

@@ -1,5 +1,7 @@
 """Images in memory: arrays, tensors, Pillow's modes, orders of colours, and boxes of a frame."""
 
+import io
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -166,6 +168,47 @@ def test_any_object_with_the_array_protocol():
         paths_or_arrays(Lost())
 
 
+@pytest.mark.parametrize("make", [lambda names: np.array(names, object), np.array])
+def test_arrays_of_paths(make, tmp_path):
+    """A column of a table is an array of objects; NumPy may hold names as bytes."""
+    names = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    assert paths_or_arrays(make(names)) == (names, [])
+    assert paths_or_arrays(make([name.encode() for name in names])[:0].astype(object))[1] == []
+    assert paths_or_arrays(np.array([name.encode() for name in names])) == (names, [])
+    assert paths_or_arrays(np.array([tmp_path / "a.png"], object)) == ([names[0]], [])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (None, "NoneType, which cv2.imread returns for a file that it cannot read"),
+        (b"\x89PNG", "bytes, the content of a file: give Image.open"),
+        (io.BytesIO(b"\x89PNG"), "BytesIO, the content of a file"),
+        (7, "int, not an image: give paths, a folder, arrays"),
+    ],
+)
+def test_what_is_no_image_is_said(given, message):
+    with pytest.raises(UserError, match=message):
+        paths_or_arrays(given)
+    with pytest.raises(UserError, match=f"image 0 is {message}"):
+        pixels(given)
+
+
+@pytest.mark.parametrize("shape", [(8, 5), (8, 5, 3), (8, 5, 4)])
+def test_eight_bits_in_sixteen_are_no_black_image(shape):
+    """The upper 8 bits of numbers up to 255 are 0."""
+    array = np.full(shape, 255, np.uint16)
+    if shape[-1] == 4:
+        array[..., 3] = 65535
+    with pytest.raises(UserError, match="no number above 255, of which the upper 8 bits are black"):
+        pixels(array)
+    assert (pixels(np.full(shape, 256, np.uint16)) <= 255).all()
+    assert (pixels(np.zeros((8, 5), np.uint16)) == 0).all()
+    if len(shape) == 2:
+        with pytest.raises(UserError, match="no number above 255"):
+            pixels(Image.frombytes("I;16", (5, 8), array.tobytes()))
+
+
 # --- boxes ----------------------------------------------------------------------------------------
 
 
@@ -191,6 +234,7 @@ def test_boxes_are_cut_rounded_and_kept_inside(tmp_path):
     for found, expected in zip(cut(PIXELS[..., ::-1], boxes, "bgr"), wanted, strict=True):
         np.testing.assert_array_equal(found, expected)
     assert cut(PIXELS, []) == []
+    assert [found.shape for found in cut(PIXELS, iter(boxes[:2]))] == [(96, 48, 3), (85, 7, 3)]
     assert cut(PIXELS, np.empty((0, 4))) == []
 
 
@@ -207,6 +251,8 @@ def test_boxes_are_cut_rounded_and_kept_inside(tmp_path):
         ([(0, 0, 9, 9), (1, 2)], "not numbers"),
         ([("a", 0, 9, 9)], "not numbers"),
         (None, "boxes"),
+        ([(0, 0, 1, 1)], r"boxes lie between 0 and 1: must be in pixels .* multiply fractions"),
+        ([(0.1, 0.2, 0.5, 0.9)], "boxes lie between 0.1 and 0.9"),
     ],
 )
 def test_boxes_that_cannot_be_cut(boxes, message):

@@ -24,6 +24,7 @@ INSTALL = {
     "mkdocstrings": "make docs",
     "onnx": "make onnx",
     "onnxruntime": "make onnx",
+    "pillow_heif": "pip install -e '.[test]'",
     "playwright.sync_api": "make browser",
     "setuptools": "pip install -e '.[test]'",
     "starlette": "pip install -e '.[serve]'",

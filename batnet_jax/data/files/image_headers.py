@@ -7,6 +7,7 @@ import re
 import struct
 from collections.abc import Iterator
 
+from batnet_jax.data.files import heic
 from batnet_jax.errors import UserError
 
 MAX_PIXELS = 100_000_000
@@ -28,7 +29,8 @@ PILLOW_STARTS |= {b"P%d%c" % (kind, space): "PPM" for kind in range(1, 7) for sp
 UNREAD_STARTS = {b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cJXL \r\n\x87\n": "JPEG XL", b"8BPS": "PSD"}
 AVIF_BRANDS = {b"avif", b"avis"}
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
-TIFF_SAMPLES, TIFF_EXTRA_SAMPLES = 277, 338
+TIFF_BITS, TIFF_SAMPLES, TIFF_EXTRA_SAMPLES = 258, 277, 338
+TIFF_MOST_BITS = 16
 TIFF_SIZES = {256: "width", 257: "height", 322: "tile width", 323: "tile height"}
 TIFF_FORMATS = {3: "H", 4: "I"}  # type of a value -> format of `struct`
 
@@ -43,7 +45,8 @@ def check_size(encoded: bytes) -> None:
     if pillow_format(encoded) is not None:
         return
     if name := _unread_format(encoded):
-        raise UserError(f"{name}, which is not read: convert it to JPEG or PNG")
+        install = f"{heic.INSTALL}, or " if name == "HEIC" else ""
+        raise UserError(f"{name}, which is not read: {install}convert it to JPEG or PNG")
     try:
         sizes = _sizes(encoded)
     except UserError:
@@ -66,15 +69,16 @@ def check_pixels(width: int, height: int) -> None:
 def pillow_format(encoded: bytes) -> str | None:
     """Return Pillow's name of the format if only Pillow reads the format, else None."""
     if encoded[4:8] == b"ftyp":
-        return "AVIF" if AVIF_BRANDS & _brands(encoded) else None
+        brands = _brands(encoded)
+        is_heic = bool(HEIC_BRANDS & brands) and heic.reads_heic()
+        return "AVIF" if AVIF_BRANDS & brands else "HEIF" if is_heic else None
     return next((name for start, name in PILLOW_STARTS.items() if encoded.startswith(start)), None)
 
 
 def _unread_format(encoded: bytes) -> str:
     """Return the name of a common format of photos that is not read; "" = none of them."""
     if encoded[4:8] == b"ftyp":
-        brands = _brands(encoded)
-        return "HEIC" if HEIC_BRANDS & brands and not AVIF_BRANDS & brands else ""
+        return "HEIC" if HEIC_BRANDS & _brands(encoded) else ""
     return next((name for start, name in UNREAD_STARTS.items() if encoded.startswith(start)), "")
 
 
@@ -131,6 +135,7 @@ def _sizes(encoded: bytes) -> list[tuple[int, int]]:
     if _is_webp(encoded):
         return [_webp_size(encoded)]
     if encoded.startswith(TIFFS):
+        _refuse_long_samples(encoded)
         return _tiff_sizes(encoded)
     raise ValueError(f"is no {FORMATS}")
 
@@ -170,6 +175,25 @@ def _tiff_sizes(encoded: bytes) -> list[tuple[int, int]]:
     return [(found["width"], found["height"]), (found["tile width"], found["tile height"])]
 
 
+def _refuse_long_samples(encoded: bytes) -> None:
+    """Refuse a TIFF of more than 16 bits a sample, which may be of any range.
+
+    Raises: UserError with only the reason; struct.error or ValueError if the header is damaged.
+    """
+    order = "<" if encoded.startswith(b"II") else ">"
+    for tag, kind, number, entry in _tiff_list(encoded):
+        if tag == TIFF_BITS and kind == 3 and number:
+            place = (
+                entry + 8 if number <= 2 else struct.unpack_from(order + "I", encoded, entry + 8)[0]
+            )
+            (bits,) = struct.unpack_from(order + "H", encoded, place)
+            if bits > TIFF_MOST_BITS:
+                raise UserError(
+                    f"a TIFF of {bits} bits a sample, whose numbers have no known range: scale "
+                    "them, and save 8 bits"
+                )
+
+
 def _tiff_tags(encoded: bytes) -> dict[int, int | None]:
     """Return the tags of the first page of a TIFF."""
     return dict(_tiff_entries(encoded))
@@ -181,14 +205,23 @@ def _tiff_entries(encoded: bytes) -> Iterator[tuple[int, int | None]]:
     Raises: struct.error if the list of tags is cut off.
     """
     order = "<" if encoded.startswith(b"II") else ">"
-    (place,) = struct.unpack_from(order + "I", encoded, 4)
-    (count,) = struct.unpack_from(order + "H", encoded, place)
-    for entry in range(place + 2, place + 2 + 12 * count, 12):
-        tag, kind, number = struct.unpack_from(order + "HHI", encoded, entry)
+    for tag, kind, number, entry in _tiff_list(encoded):
         value = None
         if kind in TIFF_FORMATS and number == 1:
             (value,) = struct.unpack_from(order + TIFF_FORMATS[kind], encoded, entry + 8)
         yield tag, value
+
+
+def _tiff_list(encoded: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield tag, type, number of values and offset of each entry of the first page of a TIFF.
+
+    Raises: struct.error if the list of tags is cut off.
+    """
+    order = "<" if encoded.startswith(b"II") else ">"
+    (place,) = struct.unpack_from(order + "I", encoded, 4)
+    (count,) = struct.unpack_from(order + "H", encoded, place)
+    for entry in range(place + 2, place + 2 + 12 * count, 12):
+        yield *struct.unpack_from(order + "HHI", encoded, entry), entry  # type: ignore[misc]
 
 
 def is_cut_off(encoded: bytes) -> bool:

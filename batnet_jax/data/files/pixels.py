@@ -1,7 +1,8 @@
 """Image files and images of Pillow to RGB, with transparent pixels laid on one colour.
 
-OpenCV decodes JPEG, PNG, BMP, WebP and TIFF. Pillow decodes GIF, AVIF, JPEG 2000 and PNM, and
-every image with transparency, because it knows the ways in which formats store transparency.
+OpenCV decodes JPEG, PNG, BMP, WebP and TIFF. Pillow decodes GIF, AVIF, JPEG 2000 and PNM, with the
+package pillow-heif HEIC, and every image with transparency, because it knows the ways in which
+formats store transparency.
 """
 
 import io
@@ -11,6 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from batnet_jax.data.files import heic
 from batnet_jax.data.files.image_headers import (
     MAX_PIXELS,
     check_pixels,
@@ -86,8 +88,12 @@ def _read_with_opencv(encoded: bytes, alpha: str) -> Picture:
 
 
 def _read_with_pillow(encoded: bytes, alpha: str) -> Picture:
+    formats = _PILLOW
+    if heic.reads_heic():
+        heic.register()
+        formats = (*_PILLOW, "HEIF")
     try:
-        with Image.open(io.BytesIO(encoded), formats=_PILLOW) as image:
+        with Image.open(io.BytesIO(encoded), formats=formats) as image:
             check_pixels(*image.size)
             image.load()
             return from_pillow(image, alpha)

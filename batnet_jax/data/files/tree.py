@@ -18,6 +18,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from batnet_jax.data.files import heic
 from batnet_jax.data.files.safe_open import check_bytes, file_part, open_part, read_whole
 from batnet_jax.errors import UserError, one_line
 from batnet_jax.runtime.paths import is_file, is_folder
@@ -250,7 +251,12 @@ def is_hidden(name: str) -> bool:
 
 def is_image_name(name: str) -> bool:
     """Return whether a name has the suffix of an image, in upper or lower case."""
-    return name.lower().endswith(IMAGE_SUFFIXES)
+    return name.lower().endswith(image_suffixes())
+
+
+def image_suffixes() -> tuple[str, ...]:
+    """Return the suffixes of images that can be read, in lower case."""
+    return IMAGE_SUFFIXES + (heic.SUFFIXES if heic.reads_heic() else ())
 
 
 def describe_left_out(counts: Counter[str]) -> str:
@@ -262,9 +268,10 @@ def describe_left_out(counts: Counter[str]) -> str:
     ]
     more = f" and {len(parts) - MAX_SUFFIXES} suffixes more" if len(parts) > MAX_SUFFIXES else ""
     total = counts.total()
+    hint = f"; {heic.INSTALL} reads HEIC" if any(counts[s] for s in heic.SUFFIXES) else ""
     return (
         f"{total:,} file{'s are' if total > 1 else ' is'} left out, whose suffix is not an image's"
-        f" ({', '.join(parts[:MAX_SUFFIXES])}{more})"
+        f" ({', '.join(parts[:MAX_SUFFIXES])}{more}){hint}"
     )
 
 

@@ -1,6 +1,8 @@
 """Images in memory: arrays, tensors, images of Pillow, and boxes cut out of a frame."""
 
-from collections.abc import Iterable, Sequence
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,11 +84,15 @@ def to_picture(image: Any, name: str, *, channels: str = "rgb", alpha: str = WHI
         _require_pixels(image.size, name)
         if channels != "rgb":
             raise UserError(f"{name} is Pillow's, which knows its colours: leave channels out")
+        if image.mode.startswith("I;16"):
+            _require_upper_bits(np.asarray(image), name)
         try:
             return from_pillow(image, alpha)
         except UserError as error:
             raise UserError(f"{name} is {error}") from error
     array = _as_array(image, name)
+    if array.ndim == 0:
+        raise UserError(f"{name} is {type(image).__name__}, {_what_instead(image)}")
     _require_pixels(array.shape, name)
     array = array[:, :, None] if array.ndim == 2 else array
     if array.ndim != 3 or array.shape[2] not in (1, 3, 4):
@@ -103,6 +109,8 @@ def to_picture(image: Any, name: str, *, channels: str = "rgb", alpha: str = WHI
         )
     if channels == "bgr" and array.shape[2] > 1:
         array = array[:, :, [2, 1, 0, 3][: array.shape[2]]]
+    if array.dtype == np.uint16:
+        _require_upper_bits(array[..., :3], name)
     if array.shape[2] == 4:
         return lay(array, alpha)
     if array.dtype == np.uint16:
@@ -120,6 +128,28 @@ def _require_pixels(shape: tuple[int, ...], name: str) -> None:
         raise UserError(
             f"{name} is empty, of shape {shape}: leave it out; a crop is empty where its box lies "
             "outside the image, or has no height or width"
+        )
+
+
+def _what_instead(given: Any) -> str:
+    """Return what to give in place of an object that is no image, for a message."""
+    if given is None:
+        return "which cv2.imread returns for a file that it cannot read: check the path"
+    if isinstance(given, bytes | bytearray | io.IOBase):
+        return "the content of a file: give Image.open of Pillow, or the path"
+    return "not an image: give paths, a folder, arrays [height, width, 3] or Pillow's images"
+
+
+def _require_upper_bits(array: np.ndarray, name: str) -> None:
+    """Refuse 16 bits that hold the numbers of 8, of which the upper 8 bits are black.
+
+    Raises: UserError.
+    """
+    most = int(array.max())
+    if 0 < most < 256:
+        raise UserError(
+            f"{name} has dtype {array.dtype} and no number above {most}, of which the upper 8 bits "
+            "are black: give image.astype(np.uint8), or scale to 65535"
         )
 
 
@@ -159,10 +189,12 @@ def paths_or_arrays(given: Any) -> tuple[Sequence[str] | None, Sequence[Any]]:
     if is_array(given):
         array = _as_array(given, "images")
         if array.dtype.kind in "US":
-            return [str(name) for name in array.tolist()], []
+            return [os.fsdecode(name) for name in np.atleast_1d(array).tolist()], []
+        if array.dtype.kind == "O":  # a column of a table
+            return paths_or_arrays(np.atleast_1d(array).tolist())
         return None, _split_array(array)
-    if not isinstance(given, Iterable):
-        raise UserError(f"images are {type(given).__name__}: give paths, arrays or a folder")
+    if not isinstance(given, Iterable) or isinstance(given, bytes | bytearray | io.IOBase):
+        raise UserError(f"images are {type(given).__name__}, {_what_instead(given)}")
     items = list(given)
     named = [isinstance(item, str | Path) for item in items]
     if all(named) and items:
@@ -215,7 +247,13 @@ def cut_boxes(frame: Any, boxes: Any, *, channels: str, alpha: str) -> list[np.n
     say_transparent(int(picture.transparent), 1, alpha)
     height, width = picture.pixels.shape[:2]
     crops = []
-    for number, box in enumerate(_check_boxes(boxes)):
+    checked = _check_boxes(boxes)
+    if len(checked) and np.abs(checked).max() <= 1 < max(height, width):
+        raise UserError(
+            f"boxes lie between {checked.min():g} and {checked.max():g}: must be in pixels of the "
+            f"frame of {width} x {height}; multiply fractions by its width and height"
+        )
+    for number, box in enumerate(checked):
         if not (box[0] < box[2] and box[1] < box[3]):
             raise UserError(
                 f"box {number}, {box.tolist()}, has no area: must be x0, y0, x1, y1 with x0 < x1 "
@@ -236,6 +274,8 @@ def _check_boxes(boxes: Any) -> np.ndarray:
 
     Raises: UserError if they are not finite numbers of this shape.
     """
+    if isinstance(boxes, Iterator):
+        boxes = list(boxes)
     try:
         array = np.asarray(boxes, np.float64)
     except Exception as error:  # ragged lists, or the array protocol of any library

@@ -7,8 +7,8 @@ from pathlib import Path
 from batnet_jax.data.files.image_headers import is_cut_off, is_known
 from batnet_jax.data.files.safe_open import read_whole
 from batnet_jax.data.files.tree import (
-    IMAGE_SUFFIXES,
     describe_left_out,
+    image_suffixes,
     is_image_name,
     open_tree,
 )
@@ -72,7 +72,7 @@ def _list_folder(place: Path) -> list[str]:
     tree = open_tree(place)
     names, left_out = tree.images(), describe_left_out(tree.left_out())
     if not names:
-        wanted = ", ".join(IMAGE_SUFFIXES)
+        wanted = ", ".join(image_suffixes())
         seen = f"; {left_out}" if left_out else ""
         raise UserError(f"'{place}' holds no image ({wanted}){seen}: name another folder")
     if left_out:

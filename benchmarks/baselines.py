@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 from absl import flags
 
-from batnet_jax import main, retrieval
+from batnet_jax import retrieval
+from batnet_jax.commands import command_line
 from batnet_jax.data import Split
 from batnet_jax.data.run_data import RetrievalTest, RunData, open_run_data, open_store
 from batnet_jax.errors import UserError
@@ -105,7 +106,7 @@ def last_evaluation(workdir: Path) -> dict:
 
 def run(argv: list[str]) -> None:
     """Prints the table."""
-    main.parse(argv)
+    command_line.parse(argv)
     config, workdir = (flags.FLAGS[name].value for name in ("config", "workdir"))
     trained = {}
     if workdir:

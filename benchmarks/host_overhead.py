@@ -27,7 +27,8 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from batnet_jax import main
+from batnet_jax.commands import command_line
+from batnet_jax.commands.run import use_compilation_cache
 from batnet_jax.data.run_data import RunData, open_run_data, open_store
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.devices import AXIS
@@ -196,11 +197,11 @@ def measure(loop: Loop, folder: Path) -> None:
 def run(argv: list[str]) -> None:
     """Measures a config's loop."""
     choose_cpu_libraries()
-    main.parse(argv)
+    command_line.parse(argv)
     config = flags.FLAGS["config"].value
     config.steps = WINDOW_STEPS.value * (WINDOWS.value + 1)
     config.log.every_steps = WINDOW_STEPS.value
-    main.use_compilation_cache(Path(config.data.dir) / "xla_cache")
+    use_compilation_cache(Path(config.data.dir) / "xla_cache")
     data = open_run_data(config)
     images = data.train.images
     with tempfile.TemporaryDirectory() as folder, open_store(config, images) as store:

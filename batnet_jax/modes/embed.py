@@ -8,21 +8,14 @@ from pathlib import Path
 
 import ml_collections
 import numpy as np
-from absl import flags
 
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.loading.user_images import ImageFiles, list_files
 from batnet_jax.errors import UserError, printable
 from batnet_jax.inference.feature_file import write_features
 from batnet_jax.inference.model import BAR_DELAY, Model, load_with_config
-from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
+from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.runtime.progress import progress_bar
-
-HELP = "Writes the features of --images=DIR|LIST to --output=F.npz; needs no --config."
-IMAGES = define_path("images", "a folder, or a list with a path a line")
-SKIP = flags.DEFINE_boolean("skip_unreadable", False, "leave out images that cannot be read")
-NEEDS = (IMAGES, OUTPUT)
-TAKES = (SKIP,)
 
 
 def run(

@@ -16,9 +16,6 @@ from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import check_writable
 from batnet_jax.workdir.same_run import check_held_out
 
-HELP = "Restores a checkpoint (config.eval.step; 0 = latest, -1 = best) and evaluates it."
-NEEDS = TAKES = ()
-
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Print the figures of the checkpoint `config.eval.step`, and write them to `eval/`."""

@@ -14,15 +14,11 @@ from batnet_jax.export.model_card import ExportedModel, model_card, read_results
 from batnet_jax.export.published import SUFFIXES, to_bytes, to_published
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet, feature_sizes
-from batnet_jax.modes.flags import OUTPUT, report_write_errors
+from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.runtime.paths import existing_parent, is_folder
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 from batnet_jax.workdir import checkpoints
-
-HELP = "Writes a checkpoint to --output: .stablehlo, .onnx; .pth, .safetensors: published names."
-NEEDS = (OUTPUT,)
-TAKES = ()
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> None:

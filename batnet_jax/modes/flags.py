@@ -1,4 +1,4 @@
-"""Flags that hold a path, and the flags that several modes share."""
+"""The command line as modes see it: the fields that were given, and errors of written files."""
 
 import contextlib
 from collections.abc import Iterator
@@ -6,28 +6,9 @@ from pathlib import Path
 
 from absl import flags
 
-from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.errors import UserError
 from batnet_jax.runtime.paths import is_folder
 from batnet_jax.runtime.resource_errors import disk_error
-
-
-class _PathParser(flags.ArgumentParser[Path]):
-    """Parse a path. An empty argument counts as not given."""
-
-    def parse(self, argument: str) -> Path | None:
-        check_local(argument)
-        return Path(argument) if argument else None
-
-
-def define_path(name: str, description: str) -> flags.FlagHolder[Path | None]:
-    """Define a flag whose value is a path, or None if the flag is not given."""
-    return flags.DEFINE(_PathParser(), name, None, description)
-
-
-OUTPUT = define_path("output", "the file to write; for import, the workdir to make")
-QUERY = define_path("query", "an image, a folder or a list; for metrics, a file of features")
-GALLERY = define_path("gallery", "what embed wrote, a folder or a list")
 
 
 def given_fields() -> set[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 import ml_collections
 
 from batnet_jax.errors import ArgumentError, UserError, printable
-from batnet_jax.modes.flags import OUTPUT, define_path, report_write_errors
+from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.runtime.paths import exists, is_folder
 from batnet_jax.step.train_step import init_state, make_recipe
@@ -17,11 +17,6 @@ from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.names import BATNET
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.workdir import checkpoints
-
-HELP = "Makes a checkpoint in --output of PyTorch's or other weights in --source."
-SOURCE = define_path("source", "a .pth, .pth.tar or .safetensors file")
-NEEDS = (SOURCE, OUTPUT)
-TAKES = ()
 
 REPORT = "import.txt"
 

@@ -8,27 +8,12 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from absl import flags
 
 from batnet_jax.errors import UserError, printable
 from batnet_jax.evaluation.labelled_features import LabelledPair, join_numbers, read_pair
-from batnet_jax.modes.flags import GALLERY, OUTPUT, QUERY, define_path, report_write_errors
+from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.retrieval import SameImageWarning, evaluate, evaluate_distances
-from batnet_jax.retrieval.checks import AP_CONVENTIONS, METRICS, SAME_CAMERA
 from batnet_jax.runtime.atomic_write import write_atomically
-
-HELP = "Measures QUERY and GALLERY (.npz, .mat, .npy with .csv), of any framework; needs no run."
-METRIC = flags.DEFINE_enum("metric", "cosine", METRICS, "how features are compared")
-AP = flags.DEFINE_enum("ap", "precision", AP_CONVENTIONS, "the convention of average precision")
-SAME_CAMERA_FLAG = flags.DEFINE_enum(
-    "same_camera", "remove", SAME_CAMERA, "images of the query's identity and camera"
-)
-LEAVE_OUT_OWN = flags.DEFINE_boolean(
-    "leave_out_own", False, "leave out the gallery image of the query's path, or of its row"
-)
-DISTANCES = define_path("distances", "an .npy of distances, for files of labels alone")
-NEEDS = (QUERY,)
-TAKES = (GALLERY, DISTANCES, METRIC, AP, SAME_CAMERA_FLAG, LEAVE_OUT_OWN, OUTPUT)
 
 
 def run(

@@ -27,9 +27,6 @@ from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.metrics_log import read_metrics
 from batnet_jax.workdir.same_run import check_held_out
 
-HELP = "Evaluates a checkpoint; shows its rankings, attention and training in report/index.html."
-NEEDS = TAKES = ()
-
 FOLDER = "report"
 PAGE = "index.html"
 

@@ -6,31 +6,19 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from absl import flags
 
 from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError, one_line, printable
 from batnet_jax.inference import feature_file
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
-from batnet_jax.modes.accept import FORMS, parse_accept, threshold
-from batnet_jax.modes.flags import GALLERY, OUTPUT, QUERY, define_path, report_write_errors
+from batnet_jax.modes.accept import parse_accept, threshold
+from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.modes.ranked_files import check_suffix, to_bytes
-from batnet_jax.retrieval import POOLINGS, check_left_out
+from batnet_jax.retrieval import check_left_out
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
-
-HELP = "Ranks --gallery=F.npz|DIR for --query=IMG|DIR; --output=F.json|csv|jsonl, --faiss=F.index."
-TOP = flags.DEFINE_integer("top", 10, "length of a ranked list", lower_bound=1)
-FAISS = define_path("faiss", "the index of the gallery to write")
-KEEP_OWN = flags.DEFINE_boolean("keep_own", False, "list the query's own file, too")
-POOL = flags.DEFINE_enum(
-    "pool", "none", ("none", *POOLINGS), "make one query of all images of --query, of one person"
-)
-ACCEPT = flags.DEFINE_string("accept", None, f"list only hits as good as {FORMS}")
-NEEDS = (GALLERY,)
-TAKES = (QUERY, TOP, OUTPUT, FAISS, KEEP_OWN, POOL, ACCEPT)
 
 ROWS_AT_ONCE = 2**14
 """Features that are read and added to an index at a time."""

@@ -16,9 +16,6 @@ from batnet_jax.training.loop import train
 from batnet_jax.training.start import check_run
 from batnet_jax.validation import validate
 
-HELP = "Prepares the data if needed, trains or resumes, evaluates."
-NEEDS = TAKES = ()
-
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Train the config's network in a workdir, from the workdir's last checkpoint if it has one."""

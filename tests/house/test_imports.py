@@ -11,8 +11,9 @@ PACKAGE = ROOT / "batnet_jax"
 # From the top down: a package imports from rows below its own only. Packages that share a row never
 # import each other.
 ORDER = {
-    "main": "picks the mode",
-    "modes": "one file a mode: its flags, its help and its `run`",
+    "main": "the command line of the process: its streams and its exit status",
+    "commands": "every command with its flags and its help; picks the mode",
+    "modes": "one file a mode: its `run`",
     "training, export": "a run from start to end; a checkpoint as a file for other programs",
     "inference": "a trained model: restore it, embed images, search a gallery",
     "evaluation, weights": "features and figures of a test; other people's weights in our names",

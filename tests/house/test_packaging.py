@@ -15,7 +15,7 @@ from support import needs
 from support.paths import ROOT
 from support.run_main import SMALL
 
-from batnet_jax.modes import config_files
+from batnet_jax.commands import config_files
 from batnet_jax.version import VERSION
 
 NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))

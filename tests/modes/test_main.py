@@ -10,8 +10,9 @@ import pytest
 from support.run_main import SMALL, call_main, lines, run_small
 from support.tiny_datasets import write_tree
 
+from batnet_jax.commands.run import load_mode
+from batnet_jax.commands.table import COMMANDS, MODES
 from batnet_jax.evaluation import compare
-from batnet_jax.modes import MODES
 
 
 @pytest.fixture(scope="module")
@@ -227,18 +228,17 @@ def test_help_lists_the_modes(capsys):
     text = " ".join(capsys.readouterr().out.split())
     assert "train Prepares" in text
     assert "eval Restores" in text
-    assert all(f" {name} {mode.HELP}" in text for name, mode in MODES.items())
+    assert all(f" {name} {command.help}" in text for name, command in COMMANDS.items())
 
 
 @pytest.mark.parametrize("name", MODES)
 def test_a_mode_takes_its_flags_by_name(name):
-    mode = MODES[name]
-    own = [flag.name for flag in (*mode.NEEDS, *mode.TAKES)]
+    mode, own = load_mode(name), MODES[name].options
     assert list(inspect.signature(mode.run).parameters)[:2] == ["config", "workdir"]
     assert set(inspect.signature(mode.run).parameters) == {"config", "workdir", *own}
 
 
-@pytest.mark.parametrize("name", [name for name in MODES if MODES[name].NEEDS])
+@pytest.mark.parametrize("name", [name for name in MODES if MODES[name].needs])
 def test_a_mode_names_the_flag_that_it_needs(name):
-    needed = MODES[name].NEEDS[0].name
+    needed = MODES[name].needs[0].name
     assert_refused(*call_main(f"--mode={name}"), f"--mode={name} needs --{needed}: ", name)

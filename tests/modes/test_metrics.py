@@ -10,7 +10,7 @@ from scipy.io import savemat
 from support import retrieval_oracle
 from support.run_main import call_main, parse_again
 
-from batnet_jax import main
+from batnet_jax.commands import command_line
 
 
 @pytest.fixture(scope="module")
@@ -197,10 +197,10 @@ def test_mistakes(case, tmp_path):
 def test_a_mode_may_be_the_first_word():
     with mock.patch.object(sys, "argv"):
         parse_again("search", "--workdir=x", "--gallery", "g", "--query=q")
-        main.parse(sys.argv)
-        assert main._MODE.value == "search"
+        command_line.parse(sys.argv)
+        assert command_line.MODE.value == "search"
         parse_again("metrics", "--leave_out_own", "a.npz", "--ap", "trapezoid", "b.npz")
-        main.parse(sys.argv)
-        flags = main.flags_of(main.MODES["metrics"])
-        assert (str(flags["query"].value), str(flags["gallery"].value)) == ("a.npz", "b.npz")
-        assert flags["ap"].value == "trapezoid"
+        command_line.parse(sys.argv)
+        values = command_line.values()
+        assert (str(values["query"]), str(values["gallery"])) == ("a.npz", "b.npz")
+        assert (values["ap"], values["leave_out_own"]) == ("trapezoid", True)

@@ -4,7 +4,10 @@ import pytest
 from support.run_main import call_main
 from support.tiny_run import write_run
 
-from batnet_jax.modes import MODES, WITHOUT_CONFIG
+from batnet_jax.commands.run import load_mode
+from batnet_jax.commands.table import MODES
+
+OF_A_RUN = [name for name, command in MODES.items() if command.settings == "saved"]
 
 FLAGS = {
     "export": ["--output=F.onnx"],
@@ -19,12 +22,12 @@ def workdir(tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("run"))
 
 
-@pytest.mark.parametrize("mode", WITHOUT_CONFIG)
+@pytest.mark.parametrize("mode", OF_A_RUN)
 def test_the_workdirs_config_is_used(workdir, monkeypatch, mode):
     """As `--mode=...`, as the first word, and with changed fields."""
     handed = []
     monkeypatch.setattr(
-        MODES[mode], "run", lambda config, place, **_: handed.append((config, place))
+        load_mode(mode), "run", lambda config, place, **_: handed.append((config, place))
     )
     flags = [f"--workdir={workdir}", *FLAGS.get(mode, [])]
     assert call_main(f"--mode={mode}", *flags) == (0, "")

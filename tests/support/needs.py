@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 INSTALL = {
+    "argcomplete": "pip install -e .",
     "faiss": "pip install -e '.[faiss]'",
     "gcsfs": "pip install -e '.[bucket]'",
     "httpx2": "pip install -e '.[test]'",

@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from absl import flags
 
 from batnet_jax import main
-from batnet_jax.modes.config_files import name_configs
+from batnet_jax.commands.words import to_flags
 from support.paths import ROOT
 
 SMALL = (
@@ -64,12 +64,17 @@ def parse_again(*arguments):
 
     Tests that call it restore sys.argv.
     """
+    forget_flags()
+    sys.argv = to_flags(["main", *map(str, arguments)])
+
+
+def forget_flags():
+    """Set the flags of this process to their defaults."""
     for name in [name for name in flags.FLAGS if name.startswith("config.")]:
         delattr(flags.FLAGS, name)
     for name in flags.FLAGS:
         flags.FLAGS[name].unparse()
     flags.FLAGS.unparse_flags()
-    sys.argv = name_configs([main.quote_keyword(str(word)) for word in ("main", *arguments)])
 
 
 def call_main(*arguments):
@@ -81,8 +86,8 @@ def call_main(*arguments):
     silent = warnings.catch_warnings()
     with mock.patch.object(sys, "argv"), contextlib.redirect_stderr(stderr), silent:
         warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)  # config_flags'
-        parse_again(*arguments)
-        return main.run(sys.argv), stderr.getvalue()
+        forget_flags()
+        return main.run(["main", *map(str, arguments)]), stderr.getvalue()
 
 
 def run_small(folder, workdir, *arguments, devices=1, entry=CUT):

@@ -16,7 +16,8 @@ from support.fuzzing import limits as limits
 from support.run_main import parse_again
 from support.stub_training import fake_state, tiny_config
 
-from batnet_jax import main
+from batnet_jax.commands import run
+from batnet_jax.commands.command_line import parse
 from batnet_jax.config import default_config, flatten
 from batnet_jax.inference.model import load
 from batnet_jax.models.build import make_model
@@ -42,10 +43,10 @@ PLACES += ["['seed']", "a" * 5000, "data.dir.x", "seed[", "model['width']", "_fi
 
 
 def settings(*arguments):
-    """Return the config and the workdir that `main` reads from a command line."""
+    """Return the config and the workdir that the command line gives from a command line."""
     parse_again("--config=configs/demo.py", *arguments)
-    main.parse(sys.argv)
-    return main.settings()
+    parse(sys.argv)
+    return run.settings()
 
 
 @pytest.fixture

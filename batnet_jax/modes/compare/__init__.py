@@ -10,29 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
-from absl import flags
 
 from batnet_jax.errors import UserError, printable
-from batnet_jax.evaluation.comparison import UNITS, compare
+from batnet_jax.evaluation.comparison import compare
 from batnet_jax.evaluation.evaluated_run import read_curves
 from batnet_jax.modes.compare.text import format_comparison
-from batnet_jax.modes.flags import OUTPUT, report_write_errors
+from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.report.comparison import comparison_sections
 from batnet_jax.report.page import Section, write_page
 from batnet_jax.report.sections import title_of
 from batnet_jax.runtime.atomic_write import write_atomically
-
-HELP = "Compares --runs=DIR,DIR,...: settings, figures with intervals, curves; needs no --config."
-RUNS = flags.DEFINE_list(
-    "runs", None, "two or more workdirs; the first is compared with the others"
-)
-TEST = flags.DEFINE_string(
-    "test", None, "the data set to compare on; default the first of each run"
-)
-STEP = flags.DEFINE_integer("step", 0, "of the evaluations; 0 = the latest of each", lower_bound=0)
-RESAMPLE = flags.DEFINE_enum("resample", "identity", UNITS, "what intervals and p-values draw")
-NEEDS = (RUNS,)
-TAKES = (TEST, STEP, RESAMPLE, OUTPUT)
 
 FOLDER = "compare"
 PAGE = "index.html"

@@ -12,18 +12,10 @@ from typing import Any
 
 import ml_collections
 import numpy as np
-from absl import flags
 
 from batnet_jax.errors import UserError
 from batnet_jax.inference.search import Searcher
-from batnet_jax.modes.flags import GALLERY
 from batnet_jax.runtime.preemption import Terminated
-
-HELP = "Serves a page that ranks --gallery=F.npz|DIR for an image; --port=8000, --host=127.0.0.1."
-HOST = flags.DEFINE_string("host", "127.0.0.1", "the address to listen at")
-PORT = flags.DEFINE_integer("port", 8000, "0 = any free port", lower_bound=0, upper_bound=65535)
-NEEDS = (GALLERY,)
-TAKES = (HOST, PORT)
 
 MAX_REQUESTS = 32
 """Requests at a time; the server answers more with status 503."""

@@ -8,25 +8,12 @@ text: a table as Markdown and as JSON.
 from pathlib import Path
 
 import ml_collections
-from absl import flags
 
 from batnet_jax.errors import UserError
 from batnet_jax.modes.tables.paper import TABLES, Row, Table
 from batnet_jax.modes.tables.runs import run_table
 
-__all__ = ["HELP", "NEEDS", "TABLES", "TAKES", "Row", "Table", "run", "run_table"]
-
-HELP = "Trains the rows of the paper's table --table=1..7, with each of --seeds=0,1,...; resumes."
-TABLE = flags.DEFINE_integer(
-    "table",
-    None,
-    f"a number of {min(TABLES)}..{max(TABLES)}",
-    lower_bound=min(TABLES),
-    upper_bound=max(TABLES),
-)
-SEEDS = flags.DEFINE_list("seeds", None, "seeds of each row's runs; default config.seed")
-NEEDS = (TABLE,)
-TAKES = (SEEDS,)
+__all__ = ["TABLES", "Row", "Table", "run", "run_table"]
 
 
 def run(

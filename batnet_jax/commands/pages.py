@@ -1,0 +1,71 @@
+"""What needs no run and no JAX: help, the version, completion, and lists."""
+
+import os
+from collections.abc import Sequence
+
+from batnet_jax.commands import listings
+from batnet_jax.commands.table import COMMANDS
+from batnet_jax.commands.words import name_of, value_of
+from batnet_jax.version import VERSION
+
+HELP = ("-h", "-help", "--help")
+COMPLETING = "_ARGCOMPLETE"
+"""The variable by which a shell asks for completions; argcomplete's script sets it."""
+
+
+def show(argv: Sequence[str]) -> bool:
+    """Print what needs no run.
+
+    Args:
+      argv: the program and its arguments.
+    Returns: whether the command line asks for nothing else.
+
+    Raises: UserError for a mistake in the arguments of a list or of a completion.
+    """
+    words = list(argv[1 : argv.index("--")] if "--" in argv else argv[1:])
+    if COMPLETING in os.environ:
+        from batnet_jax.commands.parsers import complete
+
+        complete()
+    if set(HELP) & set(words):
+        print(help_page(words))
+    elif "--version" in words:
+        print(f"batnet-jax {VERSION}")
+    elif words and words[0] in COMMANDS and not COMMANDS[words[0]].module:
+        print(answer(words))
+    else:
+        return False
+    return True
+
+
+def help_page(words: Sequence[str]) -> str:
+    """Return the page for a command line with --help: of its command or mode, or of all commands.
+
+    Args:
+      words: the arguments of the program.
+    """
+    from batnet_jax.commands.parsers import make_parser, parsers_of
+
+    parser = make_parser()
+    modes = [value_of(word) for word in words if name_of(word) in ("--mode", "-mode")]
+    known = parsers_of(parser)
+    chosen = next((known[name] for name in [*words[:1], *modes] if name in known), parser)
+    return chosen.format_help().rstrip()
+
+
+def answer(words: Sequence[str]) -> str:
+    """Return the output of a command that is no mode.
+
+    Args:
+      words: the arguments of the program.
+
+    Raises: UserError for a mistake in them.
+    """
+    from batnet_jax.commands.parsers import completion_script, make_parser
+
+    given = make_parser().parse_args(list(words))
+    if given.command == "configs":
+        return listings.list_configs()
+    if given.command == "fields":
+        return listings.list_fields(given.pattern, given.config)
+    return completion_script(given.shell)

@@ -1,0 +1,135 @@
+"""The run of a mode: its settings, its checks, and its end as a line and an exit status."""
+
+import importlib
+import os
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import ml_collections
+from absl import flags
+from ml_collections import config_flags
+
+from batnet_jax.commands.command_line import CONFIG, MODE, WORKDIR, command, parse, values
+from batnet_jax.commands.table import MODES
+from batnet_jax.config import default_config, set_fields
+from batnet_jax.errors import RunFailure, UserError
+from batnet_jax.inference import model as inference_model
+from batnet_jax.modes.flags import given_fields
+from batnet_jax.runtime import processes
+from batnet_jax.runtime.paths import is_folder
+from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
+from batnet_jax.runtime.xla_flags import choose_cpu_libraries
+from batnet_jax.training.fitted import fit_negatives
+from batnet_jax.validation import validate
+from batnet_jax.workdir import gcs
+from batnet_jax.workdir.run_folder import older_settings
+
+RUN_FAILURE = 1
+
+
+def run_line(argv: list[str]) -> int:
+    """Run a command line in the promised form, which must be sys.argv, too.
+
+    Returns: the exit status, unless a user's mistake or Ctrl-C ends it.
+    Raises: UserError; KeyboardInterrupt with what the same command does next time.
+    """
+    choose_cpu_libraries()
+    next_time = "starts from the beginning"
+    try:
+        parse(argv)
+        if command().resumes:
+            next_time = "resumes from the last checkpoint"
+        run_mode(load_mode(MODE.value))
+    except UserError:
+        raise
+    except RunFailure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return RUN_FAILURE
+    except Terminated:
+        print(f"terminated; the same command {next_time}", file=sys.stderr)
+        return STATUS
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(f"; the same command {next_time}") from error
+    except Exception as error:
+        if processes.is_lost(error):
+            print(f"error: {processes.describe_loss(error)}", file=sys.stderr)
+        else:
+            traceback.print_exc()
+        return 1
+    return 0
+
+
+def load_mode(name: str) -> ModuleType:
+    """Import the module of a mode."""
+    return importlib.import_module(f"batnet_jax.modes.{MODES[name].module}")
+
+
+def run_mode(mode: ModuleType) -> None:
+    """Run a mode with the settings and flags of the command line."""
+    config, workdir = settings()
+    # A config that a checkpoint has saved may name a folder of another machine.
+    if CONFIG.value is not None or is_folder(Path(config.data.dir)):
+        use_compilation_cache(Path(config.data.dir) / "xla_cache")
+    processes.join()
+    keep_older_settings(config, workdir)
+    check_together(config)
+    with Sigterm().listen():
+        mode.run(config, workdir, **values())
+
+
+def settings() -> tuple[ml_collections.ConfigDict, Path]:
+    """Return the config and the workdir of the command line; without --config, the checkpoint's.
+
+    Raises: UserError for a value that cannot work, or if the checkpoint has no settings.
+    """
+    if command().settings in ("runs", "none"):
+        return default_config(), gcs.path_of(WORKDIR.value or "runs")
+    if CONFIG.value is None:
+        workdir = gcs.path_of(WORKDIR.value or "")
+        return inference_model.read_config(workdir), workdir
+    config = fit_negatives(CONFIG.value, given_fields())
+    if config.loss != CONFIG.value.loss and command().resumes:
+        p, k = config.batch.identities, config.batch.images_per_identity
+        number = config.loss.num_negatives
+        print(f"loss.num_negatives={number}: a batch of {p} x {k} has no more negatives an anchor")
+    validate(config)
+    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    return config, gcs.path_of(WORKDIR.value or f"runs/{name}")
+
+
+def keep_older_settings(config: ml_collections.ConfigDict, workdir: Path) -> None:
+    """Set the fields that the run of a workdir is older than, unless the command line gives them.
+
+    A run goes on as it began, although the default has changed since.
+    """
+    if CONFIG.value is None or command().settings == "runs":
+        return
+    given = config_flags.get_override_values(flags.FLAGS["config"])
+    older = processes.by_lead(lambda: older_settings(workdir))
+    set_fields(config, {name: value for name, value in older.items() if name not in given})
+
+
+def check_together(config: ml_collections.ConfigDict) -> None:
+    """Refuse processes with different commands, and modes that need one process or a folder.
+
+    Raises: UserError in all processes.
+    """
+    mode, workdir = MODE.value, WORKDIR.value or ""
+    shared = [name for name, own in MODES.items() if own.shared]
+    if workdir.startswith(gcs.SCHEME) and mode not in shared:
+        raise UserError(f"--mode={mode} works on a folder: copy '{workdir}' to one, and name that")
+    if not processes.alone() and mode not in shared:
+        raise UserError(
+            f"--mode={mode} runs in one process, not in {jax.process_count()}: start one,"
+            f" or {' or '.join(f'--mode={name}' for name in shared)}"
+        )
+    processes.check_same("arguments", f"{mode} {WORKDIR.value} {config.to_json()}")
+
+
+def use_compilation_cache(folder: Path) -> None:
+    """Keep compiled steps in a folder, so that resuming and evaluating start in seconds."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))

@@ -1,0 +1,259 @@
+"""Every command with its flags and its help, as plain data that imports no package.
+
+The flags of the promised form, the words of `batnet COMMAND`, the help and the completion follow
+from this table. A mode's `run` takes the value of each of its flags by the flag's name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+Kind = Literal["text", "path", "switch", "number", "list"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """A flag.
+
+    Attributes:
+      name: without dashes, words joined by `_`.
+      help: the meaning, without a full stop.
+      kind: the type of the value. A `switch` is on or off; a `list` has commas.
+      default: the value without the flag; None = no value.
+      choices: the allowed values; empty = any.
+      least, most: the limits of a number; None = no limit.
+      shown: the value in the help, such as FILE.
+    """
+
+    name: str
+    help: str
+    kind: Kind = "text"
+    default: Any = None
+    choices: tuple[str, ...] = ()
+    least: int | None = None
+    most: int | None = None
+    shown: str = ""
+
+    def saying(self, help: str, shown: str = "") -> "Option":
+        """Return the same flag with a command's own help."""
+        return replace(self, help=help, shown=shown or self.shown)
+
+    @property
+    def value_shown(self) -> str:
+        """The value in the help; "" for a switch."""
+        names = {"path": "PATH", "number": "N", "list": "A,B", "switch": "", "text": "TEXT"}
+        return self.shown or "|".join(self.choices) or names[self.kind]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does, and what it reads from the command line.
+
+    Attributes:
+      help: a sentence for the list of all commands.
+      module: the mode's file in `batnet_jax.modes`; "" = the command is no mode.
+      words: the arguments without a flag, in their order: names of `needs` and `takes`, or `RUN`,
+        `RUNS` (any number) and `DATA`.
+      needs: flags that the command cannot do without.
+      takes: its other flags.
+      settings: where the settings come from: `config` = from --config alone; `saved` = from the
+        workdir's last checkpoint unless --config is given; `runs` = from several runs; `none` = the
+        command reads neither settings nor a workdir.
+      shared: several processes can run the command together, and the workdir may be in a bucket.
+      resumes: the command resumes from its last checkpoint when it is started again.
+      examples: command lines for the help.
+    """
+
+    help: str
+    module: str = ""
+    words: tuple[str, ...] = ()
+    needs: tuple[Option, ...] = ()
+    takes: tuple[Option, ...] = ()
+    settings: Literal["config", "saved", "runs", "none"] = "config"
+    shared: bool = False
+    resumes: bool = False
+    examples: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> Mapping[str, Option]:
+        """The command's own flags by name."""
+        return {option.name: option for option in (*self.needs, *self.takes)}
+
+
+RUN, RUNS, DATA = "RUN", "RUNS", "DATA"
+WORDS = {
+    RUN: "the workdir of a run, or a checkpoint",
+    RUNS: "two or more workdirs; the first is compared with the others",
+    DATA: "a folder, .zip or .tar of images, or the name of a config",
+}
+"""The meaning of the words that are no flag of one command."""
+
+OUTPUT = Option("output", "the file to write", "path", shown="FILE")
+QUERY = Option("query", "an image, a folder or a list", "path")
+GALLERY = Option("gallery", "what embed wrote, a folder or a list", "path")
+IMAGES = Option("images", "a folder, or a list with a path a line", "path")
+AP = ("precision", "trapezoid")
+SAME_CAMERA = ("remove", "keep")
+
+COMMANDS: dict[str, Command] = {
+    "train": Command(
+        "Prepares the data if needed, trains or resumes, evaluates.",
+        module="train",
+        words=(DATA,),
+        shared=True,
+        resumes=True,
+        examples=("batnet train people/", "batnet train --config=msmt17 --workdir=runs/mine"),
+    ),
+    "eval": Command(
+        "Restores a checkpoint (config.eval.step; 0 = latest, -1 = best) and evaluates it.",
+        module="eval",
+        words=(RUN,),
+        settings="saved",
+        shared=True,
+        examples=("batnet eval runs/people --config.eval.rerank=True",),
+    ),
+    "report": Command(
+        "Evaluates a checkpoint; shows its rankings, attention and training in report/index.html.",
+        module="report",
+        words=(RUN,),
+        settings="saved",
+        examples=("batnet report runs/people",),
+    ),
+    "embed": Command(
+        "Writes the features of images to a file.",
+        module="embed",
+        words=(RUN, "images", "output"),
+        needs=(IMAGES, OUTPUT.saying("the .npz to write", "F.npz")),
+        takes=(Option("skip_unreadable", "leave out images that cannot be read", "switch", False),),
+        settings="saved",
+        examples=("batnet embed runs/people photos photos.npz",),
+    ),
+    "search": Command(
+        "Ranks a gallery for query images.",
+        module="search",
+        words=(RUN, "query", "gallery"),
+        needs=(GALLERY,),
+        takes=(
+            QUERY,
+            Option("top", "length of a ranked list", "number", 10, least=1),
+            OUTPUT.saying("the lists to write", "F.json|csv|jsonl"),
+            Option("faiss", "the index of the gallery to write", "path", shown="FILE"),
+            Option("keep_own", "list the query's own file, too", "switch", False),
+            Option(
+                "pool",
+                "make one query of all images of --query, of one person",
+                default="none",
+                choices=("none", "mean", "max"),
+            ),
+            Option(
+                "accept",
+                "list only hits as good as a score, 0.6 or score=0.6, or as a false accept rate, "
+                "far=0.001 or 0.1%",
+                shown="SCORE|far=RATE",
+            ),
+        ),
+        settings="saved",
+        examples=("batnet search runs/people me.jpg photos.npz --top=20",),
+    ),
+    "serve": Command(
+        "Serves a page that ranks a gallery for an image.",
+        module="serve",
+        words=(RUN, "gallery"),
+        needs=(GALLERY,),
+        takes=(
+            Option("host", "the address to listen at", default="127.0.0.1"),
+            Option("port", "0 = any free port", "number", 8000, least=0, most=65535),
+        ),
+        settings="saved",
+        examples=("batnet serve runs/people photos.npz",),
+    ),
+    "export": Command(
+        "Writes a checkpoint for other programs: .stablehlo, .onnx, .pth, .safetensors.",
+        module="export",
+        words=(RUN, "output"),
+        needs=(OUTPUT.saying("the file to write; its suffix chooses the format"),),
+        settings="saved",
+        examples=("batnet export runs/people people.onnx",),
+    ),
+    "import": Command(
+        "Makes a checkpoint of the weights in a file of PyTorch's or others'.",
+        module="import_weights",
+        words=("source", "output"),
+        needs=(
+            Option("source", "a .pth, .pth.tar or .safetensors file", "path", shown="FILE"),
+            OUTPUT.saying("the workdir to make", "DIR"),
+        ),
+        examples=("batnet import theirs.pth runs/theirs --config=market1501",),
+    ),
+    "compare": Command(
+        "Compares runs: settings, figures with intervals, curves.",
+        module="compare",
+        words=(RUNS,),
+        needs=(Option("runs", WORDS[RUNS], "list", shown="DIR,DIR"),),
+        takes=(
+            Option("test", "the data set to compare on; default the first of each run"),
+            Option("step", "of the evaluations; 0 = the latest of each", "number", 0, least=0),
+            Option(
+                "resample",
+                "what intervals and p-values draw",
+                default="identity",
+                choices=("identity", "query"),
+            ),
+            OUTPUT.saying("the comparison as JSON", "F.json"),
+        ),
+        settings="runs",
+        examples=("batnet compare runs/people runs/people2",),
+    ),
+    "metrics": Command(
+        "Measures features (.npz, .mat, .npy with .csv) of any framework; needs no run.",
+        module="metrics",
+        words=("query", "gallery"),
+        needs=(QUERY.saying("a file of features of the queries"),),
+        takes=(
+            GALLERY.saying("a file of features of the gallery"),
+            Option("distances", "an .npy of distances, for files of labels alone", "path"),
+            Option(
+                "metric",
+                "how features are compared",
+                default="cosine",
+                choices=("cosine", "euclidean"),
+            ),
+            Option("ap", "the convention of average precision", default="precision", choices=AP),
+            Option(
+                "same_camera",
+                "images of the query's identity and camera",
+                default="remove",
+                choices=SAME_CAMERA,
+            ),
+            Option(
+                "leave_out_own",
+                "leave out the gallery image of the query's path, or of its row",
+                "switch",
+                False,
+            ),
+            OUTPUT.saying("the figures as JSON", "F.json"),
+        ),
+        settings="none",
+        examples=("batnet metrics query.npz gallery.npz",),
+    ),
+    "tables": Command(
+        "Trains the rows of one of the paper's tables, with each seed; resumes.",
+        module="tables",
+        needs=(Option("table", "a number of 1..7", "number", least=1, most=7),),
+        takes=(
+            Option("seeds", "seeds of each row's runs; default config.seed", "list", shown="0,1"),
+        ),
+        resumes=True,
+        examples=("batnet tables --config=msmt17 --table=4 --seeds=0,1",),
+    ),
+    "configs": Command("Lists the configs that come with the package.", settings="none"),
+    "fields": Command("Lists the settings, with their meaning.", settings="none"),
+    "completion": Command("Prints the completion of words for a shell.", settings="none"),
+}
+MODES = {name: command for name, command in COMMANDS.items() if command.module}
+"""The commands that `--mode` names, too."""
+
+
+def all_options() -> dict[str, Option]:
+    """Return the flags of all modes by name; a name has one type and one default."""
+    return {n: o for command in reversed(MODES.values()) for n, o in command.options.items()}

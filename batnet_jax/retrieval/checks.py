@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, one_line
 from batnet_jax.retrieval.mapped_rows import ROWS_AT_ONCE, read_rows, view_rows
 
 METRICS = ("cosine", "euclidean")
@@ -44,6 +44,22 @@ def positive_ints(name: str, given: Any) -> None:
         raise UserError(f"{name}={given!r}: must be a list of integers, such as (1, 5, 10)")
     for number in given:
         positive_int(name, number)
+
+
+def as_array(name: str, given: Any) -> np.ndarray:
+    """Return `given` as an array; a mapped file stays one.
+
+    Raises: UserError if the object gives none, such as lists of different lengths or a tensor on a
+      GPU.
+    """
+    try:
+        return np.asanyarray(given)
+    except Exception as error:  # the array protocol of any library
+        tensor = ", as tensor.detach().float().cpu().numpy() does" if hasattr(given, "cpu") else ""
+        raise UserError(
+            f"{name}, {type(given).__name__}, cannot become an array of NumPy"
+            f" ({one_line(error)}): give one{tensor}"
+        ) from error
 
 
 def features(name: str, given: Any, metric: str) -> np.ndarray:
@@ -87,10 +103,11 @@ def rounded_type(given: Any, checked: np.ndarray) -> str | None:
       given: a user's features; a list declares no precision, so nothing is rounded.
       checked: the array that `features` returned for them.
     """
-    dtype = getattr(given, "dtype", None)
-    if dtype is None or np.dtype(dtype).kind != "f" or np.dtype(dtype).itemsize <= 4:
+    if not hasattr(given, "dtype"):
         return None
-    array = np.asanyarray(given)
+    array = as_array("features", given)  # a tensor's dtype is of another library
+    if array.dtype.kind != "f" or array.dtype.itemsize <= 4:
+        return None
     for start in range(0, len(array), ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         if (np.asarray(array[rows]) != checked[rows]).any():
@@ -113,7 +130,7 @@ def _is_small_float(array: np.ndarray) -> bool:
 
 def _check_shape(name: str, given: Any) -> np.ndarray:
     """Return [n, d] real numbers, not empty, or raise UserError."""
-    array = np.asanyarray(given)
+    array = as_array(name, given)
     if not hasattr(given, "dtype") and array.dtype == np.float64:  # a list declares no precision
         with np.errstate(over="ignore"):
             array = array.astype(np.float32)
@@ -163,7 +180,7 @@ def ids(name: str, given: Any, length: int) -> Int64[np.ndarray, " n"]:
 
     `label_pairs.number_pids` numbers strings before.
     """
-    array = np.asarray(given)
+    array = as_array(name, given)
     if array.ndim != 1 or len(array) != length:
         raise UserError(
             f"{name} has shape {array.shape}: must be ({length},), one per image of its features;"
@@ -171,20 +188,20 @@ def ids(name: str, given: Any, length: int) -> Int64[np.ndarray, " n"]:
         )
     if array.dtype.kind not in "iu":
         raise UserError(
-            f"{name} has dtype {array.dtype}: must be integers; convert with .astype(int), or"
-            " number the names with np.unique(names, return_inverse=True)"
+            f"{name} has dtype {array.dtype}: must be integers, or strings in query and gallery;"
+            " convert both with .astype(int), or with .astype(str)"
         )
     if array.dtype.kind == "u" and (array > np.iinfo(np.int64).max).any():
         raise UserError(
             f"{name} holds {array.max()}: must be {np.iinfo(np.int64).max} or less, as int64;"
-            " number the identities with np.unique(ids, return_inverse=True)"
+            " give query and gallery as strings, with .astype(str)"
         )
     return array.astype(np.int64)
 
 
 def mask(name: str, given: Any, length: int) -> Bool[np.ndarray, " n"]:
     """Return `given` as [length] bool, or raise UserError; None means all False."""
-    array = np.zeros(length, bool) if given is None else np.asarray(given)
+    array = np.zeros(length, bool) if given is None else as_array(name, given)
     if array.dtype != bool or array.shape != (length,):
         raise UserError(
             f"{name} has dtype {array.dtype} and shape {array.shape}: must be a mask, bool of shape"

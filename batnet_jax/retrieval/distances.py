@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from batnet_jax.errors import UserError
+from batnet_jax.retrieval.checks import as_array
 from batnet_jax.retrieval.evaluator import Options, summarise_ranks
 from batnet_jax.retrieval.image_set import JUNK_PID, all_junk, check_labels
 from batnet_jax.retrieval.label_pairs import number_cameras, number_pids
@@ -72,7 +73,7 @@ def evaluate_distances(
         bootstrap=bootstrap,
         seed=seed,
     )
-    matrix = np.asanyarray(distances)
+    matrix = as_array("distances", distances)
     if matrix.ndim != 2 or 0 in matrix.shape or matrix.dtype.kind not in "fiu":
         raise UserError(
             f"distances have shape {matrix.shape} and dtype {matrix.dtype}: must be numbers"

@@ -93,8 +93,8 @@ def evaluate(
       query_features: [q, d] finite floats, not necessarily normalised. float64 is rounded, and the
         result then contains "features": "float64 rounded to float32".
       query_pids: [q] int, or strings in both sets, which are numbered.
-      query_cameras: [q] int or strings, with None for an image of an unknown camera; or None if the
-        cameras of query and gallery are not known. An unknown camera is no image's own camera, so
+      query_cameras: [q] int or strings, None or NaN for an image of an unknown camera; or None if
+        the cameras of query and gallery are not known. An unknown camera is no image's own camera, so
         nothing is removed, whatever `same_camera` says.
       gallery_features: [g, d].
       gallery_pids: [g].

@@ -43,7 +43,7 @@ def expand_queries(
     """
     _check_alpha(alpha, checks.choice("metric", metric, checks.METRICS))
     indices, cosines = _first_items(query_features, gallery_features, k, metric, left_out)
-    gallery = np.asarray(gallery_features)
+    gallery = checks.as_array("gallery_features", gallery_features)
     query = checks.features("query_features", query_features, metric)
     total = unit_length(query) if metric == "cosine" else query
     sum_weights = np.ones((len(query), 1), np.float32)

@@ -139,8 +139,8 @@ def no_match(num_query: int, num_gallery: int) -> UserError:
     """Return the error to raise where no query has a relevant gallery item."""
     return UserError(
         f"none of the {num_query} queries has a match among the {num_gallery} gallery items: at"
-        " least one needs its identity seen by another camera; check the pids and cameras, or use"
-        " same_camera='keep'"
+        " least one needs its identity seen by another camera; check the pids and cameras (None:"
+        " not known), or use same_camera='keep'"
     )
 
 

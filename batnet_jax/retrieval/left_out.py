@@ -6,6 +6,7 @@ or by indices. Protocols of camera pairs or of changed clothes ignore other list
 
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from batnet_jax.errors import UserError
+from batnet_jax.retrieval.checks import as_array
 from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet
 from batnet_jax.retrieval.matches import ItemLists, find_matches, make_lists, match_keys
 
@@ -39,10 +41,11 @@ def check_left_out(
     Args:
       num_query: q.
       num_gallery: g.
-      query_ids: [q] the ids of the images, integers or strings; None if not given.
+      query_ids: [q] the ids of the images, integers, strings or paths; None if not given.
       gallery_ids: [g] of the same type. A query leaves out the items of its own id.
       ignore: the gallery indices to leave out: [q] int, one for each query; [q, n] int; or q lists
-        of integers of any lengths. The index -1 stands for no item. Or a mask, [q, g] bool.
+        of integers of any lengths, or a dict of such lists by query. The index -1 stands for no
+        item. Or a mask, [q, g] bool.
 
     Returns: None if all three are None.
 
@@ -66,9 +69,13 @@ def check_left_out(
 
 def _check_ids(name: str, given: Any, length: int) -> np.ndarray:
     """Return ids as an array of integers or of strings."""
-    array = np.asarray(given)
-    if array.dtype.kind == "O" and all(isinstance(one, str | Path) for one in array.ravel()):
+    array = as_array(name, given)
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "surrogateescape")
+    elif array.dtype.kind == "O" and all(isinstance(one, str | Path) for one in array.ravel()):
         array = array.astype(str)
+    elif array.dtype.kind == "O" and all(isinstance(one, int) for one in array.ravel()):
+        array = np.array(array.tolist())
     if array.shape != (length,) or array.dtype.kind not in "iuU":
         raise UserError(
             f"{name} has dtype {array.dtype} and shape {array.shape}: must be integers or strings,"
@@ -100,6 +107,10 @@ def _pair_ignored(ignore: Any, num_query: int, num_gallery: int) -> Int64[np.nda
         f"give, for each of the {num_query} queries, the indices of gallery items from 0 to"
         f" {num_gallery - 1}, or a mask of shape ({num_query}, {num_gallery})"
     )
+    if isinstance(ignore, Mapping):
+        if unknown := [key for key in ignore if key not in range(num_query)]:
+            raise UserError(f"ignore has the key {str(unknown[0])[:40]!r}: {allowed}")
+        ignore = [ignore.get(query, ()) for query in range(num_query)]
     try:
         whole = np.asarray(ignore)
     except ValueError:  # lists of different lengths
@@ -108,6 +119,12 @@ def _pair_ignored(ignore: Any, num_query: int, num_gallery: int) -> Int64[np.nda
         if whole.shape != (num_query, num_gallery):
             raise UserError(f"ignore is a mask of shape {whole.shape}: {allowed}")
         return np.stack(np.nonzero(whole)).astype(np.int64)
+    zeros_and_ones = whole.dtype.kind in "iu" and whole.ndim == 2 and not (whole >> 1).any()
+    if zeros_and_ones and whole.shape == (num_query, num_gallery) and num_gallery > 2:
+        raise UserError(
+            f"ignore holds 0 and 1 in shape {whole.shape}: if it is a mask, give it as bool, as in"
+            " ignore.astype(bool)"
+        )
     if not hasattr(ignore, "__len__") or len(ignore) != num_query:
         raise UserError(f"ignore has no entry for each query: {allowed}")
     lists = [_check_indices(one, allowed) for one in ignore]

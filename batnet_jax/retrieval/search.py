@@ -209,7 +209,7 @@ def _even_size(number: int, most: int) -> int:
 
 def _check_gallery(given: ArrayLike, metric: str) -> np.ndarray:
     """Check a gallery as a whole, or only its shape if `_put_chunk` can check it in chunks."""
-    array = np.asarray(given)
+    array = checks.as_array("gallery_features", given)
     if array.ndim == 2 and len(array) > CHUNK and array.shape[1] and array.dtype.kind in "fiub":
         return array
     return checks.features("gallery_features", given, metric)

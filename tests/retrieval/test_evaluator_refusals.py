@@ -61,7 +61,10 @@ REFUSALS = [
     (dict(query_cameras=[[1, 1]]), "query_cameras has shape (1, 2): must be (2,)"),
     (dict(gallery_cameras=[2] * 4), "gallery_cameras has shape (4,): must be (3,)"),
     (dict(query_pids=[1.0, 2.0]), "query_pids has dtype float64: must be integers"),
-    (dict(gallery_pids=["a", "b", "c"]), "gallery_pids has dtype <U1: must be integers"),
+    (
+        dict(gallery_pids=["a", "b", "c"]),
+        "query_pids are int64 and gallery_pids strings: give both",
+    ),
     (dict(query_cameras=[True, False]), "query_cameras has dtype bool: must be integers"),
     (dict(query_cameras=None), "cameras were given for only one of query and gallery"),
     (dict(gallery_cameras=None), "cameras were given for only one of query and gallery"),

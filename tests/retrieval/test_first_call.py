@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from support import retrieval_oracle
+from support import needs, retrieval_oracle
 from support.retrieval_oracle import similarity
 
 from batnet_jax.errors import UserError
@@ -75,8 +75,56 @@ def test_names_are_numbered(function, kind):
 def test_names_and_numbers_are_not_mixed():
     case = as_float32(draw())
     for change in ({"gallery_pids": ["a"] * 40}, {"query_cameras": ["a"] * 8}):
-        with pytest.raises(UserError, match=r"has dtype <U1: must be integers"):
+        with pytest.raises(UserError, match=r"(int64 and .* strings|strings and .* int64): give"):
             evaluate(**case | change)
+
+
+@pytest.mark.parametrize("function", ALL)
+def test_bytes_and_long_numbers_are_names(function):
+    """HDF5 has bytes; identities beyond 64 bits are objects of Python."""
+    case = as_float32(draw())
+    for form in (lambda n: np.array([b"%d" % i for i in n]), lambda n: [2**70 + int(i) for i in n]):
+        case["gallery_pids"] = np.abs(case["gallery_pids"])
+        other = case | {k: form(v) for k, v in case.items() if k.endswith("pids")}
+        assert function(**other) == function(**case)
+
+
+def test_names_of_which_none_is_shared():
+    case = as_float32(draw())
+    pairs = {("Ann", "ann"): "'Ann' and 'ann' differ", ("Jos\u00e9", "Jose\u0301"): "differ only"}
+    for (query, gallery), words in (pairs | {("a", "b"): "give both sets the same"}).items():
+        named = {"query_pids": [query] * 8, "gallery_pids": [gallery] * 39 + ["-1"]}
+        with pytest.raises(UserError, match=rf"none of the 1 names in query_pids .*{words}"):
+            evaluate(**case | named)
+
+
+@pytest.mark.parametrize("function", ALL)
+def test_tensors_are_arrays(function):
+    torch = needs.package("torch")
+    case = as_float32(draw())
+    assert function(**{k: torch.from_numpy(v) for k, v in case.items()}) == function(**case)
+    rounded = function(**{k: torch.from_numpy(v) for k, v in draw().items()})
+    assert rounded["features"] == "float64 rounded to float32"
+    for lost in (torch.zeros(8, 5, requires_grad=True), torch.zeros(8, 5).bfloat16()):
+        with pytest.raises(UserError, match=r"query_features, Tensor, cannot .* as tensor\.detach"):
+            function(**case | {"query_features": lost})
+
+
+@pytest.mark.parametrize("name", ["query_features", "gallery_features", "query_pids"])
+def test_what_gives_no_array(name):
+    with pytest.raises(UserError, match=f"{name}, list, cannot become an array of NumPy"):
+        evaluate(**as_float32(draw()) | {name: [[1.0], [1.0, 2.0]]})
+
+
+def test_nan_is_an_unknown_camera():
+    """A table with missing numbers has floats and NaN."""
+    case = as_float32(draw())
+    floats = {k: np.where(np.arange(len(v)) % 3, v, np.nan) for k, v in case.items() if "cam" in k}
+    lists = {k: [None if np.isnan(c) else int(c) for c in v] for k, v in floats.items()}
+    assert evaluate(**case | floats) == evaluate(**case | lists)
+    half = {k: v + 0.5 for k, v in floats.items()}
+    with pytest.raises(UserError, match="cameras has dtype float64: must be integers"):
+        evaluate(**case | half)
 
 
 @pytest.mark.parametrize("function", ALL)

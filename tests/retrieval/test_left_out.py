@@ -205,6 +205,9 @@ def test_equal_features_that_do_not_count_are_not_told():
         ({"ignore": [[0.5], [1]]}, "ignore holds"),
         ({"ignore": ["a", "b"]}, "ignore holds"),
         ({"ignore": np.zeros((2, 2), bool)}, r"a mask of shape \(2, 2\)"),
+        ({"ignore": np.eye(2, 3, dtype=int)}, r"0 and 1 in shape \(2, 3\): if it is a mask"),
+        ({"ignore": {2: [0]}}, "ignore has the key '2'"),
+        ({"ignore": {"a.jpg": [0]}}, "ignore has the key 'a.jpg'"),
     ],
 )
 @pytest.mark.parametrize("function", ALL)
@@ -218,6 +221,13 @@ def test_lists_of_all_kinds():
     lists = check_left_out(4, 5, ignore=[[3, 1, 3], (), None, {-1, 2}])
     assert [lists.of(q).tolist() for q in range(4)] == [[1, 3], [], [], [2]]
     assert check_left_out(2, 3) is None
+    lists = check_left_out(3, 5, ignore={1: [4, 0], 2: 3})  # by query, not the keys
+    assert [lists.of(q).tolist() for q in range(3)] == [[], [0, 4], [3]]
+    for same in (np.array([b"a", b"\xff"]), ["a", "\udcff"]):
+        lists = check_left_out(2, 2, query_ids=["\udcff", "b"], gallery_ids=same)
+        assert [lists.of(q).tolist() for q in range(2)] == [[1], []]
+    lists = check_left_out(2, 1, query_ids=np.array([5, 7], object), gallery_ids=[5])
+    assert [lists.of(q).tolist() for q in range(2)] == [[0], []]
     big = np.array([2**63 - 1, 2**63 - 2])
     lists = check_left_out(2, 2, query_ids=big, gallery_ids=big.astype(np.uint64))
     assert [lists.of(q).tolist() for q in range(2)] == [[0], [1]]

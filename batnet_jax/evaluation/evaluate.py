@@ -21,10 +21,10 @@ from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
 from batnet_jax.report.ranked_list import SHAPE, Person, RankedList, draw_ranked_lists
 from batnet_jax.report.sections import title_of
 from batnet_jax.runtime import processes
-from batnet_jax.runtime.paths import exists
 from batnet_jax.workdir import best_checkpoint
 from batnet_jax.workdir.gcs import write_whole
 from batnet_jax.workdir.people import keep_names
+from batnet_jax.workdir.results import EVAL, is_whole
 
 
 def run_tests(
@@ -71,7 +71,7 @@ def run_test(
     if processes.is_lead():
         per_query = ranked.figures["per_query"]
         queries = make_query_figures(result, per_query, test, config.eval.multi_query)
-        write_result(result, queries, lists, workdir / "eval", stems)
+        write_result(result, queries, lists, workdir / EVAL, stems)
         keep_names(workdir, test.name, test.names)
     return result
 
@@ -96,11 +96,11 @@ def file_stems(tests: Sequence[RetrievalTest], step: int) -> list[list[str]]:
 
 
 def is_evaluated(workdir: Path, tests: Sequence[RetrievalTest], step: int) -> bool:
-    """Return whether the evaluation of a step is finished, which means all its files exist."""
+    """Return whether the evaluation of a step is finished: all its results can be read."""
     if any(test.split == "val" for test in tests) and step not in best_checkpoint.read(workdir):
         return False
     stems = itertools.chain.from_iterable(file_stems(tests, step))
-    return all(exists(workdir / "eval" / f"{stem}.json") for stem in stems)
+    return all(is_whole(workdir / EVAL / f"{stem}.json") for stem in stems)
 
 
 def make_result(config: ml_collections.ConfigDict, ranked: RankedTest, step: int) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batnet_jax.data import title_of
-from batnet_jax.errors import UserError
 from batnet_jax.version import VERSION
+from batnet_jax.workdir.results import read_whole_results, tell_left_out
 
 # The consent of the people on a data set's images, and its authors' terms, by the data set's name.
 TERMS = {
@@ -53,17 +53,12 @@ class ExportedModel(NamedTuple):
 def read_results(workdir: Path, step: int) -> list[dict[str, Any]]:
     """Return a workdir's evaluations of a step, one for each data set and split.
 
-    Raises: UserError if one of the files is damaged.
+    Files that cannot be read are named on stderr and left out.
     """
-    found = {}
-    folder = workdir / "eval"
-    for path in sorted([*folder.glob(f"step_{step}.json"), *folder.glob(f"step_{step}_*.json")]):
-        try:
-            result = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"'{path}' is damaged: evaluate the step again") from error
-        found[result["dataset"], result.get("split", "test")] = result
-    return list(found.values())
+    found, messages = read_whole_results(workdir, step=step)
+    tell_left_out(messages)
+    results = {(r["dataset"], r["split"]): r for path, r in sorted(found) if r["step"] == step}
+    return list(results.values())
 
 
 def model_card(name: str, model: ExportedModel) -> str:
@@ -188,16 +183,18 @@ def _figures(model: ExportedModel) -> str:
     rows = ["| data set | split | mAP | mINP | rank 1 | rank 5 | rank 10 | queries | gallery |"]
     rows.append("|---|---|" + "---:|" * 7)
     for r in model.results:
-        values = [r["mAP"], r["mINP"], *(r["cmc"][rank] for rank in ("1", "5", "10"))]
-        figures = " | ".join(f"{100 * value:.1f}" for value in values)
-        counts = f"{r['num_valid_query']:,} | {r['num_gallery']:,}"
-        rows.append(f"| {r['dataset']} | {r.get('split', 'test')} | {figures} | {counts} |")
-    conventions = {r["ap"]: r.get("same_camera", "remove") for r in model.results}
+        values = [r["mAP"], r.get("mINP"), *(r["cmc"].get(rank) for rank in ("1", "5", "10"))]
+        figures = " | ".join("" if value is None else f"{100 * value:.1f}" for value in values)
+        counts = " | ".join(
+            f"{r[name]:,}" if name in r else "" for name in ("num_valid_query", "num_gallery")
+        )
+        rows.append(f"| {r['dataset']} | {r['split']} | {figures} | {counts} |")
+    conventions = {r["ap"]: r["same_camera"] for r in model.results}
     ap = " and ".join(conventions)
     kept = (
         "removed" if set(conventions.values()) == {"remove"} else "kept where cameras are unknown"
     )
-    left_out = any(r.get("leave_out_own") for r in model.results)
+    left_out = any(r["leave_out_own"] for r in model.results)
     own = " Each query's own image is left out of the gallery." if left_out else ""
     rows.append(
         f"\nPer cent. Average precision: {ap} (`precision` is the mean of the precision at the "

@@ -4,7 +4,6 @@ An evaluation computes the same features: both use the same decoding and the sam
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,6 +24,7 @@ from batnet_jax.inference.restore import restore_train_state
 from batnet_jax.models import feature_sizes
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.progress import progress_bar
+from batnet_jax.runtime.read_files import read_json
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir import checkpoints
@@ -217,8 +217,8 @@ def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
     saved = run.get("config")
     if saved is None:
         try:
-            saved = json.loads((workdir / CONFIG).read_text())
-        except (OSError, ValueError, RecursionError) as error:
+            saved = read_json(workdir / CONFIG)
+        except (OSError, ValueError) as error:
             raise UserError(
                 f"'{path}' does not hold its settings, and '{workdir / CONFIG}' cannot be read:"
                 " give the workdir"

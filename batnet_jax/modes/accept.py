@@ -1,12 +1,12 @@
 """The flag `--accept` of `search`: the score from which on two images count as one person."""
 
-import json
 import re
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from batnet_jax.errors import UserError, printable
+from batnet_jax.runtime.read_files import is_number, read_json, reason
 from batnet_jax.workdir import checkpoints
 
 FORMS = "a score as 0.6 or score=0.6, or a false accept rate as far=0.001 or 0.1%"
@@ -92,10 +92,15 @@ def _read_points(path: Path) -> list[dict[str, Any]]:
     Raises: UserError if the file is damaged.
     """
     try:
-        points = json.loads(path.read_text()).get("verification", {}).get("operating_points", [])
+        points = read_json(path).get("verification", {}).get("operating_points", [])
         names = ("wanted_false_accept_rate", "threshold", "resolved")
-        return [{name: point[name] for name in names} for point in points]
+        found = [{name: point[name] for name in names} for point in points]
+        if not all(is_number(point[name]) for point in found for name in names[:2]):
+            raise ValueError("no numbers")
+        return found
     except (FileNotFoundError, NotADirectoryError):
         return []
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({reason(error)}): give a score") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"'{path}' is damaged: evaluate the step again") from error

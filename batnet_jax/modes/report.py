@@ -24,13 +24,12 @@ from batnet_jax.report.training_section import training_section
 from batnet_jax.runtime.resource_errors import as_run_failure
 from batnet_jax.validation import EVALUATION_MEMORY
 from batnet_jax.workdir import checkpoints
-from batnet_jax.workdir.metrics_log import read_metrics
+from batnet_jax.workdir.metrics_log import read_whole_lines
+from batnet_jax.workdir.results import read_whole_results, tell_left_out
 from batnet_jax.workdir.same_run import check_held_out
 
 FOLDER = "report"
 PAGE = "index.html"
-
-_RESULT_KEYS = {"dataset", "split", "step", "mAP", "cmc", "ap"}
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
@@ -49,7 +48,7 @@ def write_report(config: ml_collections.ConfigDict, workdir: Path) -> list[Path]
     metadata = checkpoints.restore_metadata(workdir, step)
     model, variables = restore_network(config, workdir, step)
     tests = _open_tests(config, metadata, workdir)
-    evaluations = read_evaluations(workdir / "eval")
+    evaluations = read_evaluations(workdir)
     folder = _make_folder(workdir / FOLDER)
 
     thumbnails, embed = Thumbnails(), make_embed(model, variables)
@@ -60,6 +59,8 @@ def write_report(config: ml_collections.ConfigDict, workdir: Path) -> list[Path]
     attention = attention_rows(config, model, variables, tests[0], reported[0].sample)
     layers = layer_figures(config, model, variables, tests[0])
     progress = progress_of(reported[0].result, evaluations)
+    lines, messages = read_whole_lines(workdir)
+    tell_left_out(messages)
     settings = metadata.get("config") or json.loads(config.to_json())  # old checkpoints have none
     defaults = json.loads(default_config().to_json())
 
@@ -75,7 +76,7 @@ def write_report(config: ml_collections.ConfigDict, workdir: Path) -> list[Path]
             sections.metrics_section([test.result for test in reported]),
             *(section for test in reported for section in test.sections),
             attention_section(attention, thumbnails, layers),
-            training_section(read_metrics(workdir), progress),
+            training_section(lines, progress),
             settings_section(flatten(settings), flatten(defaults)),
         ],
         styles=thumbnails.styles(),
@@ -120,19 +121,15 @@ def describe_network(model: ml_collections.ConfigDict) -> str:
     return f"BAT-net, {attention}, {parts}, width {model.width:g}"
 
 
-def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+def read_evaluations(workdir: Path) -> list[dict[str, Any]]:
     """Read all results that evaluations of a run left, each test of each step once, by step.
 
-    Raises: UserError if a file is damaged.
+    Files that cannot be read are named on stderr and left out.
     """
+    found, messages = read_whole_results(workdir)
+    tell_left_out(messages)
     results: dict[tuple, dict[str, Any]] = {}
-    for path in sorted(folder.glob("step_*.json"), key=lambda path: (len(path.name), path.name)):
-        try:
-            result = json.loads(path.read_text())
-        except ValueError:
-            result = None
-        if not isinstance(result, dict) or not result.keys() >= _RESULT_KEYS:
-            raise UserError(f"'{path}' is damaged: delete it, or write it again with --mode=eval")
+    for _, result in sorted(found, key=lambda own: (len(own[0].name), own[0].name)):
         results.setdefault((result["step"], result["dataset"], result["split"]), result)
     return sorted(results.values(), key=lambda result: result["step"])
 
@@ -147,6 +144,6 @@ def progress_of(
         for evaluation in evaluations
         if evaluation["step"] < result["step"]
         and all(evaluation[name] == result[name] for name in same)
-        and evaluation.get("leave_out_own") == result.get("leave_out_own")
+        and evaluation["leave_out_own"] == bool(result.get("leave_out_own"))
     ]
     return [*earlier, result]

@@ -17,6 +17,8 @@ DISK = (
     *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
     *(errno.EIO, errno.ESTALE, errno.EACCES, errno.EPERM, errno.ENOENT),
 )
+# Something else is where a file or a folder belongs.
+_IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENXIO)
 # Errors of reading that say nothing about the content: permissions, too many open files, a network.
 _OUT_OF_REACH = (
     *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE),
@@ -80,6 +82,8 @@ def as_run_failure(workdir: Path, *, memory: MemoryRemedies) -> Iterator[None]:
 def disk_error(error: BaseException) -> str | None:
     """Return the system's text for an error of the disk, or None for any other exception."""
     if isinstance(error, OSError):
+        if error.errno in _IN_THE_WAY:
+            return f"{error.strerror}: '{error.filename2 or error.filename}'"
         return error.strerror if error.errno in DISK else None
     found = OS_ERROR_CODE.search(str(error))
     if found is None or int(found[1]) not in DISK:

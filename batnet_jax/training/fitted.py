@@ -4,7 +4,6 @@
 length of the run and its schedule. A run keeps the settings that its start chose.
 """
 
-import json
 import math
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,10 +16,11 @@ import numpy as np
 from batnet_jax.config import flatten
 from batnet_jax.data.loading.sampler import steps_per_epoch
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.read_files import read_json
 from batnet_jax.training.run_length import shape_of
 from batnet_jax.validation import from_saved
 from batnet_jax.workdir.gcs import reached
-from batnet_jax.workdir.run_folder import CONFIG, LABELS
+from batnet_jax.workdir.run_folder import LABELS, checkpoint_run, read_settings
 
 BATCH = ("batch.identities", "batch.images_per_identity", "loss.num_negatives")
 LENGTH = (
@@ -102,15 +102,19 @@ def keep_fit(
 def read_start(workdir: Path) -> tuple[ml_collections.ConfigDict, int] | None:
     """Return the settings and the number of training identities of the run in a workdir, if any.
 
-    Files that cannot be read count as none: the checks of the workdir report them.
+    If a file is damaged the checkpoint tells both. Without one, files that cannot be read count as
+    none: the checks of the workdir report them.
     """
     with reached(workdir):
         try:
-            saved = json.loads((workdir / CONFIG).read_text())
-            people = json.loads((workdir / LABELS).read_text())
-            return from_saved(saved), len(people)
-        except (OSError, ValueError, TypeError, RecursionError):
+            return from_saved(read_settings(workdir)), len(read_json(workdir / LABELS))
+        except OSError:
             return None
+        except (ValueError, TypeError):
+            kept = checkpoint_run(workdir)
+            if kept is None:
+                return None
+            return from_saved(kept["config"]), len(kept["identities"])
 
 
 def describe_fit(

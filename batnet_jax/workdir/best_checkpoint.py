@@ -1,6 +1,8 @@
 """The best checkpoint of a run: the one with the highest mAP on identities held out of training."""
 
 import json
+import re
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +10,13 @@ from typing import Any
 
 from orbax.checkpoint import checkpoint_managers as managers
 
+from batnet_jax.runtime.paths import exists
+from batnet_jax.runtime.read_files import is_number, read_json
 from batnet_jax.workdir.gcs import write_whole
+from batnet_jax.workdir.results import read_whole_results, tell_left_out
 
 VALIDATION = "validation.json"
+_STEP = re.compile("[0-9]{1,18}")
 
 
 def record(workdir: Path, step: int, results: Sequence[Mapping[str, Any]]) -> None:
@@ -24,18 +30,48 @@ def record(workdir: Path, step: int, results: Sequence[Mapping[str, Any]]) -> No
     figures = [result["mAP"] for result in results if result["split"] == "val"]
     if not figures:
         return
-    known = read(workdir) | {step: sum(figures) / len(figures)}
+    known, damaged = _read(workdir)
+    if damaged:
+        tell_left_out([f"'{workdir / VALIDATION}' is damaged: eval/ tells what it has lost"])
+    known[step] = statistics.fmean(figures)
     text = json.dumps({str(s): known[s] for s in sorted(known)}, indent=1)
     write_whole(workdir / VALIDATION, text + "\n")
 
 
 def read(workdir: Path) -> dict[int, float]:
-    """Return the mAP of each validated step; empty if no step was, or if the file is damaged."""
+    """Return the mAP of each validated step; empty if no step was.
+
+    If the file is damaged, the evaluations in `eval/` tell the figures that it lost.
+    """
+    return _read(workdir)[0]
+
+
+def _read(workdir: Path) -> tuple[dict[int, float], bool]:
+    """Return the figures of `read`, and whether the file is damaged."""
+    path = workdir / VALIDATION
+    if not exists(path):
+        return {}, False
     try:
-        figures = json.loads((workdir / VALIDATION).read_text())
-        return {int(step): float(value) for step, value in figures.items()}
-    except (OSError, ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
-        return {}
+        given = read_json(path)
+        figures = {int(step): share for step, share in given.items() if _STEP.fullmatch(step)}
+        whole = {step: share for step, share in figures.items() if _is_share(share)}
+        damaged = len(whole) < len(given)
+    except (OSError, ValueError, AttributeError):
+        whole, damaged = {}, True
+    return (_read_evaluations(workdir) | whole if damaged else whole), damaged
+
+
+def _read_evaluations(workdir: Path) -> dict[int, float]:
+    """Return what `record` wrote for each step, from the results that can be read."""
+    found: dict[int, dict[str, float]] = {}
+    for _, result in read_whole_results(workdir)[0]:
+        if result["split"] == "val":
+            found.setdefault(result["step"], {})[result["dataset"]] = result["mAP"]
+    return {step: statistics.fmean(own.values()) for step, own in found.items()}
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
 
 
 def best(figures: Mapping[int, float], steps: Sequence[int], n: int = 1) -> list[int]:

@@ -13,7 +13,9 @@ from typing import Any
 import jax
 
 from batnet_jax.runtime.paths import exists
-from batnet_jax.workdir.gcs import is_bucket
+from batnet_jax.runtime.read_files import read_bytes, reason
+from batnet_jax.workdir.gcs import write_whole
+from batnet_jax.workdir.results import tell_left_out
 
 ENVIRONMENT = "environment.jsonl"
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,11 +30,14 @@ def record(workdir: Path, *, seed: int, step: int) -> None:
       step: steps taken before this start.
     """
     path, line = workdir / ENVIRONMENT, json.dumps(describe() | {"seed": seed, "step": step}) + "\n"
-    if is_bucket(workdir):  # an object cannot be appended to
-        path.write_text((path.read_text() if exists(path) else "") + line)
-        return
-    with path.open("a") as file:
-        file.write(line)
+    try:
+        before = read_bytes(path) if exists(path) else b""
+    except OSError as error:
+        tell_left_out([f"'{path}' cannot be read ({reason(error)})"])
+        before = b""
+    if before and not before.endswith(b"\n"):  # cut off by a kill
+        before += b"\n"
+    write_whole(path, before + line.encode())
 
 
 def describe() -> dict[str, Any]:

@@ -1,30 +1,44 @@
 """The figures of a run: metrics.jsonl and TensorBoard's event files."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+from batnet_jax.errors import UserError
 from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.runtime.paths import exists
+from batnet_jax.runtime.read_files import is_number, read_bytes, reason
 from batnet_jax.workdir.gcs import Mirror
 from batnet_jax.workdir.tensorboard import Events
 
 METRICS = "metrics.jsonl"
 
 
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
+def read_whole_lines(workdir: Path) -> tuple[list[dict[str, float]], list[str]]:
     """Read the lines of a run's `metrics.jsonl`, except damaged ones.
 
-    Returns: the lines; empty if the file does not exist.
+    A line is whole if it is an object of finite numbers with a `step`. A last line that a kill cut
+    off is no damage.
+
+    Returns: the lines, none if the file does not exist; and a message if lines are left out, or
+      the file cannot be read.
     """
-    lines = _read_lines(workdir / METRICS)
-    return [json.loads(line) for line in lines if _step_of(line) < float("inf")]
+    path = workdir / METRICS
+    try:
+        lines = _read_lines(path)
+    except OSError as error:
+        return [], [f"'{path}' cannot be read ({reason(error)})"]
+    found = [_parse(line) for line in lines if line.endswith("\n")]
+    whole = [line for line in found if line and all(map(is_number, line.values()))]
+    damaged = len(found) - len(whole)
+    are = "line is" if damaged == 1 else "lines are"
+    return whole, [f"'{path}': {damaged} damaged {are} left out"] if damaged else []
 
 
-def count_damaged(workdir: Path) -> int:
-    """Count the lines that `read_metrics` leaves out, without a last line that a kill cut off."""
-    lines = _read_lines(workdir / METRICS)
-    return sum(line.endswith("\n") and _step_of(line) == float("inf") for line in lines)
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """Read the lines of a run's `metrics.jsonl` that `read_whole_lines` does not leave out."""
+    return read_whole_lines(workdir)[0]
 
 
 class MetricsLog:
@@ -36,11 +50,19 @@ class MetricsLog:
         Args:
           workdir: of the run; exists.
           step: steps taken so far. Lines of later steps, which a killed process took without
-            saving a checkpoint, are removed.
+            saving a checkpoint, are removed. Damaged lines are removed, too.
+
+        Raises: UserError if `metrics.jsonl` is there and cannot be read.
         """
         self._mirror = Mirror(workdir, (METRICS,))
         path = self._mirror.folder / METRICS
-        lines = _read_lines(path)
+        try:
+            lines = _read_lines(path)
+        except OSError as error:
+            raise UserError(
+                f"'{path}' cannot be read ({reason(error)}): move it away, and the same command "
+                "resumes the run"
+            ) from error
         kept = [line for line in lines if _step_of(line) <= step]
         if kept != lines:
             write_atomically(path, "".join(kept))
@@ -92,15 +114,24 @@ class NoMetricsLog:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """Return the lines of a file, with their ends; bytes that are no text become U+FFFD."""
-    text = path.read_bytes().decode(errors="replace") if exists(path) else ""
+    """Return the lines of a file, with their ends; bytes that are no text become U+FFFD.
+
+    Raises: OSError if the file exists and cannot be read.
+    """
+    text = read_bytes(path).decode(errors="replace") if exists(path) else ""
     return text.splitlines(keepends=True)
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    """Return the object in a line; None if the line is damaged, or was cut off by a kill."""
+    try:
+        found = json.loads(line) if line.endswith("\n") else None
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and is_number(found.get("step")) else None
 
 
 def _step_of(line: str) -> float:
     """Return the step of a line, or infinity for a line that is damaged or cut off by a kill."""
-    try:
-        step = json.loads(line)["step"] if line.endswith("\n") else float("inf")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return float("inf")
-    return step if isinstance(step, int | float) and step == step else float("inf")
+    found = _parse(line)
+    return math.inf if found is None else found["step"]

@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from batnet_jax.runtime.read_files import read_json
 from batnet_jax.workdir.gcs import reached, write_whole
 from batnet_jax.workdir.run_folder import LABELS
 
@@ -49,8 +50,8 @@ def read_names(workdir: Path) -> set[str]:
 def _read(path: Path) -> object:
     """Return the contents of a JSON file; None if it is missing or damaged: names are a help."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return read_json(path)
+    except (OSError, ValueError):
         return None
 
 

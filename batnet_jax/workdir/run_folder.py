@@ -5,16 +5,19 @@ import fcntl
 import json
 import os
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
-from batnet_jax.config import older_values
+from batnet_jax.config import flatten, older_values
 from batnet_jax.data.run_data import Identity
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.runtime.paths import existing_parent, exists, is_folder
+from batnet_jax.runtime.read_files import read_json, reason
+from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.gcs import is_bucket, reached, write_whole
 from batnet_jax.workdir.same_run import check_settings
 
@@ -36,26 +39,60 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 
 def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Check that a run with this config can resume the run described by `config.json`.
+    """Check that a run with this config can resume the run of a workdir.
 
-    Raises: UserError if it cannot, or if the file cannot be read.
+    The settings that a checkpoint has saved decide where `config.json` says something else, or
+    cannot be read: a checkpoint has checksums.
+
+    Raises: UserError if it cannot, or if neither of them can be read.
     """
     path = workdir / CONFIG
     try:
-        saved = json.loads(path.read_text())
-        if not isinstance(saved, dict):
-            raise ValueError("is no object")
+        check_settings(config, read_settings(workdir), workdir)
+    except UserError:
+        kept = checkpoint_run(workdir)
+        if kept is None:
+            raise
+        check_settings(config, kept["config"], workdir)
+        line = (
+            f"warning: '{path}' is damaged or has been changed, and is left out: the settings that"
+            " the run's checkpoint holds fit this command"
+        )
+        print(printable(line), file=sys.stderr)
     except OSError as error:
         raise UserError(
-            f"'{path}' cannot be read ({error.strerror}): let this user read it, or name another "
+            f"'{path}' cannot be read ({reason(error)}): let this user read it, or name another "
             "workdir"
         ) from error
+
+
+def read_settings(workdir: Path) -> dict[str, Any]:
+    """Return the contents of `config.json`.
+
+    Raises: OSError if the file cannot be read; UserError if it is damaged.
+    """
+    path = workdir / CONFIG
+    try:
+        saved = read_json(path)
+        if not isinstance(saved, dict):
+            raise ValueError("is no object")
+        flatten(saved)
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"'{path}' is damaged: delete it if you know the run's settings, or name another "
             "workdir"
         ) from error
-    check_settings(config, saved, workdir)
+    return saved
+
+
+def checkpoint_run(workdir: Path) -> dict[str, Any] | None:
+    """Return the metadata of the latest checkpoint that can be read and has the run's settings."""
+    for step in reversed(checkpoints.steps_of(workdir)):
+        with contextlib.suppress(UserError):
+            run = checkpoints.restore_metadata(workdir, step)
+            if run.get("config"):
+                return run
+    return None
 
 
 def older_settings(workdir: Path) -> dict[str, Any]:
@@ -65,8 +102,10 @@ def older_settings(workdir: Path) -> dict[str, Any]:
       `check_workdir` reports.
     """
     try:
-        saved = json.loads((workdir / CONFIG).read_text())
-        return older_values(saved) if isinstance(saved, dict) else {}
+        return older_values(read_settings(workdir))
+    except UserError:
+        kept = checkpoint_run(workdir)
+        return {} if kept is None else older_values(kept["config"])
     except Exception:  # a bucket raises errors of its own
         return {}
 
@@ -98,7 +137,7 @@ def locked(workdir: Path) -> Iterator[None]:
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / LOCK).open("a+")
+        file = (workdir / LOCK).open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(
             f"cannot write to the workdir '{workdir}' ({error.strerror}): name another workdir"
@@ -129,12 +168,14 @@ def open_workdir(
     """
     labels = [{"label": label, **who._asdict()} for label, who in enumerate(identities)]
     rows = ",\n".join(json.dumps(row) for row in labels)
+    path = workdir
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         for name, text in ((CONFIG, config.to_json(indent=2)), (LABELS, f"[\n{rows}\n]")):
+            path = workdir / name
             with reached(workdir):
-                write_whole(workdir / name, text + "\n")
+                write_whole(path, text + "\n")
     except OSError as error:
         raise UserError(
-            f"cannot write to the workdir '{workdir}' ({error.strerror}): name another workdir"
+            f"cannot write '{path}' ({error.strerror}): move it away, or name another workdir"
         ) from error

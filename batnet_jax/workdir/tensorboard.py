@@ -5,9 +5,12 @@ waits for the thread for ever, and a killed process loses all events that were n
 """
 
 import platform
+import re
 import struct
 import time
 from pathlib import Path
+
+_NUMBER = re.compile(r"events\.out\.tfevents\.([0-9]{1,10})\.")
 
 
 class Events:
@@ -28,7 +31,8 @@ class Events:
         folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard reads the files in the order of these numbers, so a number is higher than all
         # earlier ones even if the clock was set back.
-        numbers = [int(p.name.split(".")[3]) for p in folder.glob("events.out.tfevents.[0-9]*")]
+        names = [_NUMBER.match(path.name) for path in folder.iterdir()]
+        numbers = [int(name[1]) for name in names if name]
         number = max([int(time.time()), *(n + 1 for n in numbers)])
         path = folder / f"events.out.tfevents.{number:010}.{platform.node()}"
         self._file = path.open("xb", buffering=0)  # the write itself raises on a full disk

@@ -173,7 +173,7 @@ def test_damaged_points_are_named_and_left_out(tmp_path):
     assert curves.loss == [(1, 3.0), (7, 2)]
     assert [step for step, _ in curves.mean_ap] == [200, STEP]
     assert len(messages) == 2
-    assert "metrics.jsonl': 7 damaged lines are left out" in messages[0]
+    assert "metrics.jsonl': 10 damaged lines are left out" in messages[0]
     assert "step_400.json' is damaged" in messages[1]
     (workdir / "metrics.jsonl").write_text('{\n{"step": 4, "loss": 1}\n')
     curves, messages = read_curves(workdir, TEST)
@@ -182,4 +182,4 @@ def test_damaged_points_are_named_and_left_out(tmp_path):
     (workdir / "metrics.jsonl").mkdir()
     curves, messages = read_curves(workdir, TEST)
     assert curves.loss == []
-    assert re.search(r"metrics\.jsonl' cannot be read \(Is a directory\)", messages[0])
+    assert re.search(r"metrics\.jsonl' cannot be read \(it is a folder\)", messages[0])

@@ -25,7 +25,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import embed_step
 from batnet_jax.export import formats
 from batnet_jax.export.folded import embed_folded, unrolled_forms
-from batnet_jax.export.model_card import ExportedModel, model_card, read_results
+from batnet_jax.export.model_card import ExportedModel, model_card
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.models.preprocess import normalise
@@ -293,14 +293,6 @@ def test_mistakes_are_named_before_anything_is_read(tmp_path, monkeypatch):
     refused("m.onnx", "is a folder")
     monkeypatch.setattr(formats.importlib.util, "find_spec", lambda name: None)
     refused("n.onnx", r"needs jax2onnx and onnxruntime: pip install 'batnet-jax\[onnx\]'")
-
-
-def test_a_damaged_evaluation_is_named(tmp_path):
-    (tmp_path / "eval").mkdir()
-    (tmp_path / "eval" / "step_3.json").write_text('{"dataset": "ped')
-    with pytest.raises(UserError, match=r"step_3\.json' is damaged: evaluate the step again"):
-        read_results(tmp_path, 3)
-    assert read_results(tmp_path / "none", 3) == []
 
 
 def test_a_file_is_written_whole_or_not(tmp_path, monkeypatch):

@@ -9,7 +9,6 @@ PACKAGE = ROOT / "batnet_jax"
 ALLOWED = {
     "runtime/atomic_write.py": "the way itself",
     "workdir/gcs.py": "objects in a bucket appear as a whole, and local copies of them",
-    "workdir/environment.py": "the same; a line is appended to a file",
     "workdir/tensorboard.py": "a new file that grows",
     "workdir/metrics_log.py": "a file that grows by lines",
     "workdir/run_folder.py": "a lock",

@@ -17,6 +17,11 @@ from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.modes.tables import runs
 from batnet_jax.workdir.run_folder import open_workdir
 
+RESULT = {
+    "dataset": "pedestrians", "split": "test", "mINP": 0.1, "same_camera": "remove",
+    "num_query": 4, "num_valid_query": 4, "num_gallery": 9,
+}  # fmt: skip
+
 
 class FakeTraining:
     """Replace `train` by writing its files, with figures that depend on network and seed."""
@@ -48,7 +53,8 @@ class FakeTraining:
         (workdir / "eval").mkdir(exist_ok=True)
         cmc = {"1": value + 0.1, "5": value + 0.2, "10": value + 0.3}
         path = workdir / "eval" / f"step_{config.steps}.json"
-        path.write_text(json.dumps({"mAP": value, "cmc": cmc, "ap": config.eval.ap}))
+        result = {"step": config.steps, "mAP": value, "cmc": cmc, "ap": config.eval.ap}
+        path.write_text(json.dumps(RESULT | result))
 
     @staticmethod
     def value(network, seed):
@@ -123,6 +129,26 @@ def test_written_files(training, tmp_path):
         *("start at random, not from ImageNet's", "seeds 0, 1, 5", "other authors"),
     ):
         assert said in whole
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xff", b"[]", b"{}", b'{"cmc": {"1": "a"}}', b"[" * 10**5, None]
+)
+def test_a_damaged_result_is_named_and_made_again(text, training, tmp_path, capsys):
+    path = tmp_path / "tables" / "aia-p2-r4-parts4" / "seed_0" / "eval" / "step_6.json"
+    runs.run_table(small_config(), tmp_path, 5, [0])
+    table = (tmp_path / "table_5.json").read_text()
+    whole = json.loads(path.read_text())
+    del whole["cmc"]["1"]
+    path.write_bytes(json.dumps(whole).encode() if text is None else text)
+    runs.run_table(small_config(), tmp_path, 5, [0])
+    assert training.made[4:] == ["aia-p2-r4-parts4 0"]
+    assert f"left out: '{path}' is damaged: evaluate" in capsys.readouterr().err
+    assert (tmp_path / "table_5.json").read_text() == table
+    config = path.parents[1] / "config.json"
+    config.write_text("{}")
+    with pytest.raises(UserError, match=r"config\."):  # no checkpoint tells the settings
+        runs.run_table(small_config(), tmp_path, 5, [0])
 
 
 def test_one_seed_has_no_spread(training, tmp_path):

@@ -12,22 +12,24 @@ from support.stub_training import runs as runs
 
 from batnet_jax.errors import RunFailure
 from batnet_jax.runtime.progress import progress_bar
-from batnet_jax.workdir.metrics_log import MetricsLog, count_damaged, read_metrics
+from batnet_jax.workdir.metrics_log import MetricsLog, read_metrics, read_whole_lines
 from batnet_jax.workdir.tensorboard import Events
 
 DAMAGED = [
     b"\xff\xfe", b"{", b"[1]", b'"step"', b"7", b"{}", b'{"step": "2"}', b'{"step": NaN}',
-    b'{"step": null}', b"[" * 10**5, b'{"step": [3]}',
+    b'{"step": null}', b"[" * 10**5, b'{"step": [3]}', b'{"step": true}', b'{"step": 1e999}',
+    b'{"step": 1' + b"0" * 400 + b"}", b"\xc3(", b'{"step": ' + b"9" * 5000 + b"}",
 ]  # fmt: skip
 
 
 def test_damaged_lines_are_left_out_and_counted(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    assert (read_metrics(tmp_path), count_damaged(tmp_path)) == ([], 0)
+    assert read_whole_lines(tmp_path) == ([], [])
     lines = [b'{"step": 1}', *DAMAGED, b'{"step": 9, "loss": 2.0}', b'{"step": 10']
     path.write_bytes(b"\n".join(lines))
     assert read_metrics(tmp_path) == [{"step": 1}, {"step": 9, "loss": 2.0}]
-    assert count_damaged(tmp_path) == len(DAMAGED)  # the last line was cut off by a kill
+    (message,) = read_whole_lines(tmp_path)[1]  # the last line was cut off by a kill: no damage
+    assert f"metrics.jsonl': {len(DAMAGED)} damaged lines are left out" in message
     MetricsLog(tmp_path, step=5).close()  # a resumed run goes on behind step 5
     assert path.read_bytes() == b'{"step": 1}\n'
 

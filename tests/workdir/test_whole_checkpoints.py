@@ -1,7 +1,6 @@
 """A checkpoint that is whole stays where it is, whatever has changed around it."""
 
 import errno
-import pathlib
 import shutil
 
 import numpy as np
@@ -14,6 +13,7 @@ from support.stub_training import runs as runs
 from batnet_jax import data
 from batnet_jax.data.run_data import open_run_data
 from batnet_jax.errors import UserError
+from batnet_jax.runtime import read_files
 from batnet_jax.training import loop as training
 from batnet_jax.training import start
 from batnet_jax.workdir import checkpoints
@@ -137,7 +137,7 @@ def test_settings_out_of_reach_are_not_called_damaged(runs, workdir):
     def forbid(path, *_, **__):
         raise PermissionError(errno.EACCES, "Permission denied", str(path))
 
-    runs.monkeypatch.setattr(pathlib.Path, "read_text", forbid)
+    runs.monkeypatch.setattr(read_files, "open_regular", forbid)
     with pytest.raises(UserError, match=r"config.json' cannot be read \(Permission denied\)"):
         check_workdir(runs.config(), workdir)
     runs.monkeypatch.undo()

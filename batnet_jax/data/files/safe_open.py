@@ -6,11 +6,11 @@ sparse files of a terabyte.
 
 import io
 import os
-import stat
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from batnet_jax.errors import UserError
+from batnet_jax.runtime.read_files import open_regular
 
 MAX_BYTES = 300_000_000
 """Limit of a file that is read whole: 3 bytes for each pixel of the largest image."""
@@ -22,7 +22,7 @@ def read_whole(path: str | os.PathLike, start: int = 0, size: int | None = None)
     Raises: OSError if the path is not a regular file, is too large or too short, or cannot be read;
       ValueError if the name holds a null byte.
     """
-    with open(_open(path), "rb") as file:
+    with open(open_regular(path), "rb") as file:
         wanted = os.fstat(file.fileno()).st_size if size is None else size
         check_bytes(wanted)
         file.seek(start)
@@ -50,23 +50,12 @@ def check_bytes(size: int) -> None:
         raise OSError(f"{size:,} bytes, of which at most {MAX_BYTES:,} are read")
 
 
-def _open(path: str | os.PathLike) -> int:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    mode = os.fstat(descriptor).st_mode
-    if not stat.S_ISREG(mode):
-        os.close(descriptor)
-        if stat.S_ISDIR(mode):
-            raise OSError("it is a folder")
-        raise OSError("it is a pipe or a device")
-    return descriptor
-
-
 def open_part(path: Path, start: int, size: int) -> BinaryIO:
     """Open `size` bytes of a file, from `start`, for random access.
 
     Raises: OSError if the path is not a regular file or cannot be read.
     """
-    return file_part(_open(path), start, size)
+    return file_part(open_regular(path), start, size)
 
 
 def file_part(descriptor: int, start: int, size: int) -> BinaryIO:

@@ -15,12 +15,14 @@ from batnet_jax.data.run_data import RunData, open_run_data
 from batnet_jax.errors import NotFiniteError, UserError, printable
 from batnet_jax.modes.tables.paper import TABLES, Row, Table
 from batnet_jax.modes.tables.text import Setting, describe, write_table
+from batnet_jax.runtime.read_files import read_json, reason
 from batnet_jax.training.loop import train
 from batnet_jax.training.run_length import plan_run
 from batnet_jax.training.start import check_run
 from batnet_jax.validation import validate
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.workdir import checkpoints
+from batnet_jax.workdir.results import EVAL, read_result, tell_left_out
 from batnet_jax.workdir.run_folder import CONFIG
 
 FOLDER = "tables"
@@ -63,7 +65,7 @@ def run_table(
     data = open_run_data(config)
     length = plan_run(config, data.train.labels)
     setting = Setting(number, table, describe(config, table, length), tuple(seeds), workdir)
-    results = {run.workdir: read_result(run, length.total) for run in runs}
+    results = {run.workdir: finished_result(run, length.total, table.metrics) for run in runs}
     missing = [run for run in runs if results[run.workdir] is None]
     print(
         f"table {number}: {len(table.rows)} rows x {len(seeds)} seeds, {length.total} steps per "
@@ -76,7 +78,7 @@ def run_table(
         title = f"{run.row.name}, seed {run.seed}"
         print(printable(f"table {number}: {title}, in '{run.workdir}'"), flush=True)
         try:
-            results[run.workdir] = finish(run, data, length.total)
+            results[run.workdir] = finish(run, data, length.total, table.metrics)
         except NotFiniteError as error:
             failures.append(f"{title}: {error}")
             print(failures[-1], file=sys.stderr)
@@ -90,17 +92,17 @@ def run_table(
     return path
 
 
-def finish(run: Run, data: RunData, total: int) -> dict[str, Any] | None:
+def finish(run: Run, data: RunData, total: int, metrics: Sequence[str]) -> dict[str, Any] | None:
     """Train or resume a run and return its evaluation.
 
     Raises: NotFiniteError if the loss is not finite.
     """
-    (run.workdir / "eval" / f"step_{total}.json").unlink(missing_ok=True)
+    (run.workdir / EVAL / f"step_{total}.json").unlink(missing_ok=True)
     try:
         train(run.config, data, run.workdir)
     finally:
         jax.clear_caches()  # otherwise memory fills with the compiled steps of all rows
-    return read_result(run, total)
+    return finished_result(run, total, metrics)
 
 
 def plan_runs(
@@ -159,8 +161,15 @@ def network_name(config: ml_collections.ConfigDict) -> str:
     return f"{model.attention}{attention}-parts{model.num_parts}"
 
 
-def read_result(run: Run, total: int) -> dict[str, Any] | None:
+def finished_result(run: Run, total: int, metrics: Sequence[str]) -> dict[str, Any] | None:
     """Return the evaluation of a finished run, or None if it is missing or has other settings.
+
+    Files that cannot be read are named on stderr, and the run is evaluated again.
+
+    Args:
+      run: of a row.
+      total: steps of a finished run.
+      metrics: of the table, that the evaluation must have.
 
     Raises: UserError if the run has taken more steps than `total`.
     """
@@ -170,18 +179,28 @@ def read_result(run: Run, total: int) -> dict[str, Any] | None:
             f"'{run.workdir}' has been trained for {latest} steps, more than {total}: give "
             f"--config.steps={latest}, or another --workdir"
         )
-    path = run.workdir / "eval" / f"step_{total}.json"
+    path = run.workdir / EVAL / f"step_{total}.json"
     try:
-        saved = json.loads((run.workdir / CONFIG).read_text())["eval"]
-        result = json.loads(path.read_text())
-    except (OSError, ValueError, KeyError):
+        result = read_result(path)
+        saved = read_json(run.workdir / CONFIG)["eval"]
+        saved = json.loads(default_config().eval.to_json()) | saved  # older than a field
+        if not {metric.removeprefix("R-") for metric in metrics} <= {"mAP", *result["cmc"]}:
+            raise UserError(f"'{path}' lacks a figure of the table: the step is evaluated again")
+    except FileNotFoundError:
+        return None
+    except UserError as error:
+        tell_left_out([str(error)])
+        return None
+    except OSError as error:
+        tell_left_out([f"'{error.filename or path}' cannot be read ({reason(error)})"])
+        return None
+    except (ValueError, KeyError, TypeError):
+        tell_left_out([f"'{run.workdir / CONFIG}' is damaged: the step is evaluated again"])
         return None
     wanted = json.loads(run.config.to_json())["eval"]
-    saved = json.loads(default_config().eval.to_json()) | saved  # older than a field
     same = all(saved.get(name) == wanted[name] for name in EVAL_FIELDS)
     # A later `--mode=eval` may have written figures by another convention.
-    same = same and isinstance(result, dict) and result.get("ap") == wanted["ap"]
-    return result if same else None
+    return result if same and result["ap"] == wanted["ap"] else None
 
 
 def write_results(

@@ -28,9 +28,9 @@ from absl import flags
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from batnet_jax.commands import command_line
-from batnet_jax.commands.run import use_compilation_cache
 from batnet_jax.data.run_data import RunData, open_run_data, open_store
 from batnet_jax.runtime import devices
+from batnet_jax.runtime.compilation_cache import use_compilation_cache
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.preemption import Sigterm
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
@@ -201,7 +201,7 @@ def run(argv: list[str]) -> None:
     config = flags.FLAGS["config"].value
     config.steps = WINDOW_STEPS.value * (WINDOWS.value + 1)
     config.log.every_steps = WINDOW_STEPS.value
-    use_compilation_cache(Path(config.data.dir) / "xla_cache")
+    use_compilation_cache()
     data = open_run_data(config)
     images = data.train.images
     with tempfile.TemporaryDirectory() as folder, open_store(config, images) as store:

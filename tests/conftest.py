@@ -8,12 +8,14 @@ import tempfile
 import jax
 import numpy as np
 import pytest
+from support import toy_backbone
 from support.chromium import browser, open_page, page, phone  # noqa: F401 - fixtures
 from support.fake_gcloud import World
 from support.paths import ROOT
 from support.tiny_datasets import market  # noqa: F401 - a fixture
 
 from batnet_jax.models import googlenet, resnet
+from batnet_jax.runtime.compilation_cache import MAX_BYTES, cache_folder, delete_oldest
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 
 pytest_plugins = ["support.skipped"]
@@ -29,16 +31,27 @@ LONGEST = (
 
 
 def pytest_configure(config):
-    """Share compiled programs between the runs that tests start, and choose XLA's libraries.
-
-    The tests' own process does not use the shared programs.
-    """
-    if CACHE not in os.environ:
-        os.environ[CACHE] = tempfile.mkdtemp(prefix="batnet-tests-")
-        config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True))
-    jax.config.update("jax_compilation_cache_dir", None)
+    """Keep compiled programs for the next tests, and choose XLA's libraries."""
+    if CACHE not in os.environ:  # the workers of pytest-xdist inherit it
+        os.environ[CACHE] = programs_folder(config)
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     choose_cpu_libraries()
+    toy_backbone.install()
     config.option.loadscopereorder = False  # pytest-xdist keeps the order of the next function
+
+
+def programs_folder(config):
+    """Return a folder for this machine's programs in .pytest_cache, or a temporary one."""
+    folder = config.rootpath / ".pytest_cache" / cache_folder().name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        delete_oldest(folder, MAX_BYTES)
+    except OSError:
+        folder = tempfile.mkdtemp(prefix="batnet-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    return str(folder)
 
 
 def pytest_collection_modifyitems(items):

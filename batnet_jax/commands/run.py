@@ -1,7 +1,6 @@
 """The run of a mode: its settings, its checks, and its end as a line and an exit status."""
 
 import importlib
-import os
 import sys
 import traceback
 from pathlib import Path
@@ -19,7 +18,7 @@ from batnet_jax.errors import RunFailure, UserError
 from batnet_jax.inference import model as inference_model
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
-from batnet_jax.runtime.paths import is_folder
+from batnet_jax.runtime.compilation_cache import use_compilation_cache
 from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.training.fitted import fit_negatives
@@ -70,9 +69,7 @@ def load_mode(name: str) -> ModuleType:
 def run_mode(mode: ModuleType) -> None:
     """Run a mode with the settings and flags of the command line."""
     config, workdir = settings()
-    # A config that a checkpoint has saved may name a folder of another machine.
-    if CONFIG.value is not None or is_folder(Path(config.data.dir)):
-        use_compilation_cache(Path(config.data.dir) / "xla_cache")
+    use_compilation_cache()
     processes.join()
     keep_older_settings(config, workdir)
     check_together(config)
@@ -127,9 +124,3 @@ def check_together(config: ml_collections.ConfigDict) -> None:
             f" or {' or '.join(f'--mode={name}' for name in shared)}"
         )
     processes.check_same("arguments", f"{mode} {WORKDIR.value} {config.to_json()}")
-
-
-def use_compilation_cache(folder: Path) -> None:
-    """Keep compiled steps in a folder, so that resuming and evaluating start in seconds."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))

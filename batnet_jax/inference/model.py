@@ -23,6 +23,7 @@ from batnet_jax.inference.fingerprint import fingerprint
 from batnet_jax.inference.restore import restore_train_state
 from batnet_jax.models import feature_sizes
 from batnet_jax.runtime import devices
+from batnet_jax.runtime.compilation_cache import use_compilation_cache
 from batnet_jax.runtime.progress import progress_bar
 from batnet_jax.runtime.read_files import read_json
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
@@ -181,9 +182,13 @@ def load(path: str | os.PathLike, *, step: int = 0, batch: int = 0) -> Model:
       batch: images per step, over all devices; 0 = `config.eval.batch`, which gives the features
         of an evaluation to the last bit. A smaller batch embeds a single image sooner.
 
+    Compiled programs are kept in the user's cache, see `runtime.compilation_cache`.
+
     Raises: UserError if the checkpoint is missing or damaged.
     """
-    choose_cpu_libraries()  # as main does; without effect if JAX has already computed something
+    # As main does; without effect if JAX has already computed something.
+    choose_cpu_libraries()
+    use_compilation_cache()
     check_local(path)
     path = Path(path)
     return load_with_config(read_config(path, step), path, step=step, batch=batch)

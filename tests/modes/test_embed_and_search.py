@@ -2,17 +2,21 @@
 
 import json
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from support.run_main import call_main, run_main
+from support import run_main
+from support.run_main import TOY, call_main
 from support.tiny_run import write_photos, write_run
 
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 from batnet_jax.inference.feature_file import open_features
 from batnet_jax.modes import embed
+
+start = partial(run_main.run_main, entry=TOY)
 
 
 def test_embed_and_search(tmp_path):
@@ -25,7 +29,7 @@ def test_embed_and_search(tmp_path):
     (bad / "m.jpg").write_bytes(b"no image")
     out = tmp_path / "new" / "F.npz"
     common = [f"--workdir={run}", "--mode=embed", f"--output={out}"]
-    done = run_main(*common, f"--images={folder}")
+    done = start(*common, f"--images={folder}")
     assert done.returncode == 0, done.stderr
     assert f"written: {out}, features [13, 32]" in done.stdout
     assert "images/s" in done.stdout
@@ -47,16 +51,17 @@ def test_embed_and_search(tmp_path):
     assert [p.name for p in out.parent.iterdir()] == ["F.npz"]
     config = ["--config=configs/demo.py", "--config.data.image_size=(64, 32)"]
     config += ["--config.model.width=0.0625", "--config.model.num_parts=1"]
+    config += ["--config.model.backbone=toy"]
     config += ["--config.model.embedding_dim=16", "--config.eval.batch=6"]
     config += [f"--config.data.dir={tmp_path}"]
-    done = run_main(*common, *config, f"--images={bad}", "--skip_unreadable")
+    done = start(*common, *config, f"--images={bad}", "--skip_unreadable")
     assert done.returncode == 0, done.stderr
     assert f"\nleft out: '{bad / 'm.jpg'}'" in done.stderr
     assert "note: 1 of 14 images have transparency: laid on white\n" in done.stderr
     found = open_features(out)
     assert found.paths == [path.replace(str(folder), str(bad)) for path in paths]
     np.testing.assert_array_equal(found.features, features)
-    done = run_main(
+    done = start(
         f"--workdir={run / 'checkpoints' / '7'}", "--mode=search", f"--query={paths[3]}",
         f"--gallery={out}", "--top=2", f"--output={tmp_path / 'F.json'}",
     )  # fmt: skip

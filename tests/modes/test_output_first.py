@@ -13,6 +13,7 @@ from PIL import Image
 from support import needs
 from support.mean_colour_model import config, png, use_colours, write_gallery
 from support.paths import ROOT
+from support.run_main import TOY
 from support.tiny_run import write_run
 
 from batnet_jax.errors import UserError
@@ -120,10 +121,10 @@ def test_head_ends_a_command_quietly(tmp_path):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(colours.astype(np.uint8)).save(path)
     out = tmp_path / "r.json"
-    command = [sys.executable, "-m", "batnet_jax.main", "--mode=search", f"--workdir={run}"]
+    command = [sys.executable, *TOY, "--mode=search", f"--workdir={run}"]
     command += [f"--query={tmp_path / 'g'}", f"--gallery={tmp_path / 'g'}", f"--output={out}"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
-    features = [*command[:3], "--mode=embed", f"--workdir={run}", f"--images={tmp_path / 'g'}"]
+    features = [*command[:2], "--mode=embed", f"--workdir={run}", f"--images={tmp_path / 'g'}"]
     features.append(f"--output={tmp_path / 'f.npz'}")
     strict = environment | {"PYTHONIOENCODING": "ascii:strict"}
     done = subprocess.run(features, cwd=ROOT, env=strict, capture_output=True, text=True)

@@ -7,17 +7,18 @@ import sys
 import time
 
 from support.paths import ROOT
-from support.run_main import SMALL
+from support.run_main import SMALL, TOY
 
 CHILD = ROOT / "tests" / "support" / "subprocess_main.py"
-"""The script of each process."""
+"""The script of each process that checks functions."""
 
 # Unoptimised code compiles in a third of the time.
 FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 STEPS = 24
 PLAN = (
-    f"--config.steps={STEPS}", "--config.checkpoint.every_epochs=1", "--config.seed=3",
+    "--config.model.backbone=toy", f"--config.steps={STEPS}", "--config.seed=3",
+    "--config.checkpoint.every_epochs=1",
     "--config.eval.batch=16", "--config.model.dtype=float64", "--config.learning_rate=1e-4",
 )  # fmt: skip
 """Flags of every run: STEPS steps in float64, so that sums in another order differ little."""
@@ -55,9 +56,10 @@ def start(arguments, processes=2, devices=2, **environment):
             "BATNET_COORDINATOR": f"localhost:{port}",
             "BATNET_NUM_PROCESSES": str(processes),
         }
+    entry = TOY if str(arguments[0]).startswith("--") else (CHILD,)
     return [
         subprocess.Popen(
-            [sys.executable, CHILD, *map(str, arguments), *more],
+            [sys.executable, *entry, *map(str, arguments), *more],
             cwd=ROOT, env=common | {"BATNET_PROCESS_ID": str(number)}, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )

@@ -22,6 +22,7 @@ def small_config(folder):
     c.data.dataset, c.data.variant, c.data.dir = "pedestrians", "tiny", str(folder / "data")
     c.data.image_size = (64, 32)
     c.model.width, c.model.num_parts, c.model.embedding_dim = 0.0625, 1, 16
+    c.model.backbone = "toy"
     c.eval.batch = 6
     return c
 
@@ -29,7 +30,6 @@ def small_config(folder):
 def write_run(workdir):
     """Write checkpoints 3 and 7 of a tiny network that was never trained; return the workdir."""
     config = small_config(workdir)
-    (workdir / "data").mkdir(parents=True)  # compiled programs go there
     with checkpoints.open_manager(workdir, keep=2) as manager:
         for step in (3, 7):
             config.seed = step

@@ -1,7 +1,6 @@
 """A run that was stopped in any way and resumed ends with the bits of an uninterrupted run.
 
-Each run is a process of the main program, on a tiny data set and a narrow, cut network, as in
-test_main.
+Each run is a process of the main program, on a tiny data set and with the toy backbone.
 """
 
 import fcntl
@@ -10,21 +9,25 @@ import random
 import shutil
 import signal
 import time
+from functools import partial
 
 import numpy as np
 import pytest
+from support import run_main
 from support.run_main import (
     PLAN,
     SMALL,
     STEPS,
+    TOY,
     assert_same_run,
     call_main,
     lines,
-    run_small,
-    start_small,
     steps_saved,
     wait_for_steps,
 )
+
+run_small = partial(run_main.run_small, entry=TOY)
+start_small = partial(run_main.start_small, entry=TOY)
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +130,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(whole, tmp_
     assert_same_run(tmp_path / "run", whole)
 
 
-def test_fewer_steps_and_a_second_process_are_refused(whole, short_backbone):
+def test_fewer_steps_and_a_second_process_are_refused(whole):
     def call(workdir, *arguments):
         data = f"--config.data.dir={whole.parent / 'data'}"
         words = ("--config=configs/demo.py", data, f"--workdir={workdir}", *SMALL, *PLAN)
@@ -146,7 +149,7 @@ def test_fewer_steps_and_a_second_process_are_refused(whole, short_backbone):
 
 def test_profile_writes_a_trace(whole, tmp_path):
     process = run_small(
-        whole.parent, tmp_path / "run", "--config.steps=8", "--config.seed=3", "--config.profile=1"
+        whole.parent, tmp_path / "run", *PLAN, "--config.steps=8", "--config.profile=1"
     )
     assert process.returncode == 0, process.stderr
     assert "open it in TensorBoard" in process.stdout

@@ -94,8 +94,8 @@ def evaluate(
         result then contains "features": "float64 rounded to float32".
       query_pids: [q] int, or strings in both sets, which are numbered.
       query_cameras: [q] int or strings, None or NaN for an image of an unknown camera; or None if
-        the cameras of query and gallery are not known. An unknown camera is no image's own camera, so
-        nothing is removed, whatever `same_camera` says.
+        the cameras of query and gallery are not known. An unknown camera is no image's own camera,
+        so nothing is removed, whatever `same_camera` says.
       gallery_features: [g, d].
       gallery_pids: [g].
       gallery_cameras: [g] or None.

@@ -100,9 +100,6 @@ COMMANDS: dict[str, Command] = {
         "Prepares the data if needed, trains or resumes, evaluates.",
         module="train",
         words=(DATA,),
-        takes=(
-            Option("dry_run", "say what would be done; train and write nothing", "switch", False),
-        ),
         shared=True,
         resumes=True,
         examples=("batnet train people/", "batnet train --config=msmt17 --workdir=runs/mine"),
@@ -166,6 +163,12 @@ COMMANDS: dict[str, Command] = {
         takes=(
             Option("host", "the address to listen at", default="127.0.0.1"),
             Option("port", "0 = any free port", "number", 8000, least=0, most=65535),
+            Option(
+                "token",
+                "what requests must know; else the variable BATNET_TOKEN, or a random one if other "
+                "machines can reach --host",
+            ),
+            Option("allow_host", "more host names to answer to", "list", shown="NAME,NAME"),
         ),
         settings="saved",
         examples=("batnet serve runs/people photos.npz",),

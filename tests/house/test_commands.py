@@ -259,6 +259,7 @@ SMALLER = {
     "mask_on_person.py": ["--images=8"],
     "pedestrian_sheet.py": ["sheet.png"],
     "precision.py": ["--seeds=1", "--", *small("demo")],
+    "serve_load.py": ["--searches=8", "--at_once=4"],
     "train_step.py": ["--quick", "--device=cpu", "--dtype=float32", "--only", "ours"],
 }
 """What makes a benchmark small. The last of two values counts."""

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from batnet_jax.data.files import heic
 from batnet_jax.data.files.image_headers import (
@@ -30,6 +30,8 @@ ALPHA = (*GROUNDS, DROP)
 _PILLOW = ("PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 _SIXTEEN_BITS = ("PPM", "PNG")
 """Formats whose images of mode I hold 0 to 65535."""
+_BAND = 2**20
+"""Pixels that are mixed at a time, because mixing takes 14 bytes a pixel."""
 
 
 class Picture(NamedTuple):
@@ -122,18 +124,25 @@ def from_pillow(image: Image.Image, alpha: str = WHITE) -> Picture:
             "as in Image.fromarray((255 * (a - a.min()) / np.ptp(a)).astype(np.uint8))"
         )
     try:
-        image = ImageOps.exif_transpose(image.convert("LA") if mode == "La" else image)
+        image = image.convert("LA") if mode == "La" else image
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else Pillow would copy
+            image = ImageOps.exif_transpose(image)
         if mode == "I" or mode.startswith("I;16"):
             return _from_sixteen_bits(image, alpha)
         if image.has_transparency_data:
-            return lay(np.asarray(image.convert("RGBA")), alpha)
-        return Picture(np.asarray(image.convert("RGB")), False)
+            return lay(np.asarray(_as_mode(image, "RGBA")), alpha)
+        return Picture(np.asarray(_as_mode(image, "RGB")), False)
     except (UserError, MemoryError):
         raise
     except Exception as error:  # a damaged file, or a mode without a conversion
         raise UserError(
             f"Pillow's, of mode {mode}, and cannot be read: {one_line(error)}"
         ) from error
+
+
+def _as_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert an image; Pillow would copy an image that has the mode."""
+    return image if image.mode == mode else image.convert(mode)
 
 
 def _from_sixteen_bits(image: Image.Image, alpha: str) -> Picture:
@@ -158,9 +167,14 @@ def lay(image: np.ndarray, alpha: str = WHITE) -> Picture:
     transparent = bool((opacity < 255).any())
     if alpha == DROP or not transparent:
         return Picture(np.ascontiguousarray(colours), transparent)
-    share = opacity.astype(np.uint16)
-    mixed = (colours * share + GROUNDS[alpha] * (255 - share) + 127) // 255  # at most 65152
-    return Picture(mixed.astype(np.uint8), True)
+    mixed = np.empty_like(colours, order="C")
+    rows = max(1, _BAND // max(1, image.shape[1]))
+    for top in range(0, len(image), rows):
+        band = slice(top, top + rows)
+        share = opacity[band].astype(np.uint16)
+        sums = colours[band] * share + GROUNDS[alpha] * (255 - share) + 127  # at most 65152
+        mixed[band] = sums // 255
+    return Picture(mixed, True)
 
 
 def describe_transparent(number: int, total: int, alpha: str) -> str:

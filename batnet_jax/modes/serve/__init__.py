@@ -1,12 +1,18 @@
 """The mode `serve`: a web page that shows the gallery images most similar to a dropped image.
 
+access: host names, the token and headers.
+connections: limits of connections and of their time.
+turns: whose request is worked on next.
 app: answers requests.
 page.html, page.css, page.js: the page in the browser.
 """
 
 import ipaddress
+import os
+import secrets
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +21,19 @@ import numpy as np
 
 from batnet_jax.errors import UserError
 from batnet_jax.inference.search import Searcher
-from batnet_jax.runtime.preemption import Terminated
-
-MAX_REQUESTS = 32
-"""Requests at a time; the server answers more with status 503."""
 
 
 def run(
-    config: ml_collections.ConfigDict, workdir: Path, *, gallery: Path, host: str, port: int
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    *,
+    gallery: Path,
+    host: str,
+    port: int,
+    token: str | None = None,
+    allow_host: Sequence[str] | None = None,
 ) -> None:
-    """Serve the page until Ctrl-C or SIGTERM.
+    """Serve the page until a signal ends the process.
 
     Args:
       config: see `model.load_with_config`.
@@ -32,40 +41,51 @@ def run(
       gallery: see `Searcher`.
       host: the address to listen at.
       port: 0 = any free port.
+      token: what a request must know. None: the variable BATNET_TOKEN; else, if other machines can
+        reach the address, a random token.
+      allow_host: host names to answer to, beside the address and this machine's own.
 
     Raises: UserError if the packages of the extra `serve` are not installed, the address is not
-      available, or the model or the gallery is missing.
+      available, the token or a name cannot be one, or the model or the gallery is missing.
     """
-    uvicorn = import_uvicorn()
-    from batnet_jax.modes.serve.app import make_app
+    import_uvicorn()
+    from batnet_jax.modes.serve import access, app, server
 
+    more_names = allow_host or []
+    access.check_names(more_names)
+    token = os.environ.get("BATNET_TOKEN") if token is None else token
+    if token is not None:
+        access.check_token(token)
     with listen(host, port) as listener:  # fails before the slow steps
+        address, number = listener.getsockname()[:2]
+        if token is None and not access.is_local(address):
+            token = secrets.token_hex(24)
         searcher = Searcher(config, workdir, gallery, batch=1)
         searcher.search(np.zeros((1, 8, 8, 3), np.uint8), 1)  # compiles the network
-        local = is_local(host)
-        if not local:
-            print(
-                f"warning: --host={host} lets everybody who can reach this machine search the"
-                " gallery and see its images; there is no password",
-                file=sys.stderr,
-            )
-        address, number = listener.getsockname()[:2]
-        shown = f"[{address}]" if ":" in address else address
-        count = len(searcher.gallery.features)
+        names = access.HostNames(address, [host, *more_names] if host else more_names)
+        announce(host, address, number, token, len(searcher.gallery.features))
+        server.serve(app.make_app(searcher, names, token), listener)
+
+
+def announce(host: str, address: str, port: int, token: str | None, count: int) -> None:
+    """Print where the page is, and warn if other machines can reach it."""
+    from batnet_jax.modes.serve.access import is_local, own_name
+
+    end = f":{port}/?token={token}" if token else f":{port}"
+    number = ipaddress.ip_address(address.partition("%")[0])
+    shown = address
+    if number.is_unspecified:  # of all addresses, the one that works here
+        shown = "127.0.0.1" if number.version == 4 else "::1"
+    shown = f"[{shown}]" if ":" in shown else shown
+    if not is_local(address):
         print(
-            f"{count} gallery images; ready at http://{shown}:{number} (Ctrl-C stops)", flush=True
+            f"warning: --host={host} lets everybody who has the token search the gallery and see"
+            " its images; nothing is encrypted",
+            file=sys.stderr,
         )
-        settings = uvicorn.Config(
-            make_app(searcher, local=local),
-            log_config=None,  # uvicorn's default would close the existing log handlers
-            log_level="warning",
-            server_header=False,
-            limit_concurrency=MAX_REQUESTS,
-        )
-        try:
-            uvicorn.Server(settings).run(sockets=[listener])
-        except (KeyboardInterrupt, Terminated):
-            print("stopped")
+    print(f"{count} gallery images; ready at http://{shown}{end} (Ctrl-C stops)", flush=True)
+    if number.is_unspecified:
+        print(f"from other machines: http://{own_name()}{end}", flush=True)
 
 
 def import_uvicorn() -> Any:
@@ -87,21 +107,20 @@ def import_uvicorn() -> Any:
 def listen(host: str, port: int) -> socket.socket:
     """Open a listening socket.
 
+    Args:
+      host: an address or a host name; "" or 0.0.0.0 for all addresses of IPv4, :: for all.
+      port: 0 = any free port.
+
     Raises: UserError if the address does not exist or the port is taken.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family)
-    except (OSError, OverflowError) as error:
+        found = socket.getaddrinfo(host or "0.0.0.0", port, type=socket.SOCK_STREAM)
+        # Of a name's addresses that of IPv4, which every client has.
+        family, _, _, _, place = min(found, key=lambda one: one[0] != socket.AF_INET)
+        both = family == socket.AF_INET6 and place[0] == "::" and socket.has_dualstack_ipv6()
+        return socket.create_server(place, family=family, dualstack_ipv6=both)  # type: ignore[arg-type]
+    except (OSError, OverflowError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cannot listen at --host={host} --port={port} ({reason}): give another --port"
         ) from error
-
-
-def is_local(host: str) -> bool:
-    """Return whether only this machine can reach an address."""
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:  # a host name
-        return False

@@ -1,14 +1,17 @@
 """The web application of the mode `serve`.
 
 Uploads are never written to the disk. Requests ask for gallery images by number, so no request can
-name a file. Headers keep other sites from reading or framing the answers.
+name a file.
 """
 
+import asyncio
 import io
 import os
-import threading
+import re
+import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,7 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -31,35 +32,32 @@ from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError, printable
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.search import hits
+from batnet_jax.modes.serve.access import Guard, HostNames, refuse
+from batnet_jax.modes.serve.turns import Turns, client_of
 
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 50_000_000
 MAX_HITS = 100
+MAX_SEARCHES = 1
+"""Queries that are decoded and searched at a time: a query of 50 megapixels takes 0.6 GB."""
+MAX_PICTURES = 2
+"""Gallery images that are decoded at a time."""
+BODY_SECONDS = 60
+"""Time to send an image."""
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 THUMBNAIL = (256, 192)
 """Largest height and width of a gallery image on the page, in pixels."""
-LOCAL_NAMES = ["127.0.0.1", "localhost", "[::1]"]
-
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
-    " img-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none';"
-    " frame-ancestors 'none'",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
 PAGES = {"/": ("page.html", "text/html"), "/page.css": ("page.css", "text/css")}
 PAGES |= {"/page.js": ("page.js", "text/javascript")}
 
 
-def make_app(searcher: Searcher, *, local: bool) -> Starlette:
+def make_app(searcher: Searcher, names: HostNames, token: str | None = None) -> Guard:
     """Make the application: the page, `POST /search` and `GET /gallery/<number>`.
 
     Args:
       searcher: the model and the gallery.
-      local: answer only requests to local host names, so that a web site cannot reach the
-        application through a domain of its own (DNS rebinding).
+      names: the host names to answer to.
+      token: what a request must know; None for nothing.
     """
     folder = Path(__file__).parent
     routes = [
@@ -69,14 +67,11 @@ def make_app(searcher: Searcher, *, local: bool) -> Starlette:
     endpoints = _SearchEndpoints(searcher)
     routes += [
         Route("/search", endpoints.search, methods=["POST"]),
-        Route("/gallery/{number:int}", endpoints.gallery_image),
+        Route("/gallery/{number}", endpoints.gallery_image),
     ]
-    names = LOCAL_NAMES if local else ["*"]
-    return Starlette(
-        routes=routes,
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False)],
-        exception_handlers={HTTPException: _refuse},
-    )
+    app = Starlette(routes=routes, exception_handlers={HTTPException: _refuse})
+    app.router.redirect_slashes = False
+    return Guard(app, names, token)
 
 
 def _constant(text: str, media_type: str) -> Any:
@@ -84,7 +79,7 @@ def _constant(text: str, media_type: str) -> Any:
 
     async def answer(request: Request) -> Response:
         del request
-        return Response(text, media_type=media_type, headers=HEADERS)
+        return Response(text, media_type=media_type)
 
     return answer
 
@@ -93,17 +88,16 @@ async def _refuse(request: Request, error: Exception) -> Response:
     """Answer an HTTPException with its detail as JSON."""
     del request
     assert isinstance(error, HTTPException)
-    return JSONResponse(
-        {"error": error.detail}, error.status_code, headers={**HEADERS, **(error.headers or {})}
-    )
+    headers = dict(error.headers or {})
+    return refuse(error.status_code, error.detail, headers)
 
 
 class _SearchEndpoints:
-    """The endpoints that need the model or the gallery; one search runs at a time."""
+    """The endpoints that need the model or the gallery."""
 
     def __init__(self, searcher: Searcher):
         self._searcher = searcher
-        self._busy = threading.Lock()
+        self._searches, self._pictures = Turns(MAX_SEARCHES), Turns(MAX_PICTURES)
         paths = searcher.gallery.paths or []
         folders = {os.path.dirname(path) for path in paths}
         mixed = len({os.path.isabs(folder) for folder in folders}) != 1
@@ -112,14 +106,44 @@ class _SearchEndpoints:
 
     async def search(self, request: Request) -> Response:
         """Answer with the ranked list, as JSON, of the image in the request's body."""
-        top = _parse_top(request.query_params.get("top", "10"))
+        top = _parse_number(request.query_params.get("top", "10"))
+        if top is None or not 1 <= top <= MAX_HITS:
+            raise HTTPException(400, f"top must be 1 to {MAX_HITS}")
         if not request.headers.get("content-type", "").startswith("image/"):
             # A form of another site cannot send an image type without a CORS preflight request.
             raise HTTPException(415, f"send an image: {', '.join(FORMATS)}")
         content = await _read_body(request)
-        return JSONResponse(await run_in_threadpool(self._find, content, top), headers=HEADERS)
+        return await self._in_turn(self._searches, request, lambda: self._find(content, top))
 
-    def _find(self, content: bytes, top: int) -> dict[str, Any]:
+    async def gallery_image(self, request: Request) -> Response:
+        """Answer with a gallery image, shrunk to `THUMBNAIL`, as JPEG."""
+        number = _parse_number(request.path_params["number"])
+        paths = self._searcher.gallery.paths
+        if number is None or paths is None or number >= len(paths):
+            raise HTTPException(404, "there is no such gallery image")
+        path = str(paths[number])
+        return await self._in_turn(self._pictures, request, lambda: self._shrink(path))
+
+    async def _in_turn(
+        self, turns: Turns, request: Request, work: Callable[[], Response]
+    ) -> Response:
+        """Do the work of a request in a thread when it is its client's turn.
+
+        Raises: HTTPException as `work`, or with status 503 if memory is short.
+        """
+        async with turns.take(client_of(request)):
+            if await request.is_disconnected():
+                return Response(status_code=503)  # for nobody
+            try:
+                return await run_in_threadpool(work)
+            except MemoryError as error:
+                raise HTTPException(503, "there is too little memory for this image") from error
+
+    def _find(self, content: bytes, top: int) -> Response:
+        """Decode an image and search it.
+
+        Raises: HTTPException if the image cannot be decoded.
+        """
         start = time.perf_counter()
         check_upload(content)
         model = self._searcher.model
@@ -128,23 +152,22 @@ class _SearchEndpoints:
             transparent = decode_into(content, image, "the image", model.alpha)
         except UserError as error:
             raise HTTPException(422, str(error)) from error
-        with self._busy:
-            indices, scores = self._searcher.search(image[None], top)
+        indices, scores = self._searcher.search(image[None], top)
         ranked = hits(self._searcher, indices[0], scores[0])
         for hit in ranked:
             hit["path"] = printable(hit["path"].removeprefix(self._common_folder))
         total = len(self._searcher.gallery.features)
         note = describe_transparent(1, 1, model.alpha) if transparent else ""
         seconds = time.perf_counter() - start
-        return {"hits": ranked, "gallery": total, "seconds": seconds, "note": note}
+        return JSONResponse({"hits": ranked, "gallery": total, "seconds": seconds, "note": note})
 
-    def gallery_image(self, request: Request) -> Response:
-        """Answer with a gallery image, shrunk to `THUMBNAIL`, as JPEG."""
-        number, paths = request.path_params["number"], self._searcher.gallery.paths
-        if paths is None or number >= len(paths):
-            raise HTTPException(404, "there is no such gallery image")
+    def _shrink(self, path: str) -> Response:
+        """Answer with an image file.
+
+        Raises: HTTPException if the file cannot be read.
+        """
         try:
-            encoded = ImageFiles([str(paths[number])]).encoded(0)
+            encoded = ImageFiles([path]).encoded(0)
             image = read_picture(encoded, self._searcher.model.alpha).pixels
         except UserError as error:
             raise HTTPException(404, "the image file has been moved or deleted") from error
@@ -155,22 +178,36 @@ class _SearchEndpoints:
             size = [max(1, round(scale * length)) for length in image.shape[1::-1]]
             image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
         _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        return Response(np.asarray(jpeg).tobytes(), media_type="image/jpeg", headers=HEADERS)
+        return Response(np.asarray(jpeg).tobytes(), media_type="image/jpeg")
 
 
-def _parse_top(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value) <= MAX_HITS:
-        raise HTTPException(400, f"top={value[:20]}: must be 1 to {MAX_HITS}")
-    return int(value)
+def _parse_number(text: str) -> int | None:
+    """Return the number that decimal digits are; None for other text and huge numbers."""
+    return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 
 async def _read_body(request: Request) -> bytes:
-    """Read the body of a request; stop as soon as it is too long."""
+    """Read the body of a request; stop as soon as it is too long.
+
+    Raises: HTTPException if the body is too long, takes too long or breaks off.
+    """
+    too_long = HTTPException(413, f"the file is too large: at most {MAX_BYTES >> 20} MB")
+    declared = _parse_number(request.headers.get("content-length", "0"))
+    if declared is None or declared > MAX_BYTES:
+        raise too_long
     content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > MAX_BYTES:
-            raise HTTPException(413, f"the file is too large: at most {MAX_BYTES >> 20} MB")
+    try:
+        async with asyncio.timeout(BODY_SECONDS):
+            async for part in request.stream():
+                content += part
+                if len(content) > MAX_BYTES:
+                    raise too_long
+    except TimeoutError as error:
+        raise HTTPException(408, f"the upload took longer than {BODY_SECONDS} s") from error
+    except ClientDisconnect as error:
+        size = f"{len(content):,} bytes"
+        print(f"{client_of(request)}: an upload broke off after {size}", file=sys.stderr)
+        raise HTTPException(400, "the upload broke off") from error
     return bytes(content)
 
 

@@ -100,6 +100,9 @@ COMMANDS: dict[str, Command] = {
         "Prepares the data if needed, trains or resumes, evaluates.",
         module="train",
         words=(DATA,),
+        takes=(
+            Option("dry_run", "say what would be done; train and write nothing", "switch", False),
+        ),
         shared=True,
         resumes=True,
         examples=("batnet train people/", "batnet train --config=msmt17 --workdir=runs/mine"),

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from batnet_jax.data.builder import Reading, ReIDBuilder
 from batnet_jax.data.files.safe_open import check_local
-from batnet_jax.data.prepared import Dataset, Split, make_builder, open_prepared
+from batnet_jax.data.prepared import Dataset, Split, look, make_builder, open_prepared
 from batnet_jax.data.sources.cuhk03 import Cuhk03
 from batnet_jax.data.sources.file_labels import compile_pattern
 from batnet_jax.data.sources.folder import Folder
@@ -69,6 +69,7 @@ def load_dataset(
     manual_dir: str | os.PathLike = "",
     layout: str = "",
     pattern: str = "",
+    write: bool = True,
 ) -> Dataset:
     """Open a data set; prepare it first if necessary.
 
@@ -82,6 +83,7 @@ def load_dataset(
         user's changes.
       layout: the levels of the folders of `folder`, see `sources/layout.py`; "" = found.
       pattern: a regular expression of the paths of `folder`, see `Reading`; "" = usual names.
+      write: False = write nothing: a data set that is not prepared has no images, see `look`.
 
     Raises: UserError if the user's files or an argument are wrong (ArgumentError if another
       argument would help). A failed preparation leaves no files.
@@ -101,7 +103,7 @@ def load_dataset(
         Path(manual_dir or MANUAL_DIR),
         Reading(layout, pattern),
     )
-    return open_prepared(builder, title_of(name))
+    return (open_prepared if write else look)(builder, title_of(name))
 
 
 def title_of(name: str) -> str:

@@ -1,6 +1,7 @@
 """The base class of all TFDS builders: features, writing, the index of labels."""
 
 import contextlib
+import itertools
 import os
 import sys
 from collections import Counter
@@ -235,6 +236,28 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         names = np.array([_utf8(name) for name in self.identity_names()], np.bytes_)
         index["identity_names"] = names
         np.savez(os.path.join(self.data_dir, INDEX_NAME), **index)  # type: ignore
+
+    def look(self, most: int) -> dict[str, np.ndarray]:
+        """Read the labels of all splits, and the first images of each; report them, write nothing.
+
+        Args:
+          most: images of a split that are read and checked.
+        Returns: labels as in `INDEX_NAME`, with the shapes of the images that were read.
+
+        Raises: UserError if a file is missing or wrong.
+        """
+        sources = self.sources()
+        index = _index(sources)
+        print(printable(f"reading {self.name}"), file=sys.stderr)
+        self._report_counts(sources, index)
+        self._report_left_out(sources)
+        for split, source in sources.items():
+            self._shapes = []
+            for _ in itertools.islice(self._generate_examples(source), most):
+                pass
+            index[f"{split}/shape"] = np.array(self._shapes, np.int32)
+        self._say([f"median height / width of train: {median_aspect(index['train/shape']):.2f}"])
+        return index
 
     def _report_counts(
         self, sources: Mapping[str, SplitSource], index: Mapping[str, np.ndarray]

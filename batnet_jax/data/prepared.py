@@ -21,6 +21,8 @@ from batnet_jax.errors import ArgumentError, UserError, one_line
 from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.resource_errors import is_out_of_reach
 
+LOOKED_AT = 200
+"""Images of a split that `look` reads."""
 OPTIONAL = ("val", "multi_query", "distractors")
 """Splits that are missing in most data sets, or need optional files of the user."""
 
@@ -197,6 +199,34 @@ def open_prepared(builder: ReIDBuilder, name: str) -> Dataset:
                 f"'{builder.data_dir}' cannot be read ({one_line(error)}): let this user read it"
             ) from error
         raise UserError(f"'{builder.data_dir}' is damaged: delete it, and run again") from error
+
+
+def look(builder: ReIDBuilder, name: str) -> Dataset:
+    """Open a data set without writing anything: a prepared one, or else the labels alone.
+
+    The images of a data set that is not prepared cannot be read, and its `shapes` are those of the
+    first `LOOKED_AT` images of a split.
+
+    Args:
+      builder: see `make_builder`.
+      name: the name of the result.
+
+    Raises: UserError, as `open_prepared` does.
+    """
+    if is_prepared(builder):
+        return open_prepared(builder, name)
+    index = builder.look(LOOKED_AT)
+    found = [split for split in OPTIONAL if f"{split}/pid" in index]
+    splits: dict[str, Any] = {}
+    for split in ("train", "query", "gallery", *found):
+        filenames = [name.decode() for name in index[f"{split}/filename"].tolist()]
+        labels = index[f"{split}/pid"], index[f"{split}/camera"]
+        rows = np.arange(len(filenames))
+        shapes = index[f"{split}/shape"]
+        shapes = np.resize(shapes, (len(filenames), 2)) if len(shapes) else None
+        splits[split] = Split(*labels, filenames, rows, (), "", shapes=shapes)
+    names = builder.identity_names()
+    return Dataset(name, Path(builder.data_dir), identity_names=names, **splits)
 
 
 def make_builder(

@@ -71,13 +71,17 @@ class RunData(NamedTuple):
     tests: list[RetrievalTest]
 
 
-def open_run_data(config: ml_collections.ConfigDict) -> RunData:
+def open_run_data(config: ml_collections.ConfigDict, *, write: bool = True) -> RunData:
     """Open all data sets of a run; prepare them first if necessary.
+
+    Args:
+      config: of the run.
+      write: False = write nothing, see `load_dataset`.
 
     Raises: UserError if a data set is missing or wrong, or lacks a split that the config needs.
     """
     trained, tested = _names(config)
-    opened = _open_all(config, [*trained, *tested])
+    opened = _open_all(config, [*trained, *tested], write=write)
     datasets = [opened[name] for name in dict.fromkeys(trained)]
     places = [dataset.path.resolve() for dataset in datasets]
     if len(set(places)) < len(places):
@@ -113,7 +117,9 @@ def _names(config: ml_collections.ConfigDict) -> tuple[Sequence[str], Sequence[s
     return trained, config.eval.datasets or trained
 
 
-def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[str, Dataset]:
+def _open_all(
+    config: ml_collections.ConfigDict, names: Sequence[str], *, write: bool = True
+) -> dict[str, Dataset]:
     """Open each data set once; give it a title that is the same in every mode."""
     data = config.data
     trained, tested = _names(config)
@@ -135,6 +141,7 @@ def _open_all(config: ml_collections.ConfigDict, names: Sequence[str]) -> dict[s
                 manual_dir=data.manual_dir,
                 layout=data.layout,
                 pattern=data.pattern,
+                write=write,
             )
         except ArgumentError as error:
             raise UserError(f"{error} ({_setting(error.argument, name)})") from error

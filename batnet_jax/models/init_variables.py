@@ -24,6 +24,18 @@ MAX_PARAMETERS = 300_000_000
 """Of a network: 8 times the paper's. With Adam's moments a parameter takes 12 bytes."""
 
 
+def variable_shapes(model: BATNet, image_size: tuple[int, int]) -> dict[str, Any]:
+    """Return the shapes of a network's variables, as the trees `params` and `batch_stats`.
+
+    Args:
+      model: the network.
+      image_size: (height, width) of its images in pixels.
+    """
+    images = jax.ShapeDtypeStruct((2, *image_size, 3), jnp.float32)
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    return jax.eval_shape(lambda x: model.init(keys, x, train=True), images)
+
+
 def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dict[str, Any]:
     """Return the variables of a fresh network: `params` and `batch_stats`, NumPy float32.
 
@@ -42,10 +54,7 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
         value = getattr(model, name)
         if not 0 <= value <= most:
             raise UserError(f"model.{name}={value} must be 0 to {most}")
-    images = jax.ShapeDtypeStruct((2, *image_size, 3), jnp.float32)
-    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
-    shapes = jax.eval_shape(lambda x: model.init(keys, x, train=True), images)
-
+    shapes = variable_shapes(model, image_size)
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
     if parameters > MAX_PARAMETERS:
         raise UserError(

@@ -9,6 +9,7 @@ import numpy as np
 from batnet_jax.data import Split
 from batnet_jax.data.checks import fitting_size, median_aspect
 from batnet_jax.data.run_data import RetrievalTest, open_run_data
+from batnet_jax.modes.dry_run import describe_run
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
 from batnet_jax.training.fitted import describe_fit, fit, keep_fit, read_start
@@ -17,18 +18,29 @@ from batnet_jax.training.start import check_run
 from batnet_jax.validation import validate
 
 
-def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Train the config's network in a workdir, from the workdir's last checkpoint if it has one."""
+def run(config: ml_collections.ConfigDict, workdir: Path, *, dry_run: bool = False) -> None:
+    """Train the config's network in a workdir, from the workdir's last checkpoint if it has one.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      dry_run: say what would be done, and neither train nor write anything.
+
+    Raises: see `training.loop.train`.
+    """
     given = given_fields()
     start = processes.by_lead(lambda: read_start(workdir))
     if start is not None:
         config = keep_fit(config, *start, given)
     check_run(config, workdir)
-    data = processes.lead_first(lambda: open_run_data(config))
+    data = processes.lead_first(lambda: open_run_data(config, write=not dry_run))
     check_same_images([*data.val, *data.tests], data.train.images)
     if start is None:
         tell_shape(config, data.train.images)
         config = fit_and_tell(config, data.train.labels, given)
+    if dry_run:
+        print(describe_run(config, data, workdir))
+        return
     train(config, data, workdir)
 
 

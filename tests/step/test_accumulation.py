@@ -18,12 +18,13 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from support import toy_backbone
 from support.fast_jit import jit
 from support.paths import ROOT
 
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
-from batnet_jax.models import BATNet, googlenet
+from batnet_jax.models import BATNet
 from batnet_jax.models.layers import Dropout
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.devices import AXIS
@@ -137,13 +138,21 @@ def test_mining_within_the_parts_would_show(whole):
     assert abs(np.mean(alone) - mine(features, LABELS)) > 0.1
 
 
-@pytest.mark.usefixtures("float64", "short_backbone")
+@pytest.mark.usefixtures("float64")
 def test_network_in_parts_equals_the_oracle(monkeypatch):
     monkeypatch.setattr(
         train_step.augment, "augment", lambda _, x, **__: augment.normalise(x, jnp.float64)
     )
     size = (32, 32)
-    model = BATNet(4, num_parts=0, width=1 / 16, embedding_dim=8, dropout=0.0, dtype=jnp.float64)
+    model = BATNet(
+        4,
+        num_parts=0,
+        backbone="toy",
+        width=1 / 16,
+        embedding_dim=8,
+        dropout=0.0,
+        dtype=jnp.float64,
+    )
     state, batch = make_state(model, size), make_batch(size)
 
     def oracle(params):
@@ -199,8 +208,16 @@ def test_a_step_in_parts_takes_less_memory():
 def child(what, path):
     """Take a step on one device, and on two devices in two parts each; write both results."""
     assert jax.device_count() == 2
-    googlenet.BLOCK_INCEPTIONS.update({2: ("3a",), 3: (), 4: ()})
-    network = BATNet(4, num_parts=0, width=1 / 16, embedding_dim=8, dropout=0.3, dtype=jnp.float64)
+    toy_backbone.install()
+    network = BATNet(
+        4,
+        num_parts=0,
+        backbone="toy",
+        width=1 / 16,
+        embedding_dim=8,
+        dropout=0.3,
+        dtype=jnp.float64,
+    )
     model, parts, size = {"small": (Small(), 1, (16, 8)), "network": (network, 2, (32, 32))}[what]
     results = take(model, parts, size), take(model.clone(axis_name=AXIS), 2, size, AXIS)
     pathlib.Path(path).write_bytes(pickle.dumps(results))

@@ -21,7 +21,7 @@ SLOW = pytest.mark.slow  # each compiles a step
 def take_steps(freeze="", rate=1.0, *, kernels=None, **fields):
     """Return the states before and after some steps; the statistics and weights are uncommon."""
     config = default_config()
-    config.model.update({"width": 1 / 16, "num_parts": 2, "embedding_dim": 8})
+    config.model.update({"width": 1 / 16, "num_parts": 2, "embedding_dim": 8, "backbone": "toy"})
     config.data.image_size = (64, 32)
     config.augment.erasing_probability = 0.0
     config.update_from_flattened_dict(fields)
@@ -60,10 +60,7 @@ def changed(before, after, kind):
     return {name: np.mean(found) for name, found in shares.items()}
 
 
-@pytest.mark.parametrize(
-    "kernels", [pytest.param(None, marks=SLOW), False, pytest.param(True, marks=SLOW)]
-)
-@pytest.mark.usefixtures("short_backbone")
+@pytest.mark.parametrize("kernels", [pytest.param(None, marks=SLOW), False, True])
 def test_frozen_parts_keep_every_bit(kernels):
     before, after = take_steps("blk1,blk2", kernels=kernels)
     for kind in ("params", "batch_stats"):
@@ -84,7 +81,6 @@ def test_frozen_parts_keep_every_bit(kernels):
         "blk4,bi_attention",
     ],
 )
-@pytest.mark.usefixtures("short_backbone")
 def test_any_part_can_be_frozen(freeze):
     fields = {"model.position": "p1,p2", "batch.accumulate": 2}
     before, after = take_steps(freeze, **fields)
@@ -95,11 +91,11 @@ def test_any_part_can_be_frozen(freeze):
             assert (share == 0) == still, (kind, name)
 
 
-@pytest.mark.usefixtures("short_backbone")
 def test_frozen_parts_normalise_by_their_running_statistics():
     """The loss of a step does not depend on the other images that a frozen part sees."""
     config = default_config()
     config.model.update({"width": 1 / 16, "num_parts": 0, "embedding_dim": 8, "attention": "none"})
+    config.model.backbone = "toy"
     config.train.freeze = "blk1,blk2"
     recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=None)
     state = init_state(recipe, (64, 32))
@@ -118,7 +114,6 @@ def test_frozen_parts_normalise_by_their_running_statistics():
 
 
 @pytest.mark.parametrize("kernels", [None, pytest.param(True, marks=SLOW)])
-@pytest.mark.usefixtures("short_backbone")
 def test_the_rate_of_the_backbone(kernels):
     """Adam's first step is proportional to its rate; in float64 the quotient is exact to 1e-9."""
     names = ("blk1", "blk2", "blk3", "blk4", "part_streams")

@@ -71,7 +71,7 @@ def x64():
 def make_step(kernels):
     """Return a recipe, its fresh state, the packed state, and a batch."""
     config = default_config()
-    config.model.update({"width": 1 / 16, "dtype": "float64", "num_parts": 0})
+    config.model.update({"width": 1 / 16, "dtype": "float64", "num_parts": 0, "backbone": "toy"})
     recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=None)
     state = jax.tree.map(
         lambda leaf: leaf.astype(np.float64) if leaf.dtype == np.float32 else leaf,
@@ -82,7 +82,7 @@ def make_step(kernels):
     return recipe, state, packed, {"image": images, "label": np.repeat(np.arange(4), 2)}
 
 
-@pytest.mark.usefixtures("short_backbone", "x64")
+@pytest.mark.usefixtures("x64")
 def test_steps_on_a_packed_state_are_the_same_steps():
     recipe, first, _, batch = make_step(kernels=True)
     step = jit(partial(train_step, recipe=recipe))
@@ -101,7 +101,7 @@ def test_steps_on_a_packed_state_are_the_same_steps():
         jax.tree.map(close, unpack_state(jax.device_get(packed)), jax.device_get(state))
 
 
-@pytest.mark.usefixtures("short_backbone", "x64")
+@pytest.mark.usefixtures("x64")
 def test_a_packed_state_keeps_its_form():
     """Otherwise the second step would be compiled again."""
     recipe, _, packed, batch = make_step(kernels=True)

@@ -8,6 +8,7 @@ matrix `distmat` with `q_pids`, `g_pids`, `q_camids`, `g_camids` (Torchreid, Fas
 """
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +22,17 @@ from batnet_jax.runtime.paths import exists, is_file
 FEATURES = ("features", "feature", "feats", "feat", "f", "embeddings", "embedding", "x")
 PIDS = (
     "pids", "pid", "labels", "label", "identities", "identity", "ids", "id", "persons", "person",
-    "names", "name", "targets", "target", "y",
+    "personids", "personid", "identityids", "identityid", "names", "name", "targets", "target", "y",
 )  # fmt: skip
-CAMERAS = ("cameras", "camera", "camids", "camid", "cam_ids", "cam_id", "cams", "cam")
+CAMERAS = (
+    "cameras", "camera", "camids", "camid", "cameraids", "cameraid", "cams", "cam", "camnames",
+    "camname", "cameranames", "cameranumber", "camerano",
+)  # fmt: skip
 PATHS = ("paths", "path", "filenames", "filename", "files", "file", "images", "image")
-DISTANCES = ("distmat", "distances", "distance", "dists", "dist")
+DISTANCES = ("distmat", "distances", "distance", "dists", "dist", "distancematrix")
+MISSING = ("", "nan", "none", "null")
+"""Texts that stand for an unknown camera, in small letters."""
+_WHOLE = re.compile(r"-?[0-9]+(?:\.0*)?")
 SUFFIXES = (".npz", ".mat", ".npy", ".csv")
 MOST_UNPACKED = 20
 """Limit of the unpacked size of a compressed .mat, in sizes of the file."""
@@ -104,6 +111,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise
     except Exception as error:  # damaged files raise many types
         reason = one_line(getattr(error, "strerror", None) or error)
+        if "allow_pickle" in reason:
+            reason = "it holds Python's objects; arrays of numbers and strings are read"
         raise UserError(f"'{path}' cannot be read ({reason}): write it again") from error
 
 
@@ -130,7 +139,8 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
     if not rows:
         raise UserError(f"'{path}' is empty: write a row for each image")
     names = [cell.strip().lower() for cell in rows[0]]
-    if set(names) & {*PIDS, *(prefix + name for prefix in ("query_", "gallery_") for name in PIDS)}:
+    known = {*PIDS, *(prefix + name for prefix in ("query", "gallery") for name in PIDS)}
+    if {_plain(name) for name in names} & known:
         rows = rows[1:]
     elif len(names) <= 2 and (exists(path.with_suffix(".npy")) or _is_number(names[0])):
         names = ["pid", "camera"][: len(names)]
@@ -168,9 +178,14 @@ def _read_matrix(path: Path) -> np.ndarray:
 def _find(
     arrays: Mapping[str, np.ndarray], prefixes: Sequence[str], names: Sequence[str]
 ) -> np.ndarray | None:
-    """Return the first array that has one of the prefixes and names."""
-    wanted = (prefix + name for prefix in prefixes for name in names)
-    return next((arrays[name] for name in wanted if name in arrays), None)
+    """Return the first array that has one of the prefixes and names; marks in names are ignored."""
+    plain = {_plain(name): array for name, array in arrays.items()}
+    wanted = (_plain(prefix + name) for prefix in prefixes for name in names)
+    return next((plain[name] for name in wanted if name in plain), None)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[-_ .]", "", name.lower())
 
 
 def _labelled(
@@ -209,6 +224,12 @@ def _labelled(
             f" `{side}{example}`{hint}"
         )
     cameras, paths = _find(found, prefixes, CAMERAS), _find(found, prefixes, PATHS)
+    lost = [str(pid).lower() in MISSING for pid in _vector(pids).ravel().tolist()]
+    if any(lost):
+        raise UserError(
+            f"'{path}' has {sum(lost)} images without an identity, first in row {lost.index(True)}:"
+            " leave them out, or give the identity -1, which is ignored"
+        )
     return Labelled(
         matrix,
         _vector(pids),
@@ -218,34 +239,53 @@ def _labelled(
 
 
 def _vector(array: np.ndarray) -> np.ndarray:
-    """Return [1, n] and [n, 1], as MATLAB has vectors, as [n]; whole numbers as integers."""
+    """Return [1, n] and [n, 1], as MATLAB has vectors, as [n]; whole numbers as integers.
+
+    Where NaN stands beside whole numbers, as in tables with missing values, they are texts: the
+    digits, and "" for NaN. Texts such as 1.0 lose the fraction.
+    """
     if array.ndim == 2 and 1 in array.shape:
         array = array.reshape(-1)
+    if array.dtype.kind == "f" and not np.isinf(array).any():
+        lost = np.isnan(array)
+        whole = np.where(lost, 0, array)
+        if (whole == np.round(whole)).all():
+            numbers = whole.astype(np.int64)
+            return np.where(lost, "", numbers.astype(str)) if lost.any() else numbers
+    if array.dtype.kind == "S":
+        array = np.char.decode(array, "utf-8", "surrogateescape")
     if array.dtype.kind == "U":  # MATLAB pads the rows of a matrix of characters
         array = np.char.strip(array)
-    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.round(array)).all():
-        array = array.astype(np.int64)
+        if all(_WHOLE.fullmatch(text) or text.lower() in MISSING for text in array.ravel()):
+            array = np.array([text.partition(".")[0] for text in array.ravel()], str)
     return array
 
 
 def join_numbers(query: Any, gallery: Any, *, missing: bool = False) -> tuple[Any, Any]:
     """Turn the labels of two sets into integers if all are the text of whole numbers.
 
-    Labels stay text if two of them would become one number, as 1 and 01.
-
     Args:
       query: [q] integers or strings.
       gallery: [g].
-      missing: empty texts stand for missing labels, which become None.
+      missing: the texts of `MISSING` stand for missing labels, which become None; and 1 and 01
+        are one label.
+
+    Raises: UserError if two labels would become one number, unless `missing`.
     """
     if query is None or gallery is None:
         return query, gallery
     texts = [np.asarray(one).astype(str).tolist() for one in (query, gallery)]
-    known = {text for one in texts for text in one if text or not missing}
-    numeric = all(_is_number(text) for text in known)
-    if numeric and len({int(text) for text in known}) == len(known):
-        table: dict[str, Any] = {text: int(text) for text in known}
-    else:
-        table = {text: text for text in known}
+    lost = MISSING if missing else ()
+    known = {text for one in texts for text in one if text.lower() not in lost}
+    table: dict[str, Any] = {text: text for text in known}
+    if all(_is_number(text) for text in known):
+        table = {text: int(text) for text in known}
+        spelled = {number: text for text, number in table.items()}
+        twice = next((text for text in sorted(known) if spelled[int(text)] != text), None)
+        if twice and not missing:
+            other = spelled[int(twice)]
+            raise UserError(
+                f"the identities '{twice}' and '{other}' are one number: spell them alike"
+            )
     both = [[table.get(text) for text in one] for one in texts]
     return both[0], both[1]

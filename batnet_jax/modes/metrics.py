@@ -47,6 +47,8 @@ def run(
     Raises: UserError if a file cannot be read or does not fit.
     """
     del config, workdir
+    if output is not None and output.suffix.lower() != ".json":
+        raise UserError(f"--output={output}: figures are written as JSON: name a .json")
     pair = read_pair(query, gallery, distances)
     options: dict[str, Any] = {"ap": ap, "same_camera": same_camera}
     if leave_out_own:

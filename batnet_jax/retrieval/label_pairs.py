@@ -113,7 +113,8 @@ def _require_shared(query: np.ndarray, gallery: np.ndarray) -> None:
         return
     alike = {_fold(name): name for name in sorted(sets[1])}
     example = next(((n, alike[_fold(n)]) for n in sorted(sets[0]) if _fold(n) in alike), None)
-    shown = "give both sets the same names"
+    few = f"{min(sets[0])!a} and {min(sets[1])!a}"
+    shown = f"give both sets the same names, not such as {few}"
     if example:
         shown = f"{example[0]!a} and {example[1]!a} differ only by case or Unicode form"
     raise UserError(

@@ -1,6 +1,7 @@
 """The mode `metrics`: files of other frameworks, against the oracle."""
 
 import json
+import re
 import sys
 from unittest import mock
 
@@ -204,3 +205,74 @@ def test_a_mode_may_be_the_first_word():
         values = command_line.values()
         assert (str(values["query"]), str(values["gallery"])) == ("a.npz", "b.npz")
         assert (values["ap"], values["leave_out_own"]) == ("trapezoid", True)
+
+
+def write_tables(case, folder, forms, header="pid,camera"):
+    """Write .npy and .csv of both sets; `forms` are the forms of a row of each."""
+    for side, form in zip(("query", "gallery"), forms, strict=True):
+        own = of(case, side)
+        np.save(folder / f"{side}.npy", own["features"])
+        pairs = zip(np.abs(own["pids"]).tolist(), own["cameras"].tolist(), strict=True)
+        rows = [form.format(p=p, c=c) for p, c in pairs]
+        (folder / f"{side}.csv").write_text("\n".join([header, *rows]) + "\n")
+    return folder / "query.npy", folder / "gallery.npy"
+
+
+@pytest.mark.parametrize(
+    ("header", "forms"),
+    [
+        ("PID,Camera_ID", ("{p},{c}", "{p},{c}")),
+        ("person_id,cam-name", ("{p},{c}", "{p},{c}")),
+        ("Person ID,Camera No.", ("{p},{c}", "{p},{c}")),
+        ("pid,camera", ("{p}.0,{c}", "{p},{c}.0")),  # a table with missing values has floats
+        ("pid,camera", ("{p},{c:02d}", "{p},{c}")),
+    ],
+)
+def test_spellings_of_columns_and_numbers(case, tmp_path, header, forms):
+    positive = case | {k: np.abs(v) for k, v in case.items() if k.endswith("pids")}
+    found, _ = measure(tmp_path, *write_tables(case, tmp_path, forms, header))
+    assert_figures(found, expected(positive))
+
+
+@pytest.mark.parametrize("word", ["", "nan", "NaN", "None", "null"])
+def test_words_for_an_unknown_camera(case, tmp_path, word):
+    """A query of an unknown camera keeps all matches, though the gallery has the same word."""
+    positive = case | {k: np.abs(v) for k, v in case.items() if k.endswith("pids")}
+    positive |= {"query_cameras": np.full(9, 98), "gallery_cameras": np.full(50, 99)}
+    files = write_tables(case, tmp_path, (f"{{p}},{word}", f"{{p}},{word}"))
+    found, _ = measure(tmp_path, *files)
+    assert_figures(found, expected(positive))
+    assert found["same_camera"] == "keep"
+
+
+def test_nan_among_cameras_in_arrays(case, tmp_path):
+    """Floats beside NaN are the same cameras as the integers of the other set."""
+    cameras = np.where(np.arange(9) < 3, np.nan, case["query_cameras"])
+    np.savez(tmp_path / "query.npz", **of(case, "query") | {"cameras": cameras})
+    np.savez(tmp_path / "gallery.npz", **of(case, "gallery"))
+    found, _ = measure(tmp_path, tmp_path / "query.npz", tmp_path / "gallery.npz")
+    known = np.where(np.isnan(cameras), 99, cameras).astype(int)
+    assert_figures(found, expected(case | {"query_cameras": known}))
+
+
+@pytest.mark.parametrize(
+    ("forms", "message"),
+    [
+        (("{p:03d},{c}", "{p},{c}"), "the identities '.' and '00.' are one number: spell them"),
+        (("nan,{c}", "{p},{c}"), "9 images without an identity, first in row 0: leave them out"),
+        (("{p},{c}", ",{c}"), "50 images without an identity"),
+    ],
+)
+def test_identities_that_are_not_certain(case, tmp_path, forms, message):
+    files = write_tables(case, tmp_path, forms)
+    status, said = call_main("metrics", *files)
+    assert status == 2
+    assert re.search(message, said)
+
+
+def test_files_that_cannot_be_written_or_read(case, tmp_path):
+    np.savez(tmp_path / "q.npz", **of(case, "query") | {"pids": np.array([{}] * 9, object)})
+    assert "holds Python's objects; arrays of" in call_main("metrics", tmp_path / "q.npz")[1]
+    words = ("metrics", tmp_path / "q.npz", f"--output={tmp_path / 'o.csv'}")
+    assert "figures are written as JSON: name a .json" in call_main(*words)[1]
+    assert not (tmp_path / "o.csv").exists()

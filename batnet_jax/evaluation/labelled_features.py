@@ -279,7 +279,7 @@ def join_numbers(query: Any, gallery: Any, *, missing: bool = False) -> tuple[An
     known = {text for one in texts for text in one if text.lower() not in lost}
     table: dict[str, Any] = {text: text for text in known}
     if all(_is_number(text) for text in known):
-        table = {text: int(text) for text in known}
+        table = {text: int(text) for text in sorted(known)}
         spelled = {number: text for text, number in table.items()}
         twice = next((text for text in sorted(known) if spelled[int(text)] != text), None)
         if twice and not missing:

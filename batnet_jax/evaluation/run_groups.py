@@ -36,8 +36,8 @@ def changes_weights(field: str) -> bool:
 def differing_settings(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
     """Return the fields in which runs differ, in the order of `FIELDS`.
 
-    Returns: for each field: field; values, one a run, None for a run that has no such field or no
-      settings; changes_weights.
+    Returns: for each field: field, its name; values, one for each run, None if the run has no such
+      field or no settings; changes_weights.
     """
     known = [run.settings for run in runs if run.settings is not None]
     fields = dict.fromkeys([*FIELDS, *(field for settings in known for field in settings)])
@@ -104,13 +104,14 @@ def name_group(names: Sequence[str]) -> str:
 
 
 def compare_groups(groups: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the differences of each group to the first, over the seeds that both have.
+    """Compare each group with the first group, over the seeds that both groups have.
 
     Args:
       groups: see `summarise_groups`.
 
-    Returns: for each group with at least two seeds of the first: group, its index; seeds; for each
-      of `FIGURES` the result of `compare_seeds` and p_holm, corrected for the number of groups.
+    Returns: for each group that shares at least two seeds with the first group: group, its index;
+      seeds; for each of `FIGURES` the result of `compare_seeds` for the differences "group minus
+      first group", and p_holm, which is p corrected for the number of groups.
     """
     found: list[dict[str, Any]] = []
     first = groups[0]

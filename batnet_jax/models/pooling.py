@@ -36,9 +36,10 @@ _not_inlined = partial(set_xla_metadata, inlineable="false")
 def max_pool(x: jax.Array, *, stride: int, padding: Padding, window: int = 3) -> jax.Array:
     """Max-pool a map without negative values.
 
-    Of equal values, the first by column and then by row gets the gradient; in PyTorch, by row and
-    then by column. After a ReLU, equal values are zeros, through which no gradient passes; in
-    bfloat16 others are equal too.
+    If the largest values in a window are equal, the first of them gets the gradient: the first by
+    column, then by row. PyTorch takes the first by row, then by column. After a ReLU, equal values
+    are zeros, through which no gradient passes. In bfloat16, rounding makes other values equal,
+    too.
 
     Args:
       x: [b, h, w, c], >= 0.

@@ -86,10 +86,14 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Map images [b, h, w, 3], or the map at the previous position, to the next map, >= 0.
+        """Compute the next position's map, >= 0.
 
         p1 is [b, h / 4, w / 4, 256], p2 [b, h / 8, w / 8, 512], p3 [b, h / 16, w / 16, 1024], p4
         [b, h / 16, w / 16, 2048], all channels times `width`.
+
+        Args:
+          x: the images, [b, h, w, 3], or the previous position's map.
+          train: use batch statistics, not running statistics.
         """
         shared = {"axis_name": self.axis_name, "dtype": self.dtype}
         if self.number == 1:

@@ -1,14 +1,14 @@
 """The two uses of Bi(x) in Bi-attention, computed without Bi(x).
 
-Bi(x) has the products of all unordered pairs of channels. At the paper's size (c = 120) it has
-7,260 channels, and its gradient as many. A 1x1 convolution of Bi(x) is one quadratic form of x for
-each output channel: `quadratic_forms` holds a block of pairs at a time. The spatial mean of Bi(x)
-is the triangle of a Gram matrix: `pair_means`.
+Bi(x) has the products of all unordered pairs of channels. At the paper's size (c = 120), Bi(x) has
+7,260 channels, and its gradient has 7,260 more. A 1x1 convolution of Bi(x) is one quadratic form of
+x for each output channel: `quadratic_forms` holds a block of pairs at a time. The spatial mean of
+Bi(x) is the triangle of a Gram matrix: `pair_means`.
 
 The pairs come from cyclic shifts: x and x rolled by s give the pairs (i, i + s mod c) by two
 slices. The shifts s = 0 .. c / 2 give every pair once, except that s = c / 2 (c even) gives its
-pairs twice; the table leaves the second ones out. The weights stay in the order of Eq. 2, and each
-block gathers its own.
+pairs twice; `shift_table` leaves the repeated pairs out. The weights stay in the order of Eq. 2,
+and each block gathers its own.
 """
 
 from typing import Any

@@ -66,8 +66,10 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
 
 
 def write_published(output: Path, model: BATNet, variables: dict[str, Any]) -> list[str]:
-    """Write a network's weights under the published code's names; return lines about them.
+    """Write a network's weights under the published code's names.
 
+    Returns: the lines to print: what was written, and a note if the published code would compute
+      other features.
     Raises: UserError if the published code has no such network, or the file cannot be written.
     """
     tensors = to_published(model, variables)

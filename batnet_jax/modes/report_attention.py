@@ -67,9 +67,10 @@ def layer_figures(
     variables: dict[str, Any],
     test: RetrievalTest,
 ) -> dict[str, Any] | None:
-    """Measure the maps' energy on the layers of a test's queries; None if they are not drawn.
+    """Measure how the maps' energy divides among the layers of a test's queries.
 
-    Returns: the result of `summarise`, at the positions of the attention; all if there is none.
+    Returns: the result of `summarise`, at the positions of the attention, or at all positions if
+      the network has no attention; None if the queries are not drawn, and so have no layers.
     Raises: UserError if a map is not finite.
     """
     if not is_drawn(test.name):

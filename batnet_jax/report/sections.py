@@ -100,7 +100,7 @@ def curves_section(
     """Make the section of the CMC curve and the histogram of distances between pairs.
 
     Args:
-      first_ranks: the rank of each query's first right image, from 1; at least one.
+      first_ranks: the rank of each query's first correct image, from 1; at least one query.
       verification: see `retrieval.verify`, for the cosine; or the reason for its absence.
       test: the title of the test.
       key: the section's.
@@ -117,7 +117,7 @@ def cmc_figure(first_ranks: Sequence[int], title: str) -> Markup:
     """Draw the CMC curve.
 
     Args:
-      first_ranks: the rank of each query's first right image, from 1; at least one.
+      first_ranks: the rank of each query's first correct image, from 1; at least one query.
       title: of the test.
     """
     ranks = list(range(1, CMC_RANKS + 1))

@@ -1,7 +1,8 @@
 """Gallery items that single queries leave out, such as each query's own image.
 
-A set that is searched in itself finds each query's own image first. The own images are named by ids
-or by indices. Protocols of camera pairs or of changed clothes ignore other lists of items.
+If a set is searched in itself, each query finds its own image first. Ids or indices tell which
+images to leave out. Protocols that compare two cameras, or people who have changed their clothes,
+leave out further items, given as lists of indices.
 """
 
 import sys

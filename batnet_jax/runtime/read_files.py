@@ -43,7 +43,7 @@ def read_bytes(path: Path) -> bytes:
 def read_json(path: Path) -> Any:
     """Return the contents of a file of JSON in UTF-8.
 
-    Raises: OSError if the file cannot be read; ValueError if its content is no JSON.
+    Raises: OSError if the file cannot be read; ValueError if its content is not JSON.
     """
     try:
         return json.loads(read_bytes(path).decode("utf-8-sig"))

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, Int
 def pairwise_distances(a: Float[Array, "m d"], b: Float[Array, "n d"]) -> Float[Array, "m n"]:
     """Return Euclidean distances, at full precision on every backend.
 
-    If two features coincide, as of an anchor with itself, the root's gradient is 0, not infinite.
+    Where two features coincide, as in an anchor's distance to itself, the gradient is 0, not
+    infinite.
     """
     product = jnp.matmul(a, b.T, precision=lax.Precision.HIGHEST)
     squared = jnp.square(a).sum(1)[:, None] + jnp.square(b).sum(1)[None, :] - 2 * product

@@ -1,7 +1,8 @@
 """Settings that follow from the size of the training set, unless the user gave them.
 
-`config.fit` says which: `batch`, where the set has fewer people than a batch; or `all`, also the
-length of the run and its schedule. A run keeps the settings that its start chose.
+`config.fit` says which settings are chosen. With `batch`, the settings of the batch are chosen, if
+the set has fewer people than a batch. With `all`, the length of the run and its schedule are
+chosen, too. A run keeps the settings that were chosen at its start.
 """
 
 import math

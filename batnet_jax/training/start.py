@@ -85,9 +85,9 @@ def start_from(
 ) -> tuple[TrainState, str]:
     """Fill the fresh state with the weights of `config.init.from`, if it names any.
 
-    Returns: the state, and a report with a line for each tensor that names its source; "" without
-      a source.
-    Raises: UserError if the source cannot be read, or is of another network.
+    Returns: the state, and a report with a line for each tensor, which names the tensor's source.
+      The report is "" if `config.init.from` names nothing.
+    Raises: UserError if the weights cannot be read, or belong to another network.
     """
     source = config.init["from"]
     if not source:

@@ -35,7 +35,7 @@ def initialise(
     Returns: new variables of the same structure, NumPy float32, and the report.
 
     Raises:
-      OtherNetworkError: if the source is of another network.
+      OtherNetworkError: if the weights belong to another network.
       UserError: if it cannot be read safely and completely, or its tensors do not fit.
     """
     opened = open_source(config, source)

@@ -142,11 +142,11 @@ NAMES = {
 
 
 def canonical(name: str) -> str:
-    """Return a source's name in the form of the tables above.
+    """Return a tensor's name in the form that `published_name` and its like return.
 
-    Leading `module.` are removed. A backbone's layer may be named as in the published checkpoint
-    (`features.inception1.inception_3a...`), or without `features.`, or also without its block
-    (`inception_3a...`, as in the published code's ImageNet file).
+    Every leading `module.` is removed. A file may name a layer of a backbone as the published
+    checkpoint does (`features.inception1.inception_3a...`), or without `features.`, or also without
+    the block (`inception_3a...`, as in the published code's ImageNet file).
     """
     name = strip_module(name)
     if match := _STEM.fullmatch(name):

@@ -128,7 +128,7 @@ def save(
       state: a TrainState, replicated.
       run: see `metadata`.
 
-    Raises: OSError if the disk has no room; also the exception of the save before, if it failed.
+    Raises: OSError if the disk has no room; if the previous save failed, its exception.
     """
     if isinstance(manager, NoManager):
         return
@@ -283,7 +283,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
 
 
 def _refuse_other(workdir: Path, step: int, sums: Mapping[str, int], reason: str) -> None:
-    """Refuse a checkpoint that does not fit but is whole as it was saved.
+    """Refuse a checkpoint that does not fit the run, unless the checkpoint is damaged.
 
     Args:
       workdir: of the run.
@@ -291,7 +291,8 @@ def _refuse_other(workdir: Path, step: int, sums: Mapping[str, int], reason: str
       sums: its checksums.
       reason: why it does not fit.
 
-    Raises: UserError if all its arrays can be read and have their checksums, or are out of reach.
+    Raises: UserError if every array can be read and matches its checksum, or if the checkpoint is
+      out of reach.
     """
     as_saved = ocp.args.Composite(state=ocp.args.PyTreeRestore())  # type: ignore[call-arg]
     try:

@@ -136,7 +136,7 @@ def _list_names(title: str, names: Sequence[str], without: Sequence[str]) -> str
 def warn_of_other_tests(
     saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path
 ) -> None:
-    """Warn of test images that are not those of a checkpoint.
+    """Warn if the test images have changed since a checkpoint was saved.
 
     Args:
       saved: metadata of the checkpoint, see `checkpoints.metadata`.

@@ -176,7 +176,7 @@ def _tiff_sizes(encoded: bytes) -> list[tuple[int, int]]:
 
 
 def _refuse_long_samples(encoded: bytes) -> None:
-    """Refuse a TIFF of more than 16 bits a sample, which may be of any range.
+    """Refuse a TIFF of more than 16 bits a sample, because the range of its numbers is unknown.
 
     Raises: UserError with only the reason; struct.error or ValueError if the header is damaged.
     """

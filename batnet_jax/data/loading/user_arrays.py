@@ -173,7 +173,7 @@ def is_array(given: Any) -> bool:
 
 
 def paths_or_arrays(given: Any) -> tuple[Sequence[str] | None, Sequence[Any]]:
-    """Tell the paths or arrays that a caller passes as images apart.
+    """Return the images that a caller passes, as paths or as arrays.
 
     Returns: (paths, []) or (None, arrays).
 

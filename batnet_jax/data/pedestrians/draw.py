@@ -180,7 +180,7 @@ def _reduce(pixels: np.ndarray) -> np.ndarray:
 def _most_common(layers: np.ndarray) -> np.ndarray:
     """Return the most common value of each block of `OVERSAMPLING` x `OVERSAMPLING`.
 
-    Of equally common values the one at the block's upper left wins, so that no layer gains.
+    Of equally common values, the value at the block's upper left wins. No layer is favoured then.
     """
     k = OVERSAMPLING
     parts = np.stack([layers[offset // k :: k, offset % k :: k] for offset in range(k * k)])

@@ -137,7 +137,9 @@ class Folder(ReIDBuilder):
     def _settle_cameras(
         self, images: dict[str, list[_Image]], parts: Mapping[str, FileTree]
     ) -> dict[str, list[_Image]]:
-        """Return the images with cameras in all or none of a group: training, and the test.
+        """Return the images. Remove the training images' cameras unless all of them have one.
+
+        Warns of cameras that are removed, and of a test without cameras.
 
         Raises: UserError if only some of the test images have a camera.
         """

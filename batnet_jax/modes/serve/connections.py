@@ -51,14 +51,14 @@ SECONDS = {Phase.HEAD: 10, Phase.BODY: 65, Phase.ANSWER: 30}
 
 
 class Connection:
-    """A connection, from its begin to the end of its last request's work.
+    """A connection, from its start until the work on its last request ends.
 
     Attributes:
       client: see `client_at`.
       phase: what the connection waits for.
       since: when the phase began, in seconds of the event loop.
       held: bytes of the body that is being received or worked on.
-      requests: how many requests are being read or worked on; at most 1 but for moments.
+      requests: how many requests are being read or worked on; more than 1 only for moments.
       is_lost: whether the socket is closed.
     """
 

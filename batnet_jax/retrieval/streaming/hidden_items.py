@@ -36,9 +36,9 @@ class HiddenItems:
         """Set the hidden items' scores to -inf.
 
         Args:
-          scores: [devices, b, n] of the group against the chunk; overwritten.
-          group: its index.
-          chunk: its number.
+          scores: [devices, b, n] of a group of query blocks against a chunk; overwritten.
+          group: the index of the group.
+          chunk: the index of the chunk.
         """
         if not self._any:
             return scores

@@ -87,7 +87,8 @@ def _upload_checked(gallery: Float32[np.ndarray, "g d"]) -> Float32[Array, "g d"
 def upload(array: np.ndarray) -> Array:
     """Start copying an array to a device, and return the copy.
 
-    Several pieces at a time go to an accelerator; `benchmarks/evaluator_gpu.py` times both ways.
+    An accelerator receives a large array in pieces, several at a time.
+    `benchmarks/evaluator_gpu.py` times an upload in pieces and an upload of the whole array.
     """
     count = min(_MAX_PIECES, array.nbytes // _PIECE_BYTES)
     if jax.default_backend() == "cpu" or count < 2:

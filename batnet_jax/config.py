@@ -271,7 +271,7 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of saved settings by their dotted names, with those of younger fields.
+    """Return saved settings by their dotted names, with the fields that are newer than them.
 
     A field that did not exist when the settings were saved has its value `before`, or its default.
     """
@@ -283,7 +283,7 @@ def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def older_values(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that are younger than saved settings and were not at their default."""
+    """Return the value `before` of each field that has one and is newer than saved settings."""
     known = flatten(saved)
     return {
         name: field.before

@@ -1,4 +1,4 @@
-"""What needs no run and no JAX: help, the version, completion, and lists."""
+"""Output that needs neither a run nor JAX: help, the version, completion, and lists."""
 
 import os
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ COMPLETING = "_ARGCOMPLETE"
 
 
 def show(argv: Sequence[str]) -> bool:
-    """Print what needs no run.
+    """Print help, the version or a list, or complete a word, if the command line asks for it.
 
     Args:
       argv: the program and its arguments.
-    Returns: whether the command line asks for nothing else.
+    Returns: False if the command line asks for a run.
 
     Raises: UserError for a mistake in the arguments of a list or of a completion.
     """
@@ -54,7 +54,7 @@ def help_page(words: Sequence[str]) -> str:
 
 
 def answer(words: Sequence[str]) -> str:
-    """Return the output of a command that is no mode.
+    """Return the output of a command that is not a mode.
 
     Args:
       words: the arguments of the program.

@@ -171,7 +171,7 @@ def _workdir(row: Command) -> str:
 
 
 def add_own(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add the words and flags of a command that is no mode."""
+    """Add the words and flags of a command that is not a mode."""
     if name == "completion":
         parser.add_argument("shell", choices=SHELLS, help=SHELL)
     if name == "fields":

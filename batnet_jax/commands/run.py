@@ -33,7 +33,7 @@ def run_line(argv: list[str]) -> int:
     """Run a command line in the promised form, which must be sys.argv, too.
 
     Returns: the exit status, unless a user's mistake or Ctrl-C ends it.
-    Raises: UserError; KeyboardInterrupt with what the same command does next time.
+    Raises: UserError; KeyboardInterrupt, which says what the same command does next time.
     """
     choose_cpu_libraries()
     next_time = "starts from the beginning"
@@ -98,7 +98,7 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
 
 
 def keep_older_settings(config: ml_collections.ConfigDict, workdir: Path) -> None:
-    """Set the fields that the run of a workdir is older than, unless the command line gives them.
+    """Set the fields that are newer than the run of a workdir, unless the command line gives them.
 
     A run goes on as it began, although the default has changed since.
     """

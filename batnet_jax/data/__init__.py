@@ -56,7 +56,7 @@ def check_name(name: str, setting: str = "name") -> None:
 
 
 def check_reading(layout: str, pattern: str) -> None:
-    """Raise a UserError if a layout or a pattern of `load_dataset` is none."""
+    """Raise a UserError unless `load_dataset` can take this layout and this pattern."""
     parse_layout(layout)
     compile_pattern(pattern)
 

@@ -277,7 +277,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self._warn(count_warnings(counts, self.published_counts()))
 
     def _report_left_out(self, sources: Mapping[str, SplitSource]) -> None:
-        """Say how many files of which suffix are no images; splits may share a tree."""
+        """Print the number of files that are not images, by suffix; splits may share a tree."""
         trees = {source.tree.location: source.tree for source in sources.values() if source.tree}
         counts = sum((tree.left_out() for tree in trees.values()), Counter[str]())
         if counts:

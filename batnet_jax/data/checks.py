@@ -53,7 +53,7 @@ def median_aspect(shapes: np.ndarray) -> float:
 
 
 def fitting_size(aspect: float, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Return the image size that suits images of another shape, with about as many pixels.
+    """Return an image size in the images' shape, with about as many pixels as `size`.
 
     Args:
       aspect: the images' height / width.

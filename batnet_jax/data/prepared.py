@@ -204,8 +204,8 @@ def open_prepared(builder: ReIDBuilder, name: str) -> Dataset:
 def look(builder: ReIDBuilder, name: str) -> Dataset:
     """Open a data set without writing anything: a prepared one, or else the labels alone.
 
-    The images of a data set that is not prepared cannot be read, and its `shapes` are those of the
-    first `LOOKED_AT` images of a split.
+    The images of a data set that is not prepared cannot be read, and its `shapes` are the shapes of
+    the first `LOOKED_AT` images of a split.
 
     Args:
       builder: see `make_builder`.

@@ -30,7 +30,7 @@ def attention_step(variables: dict[str, Any], images: jax.Array, *, model: BATNe
 def energy_step(
     variables: dict[str, Any], images: jax.Array, *, model: BATNet, positions: Sequence[str]
 ) -> dict[str, dict[str, jax.Array]]:
-    """Compute the energy of the maps at some positions: the sum over the channels of squares.
+    """Compute the energy of the maps at some positions: the sum of squares over the channels.
 
     Args:
       variables: `params` and `batch_stats`.

@@ -45,8 +45,8 @@ def compare(
 ) -> dict[str, Any]:
     """Compare runs that were evaluated on the same test.
 
-    Differences are those of the other runs to the first. Runs that cannot be read are left out and
-    named in the result; the first run must be readable.
+    A difference is another run's figure minus the first run's. Runs that cannot be read are left
+    out and named in the result; the first run must be readable.
 
     Args:
       runs: workdirs, at least two.
@@ -138,7 +138,7 @@ def _check_paths(runs: Sequence[str | os.PathLike]) -> list[Path]:
 def _read_all(
     paths: Sequence[Path], test: str | None, step: int
 ) -> tuple[list[EvaluatedRun], list[dict[str, str]]]:
-    """Read the runs; return those that can be compared, and run and reason of the others.
+    """Read the runs; return the comparable runs, and run and reason of each of the others.
 
     Raises: UserError if the first run, or all others, cannot be read.
     """

@@ -62,7 +62,7 @@ def cell_areas(
 
 
 def _overlaps(size: int, cells: int) -> Float64[np.ndarray, "cells size"]:
-    """Return the fraction of each of some cells, equal parts of a line, that each pixel covers."""
+    """Divide a line into equal cells; return the fraction of each cell that each pixel covers."""
     edges = np.arange(cells + 1)[:, None] * (size / cells)
     pixels = np.arange(size)
     overlap = np.minimum(edges[1:], pixels + 1) - np.maximum(edges[:-1], pixels)
@@ -88,7 +88,7 @@ def energy_shares(
 def shares_elsewhere(
     energy: Float[np.ndarray, "n h w"], areas: Float[np.ndarray, "n h w"]
 ) -> Float64[np.ndarray, " n"]:
-    """Return the share of each map's energy on a layer of the other images, on their average.
+    """Return the share of each map's energy that a layer of the other images covers, on average.
 
     Args:
       energy: of each cell, >= 0.

@@ -3,8 +3,8 @@
 `np.load` reads a feature file like any other .npz. The file is not compressed and its features
 begin at a multiple of 64 bytes, so a search can memory-map features larger than memory.
 
-The fingerprint of the model that embedded the images is the comment of the .npz (a zip archive). An
-index for faiss has it behind its end, which faiss does not read.
+The fingerprint of the model that embedded the images is the comment of the .npz (a zip archive). In
+an index for faiss the fingerprint follows the end of the index, where faiss does not read.
 """
 
 import struct
@@ -98,7 +98,7 @@ def read_fingerprint(path: Path) -> str | None:
 
 
 def mark(fingerprint: str | None) -> bytes:
-    """Return the bytes at the end of a file that `read_fingerprint` finds; none for None."""
+    """Return the bytes that end a file with this fingerprint; empty if there is none."""
     return _MARK + fingerprint.encode() if fingerprint else b""
 
 
@@ -128,7 +128,7 @@ def check_fingerprint(path: Path, found: str | None, wanted: str) -> None:
 def _read_index(path: Path) -> np.ndarray:
     """Return the vectors of an index for faiss.
 
-    Raises: UserError if faiss is not installed or the file is no index of vectors.
+    Raises: UserError if faiss is not installed or the file is not an index of vectors.
     """
     faiss = import_faiss(f"'{path}'")
     try:

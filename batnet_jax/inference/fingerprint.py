@@ -1,4 +1,4 @@
-"""The fingerprint of a model: features of two models can be compared only if theirs are equal."""
+"""The fingerprint of a model: features can be compared only if the fingerprints are equal."""
 
 import hashlib
 import json
@@ -18,11 +18,11 @@ _SAME_FEATURES = ("model.dropout", "model.sync_batch_norm", "model.dtype")
 
 
 def fingerprint(config: ml_collections.ConfigDict, variables: dict[str, Any]) -> str:
-    """Return 32 hexadecimal digits that stand for all that features depend on.
+    """Return a digest, 32 hexadecimal digits, of everything that features depend on.
 
-    They are the weights, the running statistics, the settings of the network, the image size and
-    the preprocessing. Fields at their defaults are left out, so a later version with more fields
-    gives the same fingerprint.
+    Features depend on the weights, the running statistics, the settings of the network, the image
+    size and the preprocessing. Fields at their defaults are left out, so a later version with more
+    fields gives the same fingerprint.
 
     Args:
       config: the settings of the model.

@@ -1,8 +1,8 @@
 """GoogLeNet-BN, the backbone (section 4.4: "the first version of GoogLeNet ... with BN").
 
 `Backbone` is a table of the network, and the blocks Blk1..Blk4 of Fig. 5 read it. The paper gives
-no widths. "published" has the published code's: 204 and 48 where Szegedy et al. have 208 and 32.
-"torchvision" is torchvision's `googlenet`, for its ImageNet weights.
+no widths. "published" has the widths of the published code: 204 and 48 where Szegedy et al. have
+208 and 32. "torchvision" is torchvision's `googlenet`, for its ImageNet weights.
 """
 
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""The flag `--accept` of `search`: the score from which on two images count as one person."""
+"""The flag `--accept` of `search`: the lowest score at which two images count as one person."""
 
 import re
 import sys
@@ -15,7 +15,7 @@ _AMBIGUOUS = 0.1
 
 
 class Wanted(NamedTuple):
-    """What `--accept` asks for: one of the two is given."""
+    """The request of `--accept`: a score or a rate; the other one is None."""
 
     score: float | None
     rate: float | None

@@ -105,7 +105,8 @@ def evaluate(
       gallery_ids: [g] of the same type.
       ignore: the gallery items that each query leaves out, by index: [q] int, one for each query
         (`np.arange(q)` for a set in itself); [q, n] int; or q lists of integers. -1 stands for no
-        item. Or a mask, [q, g] bool. Protocols of camera pairs or of changed clothes use it.
+        item. Or a mask, [q, g] bool. Protocols that compare two cameras, or
+        people who have changed their clothes, use it.
       metric: "cosine" (inner product at unit length; a vector of zeros scores 0) or "euclidean".
       ap: "precision" (mean of the precision at the hits) or "trapezoid" (Market-1501's script).
       same_camera: "remove" leaves out, for each query, the items of its identity seen by its own

@@ -64,7 +64,7 @@ def _first_items(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the result of `top_k` without the items that a query leaves out.
 
-    A query that leaves out so many items that fewer than k remain has -inf as the others' scores.
+    If fewer than k items remain for a query, items with the score -inf fill its list.
     """
     most = 0 if left_out is None else int(left_out.counts.max(initial=0))
     if left_out is None or not most:

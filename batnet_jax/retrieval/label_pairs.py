@@ -104,7 +104,7 @@ def _are_names(what: str, arrays: list[np.ndarray]) -> bool:
 
 
 def _require_shared(query: np.ndarray, gallery: np.ndarray) -> None:
-    """Refuse names of which none is in both sets.
+    """Refuse two sets of names that have no name in common.
 
     Raises: UserError that shows names that differ only by case or Unicode form.
     """

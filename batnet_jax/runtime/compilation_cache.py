@@ -15,7 +15,7 @@ MAX_BYTES = 2 * 1024**3
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs in `cache_folder()`, and use those of earlier processes.
+    """Keep compiled programs in `cache_folder()`, and use the programs of earlier processes.
 
     Changes nothing if the caller has chosen a folder (JAX_COMPILATION_CACHE_DIR or JAX's setting),
     has turned the cache off (JAX_ENABLE_COMPILATION_CACHE=false), or if the folder cannot be made.
@@ -38,7 +38,7 @@ def use_compilation_cache() -> None:
 def cache_folder() -> Path:
     """Return ~/.cache/batnet_jax/xla-MACHINE, or its place below XDG_CACHE_HOME.
 
-    MACHINE depends on the processor's instructions: homes are shared by unequal machines.
+    MACHINE depends on the processor's instructions, because unequal machines may share a home.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"

@@ -21,7 +21,7 @@ STATUS = 128 + signal.SIGTERM  # 143, the exit status of a process that SIGTERM 
 
 
 class Terminated(BaseException):
-    """The arrival of SIGTERM. Like KeyboardInterrupt this is no error to handle."""
+    """The arrival of SIGTERM. Like KeyboardInterrupt, this is not an error to handle."""
 
 
 _questions = itertools.count()

@@ -71,7 +71,7 @@ def join() -> None:
 def _number(name: str, least: int) -> int | None:
     """Return the integer in the variable BATNET_`name`, or None without a value.
 
-    Raises: UserError if the value is no integer of at least `least`.
+    Raises: UserError if the value is not an integer of at least `least`.
     """
     text = os.environ.get(f"BATNET_{name}")
     if text is None:

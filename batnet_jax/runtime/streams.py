@@ -15,7 +15,7 @@ from batnet_jax.errors import RunFailure
 
 
 class UnbrokenStream:
-    """A text stream whose reader may go away; other attributes are those of the stream."""
+    """A text stream whose reader may go away; it has all attributes of the stream."""
 
     def __init__(self, stream: TextIO, *, lossy: bool):
         """Wrap a stream.
@@ -61,7 +61,7 @@ class UnbrokenStream:
                 ) from error
 
     def _discard(self) -> None:
-        """Let what is written from now on, and what is waiting, go nowhere."""
+        """Discard the text that is waiting, and all text that is written from now on."""
         with contextlib.suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._stream.fileno())

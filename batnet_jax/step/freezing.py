@@ -22,7 +22,7 @@ def is_frozen(name: str, frozen: Sequence[str]) -> bool:
 
 
 def stop_gradients(params: dict[str, Any], frozen: Sequence[str]) -> dict[str, Any]:
-    """Return parameters of which the frozen ones have no gradient, and cost no time for it."""
+    """Return parameters; the frozen ones have no gradient, and take no time to differentiate."""
     return {
         name: lax.stop_gradient(part) if is_frozen(name, frozen) else part
         for name, part in params.items()
@@ -38,12 +38,12 @@ def zero_frozen(params: dict[str, Any], frozen: Sequence[str]) -> dict[str, Any]
 
 
 def keep_frozen(new: dict[str, Any], old: dict[str, Any], frozen: Sequence[str]) -> dict[str, Any]:
-    """Return new parameters or statistics with the frozen ones of before."""
+    """Return new parameters or statistics, with the old values of the frozen ones."""
     return {name: old[name] if is_frozen(name, frozen) else part for name, part in new.items()}
 
 
 def scale_backbone(updates: dict[str, Any], rate: float) -> dict[str, Any]:
-    """Return the updates of parameters with the backbone's multiplied by `rate`.
+    """Return the updates of parameters; multiply the backbone's updates by `rate`.
 
     An update is proportional to the learning rate, so this is a learning rate of its own.
     """

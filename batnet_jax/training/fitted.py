@@ -103,8 +103,8 @@ def keep_fit(
 def read_start(workdir: Path) -> tuple[ml_collections.ConfigDict, int] | None:
     """Return the settings and the number of training identities of the run in a workdir, if any.
 
-    If a file is damaged the checkpoint tells both. Without one, files that cannot be read count as
-    none: the checks of the workdir report them.
+    If a file is damaged, the latest checkpoint gives both. Without a checkpoint, and for a file
+    that cannot be read, the result is None: the checks of the workdir report the file.
     """
     with reached(workdir):
         try:

@@ -161,7 +161,7 @@ ANCHORS = {
     "layer1.0.conv3.weight",
     "features.inception1.inception_3a.conv1.0.weight",
 }
-"""Canonical names of which each backbone has one."""
+"""Canonical names; each backbone has exactly one of them."""
 FOLLOWERS = ("encoder_k", "momentum_encoder", "target_encoder", "encoder_ema", "model_ema")
 """Modules that follow the trained one in self-supervised learning, as a moving average."""
 

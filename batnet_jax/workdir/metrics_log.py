@@ -19,7 +19,7 @@ def read_whole_lines(workdir: Path) -> tuple[list[dict[str, float]], list[str]]:
     """Read the lines of a run's `metrics.jsonl`, except damaged ones.
 
     A line is whole if it is an object of finite numbers with a `step`. A last line that a kill cut
-    off is no damage.
+    off does not count as damage.
 
     Returns: the lines, none if the file does not exist; and a message if lines are left out, or
       the file cannot be read.

@@ -16,7 +16,7 @@ NAMES = "names.json"
 
 
 def keep_names(workdir: Path, dataset: str, names: Sequence[str]) -> None:
-    """Write the names of a data set's identities beside the run; keep those of other data sets.
+    """Write the names of a data set's identities beside the run; keep the names of other data sets.
 
     Args:
       workdir: of the run.

@@ -32,7 +32,7 @@ def list_results(workdir: Path) -> list[tuple[int, Path]]:
 
 
 def read_result(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
-    """Read a result; what its version did not write yet has the value that it had then.
+    """Read a result. A field that an older version did not write gets the value that it used.
 
     Args:
       path: of the file, whose name tells the step.

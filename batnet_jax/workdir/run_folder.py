@@ -96,7 +96,7 @@ def checkpoint_run(workdir: Path) -> dict[str, Any] | None:
 
 
 def older_settings(workdir: Path) -> dict[str, Any]:
-    """Return the fields that the run of a workdir is older than, with the values that it had.
+    """Return the fields that are newer than the run of a workdir, with the values that it used.
 
     Returns: values by dotted names; empty without a run, or if its settings cannot be read, which
       `check_workdir` reports.

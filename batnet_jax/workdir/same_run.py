@@ -95,14 +95,14 @@ def check_image_size(
 def check_training_data(
     saved: Mapping[str, Any], current: Mapping[str, Any], workdir: Path
 ) -> None:
-    """Check that the training images and identities are a checkpoint's.
+    """Check that a checkpoint was trained on the same images and identities.
 
     Args:
       saved: metadata of the checkpoint, see `checkpoints.metadata`.
       current: metadata of the data now.
       workdir: of the checkpoint.
 
-    Raises: UserError that names what differs, and says how to go on with the data of now.
+    Raises: UserError that names what differs, and says how to go on with the current data.
     """
     before, now = saved.get("data", {}).get("train"), current["data"].get("train")
     if saved["identities"] != current["identities"]:

@@ -83,7 +83,7 @@ def _unread_format(encoded: bytes) -> str:
 
 
 def _brands(encoded: bytes) -> set[bytes]:
-    """Return the brands of an ISO media file, of which HEIC and AVIF are kinds."""
+    """Return the brands of an ISO media file, such as a HEIC or an AVIF file."""
     box = encoded[: min(int.from_bytes(encoded[:4], "big"), 256)]
     return {box[8:12], *(box[place : place + 4] for place in range(16, len(box), 4))}
 

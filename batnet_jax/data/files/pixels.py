@@ -1,8 +1,8 @@
 """Image files and images of Pillow to RGB, with transparent pixels laid on one colour.
 
-OpenCV decodes JPEG, PNG, BMP, WebP and TIFF. Pillow decodes GIF, AVIF, JPEG 2000 and PNM, with the
-package pillow-heif HEIC, and every image with transparency, because it knows the ways in which
-formats store transparency.
+OpenCV decodes JPEG, PNG, BMP, WebP and TIFF. Pillow decodes GIF, AVIF, JPEG 2000 and PNM, and
+HEIC if the package pillow-heif is installed. Pillow also decodes every image with transparency,
+because it knows the ways in which formats store transparency.
 """
 
 import io
@@ -157,8 +157,8 @@ def lay(image: np.ndarray, alpha: str = WHITE) -> Picture:
     """Lay an image with transparency on one colour.
 
     Args:
-      image: [h, w, 4] uint8 or uint16, of which the upper 8 bits count; the fourth channel is the
-        opacity, and the colours are not multiplied by it.
+      image: [h, w, 4] uint8 or uint16; of uint16 only the upper 8 bits count. The fourth channel
+        is the opacity, and the colours are not multiplied by it.
       alpha: one of `ALPHA`.
     """
     if image.dtype != np.uint8:

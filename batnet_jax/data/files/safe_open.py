@@ -33,7 +33,7 @@ def read_whole(path: str | os.PathLike, start: int = 0, size: int | None = None)
 
 
 def check_local(path: str | os.PathLike) -> None:
-    """Refuse an address such as https://..., which `Path` would make another name of.
+    """Refuse an address such as https://..., because `Path` would turn it into another name.
 
     Raises: UserError.
     """

@@ -63,7 +63,7 @@ class NameList(Sequence[str]):
 def read_names(path: Path) -> NameList:
     """Read a list, with or without a byte order mark; see `NameList`.
 
-    Raises: UserError if the file cannot be read, is no text, or lists nothing.
+    Raises: UserError if the file cannot be read, is not text, or lists nothing.
     """
     wrong = f"'{path}' is neither an image of a known format nor a text file with a path a line"
     try:

@@ -132,7 +132,7 @@ def _require_pixels(shape: tuple[int, ...], name: str) -> None:
 
 
 def _what_instead(given: Any) -> str:
-    """Return what to give in place of an object that is no image, for a message."""
+    """Return what to give instead of an object that is not an image, for a message."""
     if given is None:
         return "which cv2.imread returns for a file that it cannot read: check the path"
     if isinstance(given, bytes | bytearray | io.IOBase):
@@ -141,7 +141,7 @@ def _what_instead(given: Any) -> str:
 
 
 def _require_upper_bits(array: np.ndarray, name: str) -> None:
-    """Refuse 16 bits that hold the numbers of 8, of which the upper 8 bits are black.
+    """Refuse an image of 16 bits whose numbers fit into 8 bits: its upper 8 bits are black.
 
     Raises: UserError.
     """
@@ -177,7 +177,7 @@ def paths_or_arrays(given: Any) -> tuple[Sequence[str] | None, Sequence[Any]]:
 
     Returns: (paths, []) or (None, arrays).
 
-    Raises: UserError if they are neither, or a mixture, or have two readings.
+    Raises: UserError if the images are neither paths nor arrays, or both, or are ambiguous.
     """
     if isinstance(given, str | Path):
         check_local(given)

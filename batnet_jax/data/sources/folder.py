@@ -193,7 +193,7 @@ def _read(parts: Parts, reading: Reading) -> tuple[dict[str, list[_Image]], dict
 
 
 def _check_cameras(parts: Mapping[str, FileTree], images: Mapping[str, list[_Image]]) -> None:
-    """Refuse test images of which only some have a camera."""
+    """Refuse a test if only some of its images have a camera."""
     without = [
         f"{parts[split].location}/{image.filename}"
         for split, found in images.items()
@@ -241,7 +241,7 @@ def _names(images: list[_Image]) -> list[str]:
 def _choose_tested(images: list[_Image]) -> dict[str, list[_Image]]:
     """Choose the test identities by the lowest hashes of their names.
 
-    With new identities, few others move between training and test.
+    If identities are added, few of the others move between training and test.
     """
     people = {image.labels.identity for image in images}
     ranked = sorted(people, key=lambda name: (zlib.crc32(name.encode(errors="replace")), name))

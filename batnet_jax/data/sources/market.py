@@ -97,7 +97,7 @@ class DukemtmcReid(ReIDBuilder):
 
 
 def other_dataset(tree: FileTree, title: str) -> str:
-    """Return a message if the filenames are those of another data set than `title`; else ""."""
+    """Return a message if the filenames belong to a data set other than `title`; else ""."""
     names = [name for folder in ("query", *MARKERS) for name in tree.below(folder).images()[:20]]
     for other, style in STYLES.items():
         if names and other != title and all(style.match(posixpath.basename(n)) for n in names):

@@ -69,7 +69,7 @@ def find_people(path: Path) -> FileTree | None:
 def find_described(path: Path, levels: Levels | None, pattern: re.Pattern[str]) -> FileTree | None:
     """Find the tree of all images at `path`, whose folders or names the user has described.
 
-    A single folder at the top is passed, as archives have it, if the description fits below it.
+    A single folder at the top, as in archives, is skipped if the description fits below it.
 
     Args:
       path: the user's folder or archive; need not exist.
@@ -174,7 +174,7 @@ def refuse_like_splits(tree: FileTree) -> None:
 
 
 def why_not_found(path: Path) -> str:
-    """Return words for what a user's folder or archive holds instead of people."""
+    """Describe what a user's folder or archive holds instead of people."""
     if not (is_folder(path) or is_archive(path)):
         return "it is no folder, .zip or .tar: name another place"
     names = list(_some_images(path)) if is_folder(path) else open_tree(path).images()

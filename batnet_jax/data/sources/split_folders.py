@@ -44,7 +44,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 """Names of the folder of each split, in lower case without `_`, `-` and spaces, the usual first.
 `test` is the gallery beside a query, else divided; `val` is the test if no other is there."""
 EXACT = (*FOLDERS.values(), "gallery", "train", "test")
-"""Names of which one alone shows that the folders are splits."""
+"""Names that show, even alone, that the folders are splits."""
 _ROLES = {name: role for role, names in NAMES.items() for name in names}
 
 
@@ -78,7 +78,7 @@ def are_like_splits(folders: Iterable[str]) -> bool:
 
 
 def has_splits(folders: Iterable[str], *, guess: bool = False) -> bool:
-    """Return whether sibling folders are splits: two of different kinds, or a usual one.
+    """Return whether sibling folders are splits: two different splits, or a name of `EXACT`.
 
     Args:
       folders: names.

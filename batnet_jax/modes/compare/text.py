@@ -114,7 +114,7 @@ def _settings(comparison: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return rows in columns, of which the first `left` are aligned to the left."""
+    """Return rows as text in columns; only the first `left` columns are aligned to the left."""
     cells = [[printable(cell) for cell in row] for row in (head, *rows)]
     widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     lines = []
@@ -130,6 +130,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
 
 
 def _width(text: str) -> int:
-    """Return the number of columns that a terminal shows a text in."""
+    """Return the number of columns that a text fills on a terminal."""
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
     return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)

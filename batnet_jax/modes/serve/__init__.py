@@ -46,7 +46,7 @@ def run(
       allow_host: host names to answer to, beside the address and this machine's own.
 
     Raises: UserError if the packages of the extra `serve` are not installed, the address is not
-      available, the token or a name cannot be one, or the model or the gallery is missing.
+      available, the token or a host name is not valid, or the model or the gallery is missing.
     """
     import_uvicorn()
     from batnet_jax.modes.serve import access, app, server

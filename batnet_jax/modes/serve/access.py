@@ -1,7 +1,8 @@
 """Who may ask the server: the names that it answers to, the token, and the headers of answers.
 
 A web site can lead a browser to this server under a name of its own (DNS rebinding). So a request
-must name a host that the server knows. Addresses are no names: nobody can make one lead elsewhere.
+must name a host that the server knows. Addresses are allowed, because nobody can make an address
+lead elsewhere.
 """
 
 import hashlib
@@ -103,7 +104,7 @@ def _plain(name: str) -> str:
 
 
 def _number(name: str) -> Any:
-    """Return the IP address that a name is, or None."""
+    """Return a name as an IP address; None if it is not an address."""
     if name.startswith("[") and name.endswith("]"):
         name = name[1:-1]
     try:

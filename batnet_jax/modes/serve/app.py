@@ -182,7 +182,7 @@ class _SearchEndpoints:
 
 
 def _parse_number(text: str) -> int | None:
-    """Return the number that decimal digits are; None for other text and huge numbers."""
+    """Return decimal digits as a number; None for other text and huge numbers."""
     return int(text) if re.fullmatch("[0-9]{1,18}", text) else None
 
 

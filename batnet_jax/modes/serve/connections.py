@@ -141,7 +141,7 @@ class Connections:
         return new
 
     def _heaviest(self) -> list[Connection]:
-        """Return the connections of the client that has most of those that can be ended."""
+        """Return the connections that can be ended, of the client with most of them."""
         clients: dict[str, list[Connection]] = {}
         for one in self._all.values():
             if one.phase is not Phase.WORK:
@@ -287,7 +287,7 @@ def make_protocol(connections: Connections) -> type[H11Protocol]:
 
 
 def plain_answer(status: int, message: str) -> bytes:
-    """Return the bytes of an answer to what is no request, after which the connection ends."""
+    """Return an answer to a malformed request or a refused connection, which ends after it."""
     body = json.dumps({"error": message}).encode()
     phrase = {400: "Bad Request", 503: "Service Unavailable"}[status]
     fields = {**HEADERS, "Content-Type": "application/json", "Content-Length": str(len(body))}

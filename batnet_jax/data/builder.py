@@ -29,10 +29,8 @@ from batnet_jax.data.checks import (
 from batnet_jax.data.files.find_dataset import choose_tree, find_trees
 from batnet_jax.data.files.pixels import WHITE, describe_transparent
 from batnet_jax.data.files.tree import FileTree, describe_left_out
+from batnet_jax.data.label_index import INDEX_NAME, NAMES, write_index
 from batnet_jax.errors import ArgumentError, UserError, one_line, printable
-
-INDEX_NAME = "index.npz"
-"""The file with all splits' labels, so that opening a data set does not read the images."""
 
 ALPHA_SETTING = ", unless data.alpha says otherwise"
 
@@ -234,8 +232,9 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         self.info.set_splits(SplitDict(splits))
         index |= {f"{split}/digest": copies.digests(split) for split in sources}
         names = np.array([_utf8(name) for name in self.identity_names()], np.bytes_)
-        index["identity_names"] = names
-        np.savez(os.path.join(self.data_dir, INDEX_NAME), **index)  # type: ignore
+        index[NAMES] = names
+        with self._writing():
+            write_index(Path(self.data_dir) / INDEX_NAME, index)
 
     def look(self, most: int) -> dict[str, np.ndarray]:
         """Read the labels of all splits, and the first images of each; report them, write nothing.

@@ -1,6 +1,7 @@
 """Checks of a data set while it is prepared: images, counts, copies."""
 
 import hashlib
+import sys
 from array import array
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -127,6 +128,11 @@ def count_warnings(counts: Mapping[str, Count], published: Mapping[str, Count]) 
     return lines
 
 
+def digest_of(encoded: bytes) -> int:
+    """Return a number of 64 bits that stands for the content of a file."""
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), sys.byteorder)
+
+
 class Copies:
     """Finds files with the same content, with 8 bytes of memory for each image."""
 
@@ -135,8 +141,7 @@ class Copies:
 
     def add(self, split: str, encoded: bytes) -> None:
         """Add the next image of a split."""
-        digest = hashlib.blake2b(encoded, digest_size=8).digest()
-        self._digests.setdefault(split, array("Q")).frombytes(digest)
+        self._digests.setdefault(split, array("Q")).append(digest_of(encoded))
 
     def digests(self, split: str) -> np.ndarray:
         """Return the digests of a split's images, [n] uint64, in the order of `add`."""

@@ -16,7 +16,9 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
-from batnet_jax.data.builder import INDEX_NAME, NO_READING, Reading, ReIDBuilder
+from batnet_jax.data.builder import NO_READING, Reading, ReIDBuilder
+from batnet_jax.data.checks import digest_of
+from batnet_jax.data.label_index import INDEX_NAME, NAMES, read_index
 from batnet_jax.errors import ArgumentError, UserError, one_line
 from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.resource_errors import is_out_of_reach
@@ -96,18 +98,22 @@ class Split:
 
 
 class _ImageFiles(Sequence[bytes]):
-    """The image files in the records of a prepared split."""
+    """The image files in the records of a prepared split, compared with their digests, if any."""
 
-    def __init__(self, records: Sequence[bytes], path: Path):
+    def __init__(self, records: Sequence[bytes], path: Path, digests: np.ndarray | None):
         self._records = records
         self._path = path
+        self._digests = digests
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, row: Any) -> Any:
         try:
-            return _field(self._records[row], "image")
+            image = _field(self._records[row], "image")
+            if self._digests is not None and digest_of(image) != self._digests[row]:
+                raise ValueError(f"image {row} does not have its checksum")
+            return image
         except MemoryError:
             raise
         except Exception as error:  # ArrayRecord and protobuf raise many types
@@ -185,20 +191,22 @@ def open_prepared(builder: ReIDBuilder, name: str) -> Dataset:
     try:
         if not builder.info.splits:  # another process prepared it after the builder was made
             builder.info.read_from_directory(builder.data_dir)
-        with open(path / INDEX_NAME, "rb") as file, np.load(file) as index:
-            found = [split for split in OPTIONAL if f"{split}/pid" in index]
-            splits: dict[str, Any] = {
-                split: _open_split(builder, index, split)
-                for split in ("train", "query", "gallery", *found)
-            }
-            names = [name.decode() for name in index["identity_names"].tolist()]
-            return Dataset(name, path, identity_names=names, **splits)
+        index = read_index(path / INDEX_NAME)
+        found = [split for split in OPTIONAL if f"{split}/pid" in index]
+        splits: dict[str, Any] = {
+            split: _open_split(builder, index, split)
+            for split in ("train", "query", "gallery", *found)
+        }
+        names = [name.decode() for name in index[NAMES].tolist()]
+        return Dataset(name, path, identity_names=names, **splits)
     except Exception as error:
         if is_out_of_reach(error):
             raise UserError(
                 f"'{builder.data_dir}' cannot be read ({one_line(error)}): let this user read it"
             ) from error
-        raise UserError(f"'{builder.data_dir}' is damaged: delete it, and run again") from error
+        raise UserError(
+            f"'{builder.data_dir}' is damaged ({one_line(error)}): delete it, and run again"
+        ) from error
 
 
 def look(builder: ReIDBuilder, name: str) -> Dataset:
@@ -323,7 +331,8 @@ def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: st
     labels = (index[f"{split}/pid"], index[f"{split}/camera"])
     content = _content(builder, index, split)
     shapes = index.get(f"{split}/shape")  # data sets prepared by older versions have none
-    return Split(*labels, filenames, rows, _ImageFiles(records, path), state, content, shapes)
+    files = _ImageFiles(records, path, index.get(f"{split}/digest"))
+    return Split(*labels, filenames, rows, files, state, content, shapes)
 
 
 def _content(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> str:

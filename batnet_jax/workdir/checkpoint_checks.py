@@ -94,6 +94,14 @@ def other_version(workdir: Path, step: int, reason: str) -> UserError:
     )
 
 
+def misplaced(workdir: Path, step: int, saved: int) -> UserError:
+    """Return the error for a whole checkpoint in the folder of another step."""
+    return UserError(
+        f"checkpoint {step} in '{workdir}' holds the state of step {saved}: give the folder its"
+        f" name {saved} again, or move it away"
+    )
+
+
 def unreadable(workdir: Path, step: int, error: Exception) -> UserError:
     """Return the error for a checkpoint that Orbax could not read."""
     if is_out_of_reach(error):

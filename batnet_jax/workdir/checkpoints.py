@@ -6,6 +6,8 @@ without its workdir. All processes have the same state; only the lead reads and 
 """
 
 import json
+import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 from orbax.checkpoint.options import MultiprocessingOptions
 
-from batnet_jax.errors import ArgumentError, UserError
+from batnet_jax.errors import ArgumentError, UserError, printable
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.paths import exists, is_folder, list_folder
 from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
@@ -29,13 +31,15 @@ from batnet_jax.workdir.checkpoint_checks import (
     has_own_checksum,
     have_checksums,
     is_metadata,
+    misplaced,
     other_version,
     unreadable,
 )
-from batnet_jax.workdir.checksums import add_checksums, damaged_arrays
+from batnet_jax.workdir.checksums import broken_seal, damaged_arrays, seal, sealed_step
 from batnet_jax.workdir.gcs import absolute, is_bucket
 
 FOLDER = "checkpoints"
+_STEP = re.compile("0|[1-9][0-9]{0,17}")
 BEST = -1
 """In place of a step: the best checkpoint by validation."""
 UNREADABLE = (
@@ -137,7 +141,7 @@ def save(
     fetched = jax.tree.map(np.array, jax.device_get(vars(state)))
     check_room(str(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
     arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
-    saved = ocp.args.JsonSave(add_checksums(run, fetched))  # type: ignore[call-arg]
+    saved = ocp.args.JsonSave(seal(run, fetched, step))  # type: ignore[call-arg]
     manager.save(step, args=ocp.args.Composite(state=arrays, run=saved))
 
 
@@ -150,7 +154,7 @@ def steps_of(workdir: Path) -> list[int]:
     """Return the steps of all complete checkpoints of a workdir, ascending."""
     # Orbax renames a complete checkpoint's folder to its step; in a bucket it adds a file instead.
     folder = workdir / FOLDER
-    found = [p for p in list_folder(folder) if p.name.isdecimal()] if exists(folder) else []
+    found = [p for p in list_folder(folder) if _STEP.fullmatch(p.name)] if exists(folder) else []
     if is_bucket(workdir):
         found = [p for p in found if ocp.utils.is_checkpoint_finalized(p)]
     return sorted(int(p.name) for p in found)
@@ -205,7 +209,7 @@ def locate(path: Path) -> tuple[Path, int | None]:
     if is_folder(path / FOLDER) or not is_folder(path / "run"):
         return path, None
     parent = absolute(path).parent
-    if parent.name == FOLDER and path.name.isdecimal():
+    if parent.name == FOLDER and _STEP.fullmatch(path.name):
         return parent.parent, int(path.name)
     return path, ITSELF
 
@@ -219,15 +223,20 @@ def restore_metadata(workdir: Path, step: int) -> dict[str, Any]:
     """Read the metadata of a checkpoint, see `metadata`.
 
     Raises: DamagedError if it cannot be read or does not have its checksum; UserError if it is
-      another version's, or out of reach.
+      another version's, of another step, or out of reach.
     """
     run = _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
     if not is_metadata(run):
         if has_own_checksum(run):
             raise other_version(workdir, step, "its metadata is not this version's")
         raise damaged(workdir, step, "it lacks its run's metadata")
-    if run.get("checksums") and not has_own_checksum(run):  # older checkpoints have none
+    if broken_seal(run):
+        raise damaged(workdir, step, "its checksums are not those that it was saved with")
+    saved = sealed_step(run)
+    if (run.get("checksums") or saved is not None) and not has_own_checksum(run):
         raise damaged(workdir, step, "its metadata does not have its checksum")
+    if saved is not None and step not in (saved, ITSELF):
+        raise misplaced(workdir, step, saved)
     return run
 
 
@@ -279,7 +288,24 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
         reason = f"{others[0]} does not have its checksum"
         _refuse_other(workdir, step, sums, reason)
         raise damaged(workdir, step, reason)
+    if sealed_step(run) is None:
+        _check_older(workdir, step, int(restored["step"]), bool(sums))
     return like.replace(**restored)
+
+
+def _check_older(workdir: Path, step: int, state_step: int, has_sums: bool) -> None:
+    """Check the step of a checkpoint without a seal; say on stderr if it has no checksums either.
+
+    Raises: UserError if the state is of another step.
+    """
+    if step not in (state_step, ITSELF):
+        raise misplaced(workdir, step, state_step)
+    if not has_sums:
+        line = (
+            f"warning: checkpoint {state_step} in '{workdir}' is of an older version and has no"
+            " checksums: damage to it would not be noticed"
+        )
+        print(printable(line), file=sys.stderr)
 
 
 def _refuse_other(workdir: Path, step: int, sums: Mapping[str, int], reason: str) -> None:

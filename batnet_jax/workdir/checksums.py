@@ -1,7 +1,8 @@
 """Checksums of a checkpoint: a disk may return other bytes than were written.
 
 The metadata of a checkpoint holds the CRC-32 of each array of the state, and of the metadata
-itself. Checkpoints of older versions have no checksums, and pass all checks.
+itself. Its seal binds the step and the arrays to the metadata: to the settings of the run, its
+identities and its data. Checkpoints of older versions lack the seal, and the oldest have no checksums.
 """
 
 import json
@@ -14,6 +15,8 @@ import numpy as np
 
 METADATA = "facts"
 """The key of the metadata's own checksum among the checksums of the arrays."""
+SEAL = "seal"
+"""The key of the seal in the metadata."""
 
 
 def add_checksums(run: Mapping[str, Any], state: Any) -> dict[str, Any]:
@@ -24,6 +27,38 @@ def add_checksums(run: Mapping[str, Any], state: Any) -> dict[str, Any]:
       state: a tree of NumPy arrays.
     """
     return {**run, "checksums": array_checksums(state) | {METADATA: metadata_checksum(run)}}
+
+
+def seal(run: Mapping[str, Any], state: Any, step: int) -> dict[str, Any]:
+    """Return the metadata of a run with checksums, and with a seal on the step and the arrays.
+
+    Args:
+      run: see `checkpoints.metadata`.
+      state: a tree of NumPy arrays.
+      step: steps taken.
+    """
+    sums = array_checksums(state)
+    return add_checksums({**run, SEAL: {"step": step, "arrays": _sum_of(sums)}}, state)
+
+
+def broken_seal(run: Mapping[str, Any]) -> bool:
+    """Return whether metadata has a seal that does not fit its checksums."""
+    if SEAL not in run:
+        return False
+    found, sums = run[SEAL], run.get("checksums")
+    if not isinstance(found, dict) or type(found.get("step")) is not int:
+        return True
+    own = {name: value for name, value in (sums or {}).items() if name != METADATA}
+    return found.get("arrays") != _sum_of(own)
+
+
+def sealed_step(run: Mapping[str, Any]) -> int | None:
+    """Return the step that metadata was saved with; None for a checkpoint of an older version."""
+    return run[SEAL]["step"] if SEAL in run else None
+
+
+def _sum_of(sums: Mapping[str, int]) -> int:
+    return zlib.crc32(json.dumps(sums, sort_keys=True).encode())
 
 
 def damaged_arrays(run: Mapping[str, Any], state: Any) -> list[str]:

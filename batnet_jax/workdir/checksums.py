@@ -2,7 +2,8 @@
 
 The metadata of a checkpoint holds the CRC-32 of each array of the state, and of the metadata
 itself. Its seal binds the step and the arrays to the metadata: to the settings of the run, its
-identities and its data. Checkpoints of older versions lack the seal, and the oldest have no checksums.
+identities and its data. Checkpoints of older versions lack the seal, and the oldest have no
+checksums.
 """
 
 import json

@@ -15,6 +15,7 @@ ALLOWED = {
     "data/prepared.py": "a lock",
     "data/loading/cache.py": "a lock, and a temporary path",
     "data/builder.py": "a folder that is renamed when complete",
+    "data/label_index.py": "a temporary path",
     "data/pedestrians/draw.py": "into memory",
     "inference/feature_file.py": "a temporary path",
     "modes/search.py": "a temporary path",

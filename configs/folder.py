@@ -1,14 +1,14 @@
 """BAT-net on images of your own: a narrow network, small images.
 
-Data: a sub-folder for each identity, with folders of cameras or not; or folders of train, query
-and gallery, or train and test, where file names may begin with the identity and the camera, as in
-0001_c2_anything.jpg (docs/data.md). A query is not compared with images of the same identity and
-the same camera. If no camera is found, a query is compared with all images.
+Data: a sub-folder for each identity, with folders of cameras above or below it if you like; or
+folders of train, query and gallery, or train and test, where file names may begin with the identity
+and the camera, as in 0001_c2_anything.jpg (docs/data.md). A query is not compared with images of
+the same identity and the same camera. If no camera is found, a query is compared with all images.
 
 The network and the images suit two CPU cores. The length of the run, its schedule and the batch
 follow from the size of the training set (`config.fit`), and a line says what was chosen: at least
-1000 steps and 20 epochs, a rise and a cosine of the learning rate, erasing after a quarter of the
-run. Fields given at the command line stay. The paper's settings are --config.fit=none
+1000 steps and 20 epochs, a warm-up and a cosine of the learning rate, erasing after a quarter of
+the run. Fields given at the command line stay. The paper's settings are --config.fit=none
 --config.model.width=1 --config.data.image_size=256,128 --config.batch.identities=16
 --config.learning_rate=5e-4 --config.schedule=piecewise --config.num_epochs=300
 --config.decay_epochs=150,200,250 --config.augment.erasing_start_epoch=50.

@@ -1,6 +1,6 @@
 """Bi-attention in a strong baseline on Market-1501: ResNet-50, BNNeck, cosine schedule.
 
-Setting, not that of the paper: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
+Setting, which is not the paper's: Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person
 Re-identification", CVPR Workshops 2019 ("Luo" below). 16 x 4 images of 256 x 128, warm-up, random
 erasing, label smoothing, last stride 1 and BNNeck. Three things differ from Luo:
   schedule      cosine of He et al., "Bag of Tricks for Image Classification", CVPR 2019, not steps

@@ -10,9 +10,9 @@ These are the paper's figures, not run by us, as we do not have the images. The 
 weights trained on ImageNet; without --config.init.from, expect less. The paper does not name its
 AP convention; `config.eval.ap` sets ours.
 
-Data: `MSMT17_V1/` or its .zip in data/manual. For research only, from its authors. Training images
-are those of list_train.txt and list_val.txt, 32,621 as in the paper. The paper uses V1; for V2,
-whose faces are masked, pass --config.data.variant=v2.
+Data: `MSMT17_V1/` or its .zip in data/manual. For research only, from its authors. The training
+images are the images of list_train.txt and list_val.txt, 32,621 as in the paper. The paper uses V1;
+for V2, whose faces are masked, pass --config.data.variant=v2.
 
 python -m batnet_jax.main --config=configs/msmt17.py
 """

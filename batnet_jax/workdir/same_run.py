@@ -116,7 +116,7 @@ def check_training_data(
     else:
         return
     raise UserError(
-        f"'{workdir}' {change}: restore the data to resume the run; or train on the data of now "
+        f"'{workdir}' {change}: restore the data to resume the run; or train on the current data "
         f"from what this run has learnt, by --config.init.from={workdir} and another --workdir"
     )
 

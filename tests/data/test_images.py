@@ -1,6 +1,6 @@
 """Unusual and damaged images, filenames and archives, and their outcomes.
 
-| what a folder or an archive holds | what becomes of it |
+| content of a folder or an archive | result |
 |---|---|
 | JPEG that is cut off, or lacks its end | error naming the file |
 | JPEG with a small picture in its header, cut after that | error naming the file |

@@ -2,9 +2,9 @@
 
     python benchmarks/baselines.py --config=configs/demo.py [--workdir=DIR] [--config.FIELD=VALUE]
 
-Prints a Markdown table over the query and gallery of the config's data set; with --workdir also
-the trained net's row, from that run's last evaluation. `docs/pedestrians.md` and the README's
-section on one's own images show its output.
+The script prints a Markdown table for the query and gallery of the config's data set. With
+--workdir the table has a row for the trained net, from the run's last evaluation.
+`docs/pedestrians.md` shows such tables.
 """
 
 import json

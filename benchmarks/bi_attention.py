@@ -3,12 +3,13 @@
     python benchmarks/bi_attention.py [--batch 64] [--reductions 2 4 8 16 32] [--repeats 3]
         [--dtype float32]
 
-One block at p2 of the network at width 1 (maps of 16 x 8 x 480), in training. `ours` is
-`BiAttention`; `rows` concatenates the products of the upper triangle, `bilinear`, and multiplies;
-`outer` is as published: the outer product, of which the triangle is gathered. Temporaries are what
-the compiled program holds beside its arguments and results, by XLA's account. The ways take turns
-in one process, after a call each that is not timed; the best of the repeats counts. At r = 2 and
-batch 64 `outer` holds 8 GB: lower --batch where memory is short, or leave it out with --ways.
+The block stands at p2 of the network at width 1 (maps of 16 x 8 x 480), in training. Three forms
+are compared. `ours` is `BiAttention`. `rows` concatenates the products of the upper triangle
+(`bilinear`), then multiplies. `outer` is the published form: it computes the outer product and
+gathers the triangle. Temporaries are the memory that the compiled program needs beside its
+arguments and results, as XLA reports it. The forms take turns in one process. The first call of
+each is not timed, and the best of the repeats counts. At r = 2 and batch 64 `outer` holds 8 GB: if
+memory is short, lower --batch, or leave `outer` out with --ways.
 """
 
 import argparse
@@ -31,7 +32,7 @@ MIB = 2**20
 
 
 def outer_product(x: jax.Array) -> jax.Array:
-    """[..., c] to [..., c (c + 1) / 2]: all products, of which a triangle is kept."""
+    """[..., c] to [..., c (c + 1) / 2]: compute all products, keep a triangle."""
     rows, columns = np.triu_indices(x.shape[-1])
     return (x[..., :, None] * x[..., None, :])[..., rows, columns]
 

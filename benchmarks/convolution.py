@@ -2,9 +2,9 @@
 
     python benchmarks/convolution.py [--batch 16] [--repeats 7]
 
-The first is the default of jax 0.10 and 0.11; `batnet_jax/runtime/xla_flags.py` chooses the second.
-The shapes are those of the network at width 1 and 256 x 128. The two take turns; milliseconds are
-the median, "x" is how many times slower YNNPACK's are.
+YNNPACK is the default of jax 0.10 and 0.11; `batnet_jax/runtime/xla_flags.py` chooses Eigen. The
+shapes are taken from the network at width 1 and 256 x 128. The two libraries take turns.
+Milliseconds are the median; "x" is YNNPACK's time divided by Eigen's.
 """
 
 import argparse

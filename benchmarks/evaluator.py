@@ -5,23 +5,26 @@
     python benchmarks/evaluator.py --peers DIR [--lists DIR] [--sizes 8 4 2 1] [--only ours numpy]
         [--million] [--plot FILE.png] [--dir DIR]
 
-Queries and gallery are MSMT17's (11,659 and 82,161 images) by its list_query.txt and
-list_gallery.txt in --lists, else drawn by the same law; size n takes every n-th of both. Features
-are drawn. Each contestant runs in a process of its own, and prints its time (of ours the second of
-two calls in that process, with the first, which compiles, beside it), the peak of resident memory
-and mAP. The floor is the bare blocked matrix product of all of the same features, in a process
-before and one after each contestant, of which the mean counts: on a virtual machine whose speed
-changes from minute to minute, only equal stretches of time compare.
+The identities and cameras are MSMT17's, 11,659 queries and 82,161 gallery images. --lists names the
+folder with list_query.txt and list_gallery.txt. Without --lists, labels are drawn with the same
+distribution. Size n takes every n-th query and gallery image. Features are drawn at random.
 
-* fastreid: FastReID's `rank_cy.pyx`, from its package, built here, behind the product of normalised
-  features that its evaluator makes with PyTorch. Torchreid's Cython evaluator, which it was made
-  from, is not in Torchreid's package.
-* torchreid: its `distance.py` and `rank.py`, from its package: Python.
-* jnp.sort, numpy: plain blockwise evaluators that sort the gallery for every query.
+Each contestant runs in its own process, and prints its time, the peak of its resident memory and
+mAP. Our time is the time of a second call; the first call compiles, and its time stands beside it.
+The floor is the blocked matrix product of the same features, and nothing else. It runs in a process
+before each contestant and in one after it, and the mean of the two counts, because the speed of a
+virtual machine changes from minute to minute.
 
-Imports and FastReID's compilation are not timed. A contestant is not tried where the last size's
-memory or time, times the growth of the pairs, is more than --limit-gib or --limit-minutes.
---million adds 1,000,000 distractors in a file that is mapped (4.4 GB of disk in --dir).
+* fastreid: the product of normalised features with PyTorch, as in FastReID's evaluator, then
+  `rank_cy.pyx` of FastReID's package, compiled here. `rank_cy.pyx` was made from Torchreid's Cython
+  evaluator, which Torchreid's package lacks.
+* torchreid: `distance.py` and `rank.py` of Torchreid's package, in Python.
+* jnp.sort, numpy: plain evaluators that sort the gallery for every query, block by block.
+
+Imports and the compilation of `rank_cy.pyx` are not timed. Before each size, a contestant's memory
+and time are predicted from its last size and the number of pairs. The contestant is left out if the
+prediction exceeds --limit-gib or --limit-minutes. --million adds 1,000,000 distractors, in a
+memory-mapped file (4.4 GB of disk in --dir).
 """
 
 import argparse
@@ -196,7 +199,7 @@ def child(name: str, folder: Path, mapped: bool, peers: Path | None) -> None:
 
 
 def run(name: str, folder: Path, args: argparse.Namespace) -> dict[str, float]:
-    """What a child says, with the floor."""
+    """Return the figures of a contestant's process, and the floor."""
 
     def say(which: str) -> dict[str, float]:
         command = [sys.executable, __file__, "--child", which, str(folder)]

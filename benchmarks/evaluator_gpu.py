@@ -2,17 +2,17 @@
 
     python benchmarks/evaluator_gpu.py [--lists DIR] [--size 1] [--repeats 5] [--profile DIR]
 
-MSMT17's size, by its lists in --lists or drawn by the same law, as in `evaluator.py`; size n takes
-every n-th query and gallery item. In one process, in turns, the best of the repeats:
+--lists and --size choose the labels as in `evaluator.py`. All measurements take turns in one
+process, and the best of the repeats counts:
 
-* product: of all queries with all gallery items, in the evaluator's own tiles and in float32 at
-  full precision, everything on the device already;
-* with upload: the same from NumPy arrays, chunk by chunk;
-* counting: the evaluator's device work by its trace, product included: what it adds to the product;
-* features to metrics: the whole call, from NumPy arrays to a dictionary: checks, unit length,
-  the plan, upload, ranks, metrics; with features rounded to bfloat16; and with XLA's sums in place
-  of the counting kernel.
-* upload: of the gallery alone, as one array, and in pieces, as the evaluator does it.
+* product: multiply all queries by all gallery items, in the evaluator's tiles, in float32 at full
+  precision. All features are on the device before the clock starts.
+* product with upload: the same, with the features in NumPy arrays, uploaded chunk by chunk.
+* features to metrics: the whole call, from NumPy arrays to a dictionary: checks, unit length, plan,
+  upload, ranks, metrics. It is also timed with features rounded to bfloat16, and with XLA's sums in
+  place of the counting kernel.
+* upload: copy the gallery to the device, as one array, and in pieces as the evaluator does it.
+* device work: the time that the device works in one whole call, by a trace: product and counting.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def product(block: jax.Array, chunk: jax.Array) -> jax.Array:
 
 
 def pieces(features, size: int) -> list:
-    """Cut in equal parts, the last one filled up, as a plan does it."""
+    """Cut an array into equal parts, as a plan does; zeros fill up the last part."""
     count = -(-len(features) // size)
     size = -(-len(features) // count)
     features = np.pad(features, ((0, count * size - len(features)), (0, 0)))

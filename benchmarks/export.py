@@ -2,12 +2,12 @@
 
     python benchmarks/export.py [--width 1.0] [--image-size 256 128] [--seconds 8] [--folder DIR]
 
-`jax` is `embed_step` under `jax.jit`, weights as arguments; `stablehlo` the file of --mode=export,
-read back by `jax.export`, under `jax.jit` as a user would call it; `onnx` the other one in
-onnxruntime on the CPU, with its default number of threads. Weights are random: the time does not
-depend on them. The ways take turns, call by call, after calls that are not timed; the best counts,
-as the machine may have other work. Features must agree to 1e-4, or nothing is printed. With
---folder the files are kept there, and a second call, which finds them, only measures.
+`jax` is `embed_step` under `jax.jit`, with the weights as arguments. `stablehlo` is the .stablehlo
+file of --mode=export, read back by `jax.export` and called under `jax.jit`. `onnx` is the .onnx
+file in onnxruntime on the CPU, with the default number of threads. The weights are random, because
+the time does not depend on them. The three take turns, call by call. The first calls are not timed,
+and the best call counts, because the machine may have other work. The features must agree to 1e-4,
+or nothing is printed. --folder keeps the files, and a later run with the same folder only measures.
 """
 
 import argparse

@@ -4,12 +4,15 @@
     python benchmarks/gpu_program.py [--batch 64] [--width 1] [--reduction 4] [--dtype bfloat16]
         [--hlo FILE]
 
-The step of `train_step.py`, compiled ahead of time for a described device. A kernel is what runs in
-the compiled program's own lines: a fusion, a call of cuBLAS or cuDNN, a copy; those in a loop count
-as often as it goes round. MB are what kernels read and write, by the shapes of their operands and
-results without workspaces, so more than they touch where they change a part. Which kernels cuBLAS
-and cuDNN choose is not known, nor how long any takes: for these a GPU and `kernels.py` are needed.
-Without measuring, XLA must not choose between Triton and cuBLAS either: all products are cuBLAS's.
+The step of `train_step.py` is compiled ahead of time, for a description of the device. A kernel is
+an instruction of the compiled program: a fusion, a call of cuBLAS or cuDNN, or a copy. A kernel in
+a loop counts once for each round of the loop.
+
+MB is the memory that kernels read and write, by the shapes of their operands and results, without
+workspaces. A kernel that changes a part of an array counts with the whole array. The count does not
+tell which kernels cuBLAS and cuDNN choose, nor how long a kernel takes: that needs a GPU and
+`kernels.py`. XLA chooses between Triton and cuBLAS by measuring, so here cuBLAS computes all
+products.
 """
 
 import argparse
@@ -53,7 +56,7 @@ KINDS = (  # of a fusion, by what is in it: the first that is
 
 
 def program(task: dict) -> tuple[str, int]:
-    """The compiled step, as text (HLO), and of how many arrays its state is.
+    """Return the compiled step as text (HLO), and the number of arrays in its state.
 
     Args:
       task: batch, size, width, reduction, dtype, parts and identities, as in `train_step.py`.
@@ -107,7 +110,7 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def count_kernels(text: str) -> dict[tuple[str, str], list[float]]:
-    """(kind, part of the step) to [kernels, bytes]; the parts: forward, backward, rest."""
+    """Return [kernels, bytes] by (kind, part of the step): forward, backward or rest."""
     lines, entry = computations(text)
     counts: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0, 0])
 
@@ -140,14 +143,14 @@ def count_kernels(text: str) -> dict[tuple[str, str], list[float]]:
 
 
 def called(rest: str, attribute: str) -> str:
-    """The computation that an instruction names."""
+    """Return the name of the computation that an instruction calls."""
     match = re.search(attribute + r"=%?([\w.\-]+)", rest)
     assert match, rest
     return match[1]
 
 
 def size_of(shape: str) -> int:
-    """Bytes of a shape or a tuple of them, but for workspaces."""
+    """Return the bytes of a shape or of a tuple of shapes, without workspaces."""
     return sum(
         WIDTHS.get(kind, 4) * math.prod(int(side) for side in sides.split(",") if side)
         for kind, sides in SHAPE.findall(shape)
@@ -155,7 +158,7 @@ def size_of(shape: str) -> int:
 
 
 def part_of(rest: str) -> str:
-    """Of the step, by the name that JAX has given an instruction."""
+    """Return the part of the step that an instruction belongs to, by the name from JAX."""
     name = re.search(r'op_name="([^"]*)"', rest)
     if not name or "jvp(" not in name[1]:
         return "rest"

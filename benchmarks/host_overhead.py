@@ -3,14 +3,14 @@
     python benchmarks/host_overhead.py --config=configs/demo.py [--windows=5] [--window_steps=20]
         [--config.FIELD=VALUE]
 
-The real loop, `loop.take_steps` with its loader, log and progress bar, takes a window of steps;
-then the same compiled step is taken as often on one batch that lies on the device, with nothing
-between; and so on in turns, as the speed of the machine drifts. What the loop takes longer is the
-overhead, waiting for data included. Then:
+The real loop, `loop.take_steps` with its loader, log and progress bar, takes a window of steps.
+Then the same compiled step runs alone, the same number of times, on one batch that stays on the
+device. The two take turns, because the speed of the machine drifts. The overhead is the difference
+of their times, and includes the time spent waiting for data. Two more measurements follow:
 
-* the loop with a step that does nothing: the host's own work, which a device hides while it is
-  busy, as long as it is less than a step.
-* a checkpoint: how long the loop stands still for it, and when it is on the disk.
+* the loop with a step that does nothing. Its time is the host's own work. A busy device hides this
+  work if it takes less time than a step.
+* a checkpoint: how long the loop waits for it, and after what time it is on the disk.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ class Loop:
         return init_state(self.recipe, tuple(self.config.data.image_size))
 
     def alone(self, steps: int) -> float:
-        """Seconds of so many steps with nothing between them."""
+        """Return the seconds of `steps` steps with nothing between them."""
         start = time.perf_counter()
         for _ in range(steps):
             self.state, metrics = self.step(self.state, self.batch)
@@ -149,7 +149,7 @@ class TimedRun(loop.Run):
 
 
 def save_seconds(state, workdir: Path) -> tuple[float, float]:
-    """Seconds that saving a checkpoint holds the loop up, and until it is on the disk."""
+    """Return the seconds that a checkpoint holds the loop up, and the seconds until it is saved."""
     manager = checkpoints.open_manager(workdir)
     checkpoints.save(manager, 1, unpack_state(jax.device_get(state)), {})  # what is done once
     manager.wait_until_finished()

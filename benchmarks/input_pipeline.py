@@ -3,23 +3,25 @@
     pip install torch
     python benchmarks/input_pipeline.py [--images 4000] [--workers 2] [--repeats 3] [--dir DIR]
 
-Writes JPEG files of the sizes of Market-1501's and MSMT17's into a folder that is removed again,
-prepares them as the data set `folder`, and reads them all in shuffled order, in batches of 64,
-resized to 256 x 128. Each measurement has a process of its own, whose imports are not counted; the
-ways take turns, and the best of the repeats counts. Prints two Markdown tables for each size:
-images a second, and images a second of processor time, over all processes of the way. The second
-tells more where other programs run beside.
+The script writes JPEG files of Market-1501's and MSMT17's sizes into a temporary folder, and
+prepares them as the data set `folder`. Each contestant reads all images in shuffled order, in
+batches of 64, resized to 256 x 128. Each measurement runs in its own process, and imports are not
+timed. The contestants take turns, and the best of the repeats counts. Two Markdown tables are
+printed for each size. They show images per second, and images per second of processor time, over
+all processes of a contestant. If other programs run on the machine, the second table tells more.
 
 The DataLoaders keep their processes between epochs. PyTorch offers no cache, so their later epochs
 decode again.
-* Pillow: as Torchreid and FastReID do. Images are normalised float32, channels first.
-* OpenCV: the fastest that we know of. Images are resized in place, and stay bytes.
+* Pillow: Torchreid and FastReID read images in this way. Images are normalised float32, channels
+  first.
+* OpenCV: the fastest way that we know of. Images are resized in place, and stay bytes.
 
 Ours:
 * memory: the first epoch decodes, later ones are read from memory.
 * disk, filled: the first epoch decodes and writes the cache on disk.
-* disk, another run: of the same images, whose first epoch compares checksums.
-* device: as memory, and until the last batch lies on JAX's device.
+* disk, another run: a later run reads the cache of the same images; its first epoch compares
+  checksums.
+* device: as memory; the time ends when the last batch is on JAX's device.
 """
 
 import argparse

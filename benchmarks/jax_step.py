@@ -73,7 +73,7 @@ class Contestant:
         return jax.tree.map(devices.split, self.batch)
 
     def compile(self) -> dict:
-        """Seconds, and XLA's account of the memory."""
+        """Compile; return the seconds, and the memory that XLA reports."""
         start = time.perf_counter()
         compiled = self.function.lower(self.state, self._split()).compile()
         seconds = time.perf_counter() - start
@@ -82,7 +82,7 @@ class Contestant:
         return {"compile": seconds, "temporaries": memory.temp_size_in_bytes}
 
     def take(self, steps: int) -> float:
-        """Seconds of so many steps, until their losses are known."""
+        """Return the seconds of `steps` steps, until their losses are known."""
         start = time.perf_counter()
         losses = []
         for _ in range(steps):
@@ -117,7 +117,7 @@ class Contestant:
         }
 
     def start_peak(self) -> None:
-        """Nothing: JAX's peak is that of the process's life."""
+        """Do nothing, because JAX measures the peak over the whole life of the process."""
 
     def peak(self) -> int | None:
         """Bytes of device memory, at most; None on a CPU."""

@@ -2,12 +2,16 @@
 
     python benchmarks/kernels.py DIR [--top 20]
 
-DIR is what `--config.profile=True` or a benchmark's --profile has written; of several traces below
-it the newest counts. On a GPU the kernels of its streams, copies among them, on a CPU what XLA's
-threads do. The last line has their sum; how much of it are products, of convolutions and matrices,
-by the names that XLA, cuDNN and cuBLAS give; and the time from the first to the last, by which it
-says how busy the device was (on a CPU more than 100 %, as threads work side by side); and how many
-different CUDA graphs it launched.
+DIR is a folder that `--config.profile=True` or a benchmark's --profile has written. If it holds
+several traces, the newest one is read. On a GPU the table lists the kernels and copies of the GPU's
+streams, on a CPU the operations of XLA's threads. The last line gives
+
+* the number of kernels and calls, and the sum of their times;
+* the share of matrix products and convolutions in the sum, by the names that XLA, cuDNN and cuBLAS
+  give to kernels;
+* the time from the start of the first kernel to the end of the last, and how busy the device was in
+  it: more than 100 % on a CPU, where threads work side by side;
+* the number of different CUDA graphs, if there are any.
 """
 
 import argparse

@@ -3,14 +3,17 @@
     python benchmarks/mask_on_person.py --runs DIR,DIR,... [--json FILE] [--pictures DIR]
         [--images N] [--step N]
 
-Takes runs on `pedestrians`, with an attention and without, and measures all query and gallery
-images (--images: N of them, evenly spaced). Prints a Markdown table of the runs, and another of
-means over the runs of equal networks. `before` is the map that enters the attention; where there is
-none, the map at the same position. The energy is the sum over the channels of squares. `On others`
-is the share that the map of one image has on the person of another: a map that only knows where
-people usually are has no more on its own. --pictures also writes DIR/<run>.png for each run with an
-attention: image, layers and maps of a few images, half of them those with the most clutter in front
-and behind.
+The script takes runs on `pedestrians`, with an attention and without, and measures all query and
+gallery images, or N evenly spaced ones with --images. It prints a Markdown table of the runs, and a
+table of means over the runs of equal networks. `before` is the map that enters the attention. A
+network without attention has the map at the same position instead. The energy is the sum of squares
+over the channels. `On others` is the share of an image's energy that lies on the persons of the
+other images. If a map only knows where people usually are, its share on its own person is no
+higher.
+
+--pictures also writes DIR/<run>.png for each run with an attention. It shows a few images with
+their layers and maps; half of the images are the ones with the most clutter before and behind the
+person.
 """
 
 import argparse

@@ -23,11 +23,12 @@ def training_flops(
     embedding: int = 512,
     identities: int = 751,
 ) -> float:
-    """Floating-point operations of a training step, an image: 2 a multiplication and addition.
+    """Return the floating-point operations of a training step for each image.
 
-    Convolutions, dense layers and what Bi-attention multiplies, at position p2; forward, and twice
-    as much for the two gradients, but for the first convolution, whose input has none. Not counted:
-    normalisation, ReLU, pooling, augmentation, losses and Adam.
+    A multiplication with its addition counts as 2. Convolutions, dense layers and the products of a
+    Bi-attention at position p2 are counted: once forward, and twice for the two gradients. The
+    first convolution needs no gradient by its input. Normalisation, ReLU, pooling, augmentation,
+    losses and Adam are not counted.
     """
 
     def scaled(channels):

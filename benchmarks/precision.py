@@ -3,10 +3,10 @@
     python benchmarks/precision.py --config configs/demo.py [--seeds 3] [--jobs 1]
         [--dir runs/precision] [-- --config.FIELD=VALUE ...]
 
-Runs the main job for each seed and type, --jobs side by side, in workdirs below --dir, where a run
-that was ended goes on and a finished one is not repeated. Prints mAP and Rank-1 of each, the means,
-the spread over the seeds (the sample's standard deviation), and the difference of the means beside
-its standard error.
+The script runs the main program for each seed and type, --jobs side by side, in workdirs below
+--dir. A run that was ended goes on, and a finished run is not repeated. The script prints mAP and
+Rank-1 of each run, the means, the spread over the seeds (the sample's standard deviation), and the
+difference of the means with its standard error.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
     python benchmarks/prepare.py [--images 8000 32000 126000] [--bytes 10000] [--dir DIR]
 
-Writes trees in Market-1501's layout, one size after the other, into a folder that is removed again
-(each needs twice images x bytes of disk), prepares each in a process of its own and prints a
-Markdown table. The images have 128 x 64 pixels, and bytes after their end to fill them up to the
-size. Memory is the process's peak of resident memory; the last column is what the imports alone
-do not need of it. `docs/data.md` shows its output.
+The script writes trees in Market-1501's layout into a temporary folder, one size after the other. A
+tree needs twice images x bytes of disk. Each tree is prepared in its own process, and a Markdown
+table is printed. The images have 128 x 64 pixels, and padding after their end up to --bytes. Memory
+is the peak of the process's resident memory; the last column subtracts the memory of the imports.
+`docs/data.md` shows the table.
 """
 
 import argparse

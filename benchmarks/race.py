@@ -1,7 +1,7 @@
 """Contestants of a benchmark, each in a process of its own, that take turns; for `train_step.py`.
 
-A process is asked a line on its stdin and answers a line on its stdout, both JSON, see
-`train_step.work`; its first answer says that it is ready.
+A request is a line of JSON on a process's stdin, and the answer is a line of JSON on its stdout;
+see `train_step.work`. The first answer says that the process is ready.
 """
 
 import contextlib
@@ -47,9 +47,9 @@ class Worker:
             )
 
     def read(self, patience: float | None = None):
-        """The next answer; None where the process has ended, whose last words are in `error`.
+        """Return the next answer; None if the process has ended, with its last words in `error`.
 
-        One that gives none for so many seconds is ended.
+        A process that gives no answer within the time limit is ended.
         """
         if not select.select([self._process.stdout], [], [], patience)[0]:
             self._kill()

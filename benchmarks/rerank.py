@@ -4,17 +4,21 @@
     python benchmarks/rerank.py --torchreid DIR [--sizes 1500 3000 6000 12000 24000]
         [--limit-gib 8] [--full]
 
-Of Torchreid the one file `utils/rerank.py` is used, which needs NumPy alone; DIR may also be the
-unpacked source package. It is given the matrices of Euclidean distances, made before the clock
-starts and counted neither as time nor as memory. Ours starts from the features, and finds the
-distances itself. Features have 1,024 dimensions; an eighth of the images are queries.
+Only the file `utils/rerank.py` of Torchreid is used, which needs nothing but NumPy. DIR is where
+Torchreid is installed, or its unpacked source package. Torchreid receives the matrices of Euclidean
+distances; neither the time nor the memory of making them is counted. Ours starts from the features
+and computes the distances itself. Features have 1,024 dimensions; an eighth of the images are
+queries.
 
-Each measurement has a process of its own. Memory is by how much the peak of resident memory passes
-what the process held before. Torchreid's may take as much as the limit, which is enforced
-(RLIMIT_AS), and is not tried where the last size's memory times the square of the growth is more.
-The columns "x" say how many times ours is faster and smaller; the last one is the largest
-difference between final distances: where two distances are equal but for rounding, the neighbours
-may differ. `--full` runs ours at the size of MSMT17, 11,659 queries and 82,161 gallery images.
+Each measurement runs in its own process. Memory is the growth of the process's resident memory,
+from the start of the measurement to its peak. --limit-gib limits Torchreid's memory (RLIMIT_AS).
+Torchreid is left out at sizes for which its memory, growing with the square of the images, would
+exceed the limit.
+
+The first "x" is Torchreid's time divided by ours, the second Torchreid's memory divided by ours.
+"difference" is the largest difference between final distances. It may be large if two distances are
+equal except for rounding, because the neighbours may then differ. --full runs ours at MSMT17's
+size: 11,659 queries and 82,161 gallery images.
 """
 
 import argparse
@@ -59,7 +63,7 @@ def make_features(images: int) -> np.ndarray:
 
 
 def memory(which: str) -> int:
-    """Bytes: "VmHWM", the peak of resident memory, "VmRSS", what it is, or "VmSize"."""
+    """Return bytes of memory: "VmRSS" = resident now, "VmHWM" = its peak, or "VmSize"."""
     status = Path("/proc/self/status").read_text()
     return 1024 * int(re.search(which + r":\s+(\d+) kB", status)[1])
 
@@ -114,7 +118,7 @@ def our_distances(query: np.ndarray, gallery: np.ndarray) -> tuple:
 
 
 def our_blocks(query: np.ndarray, gallery: np.ndarray) -> tuple:
-    """The same, but the blocks are dropped, as where only ranks are wanted."""
+    """Re-rank as `our_distances` does, but drop each block, as if only ranks were wanted."""
     from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
 
     def say(done: int, steps: int) -> None:
@@ -130,7 +134,7 @@ def our_blocks(query: np.ndarray, gallery: np.ndarray) -> tuple:
 
 
 def measure(function) -> tuple:
-    """What it returns, its seconds, and bytes by which the peak of memory grew."""
+    """Return a function's result, its seconds, and the bytes by which memory grew at its peak."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, start = memory("VmRSS"), time.perf_counter()
     result = function()
@@ -155,7 +159,7 @@ def child(way: str, queries: int, images: int, result: str, folder: str, limit: 
 
 
 def measure_apart(way: str, queries: int, images: int, result="", folder="", limit=0.0):
-    """The same in a process of its own; None where the memory did not suffice."""
+    """Measure in a process of its own; return None if the memory did not suffice."""
     given = [way, str(queries), str(images), str(result), folder, str(limit)]
     home = str(Path(__file__).parents[1])
     done = subprocess.run(

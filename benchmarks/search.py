@@ -4,16 +4,16 @@
     python benchmarks/search.py [--gallery 1000000] [--queries 1000 256] [--top 10]
         [--only ours faiss] [--dir DIR]
 
-The features are drawn once into a file (4.1 GB of disk in --dir for a million). Each contestant
-runs in a process of its own, and prints its seconds (the better of --repeat searches, the first of
-which also compiles), the peak of resident memory, and how many of the lists are faiss's.
+The features are drawn once, into a file (4.1 GB of disk in --dir for a million). Each contestant
+runs in its own process. It prints the seconds of the fastest of --repeat searches (the first one
+also compiles), the peak of resident memory, and how many of its lists equal faiss's.
 
-* ours: `retrieval.top_k` on the mapped file. Its time has reading, checking and bringing to unit
-  length in it.
-* faiss: `IndexFlatIP`, exact, all in memory. Reading the file and filling the index are a column of
-  their own, "fill".
-* floor: the bare product in blocks, everything in memory; a process before and one after each
-  contestant, the faster counts.
+* ours: `retrieval.top_k` on the memory-mapped file. The time includes reading the features,
+  checking them and scaling them to unit length.
+* faiss: `IndexFlatIP`, exact, with all features in memory. The column "fill" has the time of
+  reading the file and filling the index.
+* floor: the matrix product alone, in blocks, with all features in memory. It runs in a process
+  before each contestant and in one after it, and the faster of the two counts.
 """
 
 import argparse

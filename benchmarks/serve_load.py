@@ -1,4 +1,4 @@
-"""What the page to search with bears: searches at once by one client, all of them on this machine.
+"""The load that the search page bears: one client on this machine sends many searches at once.
 
     pip install -e '.[serve]'
     python benchmarks/serve_load.py --workdir runs/demo --gallery photos.npz

@@ -3,8 +3,8 @@
 Bi() is the outer product and its diagonals 0, -1, -2, ...; parts are sampled by an affine grid with
 corners aligned. `width` scales the backbone's channels as ours does.
 
-It stands here, and pytest finds it by its `pythonpath`: a benchmark's script finds its neighbours,
-and the tests may lean on the benchmarks, but not the other way round.
+The module lies here because a benchmark's script finds its neighbours. The tests find it by
+pytest's `pythonpath`: tests may import benchmarks, but benchmarks may not import tests.
 """
 
 import torch

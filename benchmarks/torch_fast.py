@@ -1,9 +1,9 @@
 """The fastest way that we found to train BAT-net in PyTorch: the rival of `train_step.py`.
 
-The same function as `torch_batnet.TorchBATNet`, of the same weights. The pairs of channels are
-taken by cyclic shifts, a few at a time, and made again for the gradient, as ours does; parts are
-sampled by one matrix. To be run in `torch.channels_last`. One 1x1 convolution in place of an
-inception's three that share their input was tried and left out: no faster, on a CPU at least.
+It computes the same function as `torch_batnet.TorchBATNet`, from the same weights. As in our
+network, the pairs of channels come from a few cyclic shifts at a time, and are computed again for
+the gradient. One matrix samples the parts. Run it in `torch.channels_last`. Three 1x1 convolutions
+of an inception share their input; one convolution in their place was not faster, on a CPU at least.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """A training step of BAT-net in PyTorch, as `batnet_jax.step.train_step` takes it.
 
-The same losses, augmentation, dropout, batch normalisation and optimizer, of the same weights and
-batch; `train_step.py` lets it race.
+Losses, augmentation, dropout, batch normalisation, optimizer, weights and batch are the same.
+`train_step.py` races the two steps.
 """
 
 import re
@@ -164,7 +164,7 @@ class Contestant:
         return loss.detach()
 
     def compile(self) -> dict:
-        """The seconds until steps are as fast as they will be, where anything is compiled."""
+        """Return the seconds until the step is compiled, if anything is compiled."""
         start = time.perf_counter()
         self.take(1)
         if "captured" in self.how:
@@ -172,7 +172,7 @@ class Contestant:
         return {"compile": time.perf_counter() - start} if self.how else {}
 
     def _capture(self) -> None:
-        """From here on a step replays a CUDA graph: of a batch at one place, as all of it is."""
+        """Capture the step as a CUDA graph, which every further step replays on the same memory."""
         place = [t.to(self.device) for t in (self.images, self.labels)]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -193,7 +193,7 @@ class Contestant:
         self._work = replay
 
     def take(self, steps: int) -> float:
-        """Seconds of so many steps, until their losses are known."""
+        """Return the seconds of `steps` steps, until their losses are known."""
         start = time.perf_counter()
         losses = [self.step() for _ in range(steps)]
         if not torch.stack(losses).isfinite().all():
@@ -230,7 +230,7 @@ class Contestant:
         }
 
     def start_peak(self) -> None:
-        """The peak of device memory starts anew."""
+        """Measure the peak of device memory anew from here on."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
 

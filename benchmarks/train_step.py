@@ -19,24 +19,26 @@ compares their losses and gradients in float64.
 * torch-best-blocks: torch.compile of each block by itself, so that blocks alike are compiled once.
 * torch-best-captured, torch-best-blocks-captured (GPU): the whole step as one CUDA graph.
 
-Each has a process of its own, and they take turns: one repetition is a few steps of each, as the
-first after a pause may be slower, where the system must first find memory for it. bfloat16
-is `model.dtype` of ours and autocast of PyTorch's. The columns:
+Each contestant runs in its own process, and the contestants take turns. A repetition consists of
+several steps of each contestant, because the first step after a pause may be slower: the system
+must find memory for it. With bfloat16, ours has `model.dtype=bfloat16`, and PyTorch runs under
+autocast. The columns:
 
-* compile: seconds, nothing cached.
-* ms: of a step, the median and the least of the repetitions; images a second by the median.
-* peak: of memory, MiB: on a CPU what the process grows by while stepping, beside weights and Adam's
-  state; on a GPU all by the allocator's account (JAX's counts what choosing kernels took, too).
-* temporaries: what XLA reserves beside state and batch, MiB.
-* augment: ms of augmentation alone, which is part of the step too.
-* of peak: GFLOP/s by `network_cost.py` over those of one large product of matrices of that type,
-  in the same process.
+* compile: seconds, with nothing cached.
+* ms, median and least: of a step, over the repetitions. images/s follows from the median.
+* peak: of memory, in MiB. On a CPU it is the growth of the process during the steps, without
+  weights and Adam's state. On a GPU it is all memory that the allocator reports; JAX's allocator
+  includes the memory that choosing kernels took.
+* temporaries: the memory that XLA reserves beside state and batch, in MiB.
+* augment: ms of augmentation alone, which is also a part of the step.
+* of peak: the step's GFLOP/s, by `network_cost.py`, divided by the GFLOP/s of one large matrix
+  product of the same type in the same process.
 
-With --at-once all get ready, and compile, side by side, and only then take turns: where machine
-time is short; --patience ends those that are not ready after so many minutes. With --apart each
-contestant runs before the next one starts: where memory is short. --profile writes a trace of 3
-steps of each: for TensorBoard or Perfetto, and of PyTorch's also a table. --accumulate is ours
-alone: its memory and time with the batch in so many parts.
+With --at-once all contestants start and compile side by side, and take turns once all are ready.
+This saves machine time. --patience ends a contestant that is not ready after that number of
+minutes. With --apart each contestant ends before the next one starts. This saves memory. --profile
+writes a trace of 3 steps of each contestant for TensorBoard or Perfetto, and a table for PyTorch.
+--accumulate divides the batch of ours into that number of parts.
 """
 
 import argparse
@@ -77,14 +79,14 @@ def resident(which: str) -> int:
 
 
 def draw_batch(task: dict) -> None:
-    """Adds `images` and `labels` to a task: K images of each identity."""
+    """Add `images` and `labels` to a task: K images of each identity."""
     rng = np.random.default_rng(0)
     task["images"] = rng.integers(0, 256, (task["batch"], *task["size"], 3), dtype=np.uint8)
     task["labels"] = np.repeat(np.arange(task["batch"] // IMAGES), IMAGES)
 
 
 def work(task: dict) -> None:
-    """A contestant's process: a request a line on stdin, an answer a line on stdout."""
+    """Run a contestant's process: each line on stdin is a request, each on stdout an answer."""
     channel, sys.stdout = sys.stdout, sys.stderr
     name = task["name"]
     if name == "ours":
@@ -186,7 +188,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
 
 
 def make_tasks(args: argparse.Namespace, dtype: str, width: float, folder: str) -> list[dict]:
-    """A contestant's task each; all JSON."""
+    """Return the task of each contestant, as JSON values."""
     net = {"width": width, "reduction": args.reduction, "parts": PARTS}
     net |= {"identities": IDENTITIES, "embedding": EMBEDDING}
     task = {
@@ -240,7 +242,7 @@ def run(argv: list[str]) -> None:
 
 
 def prepare(task: dict) -> None:
-    """Writes the weights that all start from."""
+    """Write the weights that all contestants start from."""
     subprocess.run(
         [sys.executable, __file__, "--child", json.dumps({**task, "name": "weights"})],
         env=os.environ | {"PYTHONPATH": search_path(), "JAX_PLATFORMS": "cpu"},

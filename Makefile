@@ -10,7 +10,7 @@ PARALLEL = -n auto --maxprocesses 4 --dist loadfile  # a file stays on one core
 INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all torch onnx browser gpu docs bench lint format clean
+.PHONY: help demo test test-all torch onnx browser gpu docs bench baselines lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,7 +38,10 @@ docs: $(VENV)/.docs  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "in site/; to read it: python3 -m http.server --directory site"
 
-bench: $(VENV)/.test  ## baselines on the embedded data set (ARGS=--workdir=runs/demo adds the run)
+bench: $(VENV)/.test  ## measure what the package costs here (COMPARE=old.json: and what changed)
+	$(RUN) benchmarks/bench.py $(if $(COMPARE),--compare $(COMPARE)) $(ARGS)
+
+baselines: $(VENV)/.test  ## baselines on the embedded data set (ARGS=--workdir=runs/demo adds the run)
 	$(RUN) benchmarks/baselines.py --config=configs/demo.py $(ARGS)
 
 lint: $(VENV)/.dev  ## check style and types (changes nothing)

@@ -251,6 +251,7 @@ def test_the_main_job_runs_its_commands(place, page, command):
 
 SMALLER = {
     "baselines.py": small("folder"),
+    "bench.py": ["--quick", "--only", "images"],
     "bi_attention.py": ["--batch=2", "--reductions", "16", "--repeats=1", "--ways", "ours"],
     "evaluator.py": ["--sizes", "64", "--only", "ours"],
     "evaluator_gpu.py": ["--size=64", "--repeats=1"],

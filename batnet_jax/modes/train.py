@@ -1,10 +1,9 @@
 """The mode `train`: train a network, or resume its training, and evaluate it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
-import numpy as np
 
 from batnet_jax.data import Split
 from batnet_jax.data.checks import fitting_size, median_aspect
@@ -12,10 +11,9 @@ from batnet_jax.data.run_data import RetrievalTest, open_run_data
 from batnet_jax.modes.dry_run import describe_run
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
-from batnet_jax.training.fitted import describe_fit, fit, keep_fit, read_start
+from batnet_jax.training.fitted import fit_and_tell, keep_fit, read_start
 from batnet_jax.training.loop import train
 from batnet_jax.training.start import check_run
-from batnet_jax.validation import validate
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path, *, dry_run: bool = False) -> None:
@@ -56,21 +54,6 @@ def tell_shape(config: ml_collections.ConfigDict, images: Split) -> None:
             f"config.data.image_size={size[0]},{size[1]} stretches it to {size[0] / size[1]:.2f}: "
             f"--config.data.image_size={fitting[0]},{fitting[1]} keeps their shape"
         )
-
-
-def fit_and_tell(
-    config: ml_collections.ConfigDict, labels: np.ndarray, given: Collection[str]
-) -> ml_collections.ConfigDict:
-    """Return the config with the settings that follow from the training set; print these.
-
-    Raises: UserError, as `fit` and `validate` do.
-    """
-    fitted = fit(config, labels, given)
-    line = describe_fit(config, fitted, labels)
-    if line and processes.is_lead():
-        print(line)
-    validate(fitted)
-    return fitted
 
 
 def check_same_images(tests: Sequence[RetrievalTest], *more: Split) -> None:

@@ -17,9 +17,10 @@ import numpy as np
 from batnet_jax.config import flatten
 from batnet_jax.data.loading.sampler import steps_per_epoch
 from batnet_jax.errors import UserError
+from batnet_jax.runtime import processes
 from batnet_jax.runtime.read_files import read_json
 from batnet_jax.training.run_length import shape_of
-from batnet_jax.validation import from_saved
+from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir.gcs import reached
 from batnet_jax.workdir.run_folder import LABELS, checkpoint_run, read_settings
 
@@ -33,6 +34,10 @@ LEAST_EPOCHS = 20
 """A run takes at least so many steps and epochs: in fewer, networks from scratch hardly learn."""
 DECAYS = (0.6, 0.85)
 """Shares of a run at which a piecewise schedule decays."""
+CONSTANT_STEPS = 2000
+"""Steps up to which a run from scratch has no decay: it gains nothing there (docs/training.md)."""
+TRAINED_RATE = 5e-4
+"""The learning rate of a run that starts from weights (paper, 4.4); a higher one spoils them."""
 WARM_UP = 0.1
 """Share of a run in which the learning rate rises."""
 ERASING = 0.25
@@ -65,6 +70,21 @@ def fit(
     if config.fit == "all" and config.batch.identities <= len(counts):
         config = _update(config, _length(config, labels, given), given)
     return config
+
+
+def fit_and_tell(
+    config: ml_collections.ConfigDict, labels: np.ndarray, given: Collection[str]
+) -> ml_collections.ConfigDict:
+    """Return the config with the settings that follow from the training set; print these.
+
+    Raises: UserError, as `fit` and `validate` do.
+    """
+    fitted = fit(config, labels, given)
+    line = describe_fit(config, fitted, labels)
+    if line and processes.is_lead():
+        print(line)
+    validate(fitted)
+    return fitted
 
 
 def fit_negatives(
@@ -171,15 +191,19 @@ def _batch(
 def _length(
     config: ml_collections.ConfigDict, labels: np.ndarray, given: Collection[str]
 ) -> dict[str, Any]:
-    """Return the epochs of the run, and the epochs at which its schedule changes."""
+    """Return the epochs of the run, the epochs at which its schedule changes, and its rate."""
     epoch = steps_per_epoch(labels, **shape_of(config))
     epochs = max(LEAST_EPOCHS, math.ceil(max(LEAST_STEPS, config.steps) / epoch))
     if "num_epochs" in given:
         epochs = config.num_epochs
+    trained = bool(config.init["from"])
     decays = tuple(dict.fromkeys(max(1, round(share * epochs)) for share in DECAYS))
+    if not trained and (config.steps or epochs * epoch) <= CONSTANT_STEPS:
+        decays = ()
     return {
         "num_epochs": epochs,
         **({"decay_epochs": decays} if config.schedule == "piecewise" else {}),
+        **({"learning_rate": min(config.learning_rate, TRAINED_RATE)} if trained else {}),
         "warmup_epochs": min(round(WARM_UP * epochs), epochs - 1),
         "augment.erasing_start_epoch": round(ERASING * epochs),
         "checkpoint.every_epochs": max(1, math.ceil(epochs / SAVES)),

@@ -151,6 +151,28 @@ def test_a_damaged_result_is_named_and_made_again(text, training, tmp_path, caps
         runs.run_table(small_config(), tmp_path, 5, [0])
 
 
+@pytest.mark.parametrize("field", ["batch", "all"])
+def test_the_rows_fit_the_training_set(training, tmp_path, capsys, field):
+    """12 people and a batch of 16: all rows get the same batch; resuming keeps it."""
+    config = small_config()
+    config.update_from_flattened_dict({"fit": field, "batch.identities": 16})
+    training.stop_at = 1
+    with pytest.raises(KeyboardInterrupt):
+        runs.run_table(config, tmp_path, 2, [0], {"steps"})
+    said = capsys.readouterr().out
+    assert said.count("chosen by the size of the training set (12 people, 96 images)") == 1
+    assert ("num_epochs=" in said) == (field == "all")
+    training.stop_at = None
+    runs.run_table(config, tmp_path, 2, [0], {"steps"})
+    assert "chosen by" not in capsys.readouterr().out
+    saved = [json.loads(path.read_text()) for path in tmp_path.rglob("config.json")]
+    assert len(saved) == 2
+    for one in saved:
+        del one["model"]
+    assert saved[0] == saved[1]
+    assert saved[0]["batch"]["identities"] == 12
+
+
 def test_one_seed_has_no_spread(training, tmp_path):
     path = runs.run_table(small_config(), tmp_path, 5, [0])
     row = json.loads(path.with_suffix(".json").read_text())["rows"][0]

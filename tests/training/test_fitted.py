@@ -5,6 +5,7 @@ import json
 import jax
 import numpy as np
 import pytest
+from support.configs import load_config
 from support.run_main import call_main
 from support.stub_training import fake_embed, fake_state, fake_step
 from support.tiny_datasets import jpg, write_tree
@@ -13,7 +14,13 @@ from batnet_jax.config import default_config, flatten
 from batnet_jax.data.loading.sampler import steps_per_epoch
 from batnet_jax.errors import UserError
 from batnet_jax.training import loop, start
-from batnet_jax.training.fitted import describe_fit, fit, fit_negatives, keep_fit
+from batnet_jax.training.fitted import (
+    CONSTANT_STEPS,
+    describe_fit,
+    fit,
+    fit_negatives,
+    keep_fit,
+)
 from batnet_jax.training.run_length import check_batch, plan_run
 from batnet_jax.validation import validate
 
@@ -126,9 +133,41 @@ def test_a_cosine_gets_no_decays():
     assert "warmup_epochs" in found
 
 
+def test_short_runs_from_scratch_have_no_decay():
+    """docs/training.md: a decay at the end of some thousand steps fits the people of training."""
+    config = config_of(**ALL)
+    short = fit(config, labels(9, 40), ())
+    assert short.decay_epochs == ()
+    assert plan_run(short, labels(9, 40)).total <= CONSTANT_STEPS
+    validate(short)
+    long = fit(config, labels(3000, 12), ())
+    assert plan_run(long, labels(3000, 12)).total > CONSTANT_STEPS
+    assert long.decay_epochs == (12, 17)  # of 20 epochs
+    assert fit(config_of(**ALL, steps=1500), labels(3000, 12), {"steps"}).decay_epochs == ()
+
+
+def test_a_start_from_weights_keeps_the_papers_rate_and_decays():
+    config = config_of(**ALL | {"init.from": "x.pth", "learning_rate": 3e-3})
+    fitted = fit(config, labels(9, 40), ())
+    assert fitted.learning_rate == 5e-4
+    assert len(fitted.decay_epochs) == 2
+    assert fit(config, labels(9, 40), {"learning_rate"}).learning_rate == 3e-3
+    config.learning_rate = 1e-4
+    assert fit(config, labels(9, 40), ()).learning_rate == 1e-4
+
+
+def test_folder_follows_what_was_measured():
+    """docs/training.md recommends the demo's rate and warm-up, and no decay."""
+    demo, folder = load_config("demo"), load_config("folder")
+    fitted = fit(folder, labels(100, 5), ())
+    assert fitted.learning_rate == demo.learning_rate
+    assert (fitted.schedule, fitted.decay_epochs) == ("piecewise", ())
+    assert fitted.warmup_epochs > 0
+
+
 def test_the_rest_follows_from_given_epochs():
     fitted = fit(config_of(**ALL, num_epochs=40), labels(9), {"num_epochs"})
-    assert (fitted.num_epochs, fitted.warmup_epochs, fitted.decay_epochs) == (40, 4, (24, 34))
+    assert (fitted.num_epochs, fitted.warmup_epochs, fitted.decay_epochs) == (40, 4, ())
     fitted = fit(config_of(**ALL, num_epochs=1), labels(9), {"num_epochs"})
     assert (fitted.num_epochs, fitted.warmup_epochs) == (1, 0)
     validate(fitted)
@@ -138,7 +177,7 @@ def test_the_line_names_what_changed():
     config = config_of(**ALL)
     line = describe_fit(config, fit(config, labels(5), ()), labels(5))
     assert line.startswith("chosen by the size of the training set (5 people, 20 images): ")
-    for field in ("num_epochs=1000", "decay_epochs=(600,850)", "batch.identities=5"):
+    for field in ("num_epochs=1000", "decay_epochs=()", "batch.identities=5"):
         assert field in line
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import ml_collections
 
 from batnet_jax.errors import UserError
+from batnet_jax.modes.flags import given_fields
 from batnet_jax.modes.tables.paper import TABLES, Row, Table
 from batnet_jax.modes.tables.runs import run_table
 
@@ -33,4 +34,4 @@ def run(
     numbers = [int(seed) for seed in given if seed.isdecimal()]
     if not numbers or len(set(numbers)) < len(given):
         raise UserError(f"--seeds={','.join(given)}: give different numbers, as in --seeds=0,1,2")
-    run_table(config, workdir, table, numbers)
+    run_table(config, workdir, table, numbers, given_fields())

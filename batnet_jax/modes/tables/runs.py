@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from batnet_jax.errors import NotFiniteError, UserError, printable
 from batnet_jax.modes.tables.paper import TABLES, Row, Table
 from batnet_jax.modes.tables.text import Setting, describe, write_table
 from batnet_jax.runtime.read_files import read_json, reason
+from batnet_jax.training.fitted import fit_and_tell, keep_fit, read_start
 from batnet_jax.training.loop import train
 from batnet_jax.training.run_length import plan_run
 from batnet_jax.training.start import check_run
@@ -40,7 +41,11 @@ class Run(NamedTuple):
 
 
 def run_table(
-    config: ml_collections.ConfigDict, workdir: Path, number: int, seeds: Sequence[int]
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    number: int,
+    seeds: Sequence[int],
+    given: Collection[str] = (),
 ) -> Path:
     """Train and evaluate the runs that a table lacks, and write the table after each run.
 
@@ -54,6 +59,7 @@ def run_table(
       workdir: written to.
       number: the table's, a key of `TABLES`.
       seeds: one run of each row per seed.
+      given: names of the fields that the user gave, which `config.fit` leaves as they are.
     Returns: the path of the Markdown file.
 
     Raises:
@@ -61,8 +67,12 @@ def run_table(
       NotFiniteError: after all runs, if the loss of a run was not finite.
     """
     table = TABLES[number]
+    config, started = keep_start(config, workdir, table, seeds, given)
     runs = plan_runs(config, workdir, table, seeds)
     data = open_run_data(config)
+    if not started:
+        config = fit_and_tell(config, data.train.labels, given)
+        runs = [run._replace(config=row_config(config, run.row, run.seed)) for run in runs]
     length = plan_run(config, data.train.labels)
     setting = Setting(number, table, describe(config, table, length), tuple(seeds), workdir)
     results = {run.workdir: finished_result(run, length.total, table.metrics) for run in runs}
@@ -105,6 +115,25 @@ def finish(run: Run, data: RunData, total: int, metrics: Sequence[str]) -> dict[
     return finished_result(run, total, metrics)
 
 
+def keep_start(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    table: Table,
+    seeds: Sequence[int],
+    given: Collection[str],
+) -> tuple[ml_collections.ConfigDict, bool]:
+    """Return the config with what the first run of the table chose, and whether one has begun.
+
+    All rows keep the length and the batch of the first run.
+    """
+    for seed in seeds:
+        for row in table.rows:
+            start = read_start(run_folder(workdir, row_config(config, row, seed)))
+            if start is not None:
+                return keep_fit(config, *start, given), True
+    return config, False
+
+
 def plan_runs(
     config: ml_collections.ConfigDict, workdir: Path, table: Table, seeds: Sequence[int]
 ) -> list[Run]:
@@ -121,7 +150,7 @@ def plan_runs(
         for row in table.rows:
             run_config = row_config(config, row, seed)
             validate(run_config)
-            folder = workdir / FOLDER / network_name(run_config) / f"seed_{seed}"
+            folder = run_folder(workdir, run_config)
             check_run(run_config, folder)
             check_start(run_config, row, folder)
             runs.append(Run(row, seed, run_config, folder))
@@ -152,6 +181,11 @@ def row_config(config: ml_collections.ConfigDict, row: Row, seed: int) -> ml_col
     config.seed = seed
     config.model.update(row.overrides)
     return config
+
+
+def run_folder(workdir: Path, config: ml_collections.ConfigDict) -> Path:
+    """Return the workdir of a row's run."""
+    return workdir / FOLDER / network_name(config) / f"seed_{config.seed}"
 
 
 def network_name(config: ml_collections.ConfigDict) -> str:

@@ -14,6 +14,7 @@
 """
 
 import os
+import re
 from pathlib import Path
 
 from batnet_jax.data.builder import Reading, ReIDBuilder
@@ -36,6 +37,7 @@ __all__ = [
     "check_name",
     "check_reading",
     "load_dataset",
+    "split_name",
     "title_of",
 ]
 
@@ -44,15 +46,37 @@ DATASETS: dict[str, type[ReIDBuilder]] = {builder.name: builder for builder in B
 MANUAL_DIR = "data/manual"
 
 
+_READING = re.compile(
+    r"\?(?=layout=|pattern=)(?:layout=(?P<layout>[^&]*)&?)?(?:pattern=(?P<pattern>.*))?$"
+)
+"""The end of a name such as `folder:DIR?layout=camera/person&pattern=...`."""
+
+
+def split_name(name: str) -> tuple[str, str, Reading | None]:
+    """Return the parts of a name as `load_dataset` takes it.
+
+    Returns: the name in `DATASETS`; the variant or, for `folder`, the place; and the layout and the
+      pattern that the name gives to a folder, None if it gives neither.
+    """
+    base, _, detail = str(name).partition(":")
+    match = _READING.search(detail) if base == Folder.name else None
+    if match is None:
+        return base, detail, None
+    return base, detail[: match.start()], Reading(match["layout"] or "", match["pattern"] or "")
+
+
 def check_name(name: str, setting: str = "name") -> None:
-    """Raise a UserError that lists the data sets if no data set has this name.
+    """Raise a UserError if no data set has this name, or its layout or pattern is none.
 
     Args:
       name: as in `load_dataset`.
       setting: what the caller calls the name, for the message.
     """
-    if str(name).split(":")[0] not in DATASETS:
+    base, _, reading = split_name(name)
+    if base not in DATASETS:
         raise UserError(f"{setting}={name!r} is unknown: choose {', '.join(DATASETS)}")
+    if reading is not None:
+        check_reading(*reading)
 
 
 def check_reading(layout: str, pattern: str) -> None:
@@ -75,7 +99,8 @@ def load_dataset(
 
     Args:
       name: a name in `DATASETS`; a name with a variant, such as `msmt17:v2`; or `folder:DIR`, which
-        overrides `manual_dir`.
+        overrides `manual_dir`. `folder:DIR?layout=...&pattern=...`, or one of the two, overrides
+        `layout` and `pattern`, too.
       variant: a name in the builder's `BUILDER_CONFIGS`; "" = the first.
       data_dir: the folder of the prepared data sets.
       manual_dir: the folder or archive with the user's files, see the builders; "" = `MANUAL_DIR`.
@@ -89,7 +114,7 @@ def load_dataset(
       argument would help). A failed preparation leaves no files.
     """
     check_name(name)
-    base, _, detail = name.partition(":")
+    base, detail, own = split_name(name)
     if base == Folder.name and detail:
         manual_dir = detail
     elif detail:
@@ -101,12 +126,12 @@ def load_dataset(
         variant,
         Path(data_dir),
         Path(manual_dir or MANUAL_DIR),
-        Reading(layout, pattern),
+        own or Reading(layout, pattern),
     )
     return (open_prepared if write else look)(builder, title_of(name))
 
 
 def title_of(name: str) -> str:
     """Return a data set's name in results: `market1501`, `msmt17-v2`, `folder-mine`."""
-    base, _, detail = name.partition(":")
+    base, detail, _ = split_name(name)
     return f"{base}-{Path(detail).stem if base == Folder.name else detail}" if detail else base

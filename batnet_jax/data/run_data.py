@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import ml_collections
 import numpy as np
 
-from batnet_jax.data import Dataset, Split, load_dataset, title_of
+from batnet_jax.data import Dataset, Split, load_dataset, split_name, title_of
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.matches import check_matches
 from batnet_jax.data.prepared import concatenate
@@ -151,7 +151,7 @@ def _open_all(
 
 def _setting(argument: str, name: str) -> str:
     """Return the setting that holds an argument of `load_dataset`, for a message."""
-    base, _, detail = name.partition(":")
+    base, detail, _ = split_name(name)
     if detail and argument == ("manual_dir" if base == Folder.name else "variant"):
         return f"in {name!r}"
     return SETTINGS[argument]

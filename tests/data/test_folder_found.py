@@ -3,8 +3,12 @@
 import pytest
 from support.tiny_datasets import FLAT, fails, jpg, write_tree, write_zip
 
-from batnet_jax.data import load_dataset
+from batnet_jax.config import default_config
+from batnet_jax.data import check_name, load_dataset, split_name, title_of
+from batnet_jax.data.run_data import open_run_data
 from batnet_jax.data.sources.file_labels import camera_of
+from batnet_jax.errors import UserError
+from batnet_jax.validation import validate
 
 PEOPLE = ("ann", "bob", "cid", "dan", "eve", "fay", "gil", "hal")
 
@@ -169,3 +173,53 @@ def test_junk_of_people_is_counted(tmp_path, capfd):
 )
 def test_letters_of_cameras_without_a_mark(name, camera):
     assert camera_of(name) == camera
+
+
+NAMES_OF_SETS = [
+    # name, parts
+    ("market1501", ("market1501", "", None)),
+    ("msmt17:v2", ("msmt17", "v2", None)),
+    ("folder:a/b", ("folder", "a/b", None)),
+    ("folder:a?b", ("folder", "a?b", None)),
+    ("folder:a?layout=camera/person", ("folder", "a", ("camera/person", ""))),
+    (r"folder:a?pattern=(?P<pid>\d)&?", ("folder", "a", ("", r"(?P<pid>\d)&?"))),
+    (
+        "folder:a?layout=*/person&pattern=(?P<camera>x)",
+        ("folder", "a", ("*/person", "(?P<camera>x)")),
+    ),
+    ("folder:?layout=person", ("folder", "", ("person", ""))),
+]
+
+
+@pytest.mark.parametrize(("name", "parts"), NAMES_OF_SETS)
+def test_a_name_may_give_layout_and_pattern(name, parts):
+    assert split_name(name) == parts
+    assert title_of(name) == title_of(":".join(filter(None, parts[:2])))
+    check_name(name)
+
+
+@pytest.mark.parametrize(
+    ("end", "message"),
+    [("layout=people", "is no layout"), ("pattern=(", "is no regular expression")],
+)
+def test_a_wrong_layout_in_a_name(end, message):
+    with pytest.raises(UserError, match=message):
+        check_name(f"folder:a?{end}")
+
+
+def test_each_folder_of_a_run_has_its_own_layout(tmp_path):
+    shop = tree(*(f"{c}/{p}/{i}.png" for c in ("left", "right") for p in PEOPLE for i in (0, 1)))
+    hall = tree(*(f"{p}-{c}-{i}.png" for p in PEOPLE for c in (3, 4) for i in (0, 1)))
+    write_tree(tmp_path / "shop", shop)
+    write_tree(tmp_path / "hall", hall)
+    config = default_config()
+    config.data.train = (
+        f"folder:{tmp_path / 'shop'}?layout=camera/person",
+        rf"folder:{tmp_path / 'hall'}?pattern=(?P<pid>\w+)-(?P<camera>\d)",
+    )
+    config.data.dir = str(tmp_path / "data")
+    validate(config)
+    data = open_run_data(config)
+    assert {who.dataset for who in data.train.identities} == {"folder-shop", "folder-hall"}
+    assert {who.name for who in data.train.identities} <= set(PEOPLE)
+    assert [set(t.query.cameras.tolist()) for t in data.tests] == [{1, 2}, {3, 4}]

@@ -194,7 +194,7 @@ def _figures(model: ExportedModel) -> str:
     kept = (
         "removed" if set(conventions.values()) == {"remove"} else "kept where cameras are unknown"
     )
-    left_out = any(r["leave_out_own"] for r in model.results)
+    left_out = any(r.get("leave_out_own") for r in model.results)
     own = " Each query's own image is left out of the gallery." if left_out else ""
     rows.append(
         f"\nPer cent. Average precision: {ap} (`precision` is the mean of the precision at the "

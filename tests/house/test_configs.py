@@ -121,7 +121,7 @@ def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
     ("fields", "message"),
     [
         ({"model.neck": "x"}, "config.model.neck='x' is not one of none, bnneck: choose one$"),
-        ({"model.backbone": "resnet18"}, "'resnet18' is not one of published, .*, resnet50: cho"),
+        ({"model.backbone": "resnet18"}, "'resnet18' is not one of published, .*, resnet50.*: cho"),
         (
             {"model.position": "p5"},
             "config.model.position='p5' has the unknown position 'p5': give",

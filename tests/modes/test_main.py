@@ -3,16 +3,24 @@
 import inspect
 import json
 import shutil
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
-from support.run_main import SMALL, call_main, lines, run_small
+from support import run_main
+from support.run_main import CUT, SMALL, TOY, call_main, lines
 from support.tiny_datasets import write_tree
 
 from batnet_jax.commands.run import load_mode
 from batnet_jax.commands.table import COMMANDS, MODES
 from batnet_jax.evaluation import compare
+
+
+def run_small(folder, workdir, *arguments, entry=TOY, **options):
+    """Run a small run with the toy backbone, or with the shortened one by `entry=CUT`."""
+    toy = ("--config.model.backbone=toy",) if entry == TOY else ()
+    return run_main.run_small(folder, workdir, *toy, *arguments, entry=entry, **options)
 
 
 @pytest.fixture(scope="module")
@@ -122,20 +130,19 @@ def test_several_data_sets_without_cameras(finished, tmp_path):
 def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
     """Exported and imported weights give the same figures, and training can start from a run."""
     folder, whole, _ = finished
+    published = partial(run_small, folder, entry=CUT)
     plan = ("--config.model.num_parts=0", "--config.model.part_sampling=published")
     run, file = tmp_path / "run", tmp_path / "w.safetensors"
-    first = run_small(folder, run, *plan, "--config.steps=2")
+    first = published(run, *plan, "--config.steps=2")
     assert first.returncode == 0, first.stderr
-    export = run_small(folder, run, *plan, "--mode=export", f"--output={file}")
+    export = published(run, *plan, "--mode=export", f"--output={file}")
     assert export.returncode == 0, export.stderr
     back = tmp_path / "back"
-    imported = run_small(
-        folder, "x", *plan, "--mode=import", f"--source={file}", f"--output={back}"
-    )
+    imported = published("x", *plan, "--mode=import", f"--source={file}", f"--output={back}")
     assert imported.returncode == 0, imported.stderr
     _, *tensors = (back / "import.txt").read_text().splitlines()
     assert {line.split()[0] for line in tensors} == {"loaded"}
-    again = run_small(folder, back, *plan, "--mode=eval")
+    again = published(back, *plan, "--mode=eval")
     assert again.returncode == 0, again.stderr
     ours, theirs = (
         json.loads((d / "eval" / f"step_{step}.json").read_text())
@@ -170,6 +177,7 @@ def test_mistakes_are_one_line_and_change_nothing(finished, tmp_path):
     locked = tmp_path / "file"
     locked.write_text("")
     base = ("--config=configs/demo.py", f"--config.data.dir={folder / 'data'}", *SMALL)
+    base = (*base, "--config.model.backbone=toy")
     other = f"--workdir={tmp_path / 'other'}"
     own = ("--config=configs/folder.py", f"--config.data.dir={tmp_path / 'd'}", other)
     msmt17 = ("--config=configs/msmt17.py", f"--config.data.manual_dir={empty}", other)

@@ -7,7 +7,7 @@ from support.run_main import call_main
 
 from batnet_jax.config import default_config, flatten, set_fields
 from batnet_jax.errors import UserError
-from batnet_jax.modes import MODES
+from batnet_jax.modes import train
 from batnet_jax.validation import from_saved
 from batnet_jax.workdir.run_folder import older_settings
 from batnet_jax.workdir.same_run import (
@@ -78,9 +78,7 @@ def test_the_command_line_keeps_the_old_treatment_unless_it_gives_one(
     del saved["data"]["alpha"]
     (tmp_path / "config.json").write_text(json.dumps(saved))
     seen = []
-    monkeypatch.setattr(
-        MODES["train"], "run", lambda config, workdir: seen.append(config.data.alpha)
-    )
+    monkeypatch.setattr(train, "run", lambda config, *_, **__: seen.append(config.data.alpha))
     status, text = call_main("--config=configs/demo.py", f"--workdir={tmp_path}", *given)
     assert (status, seen) == (0, [wanted]), text
     (tmp_path / "config.json").unlink()

@@ -174,7 +174,7 @@ def contest(name: str, case: list[np.ndarray]) -> dict[str, float]:
 
 
 def child(name: str, folder: Path, mapped: bool, peers: Path | None) -> None:
-    """In the process of a contestant, or of the floor."""
+    """Run one contestant, or the floor, in this process, and print its figures as JSON."""
     labels = np.load(folder / "labels.npz")
     query = np.load(folder / "query.npy")
     gallery = np.load(folder / "gallery.npy", mmap_mode="r" if mapped or name == "floor" else None)

@@ -28,7 +28,7 @@ VERSION = 1
 SAMPLES = 10_000
 """Draws of the bootstrap and of the sign flips: the lowest p-value is 1 / 10,001."""
 LEVEL = 0.95
-"""Of the intervals."""
+"""The confidence level of the intervals."""
 UNITS = ("identity", "query")
 _PROTOCOL = ("ap", "same_camera", "leave_out_own", "multi_query")
 """Settings of an evaluation that change its figures, by their names in `config.eval`."""

@@ -24,7 +24,7 @@ from batnet_jax.errors import UserError, one_line
 
 VERSION = 1
 _MAX_BYTES = 10**9
-"""Of all arrays together: those of 40 million queries. A damaged file may declare more."""
+"""The most that all arrays may take: 40 million queries. A damaged file may declare more."""
 _SAME_IN_RESULT = ("dataset", "split", "step", "ap", "same_camera")
 """Names that the header shares with `eval/step_<N>.json`."""
 

@@ -36,7 +36,7 @@ class FeatureFile(NamedTuple):
     paths: Sequence[str] | None
     """The n image paths; None if the file has none."""
     fingerprint: str | None = None
-    """Of the model that embedded the images; None if the file does not say."""
+    """The fingerprint of the model that embedded the images; None if the file has none."""
 
 
 def is_feature_file(path: Path) -> bool:

@@ -12,7 +12,7 @@ from batnet_jax.config import FIELDS
 from batnet_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
 
 _VERSION = 1
-"""Of the way from an image file to pixels: raise it if features of the same file change."""
+"""The version of decoding and resizing: raise it if a change gives the same file other features."""
 _SAME_FEATURES = ("model.dropout", "model.sync_batch_norm", "model.dtype")
 """Fields of the network that features do not depend on, except for rounding."""
 

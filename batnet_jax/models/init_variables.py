@@ -21,7 +21,7 @@ from batnet_jax.models.batnet import MAX_ATTRIBUTES, BATNet
 KERNEL_GAIN = {4: 2.0, 2: 1.0}
 CONSTANTS = {"bias": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0}
 MAX_PARAMETERS = 300_000_000
-"""Of a network: 8 times the paper's. With Adam's moments a parameter takes 12 bytes."""
+"""The most in a network: 8 times the paper's. With Adam's moments a parameter takes 12 bytes."""
 
 
 def variable_shapes(model: BATNet, image_size: tuple[int, int]) -> dict[str, Any]:

@@ -22,8 +22,8 @@ from jax import lax
 from batnet_jax.models.second_order import SecondOrderConv
 
 MAX_SQUARED_MEAN = 16
-"""In units of the variance: if the squared mean is larger, the variance as the difference of the
-mean square and the squared mean loses more than four bits."""
+"""The limit of the squared mean, in units of the variance. Above it, the variance as the difference
+of the mean square and the squared mean loses more than four bits."""
 
 
 def _axis_size(axis_name: str | None) -> int:

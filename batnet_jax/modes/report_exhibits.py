@@ -44,7 +44,7 @@ class ReportedTest(NamedTuple):
     """The part of the report that one test fills."""
 
     result: dict[str, Any]
-    """As in `eval/step_<N>.json`."""
+    """The contents of `eval/step_<N>.json`."""
     sections: list[Section]
     sample: list[int]
     """A few of the queries whose ranked lists are shown."""

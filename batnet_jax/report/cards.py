@@ -39,7 +39,7 @@ class Hit(NamedTuple):
 
     image: PageImage
     rank: int
-    """From 1; 0 for an image that does not count."""
+    """The rank, from 1; 0 for an image that does not count."""
     verdict: str
     """`right`, `wrong`, or `same`: the query's identity, seen by the query's own camera."""
 

@@ -16,7 +16,7 @@ WIDTH, HEIGHT = 340, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 10, 10, 44
 _TICKS = 5
 _ROW, _NAME = 44, 30
-"""Of a chart of intervals: pixels of a row, characters of a name."""
+"""Height of a row in pixels and length of a name in characters, in a chart of intervals."""
 STYLES = 8
 """Styles of lines that can be told apart: `.s0` to `.s7` of page.css."""
 

@@ -37,7 +37,7 @@ STORAGE_CALLS = re.compile(
     r"|b?float\d+|u?int\d+)"
 )
 LEGACY_PICKLES = 5
-"""In a file of PyTorch before 1.6: magic number, protocol, system, content, keys."""
+"""Pickles in a file of PyTorch before 1.6: magic number, protocol, system, content, keys."""
 MAX_EXPANSION = 2
 """Limit of the bytes of all tensors over the bytes of their file; tensors may share bytes."""
 WRAPPERS = ("state_dict", "model_state_dict", "model")

@@ -41,14 +41,14 @@ from batnet_jax.workdir.gcs import absolute, is_bucket
 FOLDER = "checkpoints"
 _STEP = re.compile("0|[1-9][0-9]{0,17}")
 BEST = -1
-"""In place of a step: the best checkpoint by validation."""
+"""A value of `step` that means the best checkpoint by validation."""
 UNREADABLE = (
     *(OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError),
     *(AssertionError, RecursionError, EOFError),
 )
-"""What Orbax raises for a damaged checkpoint. Lack of memory is not among them."""
+"""Exceptions that Orbax raises for a damaged checkpoint. Lack of memory raises others."""
 ITSELF = -2
-"""In place of a step: the path is a checkpoint's folder, copied out of its workdir."""
+"""A value of `step` that means a checkpoint's folder itself, copied out of its workdir."""
 
 
 def metadata(

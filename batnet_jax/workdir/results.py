@@ -13,7 +13,7 @@ from batnet_jax.runtime.read_files import is_number, read_json, reason
 EVAL = "eval"
 COUNTS = ("step", "num_query", "num_valid_query", "num_gallery")
 PROTOCOL = ("dataset", "split", "ap", "same_camera", "leave_out_own")
-"""What two results of one test share."""
+"""Names of the values that are equal in all results of one test."""
 _NAME = re.compile(r"step_([0-9]{1,18})(_.*)?\.json")
 
 

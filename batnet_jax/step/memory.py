@@ -19,8 +19,8 @@ class StepMemory(NamedTuple):
     """The parameters, the statistics, and Adam's moments."""
     activations: int
     """The arrays that the gradient of a batch needs, and the gradient. The compiled step frees and
-    shares some of them: it takes a third less for the demo, and up to half for the paper's network
-    on a CPU."""
+    shares some of them: it takes a third less for the demo, and up to half less for the paper's
+    network on a CPU."""
 
 
 def estimate_memory(recipe: Recipe, image_size: tuple[int, int], images: int) -> StepMemory:

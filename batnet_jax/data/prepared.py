@@ -25,6 +25,8 @@ from batnet_jax.runtime.resource_errors import is_out_of_reach
 
 LOOKED_AT = 200
 """Images of a split that `look` reads."""
+LABELS, IMAGES = ("pid", "camera"), ("filename", "digest")
+"""Arrays of the index, for each split."""
 OPTIONAL = ("val", "multi_query", "distractors")
 """Splits that are missing in most data sets, or need optional files of the user."""
 
@@ -57,6 +59,9 @@ class Split:
     shapes: np.ndarray | None = None
     """[n, 2] int32, height and width in pixels; None if an older version prepared the split."""
 
+    images_digest: str = ""
+    """A digest of the whole split's names and images, without labels; the same on every machine."""
+
     def __len__(self) -> int:
         return len(self.filenames)
 
@@ -79,6 +84,7 @@ class Split:
             self.file_state,
             self.content_digest,
             None if self.shapes is None else self.shapes[rows],
+            self.images_digest,
         )
 
     def fingerprint(self) -> str:
@@ -88,6 +94,10 @@ class Split:
     def content_fingerprint(self) -> str:
         """Return an identifier of these images and labels, the same on every machine."""
         return hashlib.sha256(self.content_digest.encode() + self.rows.tobytes()).hexdigest()[:16]
+
+    def images_fingerprint(self) -> str:
+        """Return an identifier of these images, whatever numbers their identities have."""
+        return hashlib.sha256(self.images_digest.encode() + self.rows.tobytes()).hexdigest()[:16]
 
     def label_fingerprint(self) -> str:
         """Return an identifier of the names, pids and cameras of these images, in their order."""
@@ -151,6 +161,7 @@ def concatenate(splits: Sequence[Split]) -> Split:
         " ".join(split.file_state for split in splits),
         " ".join(split.content_digest for split in splits),
         None if any(s is None for s in shapes) else np.concatenate(shapes),  # type: ignore
+        " ".join(split.images_digest for split in splits),
     )
 
 
@@ -329,19 +340,24 @@ def _open_split(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: st
     state = f"{path.absolute()} {stat.st_size} {stat.st_mtime_ns}"
     rows = np.arange(len(filenames))
     labels = (index[f"{split}/pid"], index[f"{split}/camera"])
-    content = _content(builder, index, split)
+    content, images = (
+        _content(builder, index, split, names) for names in (LABELS + IMAGES, IMAGES)
+    )
     shapes = index.get(f"{split}/shape")  # data sets prepared by older versions have none
     files = _ImageFiles(records, path, index.get(f"{split}/digest"))
-    return Split(*labels, filenames, rows, files, state, content, shapes)
+    return Split(*labels, filenames, rows, files, state, content, shapes, images)
 
 
-def _content(builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str) -> str:
-    """Return a digest of a split's labels, filenames and images."""
+def _content(
+    builder: ReIDBuilder, index: Mapping[str, np.ndarray], split: str, names: Sequence[str]
+) -> str:
+    """Return a digest of some arrays of a split in the index."""
     digest = hashlib.sha256(f"{builder.name} {builder.VERSION} {split}".encode())
-    for name in ("pid", "camera", "filename", "digest"):
+    for name in names:
         if f"{split}/{name}" in index:  # data sets prepared by older versions have no digests
             digest.update(index[f"{split}/{name}"].tobytes())
-    digest.update(str(builder.info.splits[split].num_bytes).encode())
+    if names != IMAGES:  # the bytes hold the numbers of identities, too
+        digest.update(str(builder.info.splits[split].num_bytes).encode())
     return digest.hexdigest()[:16]
 
 

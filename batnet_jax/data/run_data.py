@@ -1,5 +1,6 @@
 """The data of a run: opens the training and test sets that the config names."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,10 @@ SETTINGS = {
     "manual_dir": "--config.data.manual_dir=DIR",
 }
 """The setting for each argument of `load_dataset`."""
+
+
+TRAIN_BY_LABEL = "train by label"
+"""The fingerprint of the training images with the labels of the classifier."""
 
 
 class Identity(NamedTuple):
@@ -243,9 +248,15 @@ def make_training_set(datasets: Sequence[Dataset], splits: Sequence[Split]) -> T
 def fingerprints(data: RunData) -> dict[str, str]:
     """Return fingerprints of a run's images and labels, the same on every machine.
 
-    Returns: by name: `train`, and `<data set> <val or test>` for each test.
+    Returns: by name: `train`; `TRAIN_BY_LABEL`, the same for a data set that has got people in its
+      test, although they shift the numbers of all; and `<data set> <val or test>` for each test.
     """
-    found = {"train": data.train.images.content_fingerprint()}
+    images, labels, _ = data.train
+    by_label = f"{images.images_fingerprint()} {labels.astype('<i8').tobytes().hex()}"
+    found = {
+        "train": images.content_fingerprint(),
+        TRAIN_BY_LABEL: hashlib.sha256(by_label.encode()).hexdigest()[:16],
+    }
     for test in (*data.val, *data.tests):
         splits = (test.query, test.gallery)
         found[f"{test.name} {test.split}"] = " ".join(s.content_fingerprint() for s in splits)

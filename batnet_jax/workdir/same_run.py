@@ -14,7 +14,8 @@ from typing import Any
 import ml_collections
 
 from batnet_jax.config import RESUMABLE_FIELDS, complete, flatten
-from batnet_jax.data.run_data import RetrievalTest
+from batnet_jax.data.run_data import TRAIN_BY_LABEL, RetrievalTest
+from batnet_jax.data.sources.spelling import show_names, similar_names
 from batnet_jax.errors import UserError, printable
 from batnet_jax.models import BATNet
 
@@ -104,12 +105,15 @@ def check_training_data(
 
     Raises: UserError that names what differs, and says how to go on with the current data.
     """
-    before, now = saved.get("data", {}).get("train"), current["data"].get("train")
-    if saved["identities"] != current["identities"]:
-        were, are = (_names_of(metadata) for metadata in (saved, current))
+    prints = saved.get("data", {}), current["data"]
+    kind = TRAIN_BY_LABEL if all(TRAIN_BY_LABEL in one for one in prints) else "train"
+    before, now = (one.get(kind) for one in prints)
+    keys = [[identity_key(who) for who in metadata["identities"]] for metadata in (saved, current)]
+    if keys[0] != keys[1]:
+        were, are = ([name for _, name in own] for own in keys)
         change = (
             f"was trained on {len(were)} identities that are not the {len(are)} of the training "
-            f"data now ({_list_names('new', are, were)}; {_list_names('gone', were, are)})"
+            f"data now ({_describe_change(were, are)})"
         )
     elif before and now and before != now:  # old checkpoints have no fingerprints
         change = f"was trained on other images (fingerprint {before}, now {now})"
@@ -121,9 +125,28 @@ def check_training_data(
     )
 
 
-def _names_of(metadata: Mapping[str, Any]) -> list[str]:
-    """Return the names of a checkpoint's identities; an unnamed one's name is its pid."""
-    return [str(name or pid) for _, pid, name in metadata["identities"]]
+def identity_key(who: Sequence) -> tuple[str, str]:
+    """Return the data set and the name of an identity; an unnamed one's name is its pid.
+
+    The pid of a named identity changes when the data set gets more people.
+    """
+    dataset, pid, name = who
+    return dataset, name or str(pid)
+
+
+def _describe_change(were: Sequence[str], are: Sequence[str]) -> str:
+    """Return words for the names that have come and gone."""
+    if sorted(were) == sorted(are):
+        return "the same in another order, or of another data set"
+    words = f"{_list_names('new', are, were)}; {_list_names('gone', were, are)}"
+    changed = [sorted(set(one) - set(other)) for one, other in ((are, were), (were, are))]
+    alike = [
+        group
+        for group in similar_names([*changed[0], *changed[1]])
+        if all(set(group) & set(one) for one in changed)
+    ]
+    shown = f"; {show_names(alike[0])} differ only by case or Unicode form" if alike else ""
+    return words + shown
 
 
 def _list_names(title: str, names: Sequence[str], without: Sequence[str]) -> str:
@@ -144,7 +167,7 @@ def warn_of_other_tests(
       workdir: of the checkpoint.
     """
     before, now = saved.get("data", {}), current["data"]
-    for name in before.keys() - {"train"}:
+    for name in before.keys() - {"train", TRAIN_BY_LABEL}:
         if before[name] != now.get(name, before[name]):
             line = (
                 f"warning: the images of {name} have changed since '{workdir}' was last saved: "
@@ -165,9 +188,10 @@ def check_held_out(
 
     Raises: UserError with the number of such identities.
     """
-    trained = {(dataset, pid) for dataset, pid, *_ in identities}
+    trained = {identity_key(who) for who in identities}
     for test in tests:
-        held_out = {(test.name, pid) for pid in test.gallery.pids.tolist()}
+        pids = test.gallery.pids.tolist()
+        held_out = {identity_key((test.name, pid, test.name_of(pid))) for pid in pids}
         if test.split == "val" and held_out & trained:
             raise UserError(
                 f"'{workdir}' was trained on {len(held_out & trained)} of the {len(held_out)} "

@@ -11,12 +11,13 @@ from batnet_jax.data.run_data import (
     Identity,
     RunData,
     describe_sets,
+    fingerprints,
     open_run_data,
     open_tests,
 )
 from batnet_jax.errors import UserError
 from batnet_jax.validation import validate
-from batnet_jax.workdir.same_run import check_held_out
+from batnet_jax.workdir.same_run import check_held_out, check_training_data
 
 GT_BOX = {"gt_bbox/0001_c1s2_000009_00.jpg": jpg(2)}
 CROWD = {"distractors_500k/0_c3s1.jpg": jpg(3)}
@@ -206,9 +207,34 @@ def test_validation_on_what_was_trained_on(config, tmp_path):
     config.data.val_identities = 0.34
     data = open_run_data(config)
     check_held_out([*data.val, *data.tests], data.train.identities, tmp_path)
-    learnt = [("folder-mine", pid, "") for pid in range(8)]
+    learnt = [("folder-mine", 100 + k, name) for k, name in enumerate("abcdefgh")]
     with pytest.raises(UserError, match="was trained on 2 of the 2 identities that"):
         check_held_out(data.val, learnt, tmp_path)
+
+
+def test_people_in_the_test_leave_the_training_data_as_they_are(config, tmp_path):
+    """Numbers of named people and of named cameras shift; names, images and labels do not."""
+    names = [f"train/{p}/{c}{i}.jpg" for p in ("bob", "cid") for c in "xy" for i in (0, 1)]
+    names += [f"test/dan/{c}{i}.jpg" for c in "xy" for i in (0, 1)]
+    config.data.dataset = f"folder:{tmp_path / 'own'}"
+    config.data.pattern = r"(?P<camera>[a-z])\d"
+
+    def metadata(files):
+        write_tree(tmp_path / "own", files)
+        data = open_run_data(config)
+        identities = [list(who) for who in data.train.identities]
+        return {"identities": identities, "data": fingerprints(data)}
+
+    before = metadata({name: jpg(k) for k, name in enumerate(names)})
+    after = metadata({f"test/ann/{c}.jpg": jpg(50 + k) for k, c in enumerate(("a0", "a1", "b0"))})
+    assert before["identities"] != after["identities"]
+    check_training_data(before, after, tmp_path)
+    replaced = metadata({"train/bob/x0.jpg": jpg(99)})
+    with pytest.raises(UserError, match="was trained on other images"):
+        check_training_data(after, replaced, tmp_path)
+    (tmp_path / "own" / "train" / "bob" / "x1.jpg").rename(tmp_path / "own/train/cid/x2.jpg")
+    with pytest.raises(UserError, match="was trained on other images"):
+        check_training_data(replaced, metadata({}), tmp_path)
 
 
 def test_fingerprints_tell_images_apart(config):

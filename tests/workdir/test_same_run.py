@@ -6,6 +6,7 @@ import pytest
 from support.run_main import call_main
 
 from batnet_jax.config import default_config, flatten, set_fields
+from batnet_jax.data.run_data import TRAIN_BY_LABEL
 from batnet_jax.errors import UserError
 from batnet_jax.modes import train
 from batnet_jax.validation import from_saved
@@ -110,3 +111,55 @@ def test_other_training_data_is_refused(tmp_path, capsys):
     assert capsys.readouterr().err == ""
     warn_of_other_tests(saved, tested, tmp_path)
     assert "the images of market1501 test have changed" in capsys.readouterr().err
+
+
+def metadata(*who, **prints):
+    return {"identities": [list(one) for one in who], "data": prints}
+
+
+def test_people_in_the_test_shift_the_numbers_of_all(tmp_path):
+    """Named identities are compared by name, images by the labels of the classifier."""
+    label = {TRAIN_BY_LABEL: "same"}
+    before = metadata(("folder", 0, "bob"), ("folder", 1, "cid"), train="a", **label)
+    after = metadata(("folder", 1, "bob"), ("folder", 2, "cid"), train="b", **label)
+    check_training_data(before, after, tmp_path)
+    warn_of_other_tests(before, after, tmp_path)
+    other = metadata(*after["identities"], train="b", **{TRAIN_BY_LABEL: "other"})
+    with pytest.raises(UserError, match=r"other images \(fingerprint same, now other\)"):
+        check_training_data(before, other, tmp_path)
+    older = metadata(*before["identities"], train="a")  # by an earlier version
+    with pytest.raises(UserError, match=r"other images \(fingerprint a, now b\)"):
+        check_training_data(older, after, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (
+            [("folder", 0, "cid"), ("folder", 1, "bob")],
+            r"\(the same in another order, or of another",
+        ),
+        (
+            [("folder-x", 0, "bob"), ("folder-x", 1, "cid")],
+            r"\(the same in another order, or of ano",
+        ),
+        ([("folder", 0, "Bob"), ("folder", 1, "cid")], "'Bob', 'bob' differ only by case"),
+        (
+            [("folder", 0, "bob"), ("folder", 1, "cid"), ("folder", 2, "dan")],
+            "1 new: dan; none gone",
+        ),
+    ],
+)
+def test_what_has_changed_about_people_is_said(tmp_path, now, words):
+    before = metadata(("folder", 0, "bob"), ("folder", 1, "cid"))
+    with pytest.raises(UserError, match=words):
+        check_training_data(before, metadata(*now), tmp_path)
+
+
+def test_unicode_forms_of_a_name_are_told_apart(tmp_path):
+    """A copy to another system may write names in the other form, which looks the same."""
+    forms = [metadata(("folder", 0, name)) for name in ("Jos\u00e9", "Jose\u0301")]
+    with pytest.raises(
+        UserError, match=r"'Jose\\u0301', 'Jos\\xe9' differ only by case or Unicode"
+    ):
+        check_training_data(*forms, tmp_path)

@@ -155,8 +155,12 @@ FIELDS: dict[str, Field] = {
     ),
     "model.backbone": Field(
         "published",
-        "GoogLeNet in three variants, or ResNet-50 (ours)",
-        choices=("published", "torchvision", "torchvision_raw", "resnet50"),
+        "GoogLeNet in three variants, ResNet-50, or OSNet (ours)",
+        choices=(
+            *("published", "torchvision", "torchvision_raw", "resnet50"),
+            *("osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "osnet_ibn_x1_0"),
+            *("osnet_ain_x1_0", "osnet_ain_x0_75", "osnet_ain_x0_5", "osnet_ain_x0_25"),
+        ),
     ),
     "model.reduction": Field(4, "r; CUHK03: 8 (paper, 4.4)", above=0),
     "model.num_parts": Field(4, "T; 0 = appearance extractor alone (paper, 4.4)", least=0, most=64),
@@ -165,8 +169,8 @@ FIELDS: dict[str, Field] = {
     ),
     "model.neck": Field(
         "none",
-        "bnneck: BN between the triplet loss's features and the scores (paper, 4.4)",
-        choices=("none", "bnneck"),
+        "bnneck: BN between the triplet loss's features and the scores; fc: OSNet's (paper, 4.4)",
+        choices=("none", "bnneck", "fc"),
     ),
     "model.embedding_dim": Field(
         512,

@@ -191,7 +191,7 @@ def _check_image_size(size: tuple[int, ...]) -> None:
 
 
 def _check_network(model: ml_collections.ConfigDict) -> None:
-    """Refuse unknown positions, and an embedding of size 0 in the published heads.
+    """Refuse unknown positions, and an embedding of size 0 where a head has a layer of it.
 
     Raises: UserError.
     """
@@ -201,8 +201,8 @@ def _check_network(model: ml_collections.ConfigDict) -> None:
         raise UserError(f"config.model.{error}") from error
     _require(
         model.embedding_dim or model.neck == "bnneck",
-        "config.model.embedding_dim=0 needs --config.model.neck=bnneck: the published heads end in "
-        "a layer of that size; give more, or that neck",
+        "config.model.embedding_dim=0 needs --config.model.neck=bnneck: the other heads end in a "
+        "layer of that size; give more, or that neck",
     )
 
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from flax import linen as nn
 
-from batnet_jax.models import googlenet, resnet
+from batnet_jax.models import googlenet, osnet, resnet
 
 
 def _googlenet_block(variant: str, number: int, **options) -> nn.Module:
@@ -20,7 +20,14 @@ def _googlenet_block(variant: str, number: int, **options) -> nn.Module:
     return googlenet.Block(number, backbone=variant, **options)
 
 
+def _osnet_block(variant: osnet.Variant, number: int, **options) -> nn.Module:
+    if number == 1:
+        return osnet.Stem(variant, **options)
+    return osnet.Block(number, variant, **options)
+
+
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     **{name: partial(_googlenet_block, name) for name in googlenet.BACKBONES},
     "resnet50": resnet.Stage,
+    **{name: partial(_osnet_block, variant) for name, variant in osnet.BACKBONES.items()},
 }

@@ -1,4 +1,4 @@
-"""The heads, from a map to a feature and identity scores: the paper's, and the BNNeck."""
+"""The heads, from a map to a feature and identity scores: the paper's, the BNNeck, OSNet's."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -104,9 +104,46 @@ class BNNeckHead(nn.Module):
         return before if train else behind, scores
 
 
+class FCHead(nn.Module):
+    """The head of OSNet: GAP, fc, BN and ReLU give the feature; dropout and fc give the scores.
+
+    Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019, Table 1.
+
+    Attributes:
+      num_identities: of the training set.
+      embedding_dim: of the feature (Zhou et al.: 512).
+      dropout: rate before the classifier (Zhou et al.: 0).
+      batch_norm_axis: pmap's axis for BN, None for each device alone.
+      axis_name: pmap's axis for dropout.
+      dtype: of the computation, but at least float32.
+    """
+
+    num_identities: int
+    embedding_dim: int = 512
+    dropout: float = 0.0
+    batch_norm_axis: str | None = None
+    axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
+        """Map [b, h, w, c] to the feature [b, embedding_dim] and scores [b, num_identities]."""
+        dtype = jnp.promote_types(self.dtype, jnp.float32)
+        dense = partial(
+            nn.Dense,
+            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
+            dtype=dtype,
+        )
+        x = dense(self.embedding_dim, name="embedding")(x.astype(dtype).mean((1, 2)))
+        feature = nn.relu(BatchNorm(self.batch_norm_axis, dtype, name="bn")(x, train=train))
+        x = Dropout(self.dropout, self.axis_name)(feature, train=train)
+        return feature, dense(self.num_identities, name="classifier")(x)
+
+
 HEADS: Mapping[str, Mapping[str, Callable[..., nn.Module]]] = {
     "none": {"appearance": Head, "part": partial(Head, relu=False)},
     "bnneck": {"appearance": BNNeckHead, "part": BNNeckHead},
+    "fc": {"appearance": FCHead, "part": FCHead},
 }
 """The heads by `BATNet.neck`, then by the feature's name."""
 NECKS = tuple(HEADS)

@@ -2,14 +2,17 @@
 
 A variable's path leads to its leaf in `{"params": ..., "batch_stats": ...}`, for instance
 `("params", "blk1", "conv1", "conv", "kernel")`. The names come from the published code
-(Attention-in-Attention-Networks, `models/bilinear_aia_noHard_net.py`) and from torchvision's
-`models/googlenet.py` and `models/resnet.py`.
+(Attention-in-Attention-Networks, `models/bilinear_aia_noHard_net.py`), from torchvision's
+`models/googlenet.py` and `models/resnet.py`, and from Torchreid (`osnet_names`).
 """
 
 import re
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
+
+from batnet_jax.weights.osnet_names import osnet_module
 
 Path = tuple[str, ...]
 
@@ -17,7 +20,9 @@ BATNET = "BAT-net"  # a published checkpoint: the whole network
 BACKBONE = "published backbone"  # `inceptionV1_bn_noModule.pth.tar`
 TORCHVISION = "torchvision googlenet"
 RESNET = "torchvision resnet50"
-FORMATS = (BATNET, BACKBONE, TORCHVISION, RESNET)
+OSNET = "Torchreid osnet"
+OSNET_AIN = "Torchreid osnet_ain"
+FORMATS = (BATNET, BACKBONE, TORCHVISION, RESNET, OSNET, OSNET_AIN)
 
 LEAVES = {
     "kernel": "weight",
@@ -133,11 +138,19 @@ def resnet_name(path: Path) -> str | None:
     return f"{module}.{LEAVES[path[-1]]}"
 
 
+def osnet_name(path: Path, *, listed: bool = False) -> str | None:
+    """Return the name in Torchreid's `osnet`, or `osnet_ain` if listed; None if not of it."""
+    module = osnet_module(path[1:-1], listed=listed)
+    return f"{module}.{LEAVES[path[-1]]}" if module else None
+
+
 NAMES = {
     BATNET: published_name,
     BACKBONE: published_name,
     TORCHVISION: torchvision_name,
     RESNET: resnet_name,
+    OSNET: osnet_name,
+    OSNET_AIN: partial(osnet_name, listed=True),
 }
 
 
@@ -160,6 +173,8 @@ ANCHORS = {
     "inception3a.branch1.conv.weight",
     "layer1.0.conv3.weight",
     "features.inception1.inception_3a.conv1.0.weight",
+    "conv2.0.conv2a.conv1.weight",
+    "conv2.0.conv2.0.layers.0.conv1.weight",
 }
 """Canonical names; each backbone has exactly one of them."""
 FOLLOWERS = ("encoder_k", "momentum_encoder", "target_encoder", "encoder_ema", "model_ema")
@@ -199,6 +214,10 @@ def guess_format(names: set[str]) -> str | None:
         return BATNET
     if "features.inception1.inception_3a.conv1.0.weight" in names:
         return BACKBONE
+    if "conv2.0.conv2a.conv1.weight" in names:
+        return OSNET
+    if "conv2.0.conv2.0.layers.0.conv1.weight" in names:
+        return OSNET_AIN
     return None
 
 

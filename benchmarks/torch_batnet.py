@@ -234,6 +234,9 @@ def randomise(model, seed):
                 module.bias.copy_(draw(module.bias.shape, -0.1, 0.3))
                 module.running_mean.copy_(draw(module.running_mean.shape, -0.2, 0.2))
                 module.running_var.copy_(draw(module.running_var.shape, 0.8, 1.2))
+            elif isinstance(module, nn.InstanceNorm2d):
+                module.weight.copy_(draw(module.weight.shape, 0.8, 1.2))
+                module.bias.copy_(draw(module.bias.shape, -0.1, 0.3))
             elif isinstance(module, (nn.Conv2d, nn.Linear)):
                 deviation = (2 / module.weight[0].numel()) ** 0.5
                 shape = module.weight.shape

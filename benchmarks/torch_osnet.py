@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 CHANNELS = (64, 256, 384, 512)
+STREAMS = 4
 # Where the blocks of osnet_ain have instance normalisation.
 INSIDE = (True, True), (False, True), (True, False)
 
@@ -24,6 +25,7 @@ def conv_norm(inputs, outputs, kernel=1, stride=1, norm=nn.BatchNorm2d):
 
 
 def instance_norm(channels):
+    """Return a normalisation by each map's own statistics."""
     return nn.InstanceNorm2d(channels, affine=True)
 
 
@@ -76,12 +78,12 @@ class OmniBlock(nn.Module):
         self.conv1 = conv_norm(inputs, middle)
         self.listed = listed
         if listed:
-            self.conv2 = nn.ModuleList(Stream(middle, depth) for depth in range(1, 5))
+            self.conv2 = nn.ModuleList(Stream(middle, depth) for depth in range(1, STREAMS + 1))
         else:
             self.conv2a = Light(middle)
-            for letter, depth in zip("bcd", (2, 3, 4), strict=True):
+            for depth in range(2, STREAMS + 1):
                 stream = nn.Sequential(*(Light(middle) for _ in range(depth)))
-                self.add_module(f"conv2{letter}", stream)
+                self.add_module(f"conv2{'abcd'[depth - 1]}", stream)
         self.gate = Gate(middle)
         self.conv3 = conv_norm(middle, outputs, norm=None if norm == "inside" else nn.BatchNorm2d)
         self.downsample = conv_norm(inputs, outputs) if inputs != outputs else nn.Identity()
@@ -91,7 +93,8 @@ class OmniBlock(nn.Module):
 
     def forward(self, x):
         y = functional.relu(self.conv1(x))
-        streams = self.conv2 if self.listed else [getattr(self, f"conv2{k}") for k in "abcd"]
+        letters = "abcd"[:STREAMS]
+        streams = self.conv2 if self.listed else [getattr(self, f"conv2{k}") for k in letters]
         y = self.conv3(sum(self.gate(stream(y)) for stream in streams))
         if self.norm == "inside":
             y = self.IN(y)

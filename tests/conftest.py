@@ -14,7 +14,7 @@ from support.fake_gcloud import World
 from support.paths import ROOT
 from support.tiny_datasets import market  # noqa: F401 - a fixture
 
-from batnet_jax.models import googlenet, resnet
+from batnet_jax.models import googlenet, osnet, resnet
 from batnet_jax.runtime.compilation_cache import MAX_BYTES, cache_folder, delete_oldest
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 
@@ -26,6 +26,7 @@ LONGEST = (
     "step/test_augment", "export/test_formats", "step/test_accumulation",
     "retrieval/test_evaluator_properties", "models/test_resnet", "models/test_parity",
     "inference/test_model", "models/test_models", "models/test_positions", "step/test_packing",
+    "models/test_osnet",
 )  # fmt: skip
 """The test files that take longest, which must not begin when the other cores are done."""
 
@@ -86,6 +87,12 @@ def short_resnet(monkeypatch):
     """Keep two bottlenecks in the first stage, with and without a projection, and one in others."""
     for number, units in enumerate((2, 1, 1, 1), 1):
         monkeypatch.setitem(resnet.UNITS, number, units)
+
+
+@pytest.fixture
+def short_osnet(monkeypatch):
+    """Keep two streams in an omni-scale block."""
+    monkeypatch.setattr(osnet, "STREAMS", 2)
 
 
 @pytest.fixture

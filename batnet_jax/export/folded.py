@@ -18,6 +18,7 @@ from jax import lax
 
 from batnet_jax.evaluation.embed import embed_step
 from batnet_jax.models import BATNet
+from batnet_jax.models.depthwise import DepthwiseConv, xla_depthwise_conv
 from batnet_jax.models.layers import BatchNorm, ConvBN
 from batnet_jax.models.pooling import MaxPool
 from batnet_jax.models.second_order import shift_table
@@ -36,15 +37,20 @@ def embed_folded(variables: dict[str, Any], images: jax.Array, *, model: BATNet)
         return embed_step(variables, images, model=model)
 
 
+_REPLACED = (ConvBN, BatchNorm, DepthwiseConv, MaxPool)
+
+
 def _fold(call: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
-    """Replace a call of ConvBN, BatchNorm or MaxPool; make any other call unchanged."""
+    """Replace a call of one of `_REPLACED`; make any other call unchanged."""
     module = context.module
-    if context.method_name != "__call__" or not isinstance(module, ConvBN | BatchNorm | MaxPool):
+    if context.method_name != "__call__" or not isinstance(module, _REPLACED):
         return call(*args, **kwargs)
     if isinstance(module, MaxPool):
         return _pool(module, args[0])
     variables: Any = module.variables
-    params, stats = variables["params"], variables["batch_stats"]
+    params, stats = variables["params"], variables.get("batch_stats", {})
+    if isinstance(module, DepthwiseConv):
+        return xla_depthwise_conv(args[0], params["kernel"])
     if isinstance(module, BatchNorm):
         scale, shift = _affine(params, stats, module.epsilon)
         return jnp.add(jnp.multiply(args[0], _float32(scale)), _float32(shift))

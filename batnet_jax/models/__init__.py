@@ -3,11 +3,12 @@
 * `build`: the network that a config describes
 * `init_variables`: its initial values
 * `batnet`: BAT-net: blocks, Bi-attention, part streams and heads, assembled
-* `backbones`: the backbones by name: googlenet (the paper's) and resnet
+* `backbones`: the backbones by name: googlenet (the paper's), resnet and osnet
 * `bi_attention`: the Bi-attention block; second_order computes Bi(x) piece by piece
 * `part_streams`: the part feature extractor
 * `heads`: from a map to a feature and scores
 * `layers`: convolution, batch normalisation, dropout
+* `depthwise`: the depthwise convolution; instance_norm: instance normalisation
 * `pooling`: max-pooling
 * `preprocess`: from image bytes to a network's input
 """

@@ -8,6 +8,7 @@ channel by channel, too; a loop over the rows adds whole rows instead. Elsewhere
 XLA's own.
 """
 
+from functools import reduce
 from typing import Any
 
 import jax
@@ -72,11 +73,12 @@ def _sum_of_shifts(x, kernel):
 
 def _add_shifts(padded, kernel):
     height, width = (size - 2 for size in padded.shape[1:3])
-    return sum(
+    shifts = [
         padded[:, i : i + height, j : j + width] * kernel[i, j, 0]
         for i in range(SIDE)
         for j in range(SIDE)
-    )
+    ]
+    return reduce(jnp.add, shifts)
 
 
 def _gradients(x, kernel, gradient):
@@ -98,9 +100,7 @@ def _gradients(x, kernel, gradient):
             first = turn * at_once + row
             window = lax.dynamic_slice_in_dim(padded, first, SIDE, 1).astype(dtype)
             own = lax.dynamic_slice_in_dim(x, first, 1, 1).astype(dtype)
-            totals = [
-                total + window[:, :, j : j + width] * own for j, total in enumerate(totals)
-            ]
+            totals = [total + window[:, :, j : j + width] * own for j, total in enumerate(totals)]
         return totals
 
     zeros = [jnp.zeros((b, SIDE, width, c), dtype)] * SIDE

@@ -12,7 +12,7 @@ from jax import lax
 
 
 class InstanceNorm(nn.Module):
-    """Normalise each channel of each image over its pixels (Ulyanov et al. 2016), with an affine map.
+    """Normalise each channel of each image over its pixels (Ulyanov et al. 2016).
 
     Attributes:
       dtype: of the result; statistics are float32 (float64 for float64 inputs).

@@ -6,7 +6,7 @@ Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 20
 """
 
 from collections.abc import Mapping
-from functools import partial
+from functools import partial, reduce
 from typing import Any, NamedTuple
 
 import jax
@@ -95,7 +95,7 @@ class Gate(nn.Module):
 
         def dense(x, features, name):
             x, bias = Conv(features, 1, 1, True, _HE, dtype, name=name)(x)
-            return x + bias
+            return x if bias is None else x + bias
 
         gates = x.astype(dtype).mean((1, 2), keepdims=True)
         gates = nn.relu(dense(gates, max(1, channels // GATE_REDUCTION), "fc1"))
@@ -131,12 +131,13 @@ class OmniScaleBlock(nn.Module):
         conv = partial(ConvBN, use_bias=False, **options)
         inner = max(1, self.outer // BOTTLENECK)
         shared = conv(inner, name="conv1")(x, train=train)
-        gate, total = Gate(self.dtype, name="gate"), 0
+        gate, streams = Gate(self.dtype, name="gate"), []
         for depth in range(1, STREAMS + 1):
             y = shared
             for i in range(depth):
                 y = LightConv(name=f"stream{depth}_light{i}", **options)(y, train=train)
-            total = total + gate(y)
+            streams.append(gate(y))
+        total = reduce(jnp.add, streams)
         if self.norm == INSIDE:
             y, _ = Conv(self.outer, 1, 1, False, _HE, self.dtype, name="conv3")(total)
             y = self._instance_norm()(y)
@@ -224,4 +225,4 @@ def halve(x: jax.Array) -> jax.Array:
     rows, columns = height // 2, width // 2
     quarters = x[:, : 2 * rows, : 2 * columns].reshape(b, rows, 2, columns, 2, c)
     # Faster on a CPU than a mean, whose loop over four numbers is the innermost.
-    return sum(quarters[:, :, i, :, j] for i in (0, 1) for j in (0, 1)) / 4
+    return reduce(jnp.add, [quarters[:, :, i, :, j] for i in (0, 1) for j in (0, 1)]) / 4

@@ -66,7 +66,8 @@ class PartStreams(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Map p2's [b, h, w, c] to the streams' maps at p4, concatenated.
 
-        Returns: [b, h / 2, w / 2, T * 1024 * width]; T * 2048 * width channels of resnet50.
+        Returns: [b, h / 2, w / 2, T * 1024 * width]; resnet50 has T * 2048 * width channels, osnet
+          T * 512 * width.
         """
         matrix = part_sampling_matrix(self.num_parts, x.shape[1], self.sampling)
         batch, height, w, c = x.shape

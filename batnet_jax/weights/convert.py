@@ -15,6 +15,9 @@ from batnet_jax.weights.names import (
     BACKBONE,
     BATNET,
     NAMES,
+    OSNET,
+    OSNET_AIN,
+    OSNET_IBN,
     RESNET,
     TORCHVISION,
     Path,
@@ -51,8 +54,16 @@ UNUSED = {
         (re.compile(r"fc\..*"), "ImageNet classifier"),
         (re.compile(r"classifier\..*"), "classifier of other identities"),
     ),
+    OSNET: (_COUNT,),
+    OSNET_IBN: (_COUNT,),
+    OSNET_AIN: (_COUNT,),
     WORKDIR: (),
 }
+_OSNET_HEAD = re.compile(r"(fc|classifier)\..*")
+HEADS: Mapping[str, re.Pattern[str]] = dict.fromkeys((OSNET, OSNET_IBN, OSNET_AIN), _OSNET_HEAD)
+"""The canonical names of the tensors of a head that not every network for the weights has."""
+HEAD_ATTRIBUTES = ("neck", "embedding_dim")
+"""`BATNet`'s attributes that describe its heads."""
 _PARTS = re.compile(r"(features\.(inception[23]_local|norm1_2)|fc_local|classifier_local)\..*")
 _ATTENTION = re.compile(r"features\.bilinearatt_global\..*")
 
@@ -68,7 +79,7 @@ class Source(NamedTuple):
       identities: the classifiers' classes, as in a checkpoint's metadata; None if unknown.
       prefix: shared by the names of the tensors, after `module.`, and left out of the canonical
         names; "" = none.
-      outside: names without the prefix.
+      left_out: (the source's own name, the reason) of the tensors that are not in `tensors`.
     """
 
     label: str
@@ -77,7 +88,7 @@ class Source(NamedTuple):
     model: Mapping[str, Any]
     identities: list[list] | None = None
     prefix: str = ""
-    outside: Sequence[str] = ()
+    left_out: Sequence[tuple[str, str]] = ()
 
     def name(self, path: Path) -> str | None:
         """Return a variable's canonical name; None if the format cannot hold the variable."""
@@ -98,6 +109,17 @@ class Source(NamedTuple):
         done += {4: ["oihw to hwio"], 2: ["transposed"]}.get(tensor.ndim, [])
         done += ["Bi() permuted"] if is_bilinear(path) else []
         return from_torch(path, tensor), done
+
+
+def without_head(source: Source, why: str) -> Source:
+    """Return a source without its head, whose tensors are left out for the reason `why`."""
+    pattern = HEADS.get(source.format)
+    head = {name for name in source.tensors if pattern and pattern.fullmatch(name)}
+    return source._replace(
+        tensors={name: tensor for name, tensor in source.tensors.items() if name not in head},
+        model={name: value for name, value in source.model.items() if name not in HEAD_ATTRIBUTES},
+        left_out=(*source.left_out, *((source.tensors[name][0], why) for name in sorted(head))),
+    )
 
 
 def flatten(variables: dict[str, Any]) -> dict[Path, np.ndarray]:
@@ -166,7 +188,7 @@ def fill(
     present = {path[1] for path in flat if source.name(path) in source.tensors}
     initial = {path: _why_initial(path, present, keep_classifiers or classes) for path in flat}
     report = Report(source.label, source.format, source.prefix)
-    report.skipped.extend((name, "without the prefix") for name in source.outside)
+    report.skipped.extend(source.left_out)
     report.initial.extend(("/".join(path), why) for path, why in initial.items() if why)
     origins = {path: _origin(source, path, present) for path, why in initial.items() if not why}
     missing = [name for name, _ in origins.values() if name not in source.tensors]

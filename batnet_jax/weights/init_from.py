@@ -6,7 +6,7 @@ from typing import Any
 
 import ml_collections
 
-from batnet_jax.weights.convert import fill
+from batnet_jax.weights.convert import HEAD_ATTRIBUTES, HEADS, fill, without_head
 from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.sources import check_agrees, open_source
 
@@ -39,6 +39,9 @@ def initialise(
       UserError: if it cannot be read safely and completely, or its tensors do not fit.
     """
     opened = open_source(config, source)
+    head = {name: opened.model.get(name) for name in HEAD_ATTRIBUTES}
+    if opened.format in HEADS and head != {name: config.model[name] for name in head}:
+        opened = without_head(opened, "the network has another head")
     check_agrees(opened, config.model, whole=False)
     if identities is None or opened.identities is None:
         return fill(variables, opened, keep_classifiers=False)

@@ -21,8 +21,9 @@ BACKBONE = "published backbone"  # `inceptionV1_bn_noModule.pth.tar`
 TORCHVISION = "torchvision googlenet"
 RESNET = "torchvision resnet50"
 OSNET = "Torchreid osnet"
+OSNET_IBN = "Torchreid osnet_ibn"
 OSNET_AIN = "Torchreid osnet_ain"
-FORMATS = (BATNET, BACKBONE, TORCHVISION, RESNET, OSNET, OSNET_AIN)
+FORMATS = (BATNET, BACKBONE, TORCHVISION, RESNET, OSNET, OSNET_IBN, OSNET_AIN)
 
 LEAVES = {
     "kernel": "weight",
@@ -150,6 +151,7 @@ NAMES = {
     TORCHVISION: torchvision_name,
     RESNET: resnet_name,
     OSNET: osnet_name,
+    OSNET_IBN: osnet_name,
     OSNET_AIN: partial(osnet_name, listed=True),
 }
 
@@ -215,7 +217,7 @@ def guess_format(names: set[str]) -> str | None:
     if "features.inception1.inception_3a.conv1.0.weight" in names:
         return BACKBONE
     if "conv2.0.conv2a.conv1.weight" in names:
-        return OSNET
+        return OSNET_IBN if "conv2.0.IN.weight" in names else OSNET
     if "conv2.0.conv2.0.layers.0.conv1.weight" in names:
         return OSNET_AIN
     return None

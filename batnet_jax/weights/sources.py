@@ -1,21 +1,24 @@
 """Open a source of weights, find out its network, and compare it with the wanted one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ml_collections
 
 from batnet_jax.errors import ArgumentError, UserError
-from batnet_jax.models import BATNet, parse_positions
+from batnet_jax.models import BATNet, osnet, parse_positions
 from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
 from batnet_jax.runtime.paths import is_folder
 from batnet_jax.step.train_step import init_state, make_recipe
-from batnet_jax.weights.convert import WORKDIR, Source, flatten
+from batnet_jax.weights.convert import HEAD_ATTRIBUTES, HEADS, WORKDIR, Source, flatten
 from batnet_jax.weights.names import (
     BACKBONE,
     BATNET,
     FORMATS,
+    OSNET,
+    OSNET_AIN,
+    OSNET_IBN,
     RESNET,
     TORCHVISION,
     canonical,
@@ -27,17 +30,26 @@ from batnet_jax.weights.read_tensors import read_tensors
 from batnet_jax.workdir import checkpoints
 
 # `BATNet`'s attributes that the weights depend on. A part's matter only if both networks have it.
-BACKBONE_ATTRIBUTES = ("backbone", "width", "neck", "embedding_dim")
+BACKBONE_ATTRIBUTES = ("backbone", "width", *HEAD_ATTRIBUTES)
 ATTENTION_ATTRIBUTES = (
     *("attention", "position", "reduction"),
     *("kernel", "rff_factor", "rff_bandwidth"),
 )
+
+
+def _osnets(start: str) -> tuple[str, ...]:
+    return tuple(name for name in osnet.BACKBONES if name.startswith(start))
+
+
 # The backbones that fit a format, the default first, and the convolution that shows the width.
 FORMAT_BACKBONES = {
     BATNET: (("published",), "features.conv.conv1.0.weight"),
     BACKBONE: (("published",), "features.conv.conv1.0.weight"),
     TORCHVISION: (("torchvision", "torchvision_raw"), "conv1.conv.weight"),
     RESNET: (("resnet50",), "conv1.weight"),
+    OSNET: (_osnets("osnet_x"), "conv1.conv.weight"),
+    OSNET_IBN: (_osnets("osnet_ibn"), "conv1.conv.weight"),
+    OSNET_AIN: (_osnets("osnet_ain"), "conv1.conv.weight"),
 }
 
 
@@ -91,7 +103,8 @@ def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
         raise UserError(
             f"'{path}' has tensors of impossible shapes: check that it is whole"
         ) from error
-    return Source(str(path), form, tensors, model, prefix=prefix, outside=tuple(outside))
+    left_out = tuple((name, "without the prefix") for name in outside)
+    return Source(str(path), form, tensors, model, prefix=prefix, left_out=left_out)
 
 
 def _choose_prefix(wanted: str, path: Path, names: Iterable[str]) -> str:
@@ -134,13 +147,42 @@ def describe(
       model: the attributes of the wanted network.
     """
     backbones, stem = FORMAT_BACKBONES[form]
-    own = model.get("backbone", "published")
-    found = {"backbone": own if own in backbones else backbones[0]}
+    found: dict[str, Any] = {}
     if stem in shapes:
-        channels = shapes[stem][0]
-        same = scaled(STEM_WIDTHS[0], model.width) == channels
-        found["width"] = model.width if same else channels / STEM_WIDTHS[0]
-    return found | (_describe_batnet(shapes, model) if form == BATNET else {})
+        found["backbone"], found["width"] = _choose_backbone(backbones, shapes[stem][0], model)
+    else:
+        found["backbone"] = _own_first(backbones, model)[0]
+    if form == BATNET:
+        found |= _describe_batnet(shapes, model)
+    elif "fc.0.weight" in shapes and form in HEADS:
+        found |= {"neck": "fc", "embedding_dim": shapes["fc.0.weight"][0]}
+    return found
+
+
+def _own_first(backbones: Sequence[str], model: ml_collections.ConfigDict) -> list[str]:
+    """Return backbones, with the wanted network's first if it is among them."""
+    return sorted(backbones, key=lambda name: name != model.get("backbone", "published"))
+
+
+def _choose_backbone(
+    backbones: Sequence[str], channels: int, model: ml_collections.ConfigDict
+) -> tuple[str, float]:
+    """Return the backbone and the width whose first convolution has so many channels.
+
+    Of several that fit, the wanted network's are chosen, then a backbone at width 1.
+    """
+
+    def stem(name: str, width: float) -> int:
+        own = osnet.BACKBONES[name].width if name in osnet.BACKBONES else 1.0
+        return scaled(STEM_WIDTHS[0], own * width)
+
+    names = _own_first(backbones, model)
+    if names[0] == model.get("backbone") and stem(names[0], model.width) == channels:
+        return names[0], model.width
+    for name in names:
+        if stem(name, 1.0) == channels:
+            return name, 1.0
+    return names[0], channels / stem(names[0], 1.0)
 
 
 def _describe_batnet(

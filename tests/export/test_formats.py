@@ -99,10 +99,12 @@ def test_unrolled_forms_against_the_triangle(channels):
         {"backbone": "torchvision", "attention": "plain", "kernel": "linear"},
         {"kernel": "rff", "position": "p1,p3", "num_parts": 0},
         {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0},
+        {"backbone": "osnet_ain_x1_0", "neck": "fc", "attention": "none", "num_parts": 0},
+        {"backbone": "osnet_ibn_x1_0", "attention": "none", "num_parts": 0},
     ],
     ids=str,
 )
-def test_folded_is_the_same_network(model, short_backbone, short_resnet):
+def test_folded_is_the_same_network(model, short_backbone, short_resnet, short_osnet):
     model, variables = network(make_config(**model))
     images = photos(3)
     got = jit(partial(embed_folded, variables, model=model))(images)
@@ -179,6 +181,17 @@ def test_onnx_in_onnxruntime(short_backbone, capfd):
         got = run_onnx(content, photos(batch))
         assert (got.shape, got.dtype) == ((batch, 32), np.float32)
         np.testing.assert_allclose(got, embed(photos(batch)), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["osnet_ain_x1_0", "osnet_ibn_x1_0"])
+@pytest.mark.usefixtures("onnx_packages")
+def test_onnx_of_osnet(backbone, short_osnet):
+    options = {"backbone": backbone, "neck": "fc", "attention": "none", "num_parts": 0}
+    model, variables = network(make_config(**options))
+    content = formats.to_onnx(model, variables, SIZE)
+    features = run_onnx(content, photos(3))
+    np.testing.assert_allclose(features, embedding(model, variables)(photos(3)), atol=1e-4)
 
 
 @pytest.mark.usefixtures("onnx_packages")

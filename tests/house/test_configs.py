@@ -120,7 +120,7 @@ def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model.neck": "x"}, "config.model.neck='x' is not one of none, bnneck: choose one$"),
+        ({"model.neck": "x"}, "config.model.neck='x' is not one of none, bnneck, fc: choose one$"),
         ({"model.backbone": "resnet18"}, "'resnet18' is not one of published, .*, resnet50.*: cho"),
         (
             {"model.position": "p5"},

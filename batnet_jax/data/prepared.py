@@ -20,6 +20,7 @@ from batnet_jax.data.builder import NO_READING, Reading, ReIDBuilder
 from batnet_jax.data.checks import digest_of
 from batnet_jax.data.label_index import INDEX_NAME, NAMES, read_index
 from batnet_jax.errors import ArgumentError, UserError, one_line
+from batnet_jax.runtime.atomic_write import open_lock
 from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.resource_errors import is_out_of_reach
 
@@ -304,7 +305,7 @@ def _prepare(builder: ReIDBuilder) -> None:
     final = Path(builder.data_dir)
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        lock = (final.parent / ".lock").open("w")
+        lock = open_lock(final.parent / ".lock")
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise ArgumentError(

@@ -8,6 +8,7 @@ matrix `distmat` with `q_pids`, `g_pids`, `q_camids`, `g_camids` (Torchreid, Fas
 """
 
 import csv
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,9 @@ import numpy as np
 
 from batnet_jax.data.files.matlab_v5 import MAX_BYTES, read_mat
 from batnet_jax.errors import UserError, one_line
-from batnet_jax.runtime.paths import exists, is_file
+from batnet_jax.runtime.npz import open_npz, place_npy
+from batnet_jax.runtime.paths import exists
+from batnet_jax.runtime.read_files import open_regular, read_bytes, reason
 
 FEATURES = ("features", "feature", "feats", "feat", "f", "embeddings", "embedding", "x")
 PIDS = (
@@ -101,26 +104,34 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if suffix == ".csv":
             return _read_csv(path)
         if suffix == ".npy":
-            return {"features": np.load(path, mmap_mode="r", allow_pickle=False)}
+            return {"features": _map_npy(path)}
         if suffix == ".mat":
             return _read_mat(path)
-        # NumPy leaves a damaged archive open, if it opens it itself.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return {name.lower(): arrays[name] for name in arrays.files}
+        with open_npz(path) as archive:
+            return {name.lower(): array for name, array in archive.read(archive.names).items()}
     except UserError:
         raise
     except Exception as error:  # damaged files raise many types
-        reason = one_line(getattr(error, "strerror", None) or error)
-        if "allow_pickle" in reason:
-            reason = "it holds Python's objects; arrays of numbers and strings are read"
-        raise UserError(f"'{path}' cannot be read ({reason}): write it again") from error
+        why = reason(error) if isinstance(error, OSError) else one_line(error)
+        raise UserError(f"'{path}' cannot be read ({why}): write it again") from error
+
+
+def _map_npy(path: Path) -> np.ndarray:
+    """Memory-map an .npy.
+
+    Raises: OSError or ValueError if the file is damaged, or no regular file.
+    """
+    with open(open_regular(path), "rb") as file:
+        place = place_npy(file, 0, os.fstat(file.fileno()).st_size)
+        if 0 in place.shape:
+            return np.empty(place.shape, place.dtype)
+        order = "F" if place.is_fortran else "C"
+        return np.memmap(file, place.dtype, "r", place.data, place.shape, order)
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:
     """Read the numbers and strings of a .mat; `scipy.io.loadmat` crashes on damaged files."""
-    if not is_file(path):
-        raise UserError(f"'{path}' is no file: name a .mat")
-    content = path.read_bytes()
+    content = read_bytes(path)
     if content.startswith((b"MATLAB 7.3", b"\x89HDF")):
         raise UserError(
             f"'{path}' is a .mat of version 7.3: save it with scipy.io.savemat, or as .npz"
@@ -132,7 +143,7 @@ def _read_mat(path: Path) -> dict[str, np.ndarray]:
 
 def _read_csv(path: Path) -> dict[str, np.ndarray]:
     """Read a table: with a first row of names, or else of pid and camera; see `PIDS`."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
+    with open(open_regular(path), encoding="utf-8-sig", newline="") as file:
         mark = max(",;\t", key=file.readline().count)
         file.seek(0)
         rows = [row for row in csv.reader(file, delimiter=mark) if any(row)]

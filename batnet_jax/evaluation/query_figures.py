@@ -21,6 +21,7 @@ import numpy as np
 
 from batnet_jax.data.run_data import RetrievalTest, describe_sets
 from batnet_jax.errors import UserError, one_line
+from batnet_jax.runtime.npz import read_npz
 
 VERSION = 1
 _MAX_BYTES = 10**9
@@ -108,13 +109,11 @@ def read_query_figures(path: Path, result: Mapping[str, Any]) -> QueryFigures:
 
 
 def _read(path: Path) -> QueryFigures:
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        if sum(info.file_size for info in arrays.zip.infolist()) > _MAX_BYTES:
-            raise ValueError("too large")
-        header = json.loads(str(arrays["header"]))
-        if header["version"] > VERSION:
-            raise UserError(f"'{path}' was written by a newer version: update batnet_jax")
-        return QueryFigures(header, *(arrays[name] for name in QueryFigures._fields[1:]))
+    arrays = read_npz(path, QueryFigures._fields, most=_MAX_BYTES)
+    header = json.loads(str(arrays["header"]))
+    if header["version"] > VERSION:
+        raise UserError(f"'{path}' was written by a newer version: update batnet_jax")
+    return QueryFigures(header, *(arrays[name] for name in QueryFigures._fields[1:]))
 
 
 def _check(figures: QueryFigures) -> None:

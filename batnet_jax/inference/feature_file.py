@@ -1,12 +1,15 @@
 """Feature files: the features of images and their paths in an .npz, written incrementally.
 
 `np.load` reads a feature file like any other .npz. The file is not compressed and its features
-begin at a multiple of 64 bytes, so a search can memory-map features larger than memory.
+begin at a multiple of 64 bytes, so other programs can memory-map features larger than memory.
 
-The fingerprint of the model that embedded the images is the comment of the .npz (a zip archive). In
-an index for faiss the fingerprint follows the end of the index, where faiss does not read.
+The comment of the .npz (a zip archive) holds the checksums of the features, block by block, and the
+fingerprint of the model that embedded the images. An index for faiss has both behind its end, which
+faiss does not read.
 """
 
+import io
+import os
 import struct
 import sys
 import zipfile
@@ -17,11 +20,18 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from batnet_jax.errors import UserError, one_line, printable
+from batnet_jax.inference.block_sums import SumWriter, block_size, read_sums
+from batnet_jax.inference.index_file import crc_of, open_index, read_end
+from batnet_jax.retrieval.row_file import BlockSums, RowFile
 from batnet_jax.runtime.atomic_write import atomic_path
+from batnet_jax.runtime.npz import Npz, Place, open_npz, place_npy
 from batnet_jax.runtime.paths import is_folder
+from batnet_jax.runtime.read_files import open_regular, reason
 
 INDEX_SUFFIX = ".index"
 SUFFIXES = (".npz", ".npy", INDEX_SUFFIX)
+IN_MEMORY = 256 * 10**6
+"""Bytes of features that are read into memory; more are read from the file at each search."""
 _ALIGNMENT = 64
 _MARK = b"batnet_jax fingerprint "
 _MARKED_BYTES = len(_MARK) + 32
@@ -31,8 +41,8 @@ _PADDING_ID = 0xD935  # zip extra field for alignment padding; Android's zipalig
 class FeatureFile(NamedTuple):
     """The contents of a feature file."""
 
-    features: np.ndarray
-    """[n, d] of floats; memory-mapped if the file allows it."""
+    features: np.ndarray | RowFile
+    """[n, d] of floats; a `RowFile` if they take more than `IN_MEMORY`."""
     paths: Sequence[str] | None
     """The n image paths; None if the file has none."""
     fingerprint: str | None = None
@@ -47,35 +57,28 @@ def is_feature_file(path: Path) -> bool:
 def open_features(path: Path) -> FeatureFile:
     """Open an .npz with `features` and optionally `paths`, an .npy of features, or an index.
 
-    Features are memory-mapped, so a file may be larger than memory. A compressed .npz is read. An
-    .index of faiss is read as a whole and has no paths.
+    Features that take more than `IN_MEMORY` stay in the file, unless they are compressed. An .index
+    has no paths. Whatever checksums a file has are compared: those of an .npz before or when its
+    bytes are first used, and that of an index that we wrote.
 
-    Raises: UserError if the file cannot be read or has other contents.
+    Raises: UserError if the file cannot be read, is damaged, or has other contents.
     """
+    suffix = path.suffix.lower()
     try:
-        if path.suffix.lower() == ".npy":
-            features, paths = np.load(path, mmap_mode="r", allow_pickle=False), None
-        elif path.suffix.lower() == INDEX_SUFFIX:
-            features, paths = _read_index(path), None
+        if suffix == ".npy":
+            features, paths = _open_npy(path), None
+        elif suffix == INDEX_SUFFIX:
+            features, paths = _in_memory(open_index(path)), None
         else:
             features, paths = _open_npz(path)
+        return FeatureFile(features, paths, read_fingerprint(path))
     except UserError:
         raise
     except Exception as error:  # damaged files raise many types
-        reason = one_line(getattr(error, "strerror", None) or error)
+        why = reason(error) if isinstance(error, OSError) else one_line(error)
         raise UserError(
-            f"'{path}' cannot be read ({reason}): give an .npz that embed wrote, or an .npy"
+            f"'{path}' cannot be read ({why}): give an .npz that embed wrote, or an .npy"
         ) from error
-    if features.ndim != 2 or features.dtype.kind != "f":
-        raise UserError(
-            f"'{path}' holds features of shape {features.shape}, {features.dtype}: must be floats"
-            " [images, dimensions]"
-        )
-    if paths is not None and len(paths) != len(features):
-        raise UserError(
-            f"'{path}' holds {len(features)} features and {len(paths)} paths: write it again"
-        )
-    return FeatureFile(features, paths, read_fingerprint(path))
 
 
 def read_fingerprint(path: Path) -> str | None:
@@ -87,12 +90,10 @@ def read_fingerprint(path: Path) -> str | None:
     Raises: UserError if the file cannot be read.
     """
     try:
-        with path.open("rb") as file:  # a zip's comment is its end, too
-            length = file.seek(0, 2)
-            file.seek(max(0, length - _MARKED_BYTES))
-            end = file.read()
+        with open(open_regular(path), "rb") as file:  # a zip's comment is its end, too
+            end = read_end(file, _MARKED_BYTES)
     except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror or error})") from error
+        raise UserError(f"'{path}' cannot be read ({reason(error)})") from error
     found = end.removeprefix(_MARK).decode("ascii", "replace")
     return found if end.startswith(_MARK) and found.isalnum() else None
 
@@ -125,71 +126,74 @@ def check_fingerprint(path: Path, found: str | None, wanted: str) -> None:
         )
 
 
-def _read_index(path: Path) -> np.ndarray:
-    """Return the vectors of an index for faiss.
-
-    Raises: UserError if faiss is not installed or the file is not an index of vectors.
-    """
-    faiss = import_faiss(f"'{path}'")
-    try:
-        index = faiss.read_index(str(path))
-        return index.reconstruct_n(0, index.ntotal)
-    except RuntimeError as error:  # SWIG's, of faiss's own exceptions
-        raise UserError(
-            f"'{path}' cannot be read as an index of vectors: write it with --mode=search --faiss"
-        ) from error
-
-
-def import_faiss(user: str) -> Any:
-    """Return the module `faiss`.
-
-    Args:
-      user: the argument that needs it, for the message.
-
-    Raises: UserError if faiss is not installed.
-    """
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError(
-            f"{user} needs faiss, which is not installed: pip install 'batnet-jax[faiss]'"
-        ) from error
-    return faiss
-
-
-def _open_npz(path: Path) -> tuple[np.ndarray, list[str] | None]:
-    """Return the features, mapped if possible, and the paths of an .npz."""
-    # NumPy leaves a damaged archive open, if it opens it itself.
-    with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        if "features" not in arrays:
-            names = ", ".join(arrays.files) or "nothing"
+def _open_npz(path: Path) -> tuple[np.ndarray | RowFile, list[str] | None]:
+    """Return the features and the paths of an .npz."""
+    with open_npz(path) as archive:
+        if "features" not in archive.names:
+            names = ", ".join(archive.names) or "nothing"
             raise UserError(f"'{path}' holds {names}, not `features`: give what embed wrote")
-        paths = arrays["paths"].tolist() if "paths" in arrays else None
-        features = _map_member(path, "features.npy")
-        return arrays["features"] if features is None else features, paths
+        paths = archive.read(["paths"])["paths"] if "paths" in archive.names else None
+        place = archive.place("features")
+        if place is not None:
+            features = _open_rows(path, archive, place)
+        else:
+            features = archive.read(["features"])["features"]
+            _check_type(path, features.shape, features.dtype)
+    if paths is not None and (paths.ndim != 1 or paths.dtype.kind not in "US"):
+        raise UserError(
+            f"'{path}' holds paths of shape {paths.shape}, {paths.dtype}: must be strings [images]"
+        )
+    if paths is not None and len(paths) != len(features):
+        raise UserError(
+            f"'{path}' holds {len(features)} features and {len(paths)} paths: write it again"
+        )
+    return features, None if paths is None else paths.astype(np.str_).tolist()
 
 
-def _map_member(path: Path, name: str) -> np.ndarray | None:
-    """Memory-map an array of an .npz; return None for a compressed or Fortran-ordered one."""
-    with path.open("rb") as file, zipfile.ZipFile(file) as archive:
-        info = archive.getinfo(name)
-        if info.compress_type != zipfile.ZIP_STORED:
-            return None
-        file.seek(info.header_offset)
-        header = file.read(30)
-        name_length, extra_length = struct.unpack("<HH", header[26:30])
-        file.seek(info.header_offset + 30 + name_length + extra_length)
-        version = np.lib.format.read_magic(file)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }.get(version)
-        if read_header is None:
-            return None
-        shape, fortran_order, dtype = read_header(file)
-        if fortran_order or dtype.hasobject or 0 in shape:
-            return None
-        return np.memmap(path, dtype, "r", file.tell(), shape)
+def _open_npy(path: Path) -> np.ndarray | RowFile:
+    """Return the features of an .npy, which has no checksums."""
+    with open(open_regular(path), "rb") as file:
+        place = place_npy(file, 0, os.fstat(file.fileno()).st_size)
+        _check_type(path, place.shape, place.dtype)
+        return _in_memory(_rows(path, file, place), place.is_fortran)
+
+
+def _rows(path: Path, file: BinaryIO, place: Place, sums: BlockSums | None = None) -> RowFile:
+    """Return the rows at a place in a file."""
+    where = {"data": place.data, "shape": place.shape, "dtype": place.dtype}
+    return RowFile(file.fileno(), name=str(path), **where, sums=sums)
+
+
+def _open_rows(path: Path, archive: Npz, place: Place) -> np.ndarray | RowFile:
+    """Return the features of an .npz that are not compressed.
+
+    Raises: ValueError or UserError if they are damaged.
+    """
+    _check_type(path, place.shape, place.dtype)
+    sums = read_sums(archive.comment, place.start, place.end)
+    rows = _rows(path, archive.file, place, sums)
+    if sums is None:  # NumPy's file, or of an older version: one checksum of all
+        if crc_of(archive.file, place.start, place.end) != archive.crc("features"):
+            raise ValueError("its features do not have their checksum")
+    else:
+        rows.check_bytes(place.start, place.data)  # the header
+    return _in_memory(rows, place.is_fortran)
+
+
+def _in_memory(rows: RowFile, is_fortran: bool = False) -> np.ndarray | RowFile:
+    """Return rows in memory if they are few, or lie in columns."""
+    if is_fortran:
+        return rows[:].reshape(-1).reshape(rows.shape, order="F")
+    return rows[:] if rows.nbytes <= IN_MEMORY else rows
+
+
+def _check_type(path: Path, shape: tuple[int, ...], dtype: np.dtype) -> None:
+    """Raise a UserError unless a type is that of features."""
+    if len(shape) != 2 or dtype.kind != "f":
+        raise UserError(
+            f"'{path}' holds features of shape {shape}, {dtype}: must be floats"
+            " [images, dimensions]"
+        )
 
 
 def write_features(
@@ -200,7 +204,7 @@ def write_features(
     paths: Sequence[str],
     fingerprint: str | None = None,
 ) -> None:
-    """Write the arrays `features` [n, d] float32 and `paths` [n], and the model's fingerprint.
+    """Write the arrays `features` [n, d] float32 and `paths` [n], checksums and the fingerprint.
 
     Args:
       path: the file; appears when complete.
@@ -216,12 +220,17 @@ def write_features(
         temporary.open("wb") as file,
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive,
     ):
-        archive.comment = mark(fingerprint)
+        header = io.BytesIO()
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "<f4", "fortran_order": False, "shape": shape}
+        )
+        sums = SumWriter(block_size(len(header.getvalue()) + 4 * shape[0] * shape[1]))
         with _open_member(archive, file, "features.npy") as out:
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(out, header)
+            out.write(sums.add(header.getvalue()))
             for features in batches:
-                out.write(np.ascontiguousarray(features, "<f4").data)
+                rows = np.ascontiguousarray(features, "<f4").reshape(-1)
+                out.write(sums.add(rows.view(np.uint8).data))
+        archive.comment = sums.comment(mark(fingerprint))
         with _open_member(archive, file, "paths.npy") as out:
             np.lib.format.write_array(out, np.array(paths, np.str_), allow_pickle=False)
 

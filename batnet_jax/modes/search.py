@@ -9,7 +9,7 @@ import numpy as np
 
 from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError, one_line, printable
-from batnet_jax.inference import feature_file
+from batnet_jax.inference import feature_file, index_file
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.accept import parse_accept, threshold
@@ -17,6 +17,7 @@ from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.modes.ranked_files import check_suffix, to_bytes
 from batnet_jax.retrieval import check_left_out
 from batnet_jax.retrieval.mapped_rows import read_rows
+from batnet_jax.retrieval.row_file import RowFile
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
 
@@ -60,7 +61,7 @@ def run(
         check_suffix(output)
     queries = [] if query is None else list_files(query)
     if faiss is not None:
-        feature_file.import_faiss("--faiss")  # fails before the work if faiss is missing
+        index_file.import_faiss("--faiss")  # fails before the work if faiss is missing
     # If the gallery's features are given, a batch needs room for the queries only.
     few = min(len(queries), config.eval.batch) if feature_file.is_feature_file(gallery) else 0
     searcher = Searcher(config, workdir, gallery, batch=few)
@@ -163,7 +164,7 @@ def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
     return "\n".join(map(printable, [head, *rows]))
 
 
-def write_index(path: Path, features: np.ndarray, fingerprint: str | None = None) -> None:
+def write_index(path: Path, features: np.ndarray | RowFile, fingerprint: str | None = None) -> None:
     """Write an exact index of inner products, which faiss can open.
 
     The features are normalised to unit length as a whole. For queries of unit length, the inner
@@ -171,12 +172,12 @@ def write_index(path: Path, features: np.ndarray, fingerprint: str | None = None
 
     Args:
       path: the file.
-      features: [n, d]; may be memory-mapped.
+      features: [n, d]; may be a `RowFile`, or memory-mapped.
       fingerprint: of the model, see `feature_file`; None if unknown.
 
     Raises: UserError if the file cannot be written.
     """
-    faiss = feature_file.import_faiss("--faiss")
+    faiss = index_file.import_faiss("--faiss")
     index = faiss.IndexFlatIP(features.shape[1])
     for start in range(0, len(features), ROWS_AT_ONCE):
         index.add(unit_length(read_rows(features, slice(start, start + ROWS_AT_ONCE))))
@@ -185,5 +186,5 @@ def write_index(path: Path, features: np.ndarray, fingerprint: str | None = None
             faiss.write_index(index, str(temporary))
         except RuntimeError as error:  # faiss's type for an error of the disk
             raise OSError(one_line(error)) from error
-        with temporary.open("ab") as file:
-            file.write(feature_file.mark(fingerprint))
+        with temporary.open("r+b") as file:
+            index_file.write_end(file, feature_file.mark(fingerprint))

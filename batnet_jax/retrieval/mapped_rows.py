@@ -5,16 +5,22 @@ import mmap
 import numpy as np
 from jaxtyping import Float32
 
+from batnet_jax.retrieval.row_file import RowFile
+
 ROWS_AT_ONCE = 4096
 
 
-def read_rows(features: np.ndarray, rows: np.ndarray | slice) -> Float32[np.ndarray, "n d"]:
+def read_rows(
+    features: np.ndarray | RowFile, rows: np.ndarray | slice
+) -> Float32[np.ndarray, "n d"]:
     """Copy some rows, as float32.
 
     The pages of a mapped file (`np.load(path, mmap_mode="r")`) are released, because the system
     counts them as memory of the process.
     """
     selected = features[rows]
+    if isinstance(features, RowFile):
+        return np.asarray(selected, np.float32)
     is_copy = selected.dtype != np.float32 or not isinstance(rows, slice)
     copied = np.asarray(selected, np.float32) if is_copy else np.array(selected)
     release_pages(features)

@@ -1,7 +1,7 @@
 """The gallery items most similar to each query: for pictures of ranked lists and for searching.
 
 The gallery is read once, in chunks, and only the best items so far are kept. Memory does not grow
-with the gallery, which may be a mapped file: `np.load(path, mmap_mode="r")`.
+with the gallery, which may be a `RowFile` or a mapped file: `np.load(path, mmap_mode="r")`.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float32, Int32
 
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.mapped_rows import release_pages
+from batnet_jax.retrieval.row_file import ALIGNMENT, RowFile, aligned_array
 from batnet_jax.retrieval.scores import (
     LARGE,
     block_scores,
@@ -27,8 +28,6 @@ from batnet_jax.retrieval.scores import (
 # and clearing their memory takes a tenth of the time of the product.
 CHUNK = 2**13
 _BLOCK = 512
-# Bytes. The CPU's device uses memory of this alignment in place and copies other memory.
-_ALIGNMENT = 64
 _GROUP = 16
 # With fewer groups than this many times k, `grouped_top_k` would look at too many scores twice.
 _MIN_GROUPS_PER_K = 4
@@ -132,7 +131,7 @@ def _merge_and_score(
 
 def top_k(
     query_features: ArrayLike,
-    gallery_features: ArrayLike,
+    gallery_features: ArrayLike | RowFile,
     k: int,
     *,
     metric: str = "cosine",
@@ -144,7 +143,8 @@ def top_k(
 
     Args:
       query_features: [q, d] finite floats, not necessarily normalised.
-      gallery_features: [g, d]; may be a mapped file, which is read once and never held as a whole.
+      gallery_features: [g, d]; may be a `RowFile` or a mapped file, which is read once and never
+        held as a whole.
       k: items to list; if k > g all g are listed, so the results have min(k, g) columns.
       metric: "cosine" or "euclidean".
       block: queries at a time; memory grows with block x `CHUNK`. None chooses.
@@ -173,7 +173,7 @@ def top_k(
 
 
 def _search(
-    query: np.ndarray, gallery: np.ndarray, k: int, metric: str, block: int, chunk: int
+    query: np.ndarray, gallery: np.ndarray | RowFile, k: int, metric: str, block: int, chunk: int
 ) -> list[Best]:
     """Return the best k items for each block of queries, in scores of `block_scores`."""
     features = unit_length(query) if metric == "cosine" else query
@@ -196,7 +196,8 @@ def _search(
                     best[tile.block], tile.scores, tile.first, part, items
                 )
             tile = _Tile(number, scores, first)
-        release_pages(gallery[max(0, start - chunk) : start])
+        if isinstance(gallery, np.ndarray):
+            release_pages(gallery[max(0, start - chunk) : start])
     if tile is not None:
         best[tile.block] = _merge_best(best[tile.block], tile.scores, tile.first)
     return best
@@ -207,8 +208,12 @@ def _even_size(number: int, most: int) -> int:
     return -(-number // -(-number // most))
 
 
-def _check_gallery(given: ArrayLike, metric: str) -> np.ndarray:
+def _check_gallery(given: ArrayLike | RowFile, metric: str) -> np.ndarray | RowFile:
     """Check a gallery as a whole, or only its shape if `_put_chunk` can check it in chunks."""
+    if isinstance(given, RowFile):
+        if len(given) > CHUNK and given.shape[1]:
+            return given
+        given = given[:]
     array = checks.as_array("gallery_features", given)
     if array.ndim == 2 and len(array) > CHUNK and array.shape[1] and array.dtype.kind in "fiub":
         return array
@@ -216,18 +221,25 @@ def _check_gallery(given: ArrayLike, metric: str) -> np.ndarray:
 
 
 def _read_chunks(
-    gallery: np.ndarray, length: int
+    gallery: np.ndarray | RowFile, length: int
 ) -> Iterator[tuple[np.int32, Float32[np.ndarray, "n d"]]]:
     """Yield (index of the first row, `length` rows); the last chunk is padded with zeros.
 
     Rows are not copied if the device can read them in place, in memory or in a mapped file. Copied
     rows are overwritten by the chunk after the next.
     """
-    buffers = [_aligned_array(length, gallery.shape[1]) for _ in range(2)]
+    buffers = [aligned_array((length, gallery.shape[1]), np.float32) for _ in range(2)]
     for number, first in enumerate(range(0, len(gallery), length)):
+        if isinstance(gallery, RowFile) and gallery.dtype == np.float32:
+            rows = buffers[number % 2]
+            count = min(length, len(gallery) - first)
+            gallery.read_into(first, rows[:count])
+            rows[count:] = 0
+            yield np.int32(first), rows
+            continue
         rows = gallery[first : first + length]
         whole = len(rows) == length and rows.dtype == np.float32 and rows.flags.c_contiguous
-        if not whole or rows.ctypes.data % _ALIGNMENT:
+        if not whole or rows.ctypes.data % ALIGNMENT:
             buffer = buffers[number % 2]
             buffer[len(rows) :] = 0
             with np.errstate(over="ignore"):  # an overflow becomes inf, which is refused later
@@ -263,14 +275,6 @@ def _put_chunk(rows: Float32[np.ndarray, "n d"], first: int, count: int, metric:
         on_device = jax.device_put(rescale_rows(rows, ~np.asarray(is_safe)))
         lengths, _ = _row_lengths(on_device)
     return _Chunk(on_device, offsets, lengths)
-
-
-def _aligned_array(num_rows: int, dimensions: int) -> Float32[np.ndarray, "n d"]:
-    """Return a new array whose address is a multiple of `_ALIGNMENT`."""
-    size = 4 * num_rows * dimensions
-    raw = np.empty(size + _ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % _ALIGNMENT
-    return raw[start : start + size].view(np.float32).reshape(num_rows, dimensions)
 
 
 def _minus_distances(

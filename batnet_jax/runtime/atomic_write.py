@@ -1,13 +1,16 @@
 """Atomic writes: a file at a path is the old one or the complete new one, whatever happens."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 ORPHAN_AGE = 60.0
 """Seconds. A younger temporary file may belong to a process that has not locked it yet."""
@@ -34,6 +37,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             yield temporary
             _flush(temporary)
             temporary.replace(path)
+            flush_folder(path.parent)
         finally:
             with contextlib.suppress(OSError):  # the first exception is the one to see
                 temporary.unlink(missing_ok=True)
@@ -52,6 +56,52 @@ def _flush(path: Path) -> None:
     """Force a file to the disk: otherwise a crash after the rename might leave an empty file."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
+
+
+def flush_folder(path: Path) -> None:
+    """Force the names in a folder to the disk: otherwise a crash might undo a rename.
+
+    A file system that cannot do so is left to itself: the file is there already.
+    """
+    with contextlib.suppress(OSError):
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def flush_tree(path: Path) -> None:
+    """Force all files below a folder, and their names, to the disk, the folder's own name included.
+
+    Raises: OSError if a file cannot be written.
+    """
+    for folder, _, names in os.walk(path):
+        for name in names:
+            _flush(Path(folder, name))
+        flush_folder(Path(folder))
+    flush_folder(path.parent)
+
+
+def open_lock(path: Path) -> TextIO:
+    """Open a file to be locked, which is made if it does not exist; its content stays.
+
+    A link at the path is not followed: whoever puts one there would have a file of his choice
+    opened for writing.
+
+    Raises: OSError if the file cannot be opened, or is a link.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(error.errno, f"'{path.name}' is a link") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EEXIST, f"'{path.name}' is a pipe or a device")
+    return open(descriptor, "r+", encoding="utf-8", errors="replace")
 
 
 def _lock(descriptor: int) -> bool:

@@ -71,14 +71,19 @@ class Npz:
         self._infos = {n.removesuffix(".npy"): i for n, i in found.items() if n.endswith(".npy")}
         self.names = list(self._infos)
 
-    def read(self, names: Iterable[str]) -> dict[str, np.ndarray]:
+    def read(self, names: Iterable[str], most: int | None = None) -> dict[str, np.ndarray]:
         """Read some arrays as a whole.
+
+        Args:
+          names: of the arrays.
+          most: limit of their bytes; None: `MOST_UNPACKED` and `UNPACKED_BYTES` set it.
 
         Raises: ValueError if they are not whole, or would take too much memory.
         """
         infos = {name: self._infos[name] for name in names}
         wanted = sum(info.file_size for info in infos.values())
-        most = MOST_UNPACKED * self._size + UNPACKED_BYTES
+        if most is None:
+            most = MOST_UNPACKED * self._size + UNPACKED_BYTES
         if wanted > most:
             raise ValueError(f"its arrays take {wanted:,} bytes, and at most {most:,} are read")
         return {name: parse_npy(self._read_member(info)) for name, info in infos.items()}
@@ -139,18 +144,21 @@ def open_npz(path: Path) -> Iterator[Npz]:
             raise ValueError(one_line(error)) from error
 
 
-def read_npz(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path, names: Iterable[str] | None = None, most: int | None = None
+) -> dict[str, np.ndarray]:
     """Read arrays of an .npz.
 
     Args:
       path: the file.
       names: of the arrays; those that the file lacks are left out. None for all.
+      most: see `Npz.read`.
 
     Raises: OSError if the file cannot be read; ValueError if it is damaged.
     """
     with open_npz(path) as archive:
         wanted = archive.names if names is None else [n for n in names if n in archive.names]
-        return archive.read(wanted)
+        return archive.read(wanted, most)
 
 
 def parse_npy(content: bytearray) -> np.ndarray:
@@ -190,8 +198,10 @@ def place_npy(file: BinaryIO, start: int, end: int) -> Place:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about headers of Python 2, and odd literals
             shape, is_fortran, dtype = readers[np.lib.format.read_magic(head)](head)
-    except (SyntaxError, LookupError, TypeError, RecursionError, MemoryError) as error:
+    except Exception as error:  # NumPy parses Python, and raises many types
         raise ValueError(f"the header of an array is damaged ({one_line(error)})") from error
+    if dtype.hasobject:
+        raise ValueError("it holds Python's objects; arrays of numbers and strings are read")
     if dtype.kind not in KINDS or not dtype.itemsize:
         raise ValueError(f"it holds an array of type {one_line(str(dtype))}")
     if not all(type(length) is int and length >= 0 for length in shape):

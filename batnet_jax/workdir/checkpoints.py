@@ -21,6 +21,7 @@ from orbax.checkpoint.options import MultiprocessingOptions
 
 from batnet_jax.errors import ArgumentError, UserError, printable
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.atomic_write import flush_tree
 from batnet_jax.runtime.paths import exists, is_folder, list_folder
 from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
 from batnet_jax.workdir.checkpoint_checks import (
@@ -107,8 +108,21 @@ def open_manager(
         create=processes.alone(),
         cleanup_tmp_directories=True,
         multiprocessing_options=_by_itself(),
+        async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _flush_written(folder)),
     )
     return ocp.CheckpointManager(folder, options=options)
+
+
+def _flush_written(folder: Path) -> None:
+    """Force a checkpoint to the disk before Orbax gives it its name and removes an older one.
+
+    TensorStore does so for the arrays alone.
+
+    Raises: OSError if the disk fails.
+    """
+    if not is_bucket(folder):
+        for path in folder.glob("*.orbax-checkpoint-tmp*"):
+            flush_tree(path)
 
 
 def _by_itself() -> MultiprocessingOptions:

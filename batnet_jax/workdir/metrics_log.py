@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,10 @@ class MetricsLog:
     def publish(self) -> None:
         """Copy the files to a workdir in a bucket.
 
-        This comes before each checkpoint, so that no resumed run lacks lines of earlier steps.
+        This comes before each checkpoint, so that no resumed run lacks lines of earlier steps. In a
+        folder the lines are forced to the disk, for a machine that loses its power.
         """
+        os.fsync(self._file.fileno())
         self._mirror.publish()
 
     def close(self) -> None:

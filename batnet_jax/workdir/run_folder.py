@@ -15,6 +15,7 @@ import ml_collections
 from batnet_jax.config import flatten, older_values
 from batnet_jax.data.run_data import Identity
 from batnet_jax.errors import UserError, printable
+from batnet_jax.runtime.atomic_write import open_lock
 from batnet_jax.runtime.paths import existing_parent, exists, is_folder
 from batnet_jax.runtime.read_files import read_json, reason
 from batnet_jax.workdir import checkpoints
@@ -137,7 +138,7 @@ def locked(workdir: Path) -> Iterator[None]:
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        file = (workdir / LOCK).open("a+", encoding="utf-8", errors="replace")
+        file = open_lock(workdir / LOCK)
     except OSError as error:
         raise UserError(
             f"cannot write to the workdir '{workdir}' ({error.strerror}): name another workdir"
@@ -153,7 +154,8 @@ def locked(workdir: Path) -> Iterator[None]:
             ) from error
         except OSError:  # the file system has no locks
             pass
-        file.truncate(0)
+        file.seek(0)
+        file.truncate()
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
         yield

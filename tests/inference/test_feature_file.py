@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from batnet_jax.errors import UserError
+from batnet_jax.inference import feature_file
 from batnet_jax.inference.feature_file import open_features, write_features
 from batnet_jax.retrieval import top_k
-from batnet_jax.retrieval.mapped_rows import _mapping
+from batnet_jax.retrieval.row_file import RowFile
 
 FEATURES = np.random.default_rng(0).standard_normal((70, 9)).astype(np.float32)
 PATHS = [f"a/é {i}.jpg" for i in range(70)]
@@ -30,12 +31,25 @@ def test_numpy_reads_a_written_file(written):
         assert archive.testzip() is None
 
 
-def test_features_are_mapped_and_aligned(written):
+def test_few_features_are_in_memory_and_many_stay_in_the_file(written, monkeypatch):
     found = open_features(written)
-    np.testing.assert_array_equal(found.features, FEATURES)
-    assert found.paths == PATHS
-    assert _mapping(found.features)[0] is not None
+    assert isinstance(found.features, np.ndarray)
     assert found.features.ctypes.data % 64 == 0
+    monkeypatch.setattr(feature_file, "IN_MEMORY", 100)
+    many = open_features(written)
+    assert isinstance(many.features, RowFile)
+    assert (many.features.shape, many.features.dtype) == ((70, 9), np.float32)
+    for opened in (found, many):
+        np.testing.assert_array_equal(opened.features, FEATURES)
+        assert opened.paths == PATHS
+
+
+def test_other_programs_can_map_the_features(written):
+    with zipfile.ZipFile(written) as archive, archive.open("features.npy") as member:
+        header = len(member.read()) - FEATURES.nbytes
+        start = written.read_bytes().index(b"\x93NUMPY") + header
+    assert start % 64 == 0
+    np.testing.assert_array_equal(np.memmap(written, np.float32, "r", start, (70, 9)), FEATURES)
 
 
 @pytest.mark.parametrize("how", ["savez", "savez_compressed", "npy", "no paths"])

@@ -10,7 +10,12 @@ import pytest
 from support.paths import ROOT
 
 from batnet_jax.runtime import atomic_write
-from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
+from batnet_jax.runtime.atomic_write import (
+    atomic_path,
+    flush_tree,
+    open_lock,
+    write_atomically,
+)
 
 
 def test_a_file_is_made_and_replaced(tmp_path):
@@ -103,3 +108,54 @@ def test_a_killed_writer_leaves_a_file_that_the_next_writer_removes(tmp_path, mo
     write_atomically(path, "new")
     assert sorted(os.listdir(tmp_path)) == sorted([path.name, *others])
     assert path.read_text() == "new"
+
+
+def test_file_and_folder_are_forced_to_the_disk_in_this_order(tmp_path, monkeypatch):
+    """Otherwise a file that was written before a power cut may be empty, or gone, after it."""
+    forced, sync = [], os.fsync
+
+    def record(descriptor):
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        forced.append(path.replace(str(tmp_path), "").rpartition(".partial")[1] or "folder")
+        assert path == str(tmp_path) or not (tmp_path / "file").exists()
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", record)
+    write_atomically(tmp_path / "file", "x")
+    assert forced == [".partial", "folder"]
+
+
+def test_a_tree_is_forced_to_the_disk(tmp_path, monkeypatch):
+    forced, sync = set(), os.fsync
+
+    def record(descriptor):
+        forced.add(os.path.relpath(os.readlink(f"/proc/self/fd/{descriptor}"), tmp_path))
+        sync(descriptor)
+
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    for name in ("a/x", "a/b/y"):
+        (tmp_path / name).write_text("x")
+    monkeypatch.setattr(os, "fsync", record)
+    flush_tree(tmp_path / "a")
+    assert forced == {".", "a", "a/x", "a/b", "a/b/y", "a/b/c"}
+
+
+def test_a_lock_follows_no_link_and_empties_no_file(tmp_path):
+    victim, lock = tmp_path / "victim", tmp_path / "lock"
+    victim.write_text("mine")
+    lock.symlink_to(victim)
+    with pytest.raises(OSError, match="'lock' is a link"):
+        open_lock(lock)
+    assert victim.read_text() == "mine"
+    lock.unlink()
+    os.mkfifo(lock)
+    with pytest.raises(OSError, match="'lock' is a pipe or a device"):
+        open_lock(lock)
+    lock.unlink()
+    lock.write_bytes(b"process 7 \xff")
+    with open_lock(lock) as file:
+        assert file.read() == "process 7 \ufffd"
+    lock.unlink()
+    with open_lock(lock) as file:
+        file.write("process 8")
+    assert lock.read_text() == "process 8"

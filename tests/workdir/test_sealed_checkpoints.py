@@ -156,3 +156,22 @@ def test_only_names_that_orbax_gives_are_steps(workdir):
     for name in ("007", "\u0663", "1_0", "-1", "+2", "2.orbax-checkpoint-tmp", "9" * 30, " 5"):
         (workdir / "checkpoints" / name).mkdir()
     assert steps_of(workdir) == [1, 2, 3]
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    """Orbax removes an older one afterwards."""
+    seen, flush = [], checkpoints.flush_tree
+
+    def record(path):
+        names = {p.name for p in path.rglob("*") if p.is_file()}
+        steps = sorted(p.name for p in path.parent.iterdir() if p.name.isdecimal())
+        seen.append((path.name.partition(".")[0], "metadata" in names, steps))
+        flush(path)
+
+    monkeypatch.setattr(checkpoints, "flush_tree", record)
+    run = {"model": {}, "identities": []}
+    with checkpoints.open_manager(tmp_path, keep=1) as manager:
+        for step in (1, 2):
+            checkpoints.save(manager, step, LIKE, run)
+    assert seen == [("1", True, []), ("2", True, ["1"])]
+    assert steps_saved(tmp_path) == [2]

@@ -15,7 +15,7 @@ import numpy as np
 
 from batnet_jax.data.files.pixels import DROP
 from batnet_jax.errors import printable
-from batnet_jax.runtime.atomic_write import atomic_path
+from batnet_jax.runtime.atomic_write import atomic_path, open_lock
 
 FREE_BYTES = 10**9
 """Disk space that a cache leaves free for checkpoints."""
@@ -181,7 +181,7 @@ def _open_file(path: Path, nbytes: int) -> FileIO:
     Raises: OSError if it cannot be written, or if the disk has no room for `nbytes`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / ".lock").open("w") as lock:
+    with open_lock(path.parent / ".lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         whole = os.path.exists(path) and path.stat().st_size == nbytes
         need = nbytes - (path.stat().st_blocks * 512 if whole else 0)

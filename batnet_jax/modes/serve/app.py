@@ -142,7 +142,7 @@ class _SearchEndpoints:
     def _find(self, content: bytes, top: int) -> Response:
         """Decode an image and search it.
 
-        Raises: HTTPException if the image cannot be decoded.
+        Raises: HTTPException if the image cannot be decoded, or the gallery cannot be read.
         """
         start = time.perf_counter()
         check_upload(content)
@@ -152,7 +152,11 @@ class _SearchEndpoints:
             transparent = decode_into(content, image, "the image", model.alpha)
         except UserError as error:
             raise HTTPException(422, str(error)) from error
-        indices, scores = self._searcher.search(image[None], top)
+        try:
+            indices, scores = self._searcher.search(image[None], top)
+        except UserError as error:  # the gallery's file has been damaged meanwhile
+            print(f"error: {error}", file=sys.stderr)
+            raise HTTPException(503, "the gallery cannot be read") from error
         ranked = hits(self._searcher, indices[0], scores[0])
         for hit in ranked:
             hit["path"] = printable(hit["path"].removeprefix(self._common_folder))

@@ -7,7 +7,7 @@ import ml_collections
 
 from batnet_jax.models.build import make_model
 from batnet_jax.runtime import processes
-from batnet_jax.step.train_step import TrainState, init_state, make_recipe
+from batnet_jax.step.train_step import TrainState, make_recipe, state_shapes
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.same_run import check_architecture
 
@@ -41,5 +41,5 @@ def restore_train_state(
     run = checkpoints.restore_metadata(workdir, step)
     check_architecture(config, run, workdir)
     recipe = make_recipe(config, num_identities=len(run["identities"]), steps_per_epoch=1)
-    template: TrainState = init_state(recipe, tuple(config.data.image_size))
-    return recipe.model, checkpoints.restore_state(workdir, step, template)
+    shapes = state_shapes(recipe, tuple(config.data.image_size))
+    return recipe.model, checkpoints.restore_state(workdir, step, shapes)

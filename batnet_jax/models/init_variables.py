@@ -25,15 +25,31 @@ MAX_PARAMETERS = 300_000_000
 
 
 def variable_shapes(model: BATNet, image_size: tuple[int, int]) -> dict[str, Any]:
-    """Return the shapes of a network's variables, as the trees `params` and `batch_stats`.
+    """Return the shapes of a network's float32 variables, the trees `params` and `batch_stats`.
 
     Args:
       model: the network.
       image_size: (height, width) of its images in pixels.
+
+    Raises: UserError if the network has more than `MAX_PARAMETERS`, or an attribute exceeds
+      `MAX_ATTRIBUTES`.
     """
+    for name, most in MAX_ATTRIBUTES.items():
+        value = getattr(model, name)
+        if not 0 <= value <= most:
+            raise UserError(f"model.{name}={value} must be 0 to {most}")
     images = jax.ShapeDtypeStruct((2, *image_size, 3), jnp.float32)
     # Inference has the same variables as training, and is traced in two thirds of the time.
-    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    shapes = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), images)
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
+    if parameters > MAX_PARAMETERS:
+        raise UserError(
+            f"the network has {parameters:,} parameters, more than {MAX_PARAMETERS:,}: lower "
+            "model.width, model.num_parts, model.embedding_dim or the number of identities, or "
+            "raise model.reduction"
+        )
+    # Without this they would be float64 in JAX's x64 mode.
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), shapes)
 
 
 def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dict[str, Any]:
@@ -47,21 +63,9 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
       image_size: (height, width) of its images in pixels.
       seed: any int >= 0.
 
-    Raises: UserError if the network has more than `MAX_PARAMETERS`, or an attribute exceeds
-      `MAX_ATTRIBUTES`. No memory is taken then.
+    Raises: UserError as `variable_shapes` does. No memory is taken then.
     """
-    for name, most in MAX_ATTRIBUTES.items():
-        value = getattr(model, name)
-        if not 0 <= value <= most:
-            raise UserError(f"model.{name}={value} must be 0 to {most}")
     shapes = variable_shapes(model, image_size)
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
-    if parameters > MAX_PARAMETERS:
-        raise UserError(
-            f"the network has {parameters:,} parameters, more than {MAX_PARAMETERS:,}: lower "
-            "model.width, model.num_parts, model.embedding_dim or the number of identities, or "
-            "raise model.reduction"
-        )
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         *_, name = names = [key.key for key in path]

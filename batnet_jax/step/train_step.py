@@ -16,7 +16,7 @@ from jax import lax
 
 from batnet_jax.models import BATNet, parse_frozen
 from batnet_jax.models.build import make_model
-from batnet_jax.models.init_variables import draw_variables
+from batnet_jax.models.init_variables import draw_variables, variable_shapes
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.step import accumulation, augment, freezing, losses, optimizer
 from batnet_jax.step.packing import pack_like, unpack
@@ -117,6 +117,19 @@ def make_schedule(config: ml_collections.ConfigDict, steps_per_epoch: int) -> op
             steps_per_epoch=steps_per_epoch,
         )
     return optimizer.warm_up(schedule, steps=warmup_steps, factor=config.warmup_factor)
+
+
+def state_shapes(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:
+    """Return the shapes and types of `init_state`, which take no memory and need no numbers."""
+    variables = variable_shapes(recipe.model, image_size)
+    number = jax.ShapeDtypeStruct((), np.int32)
+    return TrainState(
+        step=number,  # type: ignore[arg-type]
+        seed=number,  # type: ignore[arg-type]
+        params=variables["params"],
+        batch_stats=variables["batch_stats"],
+        opt_state=jax.eval_shape(recipe.tx.init, variables["params"]),
+    )
 
 
 def init_state(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:

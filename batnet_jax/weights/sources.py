@@ -10,7 +10,7 @@ from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.models import BATNet, osnet, parse_positions
 from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
 from batnet_jax.runtime.paths import is_folder
-from batnet_jax.step.train_step import init_state, make_recipe
+from batnet_jax.step.train_step import make_recipe, state_shapes
 from batnet_jax.weights.convert import HEAD_ATTRIBUTES, HEADS, WORKDIR, Source, flatten
 from batnet_jax.weights.names import (
     BACKBONE,
@@ -254,12 +254,12 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
         recipe = make_recipe(saved, num_identities=len(run["identities"]), steps_per_epoch=1)
         # No shape depends on the image size: it is the smallest with rows for T parts.
         size = (16 * max(1, saved.model.num_parts), 16)
-        fresh = init_state(recipe, size)
+        shapes = state_shapes(recipe, size)
     except UserError:
         raise
     except Exception as error:  # impossible settings can raise anything
         raise UserError(f"'{workdir}' has no network of this version: restore it") from error
-    state = checkpoints.restore_state(workdir, step, fresh)
+    state = checkpoints.restore_state(workdir, step, shapes)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     tensors = {(name := "/".join(path)): (name, leaf) for path, leaf in flatten(variables).items()}
     attributes = (*BACKBONE_ATTRIBUTES, *ATTENTION_ATTRIBUTES, "num_parts")

@@ -275,7 +275,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
     Args:
       workdir: of the run.
       step: of an existing checkpoint.
-      like: a TrainState of the same structure and shapes.
+      like: a TrainState of the same structure, of arrays or of their shapes and types.
 
     Raises: DamagedError if the checkpoint cannot be read, or an array lacks its checksum;
       UserError if the checkpoint is whole but of another structure, or out of reach.

@@ -12,6 +12,7 @@ from support.tiny_datasets import jpg, market_with, write_tree
 
 from batnet_jax.data import load_dataset
 from batnet_jax.data.prepared import concatenate
+from batnet_jax.data.run_data import TRAIN_BY_LABEL
 from batnet_jax.errors import UserError
 from batnet_jax.training import loop as training
 from batnet_jax.workdir import best_checkpoint, checkpoints, environment
@@ -68,7 +69,7 @@ def test_figures_of_several_data_sets_count_alike(tmp_path):
 def test_other_images_are_another_run(runs, capfd):
     workdir = runs.train(steps=2)
     now = training.fingerprints
-    change = {"train": "0" * 16}
+    change = dict.fromkeys(("train", TRAIN_BY_LABEL), "0" * 16)
     runs.monkeypatch.setattr(training, "fingerprints", lambda data: now(data) | change)
     with pytest.raises(UserError, match=r"was trained on other images .*, now 0{16}.: restore the"):
         runs.train(steps=3)

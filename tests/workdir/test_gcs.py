@@ -66,8 +66,8 @@ def test_killed_in_a_bucket_it_ends_as_in_a_folder(storage, tmp_path):
     assert read_run(found).result["step"] == 24  # with the figures of its queries
     assert not (tmp_path / "gs:").exists()
 
-    ((status, output, _),) = finish(start_run(storage, tmp_path, "--mode=eval"))
-    assert status == 0
+    ((status, output, errors),) = finish(start_run(storage, tmp_path, "--mode=eval"))
+    assert status == 0, errors
     assert "mAP" in output
 
 

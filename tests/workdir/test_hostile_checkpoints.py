@@ -199,7 +199,7 @@ def rewrite(workdir, **changes):
 @examples(100, 1_000)
 def test_metadata_of_any_kind(saved, tmp_path, monkeypatch, examples):
     """The checksum is right, as an attacker can compute it; the network is a stub."""
-    monkeypatch.setattr("batnet_jax.inference.restore.init_state", fake_state)
+    monkeypatch.setattr("batnet_jax.inference.restore.state_shapes", fake_state)
     monkeypatch.setattr("batnet_jax.inference.model.make_embed", lambda *_: None)
     shutil.copytree(saved[0], tmp_path / "run")
 

@@ -11,7 +11,7 @@ from support.stub_training import prepared as prepared
 from support.stub_training import runs as runs
 
 from batnet_jax import data
-from batnet_jax.data.run_data import open_run_data
+from batnet_jax.data.run_data import TRAIN_BY_LABEL, open_run_data
 from batnet_jax.errors import UserError
 from batnet_jax.runtime import read_files
 from batnet_jax.training import loop as training
@@ -58,7 +58,8 @@ def change_people(monkeypatch, change):
 
     def metadata(config, identities, data=None):
         people, images = change([list(who) for who in identities]), dict(data or {})
-        return plain(config, people, images | {"train": "other images"})
+        other = dict.fromkeys(("train", TRAIN_BY_LABEL), "other images")
+        return plain(config, people, images | other)
 
     monkeypatch.setattr(training.checkpoints, "metadata", metadata)
 

@@ -200,8 +200,9 @@ def table(name: str) -> str:
             cells += ["", ""]
         else:
             base = {seed: run["mAP"] for seed, run in found[first].items()}
-            mean, half, _ = paired_difference(values["mAP"], base)
-            cells += [f"{mean:+.3f}", f"{mean - half:+.3f} to {mean + half:+.3f}"]
+            mean, half, pairs = paired_difference(values["mAP"], base)
+            cells.append(f"{mean:+.3f}" if pairs else "no common seed")
+            cells.append(f"{mean - half:+.3f} to {mean + half:+.3f}" if pairs > 1 else "-")
         lines.append(f"| {' | '.join(cells)} |")
     runs = [run for of_arm in found.values() for run in of_arm.values()]
     machines = ", ".join(sorted({run["machine"] for run in runs}))

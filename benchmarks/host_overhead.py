@@ -99,7 +99,7 @@ class Loop:
             length=self.length,
             workdir=workdir,
             metadata={},
-            model=self.recipe.model,
+            recipe=self.recipe,
             step_function=step,
             state=devices.replicate(pack_state(self.fresh())),
             step=0,

@@ -43,14 +43,19 @@ def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
 
     Each of several processes passes its own images and gets the features of its own images.
     """
-    replicated = devices.replicate(variables)
-    step = jax.pmap(functools.partial(embed_step, model=model), AXIS, in_axes=(None, 0))
+    replicated, step = devices.replicate(variables), _pmap_embed(model)
 
     def embed(images: np.ndarray) -> np.ndarray:
         features = np.asarray(step(replicated, devices.split(images)))
         return features.reshape(-1, features.shape[-1])
 
     return embed
+
+
+@functools.lru_cache(maxsize=2)
+def _pmap_embed(model: Any) -> Callable[..., jax.Array]:
+    """Return `embed_step` for all devices, compiled once for all variables of a network."""
+    return jax.pmap(functools.partial(embed_step, model=model), AXIS, in_axes=(None, 0))
 
 
 def extract_features(store: ImageStore, embed: Embed, *, batch: int, name: str) -> np.ndarray:

@@ -3,7 +3,8 @@
 import io
 import itertools
 import json
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,13 @@ from batnet_jax import retrieval
 from batnet_jax.data import Split
 from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.errors import printable
+from batnet_jax.evaluation.baselines import measure_baselines
 from batnet_jax.evaluation.embed import Embed
-from batnet_jax.evaluation.extra_figures import compute_extra_figures, format_extra_figures
+from batnet_jax.evaluation.extra_figures import (
+    compute_extra_figures,
+    format_extra_figures,
+    format_row,
+)
 from batnet_jax.evaluation.query_figures import QueryFigures, make_query_figures, to_bytes
 from batnet_jax.evaluation.ranked_test import RankedTest, rank_test
 from batnet_jax.report.ranked_list import SHAPE, Person, RankedList, draw_ranked_lists
@@ -24,7 +30,7 @@ from batnet_jax.runtime import processes
 from batnet_jax.workdir import best_checkpoint
 from batnet_jax.workdir.gcs import write_whole
 from batnet_jax.workdir.people import keep_names
-from batnet_jax.workdir.results import EVAL, is_whole
+from batnet_jax.workdir.results import EVAL, PROTOCOL, is_whole, read_whole_results
 
 
 def run_tests(
@@ -34,15 +40,30 @@ def run_tests(
     *,
     step: int,
     workdir: Path,
+    make_untrained: Callable[[], Embed] | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate each test; see `run_test` and `file_stems`.
+    """Evaluate each test, and print its table, with rows of what is reached without training.
 
+    Args:
+      config: its `eval` and `data` sections are read.
+      tests: of the run.
+      embed: see `make_embed`.
+      step: training steps the model has taken.
+      workdir: where to write; see `write_result`.
+      make_untrained: see `measure_baselines`; None to print the figures alone.
     Returns: the results that the files hold, in the order of the tests.
     """
-    return [
-        run_test(config, test, embed, step=step, workdir=workdir, stems=stems)
-        for test, stems in zip(tests, file_stems(tests, step), strict=True)
-    ]
+    results = []
+    for test, stems in zip(tests, file_stems(tests, step), strict=True):
+        results.append(run_test(config, test, embed, step=step, workdir=workdir, stems=stems))
+        rows = {}
+        if make_untrained is not None:
+            rows = measure_baselines(config, test, make_untrained, workdir)
+        if processes.is_lead():
+            tell_figures(results[-1], rows, workdir)
+            path = workdir / EVAL / f"{stems[-1]}.json"
+            print(printable(f"written: {path}, {path.with_suffix('.png')}"))
+    return results
 
 
 def run_test(
@@ -54,7 +75,7 @@ def run_test(
     workdir: Path,
     stems: Sequence[str],
 ) -> dict[str, Any]:
-    """Evaluate a test, write its files, see `write_result`, and print the table.
+    """Evaluate a test and write its files, see `write_result`.
 
     Args:
       config: its `eval` and `data` sections are read.
@@ -174,7 +195,7 @@ def write_result(
     folder: Path,
     stems: Sequence[str],
 ) -> None:
-    """Write a result (.json), its queries' figures (.npz) and its picture (.png); print its table.
+    """Write a result (.json), its queries' figures (.npz) and its picture (.png).
 
     Args:
       result: the contents of the .json.
@@ -199,12 +220,65 @@ def write_result(
         write_whole(picture, drawn.getvalue())
         # The figures are written last and atomically: their file says that all files are complete.
         write_whole(path, json.dumps(result, indent=2) + "\n")
-    print(format_table(result))
-    print(printable(f"written: {path}, {picture}"))
 
 
-def format_table(result: dict[str, Any]) -> str:
-    """Return the CMC/mAP table for people, in per cent."""
+def tell_figures(
+    result: dict[str, Any], baselines: Mapping[str, Mapping[str, Any]], workdir: Path
+) -> None:
+    """Print the table of a result, and warn on stderr if a baseline is above it.
+
+    Args:
+      result: the contents of the .json.
+      baselines: see `measure_baselines`.
+      workdir: of the run; its evaluation before this one is a row of the table.
+    """
+    rows = dict(baselines)
+    before = result_before(workdir, result)
+    if before is not None:
+        rows = {f"step {before['step']}, evaluated before": before, **rows}
+    print(format_table(result, rows))
+    if line := warn_of_baselines(result, baselines):
+        print(line, file=sys.stderr)
+
+
+def result_before(workdir: Path, result: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the last result of an earlier step on the same test; None if there is none."""
+    same = (*PROTOCOL, "num_query", "num_gallery")
+    mine = {"leave_out_own": False} | dict(result)
+    for _, found in read_whole_results(workdir)[0]:
+        is_same = all(found.get(name) == mine[name] for name in same)
+        if is_same and found["step"] < result["step"] and "mINP" in found:
+            return found
+    return None
+
+
+def warn_of_baselines(result: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return a warning if a baseline is above a result, by mAP or Rank-1; "" if none is."""
+    pairs = {"mAP": lambda own: own["mAP"], "Rank-1": lambda own: own["cmc"]["1"]}
+    above = [
+        f"{name} ({figure} {100 * of(baseline):.1f}%, here {100 * of(result):.1f}%)"
+        for name, baseline in baselines.items()
+        for figure, of in pairs.items()
+        if of(baseline) > of(result)
+    ]
+    if not above:
+        return ""
+    return printable(
+        f"warning: {title_of(result)}, step {result['step']}: the network finds less than "
+        f"{', '.join(above)}: it has not learnt to tell these people apart; train longer, or start "
+        "from pretrained weights (docs/weights.md)"
+    )
+
+
+def format_table(
+    result: dict[str, Any], rows: Mapping[str, Mapping[str, Any]] | None = None
+) -> str:
+    """Return the CMC/mAP table for people, in per cent.
+
+    Args:
+      result: the contents of the .json.
+      rows: mAP, mINP and cmc to compare with, by name.
+    """
     columns = {"mAP": result["mAP"], "mINP": result["mINP"]}
     columns |= {f"Rank-{rank}": value for rank, value in result["cmc"].items()}
     head = (
@@ -217,4 +291,7 @@ def format_table(result: dict[str, Any]) -> str:
         head += ", own images left out"
     names = "".join(f"{name:>9}" for name in columns)
     values = "".join(f"{100 * value:>8.1f}%" for value in columns.values())
-    return "\n".join([printable(head), names, values, *format_extra_figures(result, list(columns))])
+    values += f"  step {result['step']}" if rows else ""
+    extra = format_extra_figures(result, list(columns))
+    compared = [format_row(name, own, list(columns)) for name, own in (rows or {}).items()]
+    return "\n".join([printable(head), names, values, *extra, *compared])

@@ -1,5 +1,6 @@
 """Extra figures: query expansion, re-ranking, single-shot CMC, verification."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -80,11 +81,7 @@ def format_extra_figures(result: dict[str, Any], columns: list[str]) -> list[str
     lines = []
     for name in ("expanded", "reranked", "single_shot"):
         if name in result:
-            own = {"mAP": result[name].get("mAP"), "mINP": result[name].get("mINP")}
-            own |= {f"Rank-{rank}": value for rank, value in result[name]["cmc"].items()}
-            cells = (own.get(column) for column in columns)
-            line = "".join(f"{'':>9}" if c is None else f"{100 * c:>8.1f}%" for c in cells)
-            lines.append(f"{line}  {name.replace('_', ' ')}")
+            lines.append(format_row(name.replace("_", " "), result[name], columns))
     if "verification" in result:
         for point in result["verification"]["operating_points"]:
             lines.append(
@@ -93,3 +90,18 @@ def format_extra_figures(result: dict[str, Any], columns: list[str]) -> list[str
                 f" {100 * point['false_accept_rate']:.3g}% of different-person pairs"
             )
     return lines
+
+
+def format_row(name: str, figures: Mapping[str, Any], columns: Sequence[str]) -> str:
+    """Return a row of the table, in per cent, with its name at the end.
+
+    Args:
+      name: of the row.
+      figures: cmc, and mAP and mINP if there are any.
+      columns: the table's: mAP, mINP, Rank-k.
+    """
+    own = {"mAP": figures.get("mAP"), "mINP": figures.get("mINP")}
+    own |= {f"Rank-{rank}": value for rank, value in figures["cmc"].items()}
+    cells = (own.get(column) for column in columns)
+    line = "".join(f"{'':>9}" if c is None else f"{100 * c:>8.1f}%" for c in cells)
+    return f"{line}  {name}"

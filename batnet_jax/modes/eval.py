@@ -5,9 +5,10 @@ from pathlib import Path
 import ml_collections
 
 from batnet_jax.data.run_data import open_tests
-from batnet_jax.evaluation.embed import make_embed
+from batnet_jax.evaluation.embed import Embed, make_embed
 from batnet_jax.evaluation.evaluate import run_tests
 from batnet_jax.inference.restore import restore_network
+from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.modes.train import check_same_images
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.resource_errors import as_run_failure
@@ -34,4 +35,9 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
         check_held_out(tests, metadata["identities"], workdir)
     with as_run_failure(workdir, memory=EVALUATION_MEMORY):
         embed = make_embed(model, variables)
-        run_tests(config, tests, embed, step=step, workdir=workdir)
+
+        def make_untrained() -> Embed:
+            size = tuple(config.data.image_size)
+            return make_embed(model, draw_variables(model, size, config.seed))
+
+        run_tests(config, tests, embed, step=step, workdir=workdir, make_untrained=make_untrained)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from batnet_jax.data.loading.loader import ImageStore, Prefetcher, prefetch
 from batnet_jax.data.run_data import RetrievalTest, RunData, fingerprints, open_store
 from batnet_jax.errors import printable
-from batnet_jax.evaluation.embed import make_embed
+from batnet_jax.evaluation.embed import Embed, make_embed
 from batnet_jax.evaluation.evaluate import is_evaluated, run_tests
 from batnet_jax.models import BATNet
 from batnet_jax.runtime import devices, processes
@@ -28,7 +28,7 @@ from batnet_jax.step.train_step import Recipe, TrainState, make_recipe, train_st
 from batnet_jax.training.non_finite import NonFiniteReport
 from batnet_jax.training.profiling import StepTrace
 from batnet_jax.training.run_length import RunLength, batch_size, batches, plan_run
-from batnet_jax.training.start import check_run, open_run
+from batnet_jax.training.start import check_run, fresh_state, open_run
 from batnet_jax.training.window import Window
 from batnet_jax.validation import EVALUATION_MEMORY, TRAINING_MEMORY
 from batnet_jax.workdir import best_checkpoint, checkpoints
@@ -134,7 +134,7 @@ def start_run(
         length=length,
         workdir=workdir,
         metadata=metadata,
-        model=recipe.model,
+        recipe=recipe,
         step_function=pmap_step(recipe),
         state=devices.replicate(pack_state(state)),
         step=step,
@@ -174,7 +174,7 @@ class Run:
       length: the run in steps and epochs.
       workdir: where the run writes.
       metadata: saved with each checkpoint.
-      model: the network.
+      recipe: of the step.
       step_function: see `pmap_step`.
       state: the state after `step` steps, packed, on every device of this process. The next step
         invalidates it, as its buffers are donated.
@@ -192,7 +192,7 @@ class Run:
     length: RunLength
     workdir: Path
     metadata: dict[str, Any]
-    model: BATNet
+    recipe: Recipe
     step_function: StepFunction
     state: TrainState
     step: int
@@ -202,6 +202,11 @@ class Run:
     window: Window
     result: dict[str, Any] | None = None
     saved_step: int | None = None
+
+    @property
+    def model(self) -> BATNet:
+        """The network."""
+        return self.recipe.model
 
     def load_batches(self, store: ImageStore) -> Prefetcher:
         """Load the remaining batches ahead of their use.
@@ -270,7 +275,12 @@ class Run:
             variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
             embed = make_embed(self.model, unpack_state(jax.device_get(variables)))
             results = run_tests(
-                self.config, self.tests(), embed, step=self.step, workdir=self.workdir
+                self.config,
+                self.tests(),
+                embed,
+                step=self.step,
+                workdir=self.workdir,
+                make_untrained=self.embed_untrained,
             )
         if processes.is_lead():
             best_checkpoint.record(self.workdir, self.step, results)
@@ -278,6 +288,11 @@ class Run:
             self.metrics_log.write_evaluation(result)
         self.metrics_log.publish()
         return results[len(self.data.val) if self.step == self.length.total else 0]
+
+    def embed_untrained(self) -> Embed:
+        """Return the network with its initial weights, as an embedding."""
+        state = fresh_state(self.config, self.recipe)
+        return make_embed(self.model, {"params": state.params, "batch_stats": state.batch_stats})
 
     def ended_in_evaluation(self) -> bool:
         """Return whether an earlier process has saved this step but not finished evaluating it.

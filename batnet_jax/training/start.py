@@ -65,7 +65,7 @@ def open_run(
 
     Raises: UserError if the workdir holds a run with more steps, or another run's checkpoints.
     """
-    make_fresh = functools.partial(init_state, recipe, tuple(config.data.image_size))
+    make_fresh = functools.partial(fresh_state, config, recipe)
     if checkpoints.latest_step(workdir) is None:
         state, report = start_from(config, make_fresh(), metadata)
     else:
@@ -78,6 +78,11 @@ def open_run(
     overview = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     write_whole(workdir / "parameters.txt", f"{overview}\n")
     return state
+
+
+def fresh_state(config: ml_collections.ConfigDict, recipe: Recipe) -> TrainState:
+    """Return the state of a run before its first step, without other weights."""
+    return init_state(recipe, tuple(config.data.image_size))
 
 
 def start_from(

@@ -19,6 +19,7 @@ from batnet_jax.commands import command_line
 from batnet_jax.data import Split
 from batnet_jax.data.run_data import RetrievalTest, RunData, open_run_data, open_store
 from batnet_jax.errors import UserError
+from batnet_jax.evaluation.baselines import raw_pixels
 from batnet_jax.evaluation.embed import extract_features, make_embed
 from batnet_jax.evaluation.ranked_test import choose_same_camera
 from batnet_jax.models.build import make_model
@@ -53,12 +54,6 @@ def striped_histogram(images: np.ndarray) -> np.ndarray:
     stripes = np.array_split(codes, 6, axis=1)
     counts = [[np.bincount(c.ravel(), minlength=64) for c in stripe] for stripe in stripes]
     return np.sqrt(np.concatenate(counts, axis=1))
-
-
-def raw_pixels(images: np.ndarray) -> np.ndarray:
-    """[b, h, w, 3] bytes to [b, h w 3] in [0, 1], less each image's mean."""
-    flat = images.reshape(len(images), -1) / 255
-    return flat - flat.mean(1, keepdims=True)
 
 
 def evaluate(config, test: RetrievalTest, embed) -> dict:

@@ -19,8 +19,7 @@ from batnet_jax.data.run_data import RetrievalTest, describe_sets, open_store
 from batnet_jax.evaluation.embed import Embed, extract_features
 from batnet_jax.evaluation.own_images import find_own_images
 from batnet_jax.evaluation.ranked_test import choose_same_camera
-from batnet_jax.retrieval import ImageSet, Labels, check_images
-from batnet_jax.retrieval.chance import chance_figures
+from batnet_jax.retrieval import ImageSet, Labels, chance_figures, check_images
 from batnet_jax.runtime import devices, processes
 from batnet_jax.runtime.read_files import is_number, read_json
 from batnet_jax.workdir.gcs import reached, write_whole

@@ -254,19 +254,21 @@ def result_before(workdir: Path, result: Mapping[str, Any]) -> dict[str, Any] | 
 
 def warn_of_baselines(result: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]]) -> str:
     """Return a warning if a baseline is above a result, by mAP or Rank-1; "" if none is."""
-    pairs = {"mAP": lambda own: own["mAP"], "Rank-1": lambda own: own["cmc"]["1"]}
+
+    def describe(figures: Mapping[str, Any]) -> str:
+        return f"{100 * figures['mAP']:.1f}% mAP, {100 * figures['cmc']['1']:.1f}% Rank-1"
+
     above = [
-        f"{name} ({figure} {100 * of(baseline):.1f}%, here {100 * of(result):.1f}%)"
-        for name, baseline in baselines.items()
-        for figure, of in pairs.items()
-        if of(baseline) > of(result)
+        f"{name} ({describe(own)})"
+        for name, own in baselines.items()
+        if own["mAP"] > result["mAP"] or own["cmc"]["1"] > result["cmc"]["1"]
     ]
     if not above:
         return ""
     return printable(
-        f"warning: {title_of(result)}, step {result['step']}: the network finds less than "
-        f"{', '.join(above)}: it has not learnt to tell these people apart; train longer, or start "
-        "from pretrained weights (docs/weights.md)"
+        f"warning: {title_of(result)}, step {result['step']}: the network ({describe(result)}) is "
+        f"below {', '.join(above)}: it has not learnt to tell these people apart; train longer, or "
+        "start from pretrained weights (docs/weights.md)"
     )
 
 

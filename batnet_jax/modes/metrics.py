@@ -3,6 +3,7 @@
 import json
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,18 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.errors import UserError, printable
+from batnet_jax.evaluation.extra_figures import format_row
 from batnet_jax.evaluation.labelled_features import LabelledPair, join_numbers, read_pair
 from batnet_jax.modes.flags import report_write_errors
-from batnet_jax.retrieval import SameImageWarning, evaluate, evaluate_distances
+from batnet_jax.retrieval import (
+    Labels,
+    SameImageWarning,
+    chance_figures,
+    check_left_out,
+    evaluate,
+    evaluate_distances,
+)
+from batnet_jax.retrieval.label_pairs import number_cameras, number_pids
 from batnet_jax.runtime.atomic_write import write_atomically
 
 
@@ -78,11 +88,33 @@ def run(
     known = cameras[0] is not None and any(camera is not None for camera in cameras[0])
     protocol = {"metric": metric, "same_camera": same_camera if known else "keep"}
     print(format_figures(figures, protocol, cameras=known))
+    print(format_row("chance", chance_of(pids, cameras, options), columns_of(figures)))
     if output is not None:
         files = {"query": str(query), "gallery": None if gallery is None else str(gallery)}
         with report_write_errors("output", output):
             write_atomically(output, json.dumps(files | figures | protocol, indent=2) + "\n")
         print(printable(f"written: {output}"))
+
+
+def chance_of(
+    pids: tuple[Any, Any], cameras: tuple[Any, Any], options: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the figures of a random order.
+
+    Args:
+      pids: of query and gallery, as `evaluate` takes them.
+      cameras: the same.
+      options: of `evaluate`.
+    """
+    columns = zip(number_pids(*pids), number_cameras(*cameras), strict=True)
+    query, gallery = (
+        Labels(np.asarray(own), None if seen is None else np.asarray(seen)) for own, seen in columns
+    )
+    names = ("query_ids", "gallery_ids", "ignore")
+    ids = {name: options[name] for name in names if name in options}
+    left_out = check_left_out(len(query), len(gallery), **ids)
+    protocol = {name: options[name] for name in ("ap", "same_camera")}
+    return chance_figures(query, gallery, left_out=left_out, **protocol)
 
 
 def own_images(pair: LabelledPair, *, same_file: bool) -> dict[str, Any]:
@@ -103,8 +135,6 @@ def own_images(pair: LabelledPair, *, same_file: bool) -> dict[str, Any]:
 
 def format_figures(figures: dict[str, Any], protocol: dict[str, str], *, cameras: bool) -> str:
     """Return the table for people, in per cent."""
-    columns = {"mAP": figures["mAP"], "mINP": figures["mINP"]}
-    columns |= {f"Rank-{rank}": value for rank, value in figures["cmc"].items()}
     head = (
         f"{figures['num_valid_query']} of {figures['num_query']} queries, gallery"
         f" {figures['num_gallery']}, {protocol['metric']}, AP: {figures['ap']}"
@@ -117,6 +147,11 @@ def format_figures(figures: dict[str, Any], protocol: dict[str, str], *, cameras
         head += f", {figures['num_left_out']} own images left out"
     if "features" in figures:
         head += f", {figures['features']}"
+    columns = columns_of(figures)
     names = "".join(f"{name:>9}" for name in columns)
-    values = "".join(f"{100 * value:>8.1f}%" for value in columns.values())
-    return "\n".join([head, names, values])
+    return "\n".join([head, names, format_row("", figures, columns).rstrip()])
+
+
+def columns_of(figures: Mapping[str, Any]) -> list[str]:
+    """Return the names of the table's columns."""
+    return ["mAP", "mINP", *(f"Rank-{rank}" for rank in figures["cmc"])]

@@ -16,6 +16,7 @@ Modules, in the order of the data:
     metrics              ranks -> CMC, mAP, mINP, confidence intervals
     evaluator            all of this: `evaluate`, the standard evaluation
     distances            `evaluate` of a distance matrix
+    chance               `evaluate` of a random order, on average, without features
     camera_pairs         `evaluate` for each pair of cameras
     scores               features -> blocks of scores, for the modules below and for reranking/
     search               scores -> the k best gallery items: `top_k`
@@ -29,6 +30,7 @@ arrays, check them and call the former.
 """
 
 from batnet_jax.retrieval.camera_pairs import camera_pairs
+from batnet_jax.retrieval.chance import chance_figures
 from batnet_jax.retrieval.distances import evaluate_distances
 from batnet_jax.retrieval.evaluator import Options, evaluate, evaluate_sets, evaluate_stream
 from batnet_jax.retrieval.expansion import expand_queries
@@ -60,6 +62,7 @@ __all__ = [
     "Place",
     "SameImageWarning",
     "camera_pairs",
+    "chance_figures",
     "check_images",
     "check_labels",
     "check_left_out",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import digamma, gammaln
+from scipy.special import digamma
 
 from batnet_jax.retrieval.image_set import JUNK_PID, Labels, no_match
 from batnet_jax.retrieval.matches import ItemLists, find_matches, keep_items, match_keys
@@ -77,11 +77,10 @@ def expected_precision(hits: np.ndarray, items: np.ndarray, ap: str) -> np.ndarr
 
 def expected_hit(hits: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     """Return the probability that a random ranking has a hit among its first k; see above."""
-    wrong = items - hits
-    free = np.maximum(wrong - k, 0)
-    missed = gammaln(wrong + 1) - gammaln(free + 1) - gammaln(items + 1)
-    missed += gammaln(np.maximum(items - k, 0) + 1)
-    return np.where(wrong < k, 1.0, 1 - np.exp(np.minimum(missed, 0)))
+    missed = np.ones(len(hits))
+    for rank in range(min(k, int(items.max(initial=0)))):
+        missed *= np.maximum(items - hits - rank, 0) / np.maximum(items - rank, 1)
+    return 1 - missed
 
 
 def expected_penalty(hits: np.ndarray, items: np.ndarray) -> np.ndarray:

@@ -111,8 +111,9 @@ def test_a_network_below_a_baseline_is_warned_of(run):
     rows = rows_of(said)
     assert rows["step 3"] < rows["raw pixels"]
     told = told.splitlines()[-1]
-    assert told.startswith("warning: pedestrians, step 3: the network finds less than ")
-    assert f"raw pixels (mAP {rows['raw pixels']}%, here {rows['step 3']}%)" in told
+    ours, theirs = rows["step 3"], rows["raw pixels"]
+    assert told.startswith(f"warning: pedestrians, step 3: the network ({ours}% mAP, ")
+    assert f"raw pixels ({theirs}% mAP, " in told.partition(" is below ")[2]
     assert "docs/weights.md" in told
 
 
@@ -122,7 +123,7 @@ def test_a_network_above_them_is_not(run):
     assert evaluate.warn_of_baselines(figures, equal) == ""
     by_rank = {"raw pixels": {"mAP": 0.4, "cmc": {"1": 0.6}}}
     told = evaluate.warn_of_baselines(figures, by_rank)
-    assert "less than raw pixels (Rank-1 60.0%, here 50.0%):" in told
+    assert "(50.0% mAP, 50.0% Rank-1) is below raw pixels (40.0% mAP, 60.0% Rank-1): " in told
 
 
 def test_an_untrained_net_that_is_not_finite_is_left_out(run):

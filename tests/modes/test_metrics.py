@@ -12,6 +12,7 @@ from support import retrieval_oracle
 from support.run_main import call_main, parse_again
 
 from batnet_jax.commands import command_line
+from batnet_jax.retrieval import Labels, chance_figures
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +79,12 @@ def test_the_options(case, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "euclidean, AP: trapezoid, same camera kept" in said
     assert f"{100 * found['mAP']:.1f}%" in said
+    sides = (of(case, side) for side in ("query", "gallery"))
+    labels = [Labels(side["pids"], side["cameras"]) for side in sides]
+    chance = chance_figures(*labels, ap="trapezoid", same_camera="keep")
+    last = said.splitlines()[-2]
+    assert last.startswith(f"{100 * chance['mAP']:>8.1f}%{100 * chance['mINP']:>8.1f}%")
+    assert last.endswith("%  chance")
 
 
 @pytest.mark.parametrize("both", ["mat", "npz"])

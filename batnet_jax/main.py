@@ -1,20 +1,16 @@
-"""The command line: its streams, its help, and its exit status.
+"""The command line: its streams, its signals, its help, and its exit status.
 
     batnet COMMAND [WORD ...] [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]
     python -m batnet_jax.main --config=configs/demo.py [--workdir=DIR] [--mode=MODE]
                               [--config.FIELD=VALUE ...]
 
 Both forms run the same code, and both programs take both forms. JAX, which takes seconds, is
-imported once there is something to run.
+imported once there is something to run. Other packages are imported once signals have a handler.
 """
 
 import sys
 
-from batnet_jax.commands import pages
-from batnet_jax.commands.words import to_flags
-from batnet_jax.errors import RunFailure, UserError
-from batnet_jax.runtime.quiet import hush_libraries
-from batnet_jax.runtime.streams import flush_streams, keep_streams
+from batnet_jax.runtime.signals import end_on_signals, ignore_signals
 
 USER_ERROR = 2
 RUN_FAILURE = 1
@@ -26,6 +22,10 @@ def run(argv: list[str]) -> int:
 
     Returns: the exit status.
     """
+    from batnet_jax.commands import pages
+    from batnet_jax.commands.words import to_flags
+    from batnet_jax.errors import UserError
+
     try:
         if pages.show(argv):
             return 0
@@ -36,13 +36,18 @@ def run(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
-    except KeyboardInterrupt as error:
-        print(f"interrupted{''.join(error.args)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
         return INTERRUPTED
 
 
 def main() -> None:
     """Run the command line of the process: of `python -m batnet_jax.main` and of `batnet`."""
+    end_on_signals()
+    from batnet_jax.errors import RunFailure
+    from batnet_jax.runtime.quiet import hush_libraries
+    from batnet_jax.runtime.streams import flush_streams, keep_streams
+
     keep_streams()
     hush_libraries()
     status = run(sys.argv)
@@ -51,6 +56,7 @@ def main() -> None:
     except RunFailure as error:
         print(f"error: {error}", file=sys.stderr)
         status = status or RUN_FAILURE
+    ignore_signals()
     if "jax" in sys.modules:
         from batnet_jax.runtime import processes
 

@@ -32,7 +32,7 @@ from batnet_jax.data.run_data import RunData, open_run_data, open_store
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
 from batnet_jax.runtime.devices import AXIS
-from batnet_jax.runtime.preemption import Sigterm
+from batnet_jax.runtime.signals import Signals
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.step.packing import pack_state, unpack_state
 from batnet_jax.step.train_step import init_state, make_recipe
@@ -112,7 +112,7 @@ class Loop:
             between=between,
         )
         with contextlib.closing(run):
-            loop.take_steps(run, Sigterm())
+            loop.take_steps(run, Signals())
         waits = [line["data_wait"] for line in read_metrics(workdir)]
         return [(*row, wait) for row, wait in zip(run.rows, waits, strict=True)]
 

@@ -4,6 +4,7 @@ import importlib
 import sys
 import traceback
 from pathlib import Path
+from signal import SIGINT
 from types import ModuleType
 
 import jax
@@ -19,7 +20,7 @@ from batnet_jax.inference import model as inference_model
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
-from batnet_jax.runtime.preemption import STATUS, Sigterm, Terminated
+from batnet_jax.runtime.signals import Signals, Terminated
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.training.fitted import fit_negatives
 from batnet_jax.validation import validate
@@ -32,8 +33,8 @@ RUN_FAILURE = 1
 def run_line(argv: list[str]) -> int:
     """Run a command line in the promised form, which must be sys.argv, too.
 
-    Returns: the exit status, unless a user's mistake or Ctrl-C ends it.
-    Raises: UserError; KeyboardInterrupt, which says what the same command does next time.
+    Returns: the exit status, unless a user's mistake ends it.
+    Raises: UserError.
     """
     choose_cpu_libraries()
     next_time = "starts from the beginning"
@@ -47,11 +48,10 @@ def run_line(argv: list[str]) -> int:
     except RunFailure as error:
         print(f"error: {error}", file=sys.stderr)
         return RUN_FAILURE
-    except Terminated:
-        print(f"terminated; the same command {next_time}", file=sys.stderr)
-        return STATUS
     except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(f"; the same command {next_time}") from error
+        signal = error if isinstance(error, Terminated) else Terminated(SIGINT)
+        print(f"{signal.word}; the same command {next_time}", file=sys.stderr)
+        return signal.status
     except Exception as error:
         if processes.is_lost(error):
             print(f"error: {processes.describe_loss(error)}", file=sys.stderr)
@@ -73,7 +73,7 @@ def run_mode(mode: ModuleType) -> None:
     processes.join()
     keep_older_settings(config, workdir)
     check_together(config)
-    with Sigterm().listen():
+    with Signals().listen(alone=processes.alone()):
         mode.run(config, workdir, **values())
 
 

@@ -13,8 +13,9 @@ from batnet_jax.models import BATNet
 from batnet_jax.models.preprocess import normalise
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.devices import AXIS
-from batnet_jax.runtime.preemption import Terminated, is_agreed
+from batnet_jax.runtime.preemption import is_agreed
 from batnet_jax.runtime.progress import progress_bar
+from batnet_jax.runtime.signals import Terminated
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """Images [b, h, w, 3] bytes to features [b, d] float32."""

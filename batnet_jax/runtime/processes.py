@@ -27,6 +27,7 @@ T = TypeVar("T")
 
 BARRIER_SECONDS = 24 * 3600  # one process may prepare data; a dead one is noticed by its heartbeat
 END_SECONDS = 10  # to wait for other processes that end with an error too
+SIGNAL_STATUS = 128  # to which shells add a signal's number
 HEARTBEAT_SECONDS = 100  # after which a silent process counts as dead: JAX's default
 
 _barriers = itertools.count()
@@ -162,8 +163,11 @@ def leave(status: int) -> None:
     """End this process after an error without waiting for the others, as JAX's shutdown would.
 
     Does nothing if the run has ended well, or if the others end within `END_SECONDS` too. The lead
-    ends last, as JAX aborts the others once the lead is gone.
+    ends last, as JAX aborts the others once the lead is gone. A process without others leaves at
+    once if a signal has ended it: Python takes seconds to put JAX away.
     """
+    if status > SIGNAL_STATUS and not jax.distributed.is_initialized():
+        os._exit(status)
     if status == 0 or not jax.distributed.is_initialized() or alone():
         return
     sys.stderr.flush()

@@ -5,6 +5,8 @@ from typing import Any
 
 from absl import logging
 
+from batnet_jax.runtime.signals import raise_again
+
 
 def hush_libraries() -> None:
     """Drop the tracebacks that Orbax logs, several times, for every error that it also raises."""
@@ -13,8 +15,11 @@ def hush_libraries() -> None:
     show = sys.unraisablehook
 
     def show_others(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if isinstance(error, KeyboardInterrupt):
+            raise_again(error)
         # TensorStore reports the error to an event loop that Orbax has already closed.
-        if str(unraisable.exc_value) != "Event loop is closed":
+        elif str(error) != "Event loop is closed":
             show(unraisable)
 
     sys.unraisablehook = show_others

@@ -20,9 +20,10 @@ from batnet_jax.evaluation.evaluate import is_evaluated, run_tests
 from batnet_jax.models import BATNet
 from batnet_jax.runtime import devices, processes
 from batnet_jax.runtime.devices import AXIS
-from batnet_jax.runtime.preemption import Sigterm, Terminated, is_agreed
+from batnet_jax.runtime.preemption import is_agreed
 from batnet_jax.runtime.progress import progress_bar
 from batnet_jax.runtime.resource_errors import as_run_failure
+from batnet_jax.runtime.signals import Signals, Terminated
 from batnet_jax.step.packing import pack_state, unpack_state
 from batnet_jax.step.train_step import Recipe, TrainState, make_recipe, train_step
 from batnet_jax.training.non_finite import NonFiniteReport
@@ -55,7 +56,7 @@ def train(config: ml_collections.ConfigDict, data: RunData, workdir: Path) -> di
       UserError: if the batch cannot be divided among the devices, or if the workdir cannot be
         written to, is in use, or holds a run with other settings or with more steps. Nothing has
         been overwritten then.
-      Terminated: after SIGTERM; all steps taken are saved.
+      Terminated: after a signal; all steps taken are saved.
       NotFiniteError: if the loss or a parameter is not finite.
       RunFailure: if the disk or the memory is full.
     """
@@ -63,7 +64,7 @@ def train(config: ml_collections.ConfigDict, data: RunData, workdir: Path) -> di
     length = plan_run(config, data.train.labels)
     with (
         contextlib.ExitStack() as stack,
-        Sigterm().listen() as sigterm,
+        Signals().listen(alone=processes.alone()) as signals,
         as_run_failure(workdir, memory=TRAINING_MEMORY),
     ):
         processes.by_lead(lambda: stack.enter_context(locked(workdir)))
@@ -71,21 +72,21 @@ def train(config: ml_collections.ConfigDict, data: RunData, workdir: Path) -> di
             if run.ended_in_evaluation():
                 with run.window.paused():
                     run.evaluate()
-            take_steps(run, sigterm)
+            take_steps(run, signals)
             print(printable(f"trained {length.total} steps, all in '{workdir}'"))
             return run.result or run.evaluate()
 
 
-def take_steps(run: "Run", sigterm: Sigterm) -> None:
+def take_steps(run: "Run", signals: Signals) -> None:
     """Take the remaining steps of a run, and save and evaluate when due.
 
-    SIGTERM is held back except during an evaluation, so that each step taken is saved.
+    Signals are held back except during an evaluation, so that each step taken is saved.
 
-    Raises: Terminated after SIGTERM, with the last step saved.
+    Raises: Terminated after a signal, with the last step saved.
     """
     with (
         open_store(run.config, run.data.train.images) as store,
-        sigterm.held(),
+        signals.held(),
         run.load_batches(store) as loaded,
         run.show_progress() as bar,
     ):
@@ -97,15 +98,16 @@ def take_steps(run: "Run", sigterm: Sigterm) -> None:
                 if run.is_due(run.config.checkpoint.every_epochs):
                     run.save()
                 try:
-                    with sigterm.held(False):
-                        if sigterm.wanted or is_agreed():
+                    with signals.held(False):
+                        signals.check()
+                        if is_agreed():
                             raise Terminated
                         if run.is_due(run.config.eval.every_epochs):
                             run.result = run.evaluate()
-                except Terminated:
+                except Terminated as signal:
                     run.save()
                     run.manager.wait_until_finished()
-                    print(f"ended by SIGTERM after step {run.step}, which is saved")
+                    print(f"ended by {signal.number.name} after step {run.step}, which is saved")
                     raise
         run.trace.stop()
         run.manager.wait_until_finished()

@@ -77,12 +77,13 @@ def test_only_the_lead_writes_and_prints(two):
 
 
 @pytest.mark.slow
-def test_sigterm_to_one_then_another_killed_then_the_end(folder, two, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_one_then_another_killed_then_the_end(folder, two, tmp_path, number):
     """All processes end together or soon; the run is then resumed without a difference."""
     workdir = tmp_path / "run"
     processes = start(small(folder, workdir))
     wait_for_steps(processes[0], workdir, 4)
-    processes[1].send_signal(signal.SIGTERM)
+    processes[1].send_signal(number)
     ended = finish(processes)
     assert [status for status, *_ in ended] == [143, 143], ended
     last = steps_saved(workdir)[-1]

@@ -9,7 +9,7 @@ import pytest
 
 from batnet_jax.config import default_config
 from batnet_jax.data.run_data import RunData, TrainingSet
-from batnet_jax.runtime.preemption import Sigterm
+from batnet_jax.runtime.signals import Signals
 from batnet_jax.training import loop
 from batnet_jax.training.non_finite import NonFiniteReport
 from batnet_jax.training.profiling import StepTrace
@@ -103,7 +103,7 @@ def test_only_the_lines_of_figures_fetch_values(tmp_path, monkeypatch):
         trace=StepTrace(tmp_path, 0, enabled=False),
         window=Window(length, batch_size(config), NonFiniteReport(tmp_path, [], LABELS)),
     )
-    loop.take_steps(run, Sigterm())
+    loop.take_steps(run, Signals())
     assert asked == []
     assert metrics_log.steps == [4, 8, 10]
     assert fetched == [4 * EVERY, 4 * EVERY, 4 * 2]  # four figures a step, all at once

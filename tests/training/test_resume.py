@@ -40,16 +40,24 @@ def whole(tmp_path_factory):
     return folder / "whole"
 
 
-def test_sigterm_saves_and_ends_with_143(whole, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "status", "word"),
+    [
+        (signal.SIGTERM, 143, "terminated"),
+        pytest.param(signal.SIGHUP, 129, "hung up", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, "interrupted", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_saves_the_steps(whole, tmp_path, number, status, word):
     process = start_small(whole.parent, tmp_path / "run", *PLAN)
     wait_for_steps(process, tmp_path / "run", 4)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     output, errors = process.communicate(timeout=120)
-    assert process.returncode == 143, errors
+    assert process.returncode == status, errors
     last = steps_saved(tmp_path / "run")[-1]
     assert 4 <= last < STEPS
-    assert f"ended by SIGTERM after step {last}, which is saved" in output
-    assert errors.splitlines()[-1].startswith("terminated; the same command resumes")
+    assert f"ended by {number.name} after step {last}, which is saved" in output
+    assert errors.splitlines()[-1].startswith(f"{word}; the same command resumes")
     assert "Traceback" not in errors
     assert len(lines(tmp_path / "run")) == last
     # A killed run leaves lines of steps after its checkpoint, and the last line may be cut off.

@@ -1,18 +1,17 @@
 """The server: uvicorn with limits, and an end within seconds."""
 
+import contextlib
 import logging
-import os
+import signal
 import socket
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import uvicorn
 
-from batnet_jax.modes.serve.connections import (
-    KEEP_ALIVE_SECONDS,
-    Connections,
-    make_protocol,
-)
+from batnet_jax.modes.serve.connections import KEEP_ALIVE_SECONDS, Connections, make_protocol
+from batnet_jax.runtime import signals
 
 STOP_SECONDS = 1
 """Time that requests being worked on have to end when the server stops."""
@@ -26,6 +25,7 @@ class Server(uvicorn.Server):
     def __init__(self, app: Any, connections: Connections | None = None):
         """Make a server of an ASGI application."""
         self.limits = connections or Connections()
+        self._ended_by: int | None = None
         super().__init__(
             uvicorn.Config(
                 self.limits.watch(app),
@@ -43,13 +43,34 @@ class Server(uvicorn.Server):
             )
         )
 
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop the server when a signal arrives, and raise the signal once the server has stopped.
+
+        uvicorn's own method leaves SIGHUP alone, and hears signals that the process ignores.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self.handle_exit) for number in signals.heard()}
+        try:
+            yield
+        finally:
+            for number, call in before.items():
+                signal.signal(number, call)
+        if self._ended_by is not None:
+            signal.raise_signal(self._ended_by)
+
     def handle_exit(self, sig: int, frame: Any) -> None:
-        """Stop the server when a signal arrives."""
-        if not self.should_exit:
-            timer = threading.Timer(LAST_SECONDS, os._exit, (128 + sig,))
-            timer.daemon = True
-            timer.start()
-        super().handle_exit(sig, frame)
+        """Stop the server; a second Ctrl-C ends the process at once."""
+        if self._ended_by is not None:
+            if sig == signal.SIGINT:
+                signals.end_at_once(sig)
+            return
+        self._ended_by, self.should_exit = sig, True
+        timer = threading.Timer(LAST_SECONDS, signals.end_at_once, (sig,))
+        timer.daemon = True
+        timer.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what waits for clients, then give the rest `STOP_SECONDS`."""

@@ -1,5 +1,6 @@
 """The mode `search`: rank a gallery for query images; write the gallery as an index for faiss."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,12 @@ def run(
     searcher = Searcher(config, workdir, gallery, batch=few)
     if queries:
         lowest = None if wanted is None else threshold(wanted, workdir, searcher.model.step)
+        if wanted is not None and wanted.rate is not None and pool != "none" and len(queries) > 1:
+            line = (
+                "warning: --accept: the rate was measured for queries of one image; a query of "
+                f"{len(queries)} images accepts other people at another rate"
+            )
+            print(line, file=sys.stderr)
         lists = rank_queries(searcher, queries, top, keep_own=keep_own, pool=pool, name=str(query))
         if lowest is not None:
             lists = [keep_accepted(one, lowest) for one in lists]

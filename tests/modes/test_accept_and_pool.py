@@ -91,6 +91,16 @@ def test_a_false_accept_rate_is_looked_up(world, text):
     assert all(hit["score"] >= 0.8 for hit in found["results"][0]["hits"])
 
 
+def test_a_rate_of_single_images_is_no_rate_of_pooled_ones(world, capsys):
+    for query, accept, told in (
+        ("person", "far=0.1", True),
+        ("person", "score=0.5", False),
+        ("person/1.png", "far=0.1", False),
+    ):
+        run(world, query=world / query, pool="mean", accept=accept)
+        assert ("measured for queries of one image" in capsys.readouterr().err) == told
+
+
 def test_rates_that_are_not_known(world, capsys):
     with pytest.raises(UserError, match=r"0\.02 was not measured: give one of 0\.001, 0\.01, 0\.1"):
         run(world, accept="2%")

@@ -16,6 +16,8 @@ COMPARED_SPLITS = ("train", "query", "gallery")
 """The splits searched for copies; the other splits repeat their images on purpose."""
 FAR_OFF = 1.4
 """Stretch of an image from which another image size is advised."""
+LONGEST = 8
+"""Height / width, or width / height, of the longest image size that is advised."""
 SIDE = 16
 """The network takes heights and widths that are multiples of this."""
 
@@ -53,22 +55,25 @@ def median_aspect(shapes: np.ndarray) -> float:
     return float(np.median(shapes[:, 0] / shapes[:, 1]))
 
 
-def fitting_size(aspect: float, size: tuple[int, int]) -> tuple[int, int] | None:
-    """Return an image size in the images' shape, with about as many pixels as `size`.
+def fitting_size(aspect: float, size: tuple[int, int], step: int = SIDE) -> tuple[int, int] | None:
+    """Return the image size that suits images of another shape, with about as many pixels.
 
     Args:
-      aspect: the images' height / width.
+      aspect: the images' height / width; shapes beyond `LONGEST` count as `LONGEST`.
       size: (height, width) in pixels, as configured.
+      step: heights that the network takes are multiples of this multiple of 16.
 
-    Returns: (height, width), multiples of 16; None if the configured shape is near enough.
+    Returns: (height, width), the width a multiple of 16; None if the configured shape is near
+      enough, or nearer than the best that the network takes.
     """
     ratio = aspect * size[1] / size[0]
     if max(ratio, 1 / ratio) < FAR_OFF:
         return None
-    pixels = size[0] * size[1]
-    height, width = ((pixels * a) ** 0.5 for a in (aspect, 1 / aspect))
-    fitting = tuple(max(SIDE, SIDE * round(side / SIDE)) for side in (height, width))
-    return None if fitting == tuple(size) else fitting  # type: ignore[return-value]
+    wanted = min(max(aspect, 1 / LONGEST), LONGEST)
+    height = max(step, step * round((size[0] * size[1] * wanted) ** 0.5 / step))
+    width = max(SIDE, SIDE * round(height / wanted / SIDE))
+    left = aspect * width / height
+    return (height, width) if max(left, 1 / left) < max(ratio, 1 / ratio) else None
 
 
 class Count(NamedTuple):

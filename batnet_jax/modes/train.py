@@ -1,12 +1,13 @@
 """The mode `train`: train a network, or resume its training, and evaluate it."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import ml_collections
 
 from batnet_jax.data import Split
-from batnet_jax.data.checks import fitting_size, median_aspect
+from batnet_jax.data.checks import SIDE, fitting_size, median_aspect
 from batnet_jax.data.run_data import RetrievalTest, open_run_data
 from batnet_jax.modes.dry_run import describe_run
 from batnet_jax.modes.flags import given_fields
@@ -14,6 +15,9 @@ from batnet_jax.runtime import processes
 from batnet_jax.training.fitted import fit_and_tell, keep_fit, read_start
 from batnet_jax.training.loop import train
 from batnet_jax.training.start import check_run
+
+PART_ROWS = 8
+"""Pixels of a row of the map at p2, which the parts divide evenly."""
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path, *, dry_run: bool = False) -> None:
@@ -47,7 +51,8 @@ def tell_shape(config: ml_collections.ConfigDict, images: Split) -> None:
     if images.shapes is None or not processes.is_lead():
         return
     aspect, size = median_aspect(images.shapes), tuple(config.data.image_size)
-    fitting = fitting_size(aspect, size)
+    step = math.lcm(SIDE, PART_ROWS * max(config.model.num_parts, 1))
+    fitting = fitting_size(aspect, size, step)
     if fitting:
         print(
             f"note: the training images have a median height / width of {aspect:.2f}, and "

@@ -1,5 +1,7 @@
 """Images of other shapes than people: the size that fits, and pictures in their own shape."""
 
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ from batnet_jax.config import default_config
 from batnet_jax.data import load_dataset
 from batnet_jax.data.checks import fitting_size, median_aspect
 from batnet_jax.data.loading.loader import ImageStore
-from batnet_jax.data.prepared import concatenate
+from batnet_jax.data.prepared import Split, concatenate
 from batnet_jax.data.run_data import open_run_data
+from batnet_jax.models.part_streams import part_sampling_matrix
 from batnet_jax.modes.train import tell_shape
+from batnet_jax.validation import validate
 
 
 @pytest.mark.parametrize(
@@ -24,7 +28,8 @@ from batnet_jax.modes.train import tell_shape
         (2.6, (128, 64), None),  # CUHK03
         (1.5, (256, 128), None),
         (4.0, (128, 64), (176, 48)),
-        (1000.0, (128, 64), (2864, 16)),
+        (1000.0, (128, 64), (256, 32)),
+        (0.001, (128, 64), (32, 256)),
         (1.0, (16, 16), None),
     ],
 )
@@ -58,6 +63,28 @@ def test_prepare_tells_and_keeps_the_shapes(tmp_path, capfd):
     assert both.shapes.shape == (len(both), 2)
 
 
+@pytest.mark.parametrize("parts", [0, 1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("size", [(128, 64), (256, 128), (384, 128)])
+@pytest.mark.parametrize("aspect", [0.3, 0.5, 0.75, 1, 1.3, 3, 5])
+def test_the_network_takes_the_size_that_is_advised(capsys, aspect, size, parts):
+    """The parts divide the rows of the map evenly, 8 pixels a row."""
+    config = default_config()
+    config.data.image_size, config.model.num_parts = size, parts
+    shapes = np.array([[round(100 * aspect), 100]])
+    split = Split(*[np.zeros(1, int)] * 2, ["a"], np.zeros(1, int), [b""], "", shapes=shapes)
+    tell_shape(config, split)
+    said = re.search(r"--config.data.image_size=([0-9]+),([0-9]+) keeps", capsys.readouterr().out)
+    if said:
+        config.data.image_size = height, width = int(said[1]), int(said[2])
+        validate(config)
+        if parts:
+            part_sampling_matrix(parts, height // 8, "paper")
+        before, after = (aspect / (h / w) for h, w in (size, (height, width)))
+        assert abs(np.log(after)) < abs(np.log(before))
+    else:
+        assert 1 / 1.4 < aspect / (size[0] / size[1]) < 1.4 or parts in (3, 5, 6)
+
+
 @pytest.mark.parametrize(("shape", "told"), [((40, 40), True), ((60, 30), False)])
 def test_training_tells_the_size_that_fits(tmp_path, capsys, shape, told):
     config = default_config()
@@ -67,8 +94,8 @@ def test_training_tells_the_size_that_fits(tmp_path, capsys, shape, told):
     images = open_run_data(config).train.images
     tell_shape(config, images)
     text = capsys.readouterr().out
-    assert ("--config.data.image_size=176,176 keeps their shape" in text) == told
-    config.data.image_size = (176, 176) if told else (256, 128)
+    assert ("--config.data.image_size=192,192 keeps their shape" in text) == told
+    config.data.image_size = (192, 192) if told else (256, 128)
     tell_shape(config, images)
     assert capsys.readouterr().out == ""
 

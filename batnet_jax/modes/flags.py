@@ -16,6 +16,17 @@ def given_fields() -> set[str]:
     return {name.removeprefix("config.") for name in flags.FLAGS if name.startswith("config.")}
 
 
+def check_json(flag: str, path: Path | None) -> None:
+    """Raise UserError for a file of another suffix, into which JSON would be written.
+
+    Args:
+      flag: the flag that named the path.
+      path: the file; None = not given. A folder is left to `report_write_errors`.
+    """
+    if path is not None and path.suffix.lower() != ".json" and not is_folder(path):
+        raise UserError(f"--{flag}={path} would hold JSON: name a .json")
+
+
 @contextlib.contextmanager
 def report_write_errors(flag: str, path: Path, *, folder: bool = False) -> Iterator[None]:
     """Report a failure to write the file or the folder of a flag.

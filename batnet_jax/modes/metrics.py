@@ -13,7 +13,7 @@ import numpy as np
 from batnet_jax.errors import UserError, printable
 from batnet_jax.evaluation.extra_figures import format_row
 from batnet_jax.evaluation.labelled_features import LabelledPair, join_numbers, read_pair
-from batnet_jax.modes.flags import report_write_errors
+from batnet_jax.modes.flags import check_json, report_write_errors
 from batnet_jax.retrieval import (
     Labels,
     SameImageWarning,
@@ -57,8 +57,7 @@ def run(
     Raises: UserError if a file cannot be read or does not fit.
     """
     del config, workdir
-    if output is not None and output.suffix.lower() != ".json":
-        raise UserError(f"--output={output}: figures are written as JSON: name a .json")
+    check_json("output", output)
     pair = read_pair(query, gallery, distances)
     options: dict[str, Any] = {"ap": ap, "same_camera": same_camera}
     if leave_out_own:

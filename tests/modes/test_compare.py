@@ -138,6 +138,7 @@ def test_mistakes_are_one_line_and_write_nothing(folder, tmp_path, monkeypatch):
         ("--mode=compare reads the settings of the runs: omit --config", two, "--config=demo"),
         ("--workdir", two, "--workdir=file"),
         ("--output=/.* is a folder: name a file", two, f"--output={tmp_path}"),
+        ("--output=x.csv would hold JSON: name a .json", two, "--output=x.csv"),
         ("--images is for --mode=embed, not --mode=compare", two, "--images=x"),
         ("flag --resample=x", two, "--resample=x"),
         ("flag --step=-1", two, "--step=-1"),

@@ -281,5 +281,5 @@ def test_files_that_cannot_be_written_or_read(case, tmp_path):
     np.savez(tmp_path / "q.npz", **of(case, "query") | {"pids": np.array([{}] * 9, object)})
     assert "holds Python's objects; arrays of" in call_main("metrics", tmp_path / "q.npz")[1]
     words = ("metrics", tmp_path / "q.npz", f"--output={tmp_path / 'o.csv'}")
-    assert "figures are written as JSON: name a .json" in call_main(*words)[1]
+    assert "o.csv would hold JSON: name a .json" in call_main(*words)[1]
     assert not (tmp_path / "o.csv").exists()

@@ -15,7 +15,7 @@ from batnet_jax.errors import UserError, printable
 from batnet_jax.evaluation.comparison import compare
 from batnet_jax.evaluation.evaluated_run import read_curves
 from batnet_jax.modes.compare.text import format_comparison
-from batnet_jax.modes.flags import report_write_errors
+from batnet_jax.modes.flags import check_json, report_write_errors
 from batnet_jax.report.comparison import comparison_sections
 from batnet_jax.report.page import Section, write_page
 from batnet_jax.report.sections import title_of
@@ -49,6 +49,7 @@ def run(
     Raises: UserError, as `compare` does, and if a file cannot be written.
     """
     del config
+    check_json("output", output)
     comparison = compare([name for name in runs if name], test=test, step=step, unit=resample)
     curves, messages = [], []
     for own in comparison["runs"]:

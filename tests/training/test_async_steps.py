@@ -94,7 +94,7 @@ def test_only_the_lines_of_figures_fetch_values(tmp_path, monkeypatch):
         length=length,
         workdir=tmp_path,
         metadata={},
-        model=images,
+        recipe=images,
         step_function=step,
         state=images,
         step=0,

@@ -19,6 +19,7 @@ from support.stub_training import small_disk as small_disk
 from batnet_jax.config import FIELDS
 from batnet_jax.data import load_dataset
 from batnet_jax.data.prepared import Split
+from batnet_jax.data.run_data import TRAIN_BY_LABEL
 from batnet_jax.errors import NotFiniteError, RunFailure, UserError
 from batnet_jax.evaluation import evaluate
 from batnet_jax.runtime.resource_errors import MemoryRemedies, as_run_failure, disk_error
@@ -34,7 +35,7 @@ def test_a_run_without_faults(runs):
     saved = checkpoints.restore_metadata(workdir, STEPS)
     assert saved["config"]["seed"] == 0
     assert len(saved["identities"]) == 12
-    assert saved["data"].keys() == {"train", "pedestrians test"}
+    assert saved["data"].keys() == {"train", TRAIN_BY_LABEL, "pedestrians test"}
     assert saved["checksums"].keys() == arrays(workdir).keys() | {"facts"}
     again = runs.train("again")
     assert (again / "metrics.jsonl").read_text().count("\n") == STEPS

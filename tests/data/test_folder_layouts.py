@@ -141,16 +141,28 @@ OMNIGLOT = [
 ]
 DAYS = [f"day{d}/ann{p}/{i}.png" for d in (1, 2) for p in range(4) for i in (0, 1)]
 COUNTERS = [f"{who}/000{i}_c{c}.jpg" for who in ("ann", "bob") for i in (1, 2) for c in (1, 2)]
+TIMES = [
+    f"cam{c}/2021-03-0{d}/ann{p}/{i}.png"
+    for c in (1, 2)
+    for d in (1, 2)
+    for p in range(4)
+    for i in "01"
+]
+NESTED = [
+    f"day{d}/part{s}/ann{p}/x{i}.png" for d in (1, 2) for s in "12" for p in range(4) for i in "01"
+]
 PLACES = [f"hall/view{v}/p{p}/{i}.png" for v in (1, 2) for p in range(4) for i in (0, 1)]
 AMBIGUOUS = [
     # files, readings with their numbers of people
     (OMNIGLOT, {"person": 2, "group/person": 8, "*/person": 4}),
     (DAYS, {"person": 2, "group/person": 8, "*/person": 4}),
     (COUNTERS, {"person": 2, "*": 2}),
+    (TIMES, {"camera/*/person": 4, "camera": 2}),
+    (NESTED, {"person": 2, "*/*/person": 4}),
     ([f"c{c}/000{p}.jpg" for c in (1, 2) for p in range(4)], {"person": 2, "camera": 4}),
     (
         [*PLACES, *(f"lab/view{v}/p0/0.png" for v in (1, 2))],
-        {"person/camera": 2, "group/camera/person": 5},
+        {"person/camera": 2, "group/camera/person": 5, "*/camera/person": 4},
     ),
 ]
 
@@ -179,6 +191,18 @@ def test_two_levels_of_folders(tmp_path):
 def test_sessions_of_people_are_no_second_reading(tmp_path):
     names = [f"ann{p}/day{d}/{i}.png" for d in (1, 2) for p in range(4) for i in (0, 1)]
     assert set(load(tmp_path, tree(*names)).identity_names) == {f"ann{p}" for p in range(4)}
+
+
+@pytest.mark.parametrize("levels", ["cam{c}/day{d}", "day{d}/cam{c}", "data/day{d}/cam{c}"])
+def test_people_below_sessions_and_cameras(tmp_path, levels):
+    """Names that are no numbers leave one reading."""
+    rows = [(p, c, d) for p in PEOPLE for c in (1, 2) for d in (1, 2)]
+    wanted = {f"{levels.format(c=c, d=d)}/ann{p}/x{d}.png": (f"ann{p}", c) for p, c, d in rows}
+    if levels.startswith("cam"):
+        assert everything(load(tmp_path, tree(*wanted))) == wanted
+        return
+    with pytest.raises(UserError, match=r"by data.layout=\*/camera/person"):
+        load(tmp_path, tree(*wanted))
 
 
 def test_a_layout_decides(tmp_path):

@@ -267,8 +267,8 @@ def _divide(test: SplitSource, tree: FileTree) -> dict[str, SplitSource]:
         only = ": add some"
         if needs and len(seen) == 1:
             only = (
-                f": all are of camera {seen.pop()}: add other cameras, or have these left unread "
-                "by data.layout, with * in place of camera, or by data.pattern"
+                f": all are of camera {seen.pop()}: add other cameras, or leave cameras unread by "
+                "a data.pattern with the group pid alone, such as (?P<pid>[^/]+)/"
             )
         raise UserError(f"'{tree.location}' has no test identity with two images{needs}{only}")
     return {

@@ -166,6 +166,10 @@ def _below_cameras(deep: Sequence[_Path]) -> list[Levels]:
     if people_below and not _are_cameras(p.folders[0] for p in below):
         return [(CAMERA, *levels) for levels in _people(below)]
     numbered = all(pid_of(p.base) for p in deep)
+    skipped = _neutral_above(below)
+    if skipped and not all(LABELLED.match(p.base) for p in deep):
+        inner = [(CAMERA, *levels) for levels in _below_neutral(below, skipped)]
+        return [*inner, *([(CAMERA,)] if numbered else [])]
     if sure or (numbered and all(camera_of(p.base) for p in deep)):
         return [(CAMERA,)]
     return [(PERSON,), (CAMERA,)] if numbered else [(PERSON,)]
@@ -183,19 +187,53 @@ def _people(deep: Sequence[_Path]) -> list[Levels]:
     if cameras:
         third = [p for p in lower if len(p.folders) > 2]
         if 2 * len(third) >= len(deep) and not _are_neutral(p.folders[2] for p in third):
-            return [(PERSON, CAMERA), (GROUP, CAMERA, PERSON)]
+            again = [(ANY, CAMERA, PERSON)] if _are_shared(third, 2) else []
+            return [(PERSON, CAMERA), (GROUP, CAMERA, PERSON), *again]
         return [(PERSON, CAMERA)]
+    skipped = _neutral_above(deep)
+    if skipped > 1:
+        return [(PERSON,), *_below_neutral(deep, skipped)]
     neutral = _are_neutral(p.folders[0] for p in deep)
     if 2 * len(lower) >= len(deep) and not _are_neutral(p.folders[1] for p in lower):
-        below = defaultdict(set)
-        for p in lower:
-            below[p.folders[0]].add(p.folders[1])
+        below = _folders_below(lower, 1)
         if neutral or any(len(found) > 1 for found in below.values()):
-            shared = len(set().union(*below.values())) < sum(map(len, below.values()))
-            return [(PERSON,), (GROUP, PERSON), *([(ANY, PERSON)] if shared else [])]
+            again = [(ANY, PERSON)] if _are_shared(lower, 1) else []
+            return [(PERSON,), (GROUP, PERSON), *again]
     if neutral and all(pid_of(p.base) for p in deep):
         return [(PERSON,), (ANY,)]
     return [(PERSON,)]
+
+
+def _folders_below(deep: Sequence[_Path], level: int) -> dict[str, set[str]]:
+    """Return the folders of a level by the top folder."""
+    below: dict[str, set[str]] = defaultdict(set)
+    for p in deep:
+        below[p.folders[0]].add(p.folders[level])
+    return below
+
+
+def _are_shared(deep: Sequence[_Path], level: int) -> bool:
+    """Return whether folders of a level have the same name below two top folders."""
+    below = _folders_below(deep, level).values()
+    return len(set().union(*below)) < sum(map(len, below))
+
+
+def _neutral_above(deep: Sequence[_Path]) -> int:
+    """Return the number of upper levels that are neutral, if most images lie in others below."""
+    level, at = 0, list(deep)
+    while at and _are_neutral(p.folders[level] for p in at):
+        level += 1
+        at = [p for p in at if len(p.folders) > level]
+    return level if 2 * len(at) >= max(len(deep), 1) else 0
+
+
+def _below_neutral(deep: Sequence[_Path], skipped: int) -> list[Levels]:
+    """Return the levels, in each possible reading, where the upper ones say nothing."""
+    below = [_Path(p.folders[skipped:], p.base) for p in deep if len(p.folders) > skipped]
+    upper = (ANY,) * skipped
+    if _are_cameras(p.folders[0] for p in below):
+        return [(*upper, *levels) for levels in _below_cameras(below)]
+    return [(*upper, *levels) for levels in _people(below)]
 
 
 def _are_cameras(folders: Iterable[str]) -> bool:

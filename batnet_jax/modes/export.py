@@ -1,6 +1,7 @@
 """The mode `export`: write a checkpoint as a file for other programs, and the file's card."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from batnet_jax.models import BATNet, feature_sizes
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.runtime.paths import existing_parent, is_folder
+from batnet_jax.validation import from_saved, validate
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 from batnet_jax.workdir import checkpoints
 
@@ -34,7 +36,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
     """
     check_output(output)
     step = checkpoints.configured_step(config, workdir)
-    metadata = checkpoints.restore_metadata(workdir, step)
+    metadata = with_settings(checkpoints.restore_metadata(workdir, step))
     results = read_results(workdir, step)
     model, variables = restore_network(config, workdir, step)
     height, width = size = tuple(config.data.image_size)
@@ -60,9 +62,21 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
         features=feature_sizes(variables["params"]),
     )
     card = card_path(output)
-    write_whole(card, model_card(output.name, exported).encode())
+    write_whole(card, model_card(output.name, exported).encode(errors="backslashreplace"))
     lines.append(f"written: {output}, {len(written):,} bytes, and its card, {card}")
     print("\n".join(map(printable, lines)))
+
+
+def with_settings(metadata: dict[str, Any]) -> dict[str, Any]:
+    """Return the metadata of a checkpoint with all fields of its settings, if it has any.
+
+    Raises: UserError if they are not the settings of a run.
+    """
+    if metadata.get("config") is None:  # a checkpoint of the first versions
+        return metadata
+    settings = from_saved(metadata["config"])
+    validate(settings)
+    return metadata | {"config": json.loads(settings.to_json())}
 
 
 def write_published(output: Path, model: BATNet, variables: dict[str, Any]) -> list[str]:

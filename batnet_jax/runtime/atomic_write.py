@@ -44,12 +44,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8.
+    """Write a file, text as UTF-8; bytes of file names that are no text are written out.
 
     Raises: OSError if the file cannot be written or `path` is a folder.
     """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        text = isinstance(content, str)
+        temporary.write_bytes(content.encode(errors="backslashreplace") if text else content)
 
 
 def _flush(path: Path) -> None:

@@ -47,7 +47,7 @@ def is_metadata(run: Any) -> bool:
     if not isinstance(run, dict) or not isinstance(run.get("identities"), list):
         return False
     named = all(
-        isinstance(who, list) and len(who) == 3 and all(isinstance(x, str | int) for x in who)
+        isinstance(who, list) and len(who) == 3 and all(map(isinstance, who, (str, str | int, str)))
         for who in run["identities"]
     )
     sections = [run.get("model"), *(run.get(name, {}) for name in ("config", "data", "checksums"))]

@@ -19,12 +19,15 @@ from support.stub_training import fake_state, tiny_config
 from batnet_jax.commands import run
 from batnet_jax.commands.command_line import parse
 from batnet_jax.config import default_config, flatten
+from batnet_jax.export.model_card import ExportedModel, model_card
 from batnet_jax.inference.model import load
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
+from batnet_jax.modes.export import with_settings
 from batnet_jax.validation import from_saved, validate
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.best_checkpoint import read
+from batnet_jax.workdir.checkpoint_checks import is_metadata
 from batnet_jax.workdir.checksums import METADATA, metadata_checksum
 from batnet_jax.workdir.run_folder import check_workdir
 
@@ -215,6 +218,32 @@ def test_metadata_of_any_kind(saved, tmp_path, monkeypatch, examples):
         st.sampled_from(["identities", "model", "config", "data", "checksums"]),
         JSON | huge | huge.map(lambda model: {"model": model}),
     )
+
+
+@examples(60, 1_000)
+def test_metadata_on_a_model_card(saved, examples):
+    def card(run):
+        exported = ExportedModel(1, with_settings(run), [], 5, (64, 32), "ab", 9, {"f": 16})
+        return model_card("m.onnx", exported).encode(errors="backslashreplace")
+
+    run = saved[2]
+    assert b"- pedestrians: 2 identities." in card(run)
+
+    def check(field, value):
+        changed = json.loads(json.dumps(run))
+        *sections, name = field.split(".")
+        place = changed
+        for section in sections:
+            place = place[section]
+        place[name] = value
+        if is_metadata(changed):
+            survives(card, changed)
+
+    who = st.tuples(st.text(), st.integers() | st.text(), st.text()).map(list)
+    people = st.lists(who, max_size=3)
+    fields = st.sampled_from([f"config.{name}" for name in FIELDS] + ["config", "data"])
+    fuzz(examples, check, fields, JSON)
+    fuzz(examples // 4, check, st.just("identities"), JSON | people)
 
 
 @pytest.mark.parametrize("text", ["[" * 100_000, '{"a":' * 100_000, "NaN", "1" * 10_000, "[1e999]"])

@@ -1,5 +1,6 @@
 """Hostile text in a workdir: every reader gives what is whole, or one line."""
 
+import contextlib
 import json
 import shutil
 
@@ -16,7 +17,7 @@ from batnet_jax.modes.accept import parse_accept, threshold
 from batnet_jax.modes.report import progress_of, read_evaluations
 from batnet_jax.report.training_section import training_section
 from batnet_jax.training.fitted import read_start
-from batnet_jax.workdir import best_checkpoint, environment
+from batnet_jax.workdir import best_checkpoint, environment, metrics_log
 from batnet_jax.workdir.metrics_log import MetricsLog, read_whole_lines
 from batnet_jax.workdir.people import keep_names, read_names
 from batnet_jax.workdir.run_folder import check_workdir, older_settings
@@ -50,8 +51,11 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_git(monkeypatch):
-    monkeypatch.setattr(environment, "git_state", lambda _: None)
+def known_environment(monkeypatch):
+    """Neither ask git, nor look for packages, nor write files for TensorBoard."""
+    monkeypatch.setattr(environment, "describe", lambda: {"host": "here"})
+    monkeypatch.setattr(metrics_log, "Events", lambda *_: contextlib.nullcontext())
+    monkeypatch.setattr(metrics_log.MetricsLog, "close", lambda log: log._file.close())
 
 
 def read_all(workdir, config):
@@ -126,7 +130,7 @@ def test_whole_texts_are_read(whole, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", FILES)
-@examples(10, 300)
+@examples(10, 200)
 def test_damaged_bytes(whole, tmp_path, name, examples):
     def check(content):
         workdir = fresh(whole, tmp_path)
@@ -137,7 +141,7 @@ def test_damaged_bytes(whole, tmp_path, name, examples):
 
 
 @pytest.mark.parametrize("name", FILES)
-@examples(10, 300)
+@examples(10, 200)
 def test_other_values(whole, tmp_path, name, examples):
     """A file of another value, or one whose parts have other values."""
     text = (whole[0] / name).read_text()

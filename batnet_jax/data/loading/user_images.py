@@ -14,7 +14,7 @@ from batnet_jax.data.files.tree import (
 )
 from batnet_jax.data.loading.name_list import NameList, read_names
 from batnet_jax.errors import UserError, printable
-from batnet_jax.runtime.paths import is_file, is_folder
+from batnet_jax.runtime.paths import exists, is_file, is_folder
 
 
 class ImageFiles:
@@ -62,7 +62,8 @@ def list_files(place: Path) -> Sequence[str]:
     if is_folder(place):
         return _list_folder(place)
     if not is_file(place):
-        raise UserError(f"'{place}' does not exist: name a folder, an image, or a list of images")
+        what = "is neither a file nor a folder" if exists(place) else "does not exist"
+        raise UserError(f"'{place}' {what}: name a folder, an image, or a list of images")
     if is_image_name(place.name) or _begins_as_image(place):
         return [str(place)]
     return read_names(place)

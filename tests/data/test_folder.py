@@ -155,6 +155,15 @@ def test_doubtful_splits_are_reported(tmp_path, capfd):
     assert "1 identities of query are not in gallery" in err
 
 
+@pytest.mark.parametrize(("images", "told"), [((1, 1, 1), 3), ((1, 1, 4), 2), ((1, 4, 4), 0)])
+def test_people_of_one_image_are_counted(tmp_path, capfd, images, told):
+    files = {f"train/{p}/{i}.jpg": jpg(9 * p + i) for p, n in enumerate(images) for i in range(n)}
+    files |= {f"test/7/{i}.jpg": jpg(90 + i) for i in range(4)}
+    load(tmp_path, write_tree(tmp_path / "m", files))
+    line = f"{told} of 3 identities in train have a single image: a batch repeats it"
+    assert (line in capfd.readouterr().err) == bool(told)
+
+
 def test_a_changed_folder_of_identities_is_prepared_again(tmp_path):
     manual = write_tree(tmp_path / "m", FLAT)
     before = load(tmp_path, manual)

@@ -13,6 +13,7 @@ see `file_labels.py`. Either all test images have a camera or none has.
 import hashlib
 import math
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -287,6 +288,13 @@ def _split_warnings(sources: Mapping[str, SplitSource]) -> list[str]:
         lines.append(
             f"{len(shared)} identities are in train and also in query or gallery: results would "
             "be too good"
+        )
+    images = Counter(photo.pid for photo in sources["train"].photos)
+    alone = sum(number == 1 for number in images.values())
+    if 2 * alone > len(images):
+        lines.append(
+            f"{alone} of {len(images)} identities in train have a single image: a batch repeats it,"
+            " and little is learnt about how a person's images differ"
         )
     if lost := query - gallery:
         lines.append(f"{len(lost)} identities of query are not in gallery: they do not count")

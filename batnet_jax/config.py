@@ -22,6 +22,7 @@ class Field:
       least, above: lower limit of a number, included or excluded; every number has one of them.
       most, below: upper limit of a number, included or excluded.
       choices: the allowed names.
+      own: an import path of the user's own code is allowed, too, see `runtime/own_code.py`.
       example: a value for messages, if the default is an empty tuple.
       before: the value of a run that is older than the field, if it is not the default.
     """
@@ -33,6 +34,7 @@ class Field:
     most: float = 2**31 - 1
     below: float | None = None
     choices: tuple[str, ...] | None = None
+    own: bool = False
     example: tuple[str, ...] | None = None
     before: Any = None
     resumable: ClassVar[bool] = False
@@ -78,13 +80,14 @@ FIELDS: dict[str, Field] = {
         1e-4, "L2 in the gradient of all parameters (paper, 4.4; published code)", least=0
     ),
     # The images
-    "data.dataset": Field("market1501", "a key of batnet_jax.data.DATASETS (ours)"),
+    "data.dataset": Field("market1501", "a key of batnet_jax.data.DATASETS (ours)", own=True),
     "data.variant": Field(
         "", "cuhk03 labeled|detected, msmt17 v1|v2, ...; '' = the first, or the one found (ours)"
     ),
     "data.train": Field(
         (),
         "several data sets, as in \"'market1501','msmt17:v2'\"; () = data.dataset (ours)",
+        own=True,
         example=("msmt17",),
     ),
     "data.manual_dir": Resumable("data/manual", "your archive, or its folder (ours)"),
@@ -145,7 +148,10 @@ FIELDS: dict[str, Field] = {
         "p2", "of the attention: p1 to p4, after Blk1 to Blk4, or several: p2,p3 (paper, 5.3)"
     ),
     "model.kernel": Field(
-        "bilinear", "second stage, Eq. 2 (paper, 3.1)", choices=("bilinear", "linear", "rff")
+        "bilinear",
+        "second stage, Eq. 2 (paper, 3.1)",
+        choices=("bilinear", "linear", "rff"),
+        own=True,
     ),
     "model.rff_factor": Field(
         4, "rff: random features a channel of the embedding (published code)", above=0, most=64
@@ -161,6 +167,7 @@ FIELDS: dict[str, Field] = {
             *("osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "osnet_ibn_x1_0"),
             *("osnet_ain_x1_0", "osnet_ain_x0_75", "osnet_ain_x0_5", "osnet_ain_x0_25"),
         ),
+        own=True,
     ),
     "model.reduction": Field(4, "r; CUHK03: 8 (paper, 4.4)", above=0),
     "model.num_parts": Field(4, "T; 0 = appearance extractor alone (paper, 4.4)", least=0, most=64),
@@ -171,6 +178,7 @@ FIELDS: dict[str, Field] = {
         "none",
         "bnneck: BN between the triplet loss's features and the scores; fc: OSNet's (paper, 4.4)",
         choices=("none", "bnneck", "fc"),
+        own=True,
     ),
     "model.embedding_dim": Field(
         512,
@@ -187,6 +195,12 @@ FIELDS: dict[str, Field] = {
         "float32", "of activations; float32 from Blk4 on (ours)", choices=("float32", "bfloat16")
     ),
     # The losses
+    "loss.function": Field(
+        "multi_task",
+        "ranking and classification, Eq. 7 (paper, 4.3)",
+        choices=("multi_task",),
+        own=True,
+    ),
     "loss.margin": Field(1.0, "of the triplet loss, Euclidean (published code)", least=0),
     "loss.num_negatives": Field(
         5, "hardest negatives of an anchor; 1 = batch-hard (paper, 4.3)", above=0
@@ -204,7 +218,10 @@ FIELDS: dict[str, Field] = {
     "augment.erasing_start_epoch": Field(50, "from 0; no erasing before (paper, 4.4)", least=0),
     # The evaluation
     "eval.datasets": Resumable(
-        (), "data sets to test on; () = those trained on (ours)", example=("msmt17",)
+        (),
+        "data sets to test on; () = those trained on (ours)",
+        own=True,
+        example=("msmt17",),
     ),
     "eval.every_epochs": Resumable(
         0, "evaluate while training; 0 = at the end only (paper, 4.4)", least=0

@@ -6,7 +6,7 @@ for too little memory name the fields.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -19,13 +19,35 @@ from batnet_jax.config import (
     older_values,
     set_fields,
 )
-from batnet_jax.data import check_name, check_reading
+from batnet_jax.data import DATASETS, builder_of, check_name, check_reading, split_name
 from batnet_jax.errors import UserError
 from batnet_jax.models import parse_frozen, parse_positions
+from batnet_jax.runtime.own_code import (
+    EXAMPLE,
+    VARIABLE,
+    as_trusted,
+    check_call,
+    choose,
+    is_import_path,
+    is_trusted,
+)
 from batnet_jax.runtime.resource_errors import MemoryRemedies
 
 MAX_SIDE = 4096
 """Limit of an image's height and width, in pixels."""
+OWN_CALLS = {
+    "model.backbone": (("number",), ("width", "axis_name", "dtype", "name")),
+    "model.kernel": (("x",), ()),
+    "model.neck": (
+        ("num_identities", "embedding_dim"),
+        ("dropout", "batch_norm_axis", "axis_name", "dtype", "name"),
+    ),
+    "loss.function": (
+        ("outputs", "labels"),
+        ("margin", "num_negatives", "label_smoothing", "axis_name"),
+    ),
+}
+"""The arguments, by place and by name, that code of the user's own is called with, by its field."""
 TRAINING_MEMORY = MemoryRemedies(
     device="lower config.batch.identities, config.data.image_size or config.model.width, or set "
     "config.model.dtype=bfloat16, and name another workdir, as these make it another run",
@@ -127,9 +149,10 @@ def _check_value(name: str, value: Any, field: Field) -> None:
     Raises: UserError.
     """
     if field.choices is not None:
+        also = f", or name your own, as in {EXAMPLE}" if field.own else ""
         _require(
-            value in field.choices,
-            f"config.{name}={value!r} is not one of {', '.join(field.choices)}: choose one",
+            value in field.choices or (field.own and is_import_path(value)),
+            f"config.{name}={value!r} is not one of {', '.join(field.choices)}: choose one{also}",
         )
     if field.least is not None or field.above is not None:
         finite = value == value and abs(value) != math.inf  # isfinite fails for an int above 1e308
@@ -156,17 +179,16 @@ def _check_data(config: ml_collections.ConfigDict) -> None:
     Raises: UserError.
     """
     data = config.data
-    names = [("data.dataset", data.dataset)]
-    names += [("data.train", name) for name in data.train]
-    names += [("eval.datasets", name) for name in config.eval.datasets]
+    names = _dataset_names(config)
     for field, name in names:
         check_name(name, f"config.{field}")
     check_reading(data.layout, data.pattern)
+    bases = {split_name(name)[0] for _, name in names}
     _require(
-        not (data.layout or data.pattern) or any(n.split(":")[0] == "folder" for _, n in names),
+        not (data.layout or data.pattern) or "folder" in bases or bases - DATASETS.keys(),
         "config.data.layout and config.data.pattern are for the data set folder: empty them",
     )
-    trained = [name.split(":")[0] for name in data.train]
+    trained = [split_name(name)[0] for name in data.train]
     _require(
         not (data.variant and trained and data.dataset not in trained),
         f"config.data.variant={data.variant!r} is of data.dataset, which data.train replaces: "
@@ -176,6 +198,69 @@ def _check_data(config: ml_collections.ConfigDict) -> None:
         not (data.own_val and data.val_identities),
         "config.data.own_val and config.data.val_identities both hold images out: choose one",
     )
+
+
+def _dataset_names(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
+    """Return each name of a data set in a config, behind its field."""
+    fields = {
+        "data.dataset": (config.data.dataset,),
+        "data.train": config.data.train,
+        "eval.datasets": config.eval.datasets,
+    }
+    return [(field, name) for field, names in fields.items() for name in names]
+
+
+def own_code(config: ml_collections.ConfigDict) -> list[tuple[str, str]]:
+    """Return each import path in a config, behind its field; see `runtime/own_code.py`."""
+    paths = [(n, v) for n, v in flatten(config).items() if n in OWN_CALLS and is_import_path(v)]
+    datasets = [(field, split_name(name)[0]) for field, name in _dataset_names(config)]
+    return paths + [(field, base) for field, base in datasets if is_import_path(base)]
+
+
+def import_own_code(config: ml_collections.ConfigDict) -> None:
+    """Import what a config of the user's own names by import paths, before anything is prepared.
+
+    Raises: UserError naming the field, if something is missing or of another kind.
+    """
+    for field, path in own_code(config):
+        try:
+            if field in OWN_CALLS:
+                check_call(path, choose({}, path), *OWN_CALLS[field])
+            else:
+                builder_of(path)
+        except UserError as error:
+            raise UserError(f"config.{field}={error}") from error
+
+
+def check_trusted(
+    config: ml_collections.ConfigDict,
+    source: object,
+    trust: str | Collection[str] = (),
+    *,
+    sections: Collection[str] = ("model", "data", "eval"),
+    given: Collection[str] = (),
+) -> None:
+    """Refuse the settings of a checkpoint that name code which the user has not permitted.
+
+    Args:
+      config: as the checkpoint has saved it.
+      source: the checkpoint, for the message.
+      trust: the packages that may be imported, see `runtime.own_code.as_trusted`.
+      sections: the sections of the config that will be used.
+      given: the fields that the user has set.
+
+    Raises: UserError naming the field and the import path.
+    """
+    trusted = as_trusted(trust)
+    for field, path in own_code(config):
+        used = field.split(".")[0] in sections and field not in given
+        if used and not is_trusted(path, trusted):
+            package = path.partition(":")[0].split(".")[0]
+            raise UserError(
+                f"'{source}' names code of its own, {field}={path}, and code is not imported at a "
+                f"checkpoint's word: if you trust it, say --trust={package} (in Python "
+                f"trust={package!r}), or set {VARIABLE}={package}"
+            )
 
 
 def _check_image_size(size: tuple[int, ...]) -> None:
@@ -200,7 +285,7 @@ def _check_network(model: ml_collections.ConfigDict) -> None:
     except UserError as error:
         raise UserError(f"config.model.{error}") from error
     _require(
-        model.embedding_dim or model.neck == "bnneck",
+        model.embedding_dim or model.neck == "bnneck" or is_import_path(model.neck),
         "config.model.embedding_dim=0 needs --config.model.neck=bnneck: the other heads end in a "
         "layer of that size; give more, or that neck",
     )

@@ -46,6 +46,7 @@ def _define(option: Option) -> flags.FlagHolder[Any]:
 CONFIG = config_flags.DEFINE_config_file("config", None, "The settings: a file of configs/.")
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's folder; default runs/<config name>.")
 MODE = flags.DEFINE_enum("mode", "train", list(MODES), "What to do.")
+TRUST = flags.DEFINE_list("trust", [], "Packages whose code the checkpoint's settings may name.")
 OPTIONS = {name: _define(option) for name, option in all_options().items()}
 
 
@@ -106,6 +107,8 @@ def check_flags() -> None:
         if flags.FLAGS[name].present and name not in own:
             modes = [f"--mode={other}" for other in MODES if name in MODES[other].options]
             raise UserError(f"--{name} is for {' or '.join(modes)}, not --mode={MODE.value}")
+    if flags.FLAGS["trust"].present and command().settings != "saved":
+        raise UserError(f"--trust is for the settings of a checkpoint, not --mode={MODE.value}")
     for option in command().needs:
         if OPTIONS[option.name].value is None:
             raise UserError(f"--mode={MODE.value} needs --{option.name}: {option.help}")

@@ -13,6 +13,7 @@ from typing import Any
 from batnet_jax.commands.config_files import config_folder, config_names, find_config
 from batnet_jax.config import FIELDS, Field, flatten
 from batnet_jax.errors import UserError, one_line
+from batnet_jax.runtime.own_code import EXAMPLE
 from batnet_jax.runtime.paths import is_file
 
 WIDTH = 100
@@ -84,7 +85,9 @@ def as_text(value: Any) -> str:
 def describe_limits(field: Field) -> str:
     """Return the allowed values of a field; "" = any of its type."""
     if field.choices is not None:
-        return f"one of {', '.join(field.choices)}"
+        return f"one of {', '.join(field.choices)}" + (
+            f", or your own, as {EXAMPLE}" if field.own else ""
+        )
     if isinstance(field.default, bool):
         return "True or False"
     limits = [f"{number:g} or more" for number in (field.least,) if number is not None] + [

@@ -117,6 +117,11 @@ def add_arguments(parser: argparse.ArgumentParser, row: Command, *, with_fields:
         settings.add_argument(
             PLACEHOLDER, metavar="VALUE", help="change a setting; batnet fields lists them"
         )
+    if row.settings == "saved":
+        trust = settings.add_argument(
+            "--trust", metavar="PKG,...", help="packages whose code the run's settings may name"
+        )
+        trust.completer = lambda **_: []  # type: ignore[attr-defined]
 
 
 def _word(row: Command, word: str) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
-from batnet_jax.commands.command_line import CONFIG, MODE, WORKDIR, command, parse, values
+from batnet_jax.commands.command_line import CONFIG, MODE, TRUST, WORKDIR, command, parse, values
+from batnet_jax.commands.config_files import SAVED
 from batnet_jax.commands.table import MODES
 from batnet_jax.config import default_config, set_fields
 from batnet_jax.errors import RunFailure, UserError
@@ -20,10 +21,11 @@ from batnet_jax.inference import model as inference_model
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
+from batnet_jax.runtime.own_code import search_current_folder
 from batnet_jax.runtime.signals import Signals, Terminated
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.training.fitted import fit_negatives
-from batnet_jax.validation import validate
+from batnet_jax.validation import check_trusted, import_own_code, own_code, validate
 from batnet_jax.workdir import gcs
 from batnet_jax.workdir.run_folder import older_settings
 
@@ -86,15 +88,40 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
         return default_config(), gcs.path_of(WORKDIR.value or "runs")
     if CONFIG.value is None:
         workdir = gcs.path_of(WORKDIR.value or "")
-        return inference_model.read_config(workdir), workdir
+        config = inference_model.read_config(workdir)
+        open_own_code(config, is_saved=True)
+        return config, workdir
     config = fit_negatives(CONFIG.value, given_fields())
     if config.loss != CONFIG.value.loss and command().resumes:
         p, k = config.batch.identities, config.batch.images_per_identity
         number = config.loss.num_negatives
         print(f"loss.num_negatives={number}: a batch of {p} x {k} has no more negatives an anchor")
     validate(config)
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    file, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(".py:")
+    is_saved = bool(argument) and Path(f"{file}.py").resolve() == Path(SAVED).resolve()
+    open_own_code(config, is_saved=is_saved)
+    name = Path(file).stem
     return config, gcs.path_of(WORKDIR.value or f"runs/{name}")
+
+
+def open_own_code(config: ml_collections.ConfigDict, *, is_saved: bool) -> None:
+    """Import the user's own code that a config names; modules of the current folder, too.
+
+    Args:
+      config: validated.
+      is_saved: the settings are a checkpoint's, but for those that the command line gives. Code is
+        imported where it is used, and if the user trusts it.
+
+    Raises: UserError, as `check_trusted` and `import_own_code` do.
+    """
+    if own_code(config):
+        search_current_folder()
+    if not is_saved:
+        import_own_code(config)
+        return
+    sections = ("model", "data", "eval") if command().tests else ("model",)
+    given, source = given_fields(), WORKDIR.value or "the checkpoint"
+    check_trusted(config, source, TRUST.value, sections=sections, given=given)
 
 
 def keep_older_settings(config: ml_collections.ConfigDict, workdir: Path) -> None:

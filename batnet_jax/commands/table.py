@@ -61,6 +61,7 @@ class Command:
         command reads neither settings nor a workdir.
       shared: several processes can run the command together, and the workdir may be in a bucket.
       resumes: the command resumes from its last checkpoint when it is started again.
+      tests: the command opens the data sets that the settings name.
       examples: command lines for the help.
     """
 
@@ -72,6 +73,7 @@ class Command:
     settings: Literal["config", "saved", "runs", "none"] = "config"
     shared: bool = False
     resumes: bool = False
+    tests: bool = False
     examples: tuple[str, ...] = ()
 
     @property
@@ -112,6 +114,7 @@ COMMANDS: dict[str, Command] = {
         module="eval",
         words=(RUN,),
         settings="saved",
+        tests=True,
         shared=True,
         examples=("batnet eval runs/people --config.eval.rerank=True",),
     ),
@@ -120,6 +123,7 @@ COMMANDS: dict[str, Command] = {
         module="report",
         words=(RUN,),
         settings="saved",
+        tests=True,
         examples=("batnet report runs/people",),
     ),
     "embed": Command(

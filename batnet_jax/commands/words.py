@@ -74,7 +74,7 @@ def _takes_next(word: str) -> bool:
         field = FIELDS.get(name.removeprefix("config."))
         return field is not None and not isinstance(field.default, bool)
     options = all_options()
-    return name in ("config", "workdir", "mode") or (
+    return name in ("config", "workdir", "mode", "trust") or (
         name in options and options[name].kind != "switch"
     )
 

@@ -17,7 +17,7 @@ import os
 import re
 from pathlib import Path
 
-from batnet_jax.data.builder import Reading, ReIDBuilder
+from batnet_jax.data.builder import Photo, Reading, ReIDBuilder, SplitSource
 from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.data.prepared import Dataset, Split, look, make_builder, open_prepared
 from batnet_jax.data.sources.cuhk03 import Cuhk03
@@ -28,12 +28,17 @@ from batnet_jax.data.sources.market import DukemtmcReid, Market1501
 from batnet_jax.data.sources.msmt17 import Msmt17
 from batnet_jax.data.sources.pedestrians import Pedestrians
 from batnet_jax.errors import UserError
+from batnet_jax.runtime import own_code
 
 __all__ = [
     "BUILDERS",
     "DATASETS",
     "Dataset",
+    "Photo",
+    "ReIDBuilder",
     "Split",
+    "SplitSource",
+    "builder_of",
     "check_name",
     "check_reading",
     "load_dataset",
@@ -55,10 +60,14 @@ _READING = re.compile(
 def split_name(name: str) -> tuple[str, str, Reading | None]:
     """Return the parts of a name as `load_dataset` takes it.
 
-    Returns: the name in `DATASETS`; the variant or, for `folder`, the place; and the layout and the
-      pattern that the name gives to a folder, None if it gives neither.
+    Returns: the name in `DATASETS`, or an import path; the variant or, for `folder`, the place; and
+      the layout and the pattern that the name gives to a folder, None if it gives neither.
     """
     base, _, detail = str(name).partition(":")
+    if base not in DATASETS:
+        inner, _, rest = detail.partition(":")
+        if own_code.is_import_path(f"{base}:{inner}"):
+            return f"{base}:{inner}", rest, None
     match = _READING.search(detail) if base == Folder.name else None
     if match is None:
         return base, detail, None
@@ -66,17 +75,38 @@ def split_name(name: str) -> tuple[str, str, Reading | None]:
 
 
 def check_name(name: str, setting: str = "name") -> None:
-    """Raise a UserError if no data set has this name, or its layout or pattern is none.
+    """Raise a UserError if no data set can have this name, or its layout or pattern is none.
 
     Args:
       name: as in `load_dataset`.
       setting: what the caller calls the name, for the message.
     """
     base, _, reading = split_name(name)
-    if base not in DATASETS:
-        raise UserError(f"{setting}={name!r} is unknown: choose {', '.join(DATASETS)}")
+    if base not in DATASETS and not own_code.is_import_path(base):
+        raise UserError(
+            f"{setting}={name!r} is unknown: choose {', '.join(DATASETS)}, or name your own, as in "
+            "mypkg.data:MyImages"
+        )
     if reading is not None:
         check_reading(*reading)
+
+
+def builder_of(name: str) -> type[ReIDBuilder]:
+    """Return the class of a data set's builder.
+
+    Raises: UserError if there is none: a name that is unknown, or an import path to something else.
+    """
+    check_name(name)
+    base = split_name(name)[0]
+    if base in DATASETS:
+        return DATASETS[base]
+    try:
+        found = own_code.find(base)
+    except UserError as error:
+        raise UserError(f"{error}, or choose {', '.join(DATASETS)}") from error
+    if not (isinstance(found, type) and issubclass(found, ReIDBuilder)):
+        raise UserError(f"{base!r} is no subclass of batnet_jax.data.ReIDBuilder: name one")
+    return found
 
 
 def check_reading(layout: str, pattern: str) -> None:
@@ -98,9 +128,10 @@ def load_dataset(
     """Open a data set; prepare it first if necessary.
 
     Args:
-      name: a name in `DATASETS`; a name with a variant, such as `msmt17:v2`; or `folder:DIR`, which
-        overrides `manual_dir`. `folder:DIR?layout=...&pattern=...`, or one of the two, overrides
-        `layout` and `pattern`, too.
+      name: a name in `DATASETS`; a name with a variant, such as `msmt17:v2`; `folder:DIR`, which
+        overrides `manual_dir`; or the import path of a subclass of `ReIDBuilder`, such as
+        `mypkg.data:MyImages`, which is imported. `folder:DIR?layout=...&pattern=...`, or one of the
+        two, overrides `layout` and `pattern`, too.
       variant: a name in the builder's `BUILDER_CONFIGS`; "" = the first.
       data_dir: the folder of the prepared data sets.
       manual_dir: the folder or archive with the user's files, see the builders; "" = `MANUAL_DIR`.
@@ -113,8 +144,7 @@ def load_dataset(
     Raises: UserError if the user's files or an argument are wrong (ArgumentError if another
       argument would help). A failed preparation leaves no files.
     """
-    check_name(name)
-    base, detail, own = split_name(name)
+    cls, (base, detail, own) = builder_of(name), split_name(name)
     if base == Folder.name and detail:
         manual_dir = detail
     elif detail:
@@ -122,9 +152,10 @@ def load_dataset(
     for place in (manual_dir, data_dir):
         check_local(place)
     builder = make_builder(
-        DATASETS[base],
+        cls,
         variant,
-        Path(data_dir),
+        # Two modules may have a class of the same name.
+        Path(data_dir) if base in DATASETS else Path(data_dir, base.partition(":")[0]),
         Path(manual_dir or MANUAL_DIR),
         own or Reading(layout, pattern),
     )
@@ -134,4 +165,5 @@ def load_dataset(
 def title_of(name: str) -> str:
     """Return a data set's name in results: `market1501`, `msmt17-v2`, `folder-mine`."""
     base, detail, _ = split_name(name)
-    return f"{base}-{Path(detail).stem if base == Folder.name else detail}" if detail else base
+    title = base.replace(":", ".")
+    return f"{title}-{Path(detail).stem if base == Folder.name else detail}" if detail else title

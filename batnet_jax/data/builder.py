@@ -131,6 +131,17 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
         """
         raise NotImplementedError
 
+    def _find_sources(self) -> dict[str, SplitSource]:
+        """Return `sources()`.
+
+        Raises: UserError, also if a builder of the user's own lacks a split.
+        """
+        found = self.sources()
+        for split in ("train", "query", "gallery"):
+            if split not in found or not found[split].photos:
+                raise UserError(f"{self.name} has no images of {split}: its sources() lack them")
+        return found
+
     def published_counts(self) -> Mapping[str, Count]:
         """Return the published sizes of the splits; a copy that differs leads to a warning."""
         return {}
@@ -207,7 +218,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
     def _download_and_prepare(self, dl_manager, download_config) -> None:
         """Write each split, in order, into one ArrayRecord file; then write the index."""
         del dl_manager, download_config
-        sources = self.sources()
+        sources = self._find_sources()
         index = _index(sources)
         print(printable(f"preparing {self.name}, in {self.final_path}"), file=sys.stderr)
         self._report_counts(sources, index)
@@ -245,7 +256,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
 
         Raises: UserError if a file is missing or wrong.
         """
-        sources = self.sources()
+        sources = self._find_sources()
         index = _index(sources)
         print(printable(f"reading {self.name}"), file=sys.stderr)
         self._report_counts(sources, index)

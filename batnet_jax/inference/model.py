@@ -5,7 +5,7 @@ An evaluation computes the same features: both use the same decoding and the sam
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from batnet_jax.runtime.compilation_cache import use_compilation_cache
 from batnet_jax.runtime.progress import progress_bar
 from batnet_jax.runtime.read_files import read_json
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
-from batnet_jax.validation import from_saved, validate
+from batnet_jax.validation import check_trusted, from_saved, validate
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import CONFIG
 from batnet_jax.workdir.same_run import check_image_size
@@ -172,7 +172,9 @@ class Model:
                 yield self._embed(batch)[: total - start]
 
 
-def load(path: str | os.PathLike, *, step: int = 0, batch: int = 0) -> Model:
+def load(
+    path: str | os.PathLike, *, step: int = 0, batch: int = 0, trust: str | Collection[str] = ()
+) -> Model:
     """Load a trained model from a workdir or a checkpoint.
 
     Args:
@@ -181,17 +183,21 @@ def load(path: str | os.PathLike, *, step: int = 0, batch: int = 0) -> Model:
       step: the checkpoint of a workdir; 0 = the latest.
       batch: images per step, over all devices; 0 = `config.eval.batch`, which gives the features
         of an evaluation to the last bit. A smaller batch embeds a single image sooner.
+      trust: packages of your own that may be imported, as in "mypkg", if the checkpoint's network
+        has parts of them, see docs/extend.md. A checkpoint alone imports nothing.
 
     Compiled programs are kept in the user's cache, see `runtime.compilation_cache`.
 
-    Raises: UserError if the checkpoint is missing or damaged.
+    Raises: UserError if the checkpoint is missing or damaged, or names code that is not trusted.
     """
     # As main does; without effect if JAX has already computed something.
     choose_cpu_libraries()
     use_compilation_cache()
     check_local(path)
     path = Path(path)
-    return load_with_config(read_config(path, step), path, step=step, batch=batch)
+    config = read_config(path, step)
+    check_trusted(config, path, trust, sections=("model",))
+    return load_with_config(config, path, step=step, batch=batch)
 
 
 def load_with_config(

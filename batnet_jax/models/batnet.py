@@ -1,6 +1,6 @@
 """BAT-net, assembled (section 4.2, Fig. 5)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,7 @@ from batnet_jax.models.backbones import BACKBONES
 from batnet_jax.models.bi_attention import BiAttention
 from batnet_jax.models.heads import HEADS
 from batnet_jax.models.part_streams import PartStreams
+from batnet_jax.runtime.own_code import choose
 
 ATTENTIONS = ("aia", "plain", "none")
 POSITIONS = ("p1", "p2", "p3", "p4")
@@ -59,19 +60,28 @@ def feature_sizes(params: Mapping[str, Any]) -> dict[str, int]:
     """Return the dimension of each feature of a network, the input size of its classifier.
 
     Args:
-      params: of a `BATNet`.
+      params: of a `BATNet`, arrays or their shapes.
     Returns: the dimension of `appearance` and, with parts, of `part`.
+
+    Raises: UserError if a head of the user's own has no such classifier.
     """
     heads = {name: f"{name}_head" for name in ("appearance", "part")}
-    return {
-        name: params[head]["classifier"]["kernel"].shape[0]
-        for name, head in heads.items()
-        if head in params
-    }
+    found = {name: params[head] for name, head in heads.items() if head in params}
+    for name, head in found.items():
+        classifier = head.get("classifier")
+        kernel = classifier.get("kernel") if isinstance(classifier, Mapping) else None
+        if getattr(kernel, "ndim", 0) != 2:
+            raise UserError(
+                f"the {name} head has no layer `classifier` with a kernel [d, identities], which "
+                "tells the size of its feature: add one, as in nn.Dense(n, name='classifier')"
+            )
+    return {name: head["classifier"]["kernel"].shape[0] for name, head in found.items()}
 
 
 class BATNet(nn.Module):
     """The Bilinear ATtention network.
+
+    A backbone, a kernel and a neck are also taken by an import path, see `runtime/own_code.py`.
 
     Attributes:
       num_identities: classes of the two classifiers.
@@ -83,11 +93,12 @@ class BATNet(nn.Module):
       kernel, rff_factor, rff_bandwidth: see `BiAttention`.
       num_parts: T; 0 leaves only the appearance extractor (Table 5, rows i and ii).
       part_sampling: one of `part_streams.PART_SAMPLINGS`.
-      neck: a key of `heads.HEADS`: the paper's heads ("none") or BNNeck heads.
+      neck: a key of `heads.HEADS`: the paper's heads ("none") or BNNeck heads; or a head, for both
+        features.
       embedding_dim: dimension of f_a and of f_p; 0, with a BNNeck only: the map's channels.
       dropout: rate in the heads.
       width: multiplier of the backbone's channels; 1 is the paper's.
-      backbone: a key of `backbones.BACKBONES`.
+      backbone: a key of `backbones.BACKBONES`, or a backbone.
       sync_batch_norm: compute BN's statistics over all devices.
       axis_name: pmap's axis, None outside pmap.
       frozen: parts that use running statistics and no gradient in training, see `FREEZABLE`.
@@ -99,16 +110,16 @@ class BATNet(nn.Module):
     attention: str = "aia"
     position: str | Sequence[str] = "p2"
     reduction: int = 4
-    kernel: str = "bilinear"
+    kernel: str | Callable[..., jax.Array] = "bilinear"
     rff_factor: int = 4
     rff_bandwidth: float = 0.58
     num_parts: int = 4
     part_sampling: str = "paper"
-    neck: str = "none"
+    neck: str | Callable[..., nn.Module] = "none"
     embedding_dim: int = 512
     dropout: float = 0.1
     width: float = 1.0
-    backbone: str = "published"
+    backbone: str | Callable[..., nn.Module] = "published"
     sync_batch_norm: bool = True
     axis_name: str | None = None
     frozen: Sequence[str] = ()
@@ -159,7 +170,7 @@ class BATNet(nn.Module):
 
     def _block(self, number: int) -> nn.Module:
         """Return a block of the backbone, Blk1 to Blk4."""
-        return BACKBONES[self.backbone](
+        return choose(BACKBONES, self.backbone)(
             number,
             width=self.width,
             axis_name=self._norm_axis,
@@ -194,7 +205,9 @@ class BATNet(nn.Module):
 
     def _head(self, name: str) -> nn.Module:
         """Return the head of a feature, `appearance` or `part`."""
-        return HEADS[self.neck][name](
+        heads = choose(HEADS, self.neck)
+        head = heads[name] if isinstance(heads, Mapping) else heads
+        return head(
             self.num_identities,
             self.embedding_dim,
             dropout=self.dropout,

@@ -17,6 +17,7 @@ from flax import linen as nn
 
 from batnet_jax.models.layers import ConvBN
 from batnet_jax.models.second_order import pair_means
+from batnet_jax.runtime.own_code import choose
 
 FOURIER_SEED = 20210415  # of the random projection; another seed makes checkpoints useless
 
@@ -115,7 +116,7 @@ class BiAttention(nn.Module):
       reduction: r; the embedding has c / r channels (section 3.1; Table 7).
       attention_in_attention: with AiA, as in the paper's BAT-net; False: the simplified block of
         section 3.2.
-      kernel: a key of `KERNELS`.
+      kernel: a key of `KERNELS`, or a function that maps [..., c] to [..., D].
       rff_factor: "rff" only: random Fourier features for each channel of the embedding.
       rff_bandwidth: "rff" only: sigma / sqrt(c / r). At 0.58 the cosine's argument starts with unit
         variance over the pixels; the published code normalises it to unit variance.
@@ -125,7 +126,7 @@ class BiAttention(nn.Module):
 
     reduction: int = 4
     attention_in_attention: bool = True
-    kernel: str = "bilinear"
+    kernel: str | Callable[..., jax.Array] = "bilinear"
     rff_factor: int = 4
     rff_bandwidth: float = 0.58
     axis_name: str | None = None
@@ -148,7 +149,8 @@ class BiAttention(nn.Module):
             mapped = embedded
         else:
             options = {"factor": self.rff_factor, "bandwidth": self.rff_bandwidth}
-            mapped = KERNELS[self.kernel](embedded, **(options if self.kernel == "rff" else {}))
+            kernel = choose(KERNELS, self.kernel)
+            mapped = kernel(embedded, **(options if self.kernel == "rff" else {}))
         local = ConvBN(channels, second_order=second_order, name="local", **shared)(
             mapped, train=train
         )

@@ -15,6 +15,7 @@ import numpy as np
 
 from batnet_jax.errors import UserError
 from batnet_jax.models.batnet import MAX_ATTRIBUTES, BATNet
+from batnet_jax.models.own_modules import check_own, draw_own, own_parts
 
 # A kernel's variance times its fan-in, by its number of dimensions: He et al. 2015 for
 # convolutions, which a ReLU follows; LeCun's for dense layers.
@@ -48,6 +49,9 @@ def variable_shapes(model: BATNet, image_size: tuple[int, int]) -> dict[str, Any
             "model.width, model.num_parts, model.embedding_dim or the number of identities, or "
             "raise model.reduction"
         )
+    if own_parts(model):
+        check_own(model, image_size)
+    shapes = {"batch_stats": {}, **shapes}
     # Without this they would be float64 in JAX's x64 mode.
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), shapes)
 
@@ -56,7 +60,7 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
     """Return the variables of a fresh network: `params` and `batch_stats`, NumPy float32.
 
     Each value depends only on the seed and its own path: a layer keeps its values when another
-    layer is added.
+    layer is added. Modules of the user's own have the values of their own initialisers.
 
     Args:
       model: the network.
@@ -75,4 +79,11 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
         rng = np.random.default_rng([seed, zlib.crc32("/".join(names).encode())])
         return rng.standard_normal(leaf.shape, np.float32) * np.float32(np.sqrt(gain))
 
-    return jax.tree_util.tree_map_with_path(draw, shapes)
+    own = own_parts(model)
+    ours = {
+        kind: {name: tree for name, tree in trees.items() if not name.startswith(own)}
+        for kind, trees in shapes.items()
+    }
+    drawn = jax.tree_util.tree_map_with_path(draw, ours)
+    theirs = draw_own(model, image_size, seed) if own else {}
+    return {kind: drawn[kind] | theirs.get(kind, {}) for kind in drawn}

@@ -1,5 +1,6 @@
 """The part feature extractor: one stream for each region of the attended map (section 4.2)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ from flax import linen as nn
 
 from batnet_jax.errors import UserError
 from batnet_jax.models.backbones import BACKBONES
+from batnet_jax.runtime.own_code import choose
 
 PART_SAMPLINGS = ("paper", "published")
 
@@ -51,14 +53,14 @@ class PartStreams(nn.Module):
     Attributes:
       num_parts: T (section 4.4: 4).
       sampling: one of `PART_SAMPLINGS`.
-      backbone: a key of `backbones.BACKBONES`.
+      backbone: see `BATNet`.
       width, axis_name, dtype: of the blocks.
     """
 
     num_parts: int = 4
     sampling: str = "paper"
     width: float = 1.0
-    backbone: str = "published"
+    backbone: str | Callable[..., nn.Module] = "published"
     axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -72,7 +74,7 @@ class PartStreams(nn.Module):
         matrix = part_sampling_matrix(self.num_parts, x.shape[1], self.sampling)
         batch, height, w, c = x.shape
         rows = x.reshape(batch, height, w * c)
-        block = BACKBONES[self.backbone]
+        block = choose(BACKBONES, self.backbone)
         shared = {"width": self.width, "axis_name": self.axis_name, "dtype": self.dtype}
         streams = []
         for t in range(self.num_parts):

@@ -1,5 +1,8 @@
 """The losses of section 4.3: ranking (Eq. 7) and identity classification."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -105,3 +108,8 @@ def multi_task_loss(
         )
     parts = {"loss_ce": jnp.stack(ce).mean(), "loss_triplet": jnp.stack(triplet).mean()}
     return parts["loss_ce"] + parts["loss_triplet"], parts
+
+
+LOSSES: Mapping[str, Callable[..., tuple[Any, dict[str, Any]]]] = {"multi_task": multi_task_loss}
+"""The losses by `config.loss.function`. A loss of the user's own takes the same arguments, and its
+parts are the figures that metrics.jsonl shows beside `loss`."""

@@ -18,6 +18,7 @@ from batnet_jax.models import BATNet, parse_frozen
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables, variable_shapes
 from batnet_jax.runtime.devices import AXIS
+from batnet_jax.runtime.own_code import choose
 from batnet_jax.step import accumulation, augment, freezing, losses, optimizer
 from batnet_jax.step.packing import pack_like, unpack
 
@@ -220,10 +221,10 @@ def train_step(
             mutable=["batch_stats"],
         )
         used = {kind: outputs[kind] for kind in ("features", "scores")}
-        return used, updates["batch_stats"]
+        return used, updates.get("batch_stats", batch_stats)  # a network may have none
 
     def loss_fn(outputs):
-        return losses.multi_task_loss(
+        return choose(losses.LOSSES, recipe.loss.function)(
             outputs,
             batch["label"],
             margin=recipe.loss.margin,

@@ -9,8 +9,10 @@ import ml_collections
 from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.models import BATNet, osnet, parse_positions
 from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
+from batnet_jax.runtime.own_code import is_import_path
 from batnet_jax.runtime.paths import is_folder
 from batnet_jax.step.train_step import make_recipe, state_shapes
+from batnet_jax.validation import check_trusted
 from batnet_jax.weights.convert import HEAD_ATTRIBUTES, HEADS, WORKDIR, Source, flatten
 from batnet_jax.weights.names import (
     BACKBONE,
@@ -250,10 +252,14 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
     saved = config.copy_and_resolve_references()
     with saved.unlocked():
         saved.model = ml_collections.ConfigDict(run["model"])
+    own = [f"model.{name}" for name in config.model if config.model[name] == saved.model.get(name)]
+    check_trusted(saved, workdir, sections=("model",), given=own)
     try:
         recipe = make_recipe(saved, num_identities=len(run["identities"]), steps_per_epoch=1)
-        # No shape depends on the image size: it is the smallest with rows for T parts.
+        # No shape of ours depends on the image size: it is the smallest with rows for T parts.
         size = (16 * max(1, saved.model.num_parts), 16)
+        if is_import_path(saved.model.get("backbone")):
+            size = tuple(run["config"]["data"]["image_size"])
         shapes = state_shapes(recipe, size)
     except UserError:
         raise

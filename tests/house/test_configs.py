@@ -16,6 +16,7 @@ from batnet_jax.data.files.pixels import ALPHA
 from batnet_jax.errors import UserError
 from batnet_jax.models.init_variables import MAX_PARAMETERS
 from batnet_jax.retrieval import POOLINGS
+from batnet_jax.step.losses import LOSSES
 from batnet_jax.step.optimizer import SCHEDULES
 from batnet_jax.step.train_step import make_recipe
 from batnet_jax.validation import validate
@@ -120,7 +121,10 @@ def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"model.neck": "x"}, "config.model.neck='x' is not one of none, bnneck, fc: choose one$"),
+        (
+            {"model.neck": "x"},
+            "neck='x' is not one of none, bnneck, fc: choose one, or name your own",
+        ),
         ({"model.backbone": "resnet18"}, "'resnet18' is not one of published, .*, resnet50.*: cho"),
         (
             {"model.position": "p5"},
@@ -185,6 +189,7 @@ def test_the_choices_are_those_of_the_code():
         "model.backbone": tuple(models.BACKBONES),
         "model.part_sampling": models.PART_SAMPLINGS,
         "model.neck": models.NECKS,
+        "loss.function": tuple(LOSSES),
         "model.dtype": ("float32", "bfloat16"),
         "eval.ap": ("precision", "trapezoid"),
         "eval.same_camera": ("remove", "keep"),

@@ -11,7 +11,7 @@ import jax
 import ml_collections
 
 from batnet_jax.config import RESUMABLE_FIELDS, default_config, flatten
-from batnet_jax.data import DATASETS, split_name
+from batnet_jax.data import builder_of, split_name
 from batnet_jax.errors import UserError
 from batnet_jax.modes.tables.paper import SETTINGS, TITLES, Table
 from batnet_jax.runtime.atomic_write import write_atomically
@@ -89,7 +89,7 @@ def data_names(config: ml_collections.ConfigDict) -> tuple[list[str], str]:
         base, detail, _ = split_name(name)
         if not detail and name == config.data.dataset:
             detail = config.data.variant
-        variants = [variant.name for variant in DATASETS[base].BUILDER_CONFIGS]
+        variants = [variant.name for variant in builder_of(name).BUILDER_CONFIGS]
         detail = detail or next(iter(variants), "")
         return f"{base}:{detail}" if detail else base
 

@@ -82,6 +82,8 @@ def parse(argv: list[str]) -> None:
     joining = os.environ.get("BATNET_DISTRIBUTED") == "1"  # precedes reading a checkpoint
     if CONFIG.value is None and settings == "saved" and WORKDIR.value and not joining:
         return
+    if CONFIG.value is None and settings == "source":
+        return
     if CONFIG.value is None:
         workdir = " or --workdir=DIR of a run" if settings == "saved" else ""
         raise UserError(f"no --config given: try --config=configs/demo.py{workdir}")

@@ -23,6 +23,12 @@ the same in the long form, which needs no installed script:
 batnet COMMAND --help shows the words and the flags of a command.
 """
 SHELL = 'to be run by it, as in: eval "$(batnet completion bash)"'
+WITH_CONFIG = {
+    "config": "the settings to start from; batnet configs lists them",
+    "saved": "other settings than the run has saved",
+    "source": "other settings than the file's names tell",
+}
+"""The help of --config, by where the settings of a command come from."""
 PLACEHOLDER = "--config.FIELD"
 PATTERN = "a part of a name or of a meaning; or a name with *, as in 'eval.*'"
 
@@ -84,7 +90,7 @@ def usage(name: str, row: Command) -> str:
     needed = {RUN, RUNS} | {option.name for option in row.needs}
     words = [shown(word) if word in needed else f"[{shown(word)}]" for word in row.words]
     ending = ["[--FLAG=VALUE ...]"] if row.options else []
-    ending += ["[--config.FIELD=VALUE ...]"] if row.settings in ("config", "saved") else []
+    ending += ["[--config.FIELD=VALUE ...]"] if row.settings in WITH_CONFIG else []
     return " ".join(["batnet", name, *words, *ending])
 
 
@@ -100,15 +106,11 @@ def add_arguments(parser: argparse.ArgumentParser, row: Command, *, with_fields:
         added = flags.add_argument(f"--{option.name}", **_flag(option, is_word=is_word))
         _complete(added, row, option.name)
     settings = parser.add_argument_group("settings")
-    if row.settings != "none":
+    if row.settings not in ("none", "source"):
         settings.add_argument("--workdir", metavar="DIR", help=_workdir(row))
-    if row.settings in ("config", "saved"):
+    if row.settings in WITH_CONFIG:
         config = settings.add_argument(
-            "--config",
-            metavar="NAME|FILE",
-            help="the settings to start from; batnet configs lists them"
-            if row.settings == "config"
-            else "other settings than the run has saved",
+            "--config", metavar="NAME|FILE", help=WITH_CONFIG[row.settings]
         )
         config.completer = _names_and_files  # type: ignore[attr-defined]
         if with_fields:
@@ -147,7 +149,9 @@ def _field(name: str, field: Field) -> dict[str, Any]:
 
 def _complete(action: Any, row: Command, word: str) -> None:
     """Say what completes an argument, where it is not a file."""
-    if word in (RUN, RUNS):
+    if word == RUN:
+        return
+    if word == RUNS:
         action.completer = _folders
     elif word == DATA:
         action.completer = _names_and_files

@@ -19,6 +19,7 @@ from batnet_jax.config import default_config, set_fields
 from batnet_jax.errors import RunFailure, UserError
 from batnet_jax.inference import model as inference_model
 from batnet_jax.modes.flags import given_fields
+from batnet_jax.modes.import_weights import workdir_of
 from batnet_jax.runtime import processes
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
 from batnet_jax.runtime.own_code import search_current_folder
@@ -76,6 +77,8 @@ def run_mode(mode: ModuleType) -> None:
     keep_older_settings(config, workdir)
     check_together(config)
     with Signals().listen(alone=processes.alone()):
+        if command().keeps:
+            workdir = processes.by_lead(lambda: workdir_of(config, workdir))
         mode.run(config, workdir, **values())
 
 
@@ -86,6 +89,8 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
     """
     if command().settings in ("runs", "none"):
         return default_config(), gcs.path_of(WORKDIR.value or "runs")
+    if CONFIG.value is None and command().settings == "source":
+        return inference_model.read_config(values()["source"]), Path("runs")
     if CONFIG.value is None:
         workdir = gcs.path_of(WORKDIR.value or "")
         config = inference_model.read_config(workdir)

@@ -1,4 +1,7 @@
-"""A config file for `--config=saved_config.py:WORKDIR`: the settings that a workdir has saved."""
+"""A config file for `--config=saved_config.py:WORKDIR`: the settings that a workdir has saved.
+
+In place of the workdir a file of weights may stand.
+"""
 
 import ml_collections
 

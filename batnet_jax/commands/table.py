@@ -57,8 +57,11 @@ class Command:
       needs: flags that the command cannot do without.
       takes: its other flags.
       settings: where the settings come from: `config` = from --config alone; `saved` = from the
-        workdir's last checkpoint unless --config is given; `runs` = from several runs; `none` = the
-        command reads neither settings nor a workdir.
+        workdir's last checkpoint unless --config is given; `source` = from the file of weights
+        --source unless --config is given; `runs` = from several runs; `none` = the command reads
+        neither settings nor a workdir.
+      keeps: the command keeps files in the workdir, or reads others than its checkpoints; a file of
+        weights in place of a workdir is imported first.
       shared: several processes can run the command together, and the workdir may be in a bucket.
       resumes: the command resumes from its last checkpoint when it is started again.
       tests: the command opens the data sets that the settings name.
@@ -70,7 +73,8 @@ class Command:
     words: tuple[str, ...] = ()
     needs: tuple[Option, ...] = ()
     takes: tuple[Option, ...] = ()
-    settings: Literal["config", "saved", "runs", "none"] = "config"
+    settings: Literal["config", "saved", "source", "runs", "none"] = "config"
+    keeps: bool = False
     shared: bool = False
     resumes: bool = False
     tests: bool = False
@@ -84,7 +88,7 @@ class Command:
 
 RUN, RUNS, DATA = "RUN", "RUNS", "DATA"
 WORDS = {
-    RUN: "the workdir of a run, or a checkpoint",
+    RUN: "the workdir of a run, a checkpoint, or a file of weights",
     RUNS: "two or more workdirs; the first is compared with the others",
     DATA: "a folder, .zip or .tar of images, or the name of a config",
 }
@@ -115,6 +119,7 @@ COMMANDS: dict[str, Command] = {
         words=(RUN,),
         settings="saved",
         tests=True,
+        keeps=True,
         shared=True,
         examples=("batnet eval runs/people --config.eval.rerank=True",),
     ),
@@ -124,6 +129,7 @@ COMMANDS: dict[str, Command] = {
         words=(RUN,),
         settings="saved",
         tests=True,
+        keeps=True,
         examples=("batnet report runs/people",),
     ),
     "embed": Command(
@@ -133,7 +139,10 @@ COMMANDS: dict[str, Command] = {
         needs=(IMAGES, OUTPUT.saying("the .npz to write", "F.npz")),
         takes=(Option("skip_unreadable", "leave out images that cannot be read", "switch", False),),
         settings="saved",
-        examples=("batnet embed runs/people photos photos.npz",),
+        examples=(
+            "batnet embed runs/people photos photos.npz",
+            "batnet embed osnet_x1_0_msmt17.pth photos photos.npz",
+        ),
     ),
     "search": Command(
         "Ranks a gallery for query images.",
@@ -186,6 +195,7 @@ COMMANDS: dict[str, Command] = {
         words=(RUN, "output"),
         needs=(OUTPUT.saying("the file to write; its suffix chooses the format"),),
         settings="saved",
+        keeps=True,
         examples=("batnet export runs/people people.onnx",),
     ),
     "import": Command(
@@ -196,7 +206,11 @@ COMMANDS: dict[str, Command] = {
             Option("source", "a .pth, .pth.tar or .safetensors file", "path", shown="FILE"),
             OUTPUT.saying("the workdir to make", "DIR"),
         ),
-        examples=("batnet import theirs.pth runs/theirs --config=market1501",),
+        settings="source",
+        examples=(
+            "batnet import osnet_x1_0_msmt17.pth runs/osnet",
+            "batnet import theirs.pth runs/theirs --config=market1501",
+        ),
     ),
     "compare": Command(
         "Compares runs: settings, figures with intervals, curves.",

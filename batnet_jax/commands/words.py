@@ -197,17 +197,19 @@ def read_data(word: str, given: Collection[str]) -> list[str]:
 
 
 def _name_saved_config(words: list[str]) -> list[str]:
-    """Return flags that change fields without naming a config, with the workdir's config.
+    """Return flags that change fields without naming a config, with the config of what they name.
 
     Other command lines are returned as they are.
     """
     names = {name_of(word).lstrip("-") for word in words if word.startswith("-")}
-    last = {name: value_of(w) for w in words for name in ("mode", "workdir") if _is(w, name)}
+    flags = ("mode", "workdir", "source")
+    last = {name: value_of(word) for word in words for name in flags if _is(word, name)}
     mode = MODES.get(last.get("mode", ""))
     changes = any(name.startswith("config.") for name in names)
-    if not changes or "config" in names or mode is None or mode.settings != "saved":
+    if not changes or "config" in names or mode is None:
         return words
-    return [f"--config={SAVED}:{last['workdir']}", *words] if last.get("workdir") else words
+    place = last.get({"saved": "workdir", "source": "source"}.get(mode.settings, ""))
+    return [f"--config={SAVED}:{place}", *words] if place else words
 
 
 def quote_keyword(word: str) -> str:

@@ -24,10 +24,12 @@ from batnet_jax.inference.restore import restore_train_state
 from batnet_jax.models import feature_sizes
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
+from batnet_jax.runtime.paths import is_file
 from batnet_jax.runtime.progress import progress_bar
 from batnet_jax.runtime.read_files import read_json
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.validation import check_trusted, from_saved, validate
+from batnet_jax.weights.given import given_config, load_given
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.run_folder import CONFIG
 from batnet_jax.workdir.same_run import check_image_size
@@ -173,22 +175,31 @@ class Model:
 
 
 def load(
-    path: str | os.PathLike, *, step: int = 0, batch: int = 0, trust: str | Collection[str] = ()
+    path: str | os.PathLike,
+    *,
+    step: int = 0,
+    batch: int = 0,
+    image_size: tuple[int, int] | None = None,
+    trust: str | Collection[str] = (),
 ) -> Model:
-    """Load a trained model from a workdir or a checkpoint.
+    """Load a trained model from a workdir, a checkpoint, or a file of weights.
 
     Args:
-      path: a workdir, of a run or made by `--mode=import`; `<workdir>/checkpoints/<step>`; or a
-        copy of such a folder.
+      path: a workdir, of a run or made by `--mode=import`; `<workdir>/checkpoints/<step>`; a copy
+        of such a folder; or a .pth, .pth.tar or .safetensors file, see docs/weights.md. A file is
+        known by the names of its tensors, and a warning on stderr says what it does not tell.
       step: the checkpoint of a workdir; 0 = the latest.
       batch: images per step, over all devices; 0 = `config.eval.batch`, which gives the features
         of an evaluation to the last bit. A smaller batch embeds a single image sooner.
+      image_size: (height, width) for a file of weights, which does not tell it; None = what its
+        authors use. A checkpoint has its own.
       trust: packages of your own that may be imported, as in "mypkg", if the checkpoint's network
         has parts of them, see docs/extend.md. A checkpoint alone imports nothing.
 
     Compiled programs are kept in the user's cache, see `runtime.compilation_cache`.
 
-    Raises: UserError if the checkpoint is missing or damaged, or names code that is not trusted.
+    Raises: UserError if the checkpoint or the file is missing, damaged or unknown, or names code
+      that is not trusted.
     """
     # As main does; without effect if JAX has already computed something.
     choose_cpu_libraries()
@@ -197,6 +208,9 @@ def load(
     path = Path(path)
     config = read_config(path, step)
     check_trusted(config, path, trust, sections=("model",))
+    if image_size is not None:
+        config.data.image_size = tuple(image_size)
+        validate(config)
     return load_with_config(config, path, step=step, batch=batch)
 
 
@@ -207,22 +221,30 @@ def load_with_config(
 
     Raises: UserError if the config describes another network or another image size.
     """
+    batch = batch or config.eval.batch
+    if is_file(path):
+        _refuse_step(path, step)
+        network, variables = load_given(config, path)
+        return Model(network, variables, config=config, step=0, batch=batch)
     workdir, step = choose_checkpoint(path, step)
     saved = checkpoints.restore_metadata(workdir, step).get("config")
     if saved:
         check_image_size(config, tuple(from_saved(saved).data.image_size), path)
     network, state = restore_train_state(config, workdir, step)
     variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return Model(
-        network, variables, config=config, step=int(state.step), batch=batch or config.eval.batch
-    )
+    return Model(network, variables, config=config, step=int(state.step), batch=batch)
 
 
 def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
     """Read the settings of a run from its checkpoint, or an old run's from its config.json.
 
+    A file of weights has the settings of `weights.given.given_config`.
+
     Raises: UserError if the checkpoint is missing, lacks settings, or has a later version's.
     """
+    if is_file(path):
+        _refuse_step(path, step)
+        return given_config(path)
     workdir, step = choose_checkpoint(path, step)
     run = checkpoints.restore_metadata(workdir, step)
     saved = run.get("config")
@@ -244,6 +266,15 @@ def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
     config.eval.step = 0
     validate(config)
     return config
+
+
+def _refuse_step(path: Path, step: int) -> None:
+    """Refuse a step of a file of weights, which has no steps.
+
+    Raises: UserError for any but 0.
+    """
+    if step != 0:
+        raise UserError(f"'{path}' is a file of weights, which has no step {step}: leave step out")
 
 
 def choose_checkpoint(path: Path, step: int) -> tuple[Path, int]:

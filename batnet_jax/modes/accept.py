@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from batnet_jax.errors import UserError, printable
+from batnet_jax.modes.import_weights import found_workdir
+from batnet_jax.runtime.paths import is_file
 from batnet_jax.runtime.read_files import is_number, read_json, reason
 from batnet_jax.workdir import checkpoints
 
@@ -56,14 +58,16 @@ def threshold(wanted: Wanted, workdir: Path, step: int) -> float:
 
     Args:
       wanted: see `parse_accept`.
-      workdir: a workdir or a checkpoint.
+      workdir: a workdir, a checkpoint, or a file of weights, whose figures are in the workdir that
+        its evaluation has made.
       step: of the model.
 
     Raises: UserError if the step has no figures of verification, or none for the rate.
     """
     if wanted.score is not None:
         return wanted.score
-    folder, _ = checkpoints.locate(workdir)
+    own = found_workdir(workdir) if is_file(workdir) else None
+    folder, _ = checkpoints.locate(own or workdir)
     points = _read_points(folder / "eval" / f"step_{step}.json")
     if not points:
         raise UserError(

@@ -1,6 +1,8 @@
 """The mode `import`: make a checkpoint of weights from a PyTorch or safetensors file."""
 
 import contextlib
+import hashlib
+import re
 from pathlib import Path
 
 import ml_collections
@@ -8,7 +10,7 @@ import ml_collections
 from batnet_jax.errors import ArgumentError, UserError, printable
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.runtime.atomic_write import write_atomically
-from batnet_jax.runtime.paths import exists, is_folder
+from batnet_jax.runtime.paths import exists, is_file, is_folder
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.validation import as_flags
 from batnet_jax.weights.convert import Source, fill
@@ -17,8 +19,13 @@ from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.names import BATNET
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.workdir import checkpoints
+from batnet_jax.workdir.gcs import is_bucket
 
 REPORT = "import.txt"
+RUNS = Path("runs")
+OF_WEIGHTS = "weights"
+"""The key of the file's checksum among the fingerprints of a checkpoint's data."""
+SUFFIX = re.compile(r"(\.pth|\.pt|\.safetensors)?(\.tar)?$", re.IGNORECASE)
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path, *, source: Path, output: Path) -> None:
@@ -33,9 +40,59 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, source: Path, outpu
     Raises: see `import_weights`.
     """
     del workdir
+    _import(config, source, output)
+
+
+def _import(config: ml_collections.ConfigDict, source: Path, output: Path) -> None:
     report = import_weights(config, source, output)
     print(printable(report.summary()))
     print(printable(f"written: {output / checkpoints.FOLDER / '0'}, {output / REPORT}"))
+
+
+def workdir_of(config: ml_collections.ConfigDict, path: Path) -> Path:
+    """Return the workdir for a path; make one below `runs` for a file of weights, and say so.
+
+    Args:
+      config: see `import_weights`.
+      path: a workdir or a checkpoint, which is returned as it is, or a file of weights. An earlier
+        import of the same file is used again.
+
+    Raises: UserError if the folder holds another run, and as `import_weights`.
+    """
+    if is_bucket(path) or not is_file(path):
+        return path
+    found = found_workdir(path)
+    if found is not None:
+        print(printable(f"'{found}' holds the weights of '{path}'"))
+        return found
+    folder = _folder_for(path)
+    if checkpoints.latest_step(folder) is not None:
+        raise UserError(
+            f"'{folder}', the place for the results of '{path}', holds another run: import the "
+            f"file to a place of its own by batnet import {path} FOLDER, and name that"
+        )
+    _import(config, path, folder)
+    return folder
+
+
+def found_workdir(path: Path) -> Path | None:
+    """Return the workdir that `workdir_of` has made for a file of weights; None if it has not."""
+    folder = _folder_for(path)
+    step = checkpoints.latest_step(folder)
+    if step is None:
+        return None
+    data = checkpoints.restore_metadata(folder, step).get("data", {})
+    return folder if data.get(OF_WEIGHTS) == checksum(path) else None
+
+
+def _folder_for(path: Path) -> Path:
+    return RUNS / SUFFIX.sub("", path.name)
+
+
+def checksum(path: Path) -> str:
+    """Return the SHA-256 of a file, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path) -> Report:
@@ -71,7 +128,8 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
     state = init_state(recipe, tuple(config.data.image_size))
     variables = {"params": state.params, "batch_stats": state.batch_stats}
     filled, report = fill(variables, opened, keep_classifiers=opened.format == BATNET)
-    metadata = checkpoints.metadata(config, _nameless_identities(classes))
+    data = {OF_WEIGHTS: checksum(source)}
+    metadata = checkpoints.metadata(config, _nameless_identities(classes), data)
     with report_write_errors("output", output, folder=True):
         output.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(checkpoints.open_manager(output)) as manager:

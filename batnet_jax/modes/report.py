@@ -118,7 +118,7 @@ def describe_network(model: ml_collections.ConfigDict) -> str:
         positions = ", ".join(parse_positions(model.position))
         attention += f" at {positions}, r = {model.reduction}"
     parts = f"T = {model.num_parts} parts" if model.num_parts else "no parts"
-    return f"BAT-net, {attention}, {parts}, width {model.width:g}"
+    return f"BAT-net, {model.backbone}, {attention}, {parts}, width {model.width:g}"
 
 
 def read_evaluations(workdir: Path) -> list[dict[str, Any]]:

@@ -62,7 +62,7 @@ def metadata(
     Args:
       config: of the run.
       identities: [data set, pid, name] in label order.
-      data: see `run_data.fingerprints`; None if the weights were imported.
+      data: see `run_data.fingerprints`; for imported weights, the checksum of their file.
     Returns: JSON with `model` (this section of the config), `identities`, `config` (the whole) and
       `data`.
     """

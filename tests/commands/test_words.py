@@ -51,6 +51,8 @@ def place(tmp_path, monkeypatch):
         ("export runs/x x.onnx", "--mode=export --workdir=runs/x --output=x.onnx"),
         ("import a.pth runs/a --config=mine.py", "--mode=import --source=a.pth --output=runs/a "
          "--config=mine.py"),
+        ("import a.pth runs/a --config.seed=3", "--mode=import --source=a.pth --output=runs/a "
+         f"--config.seed=3 --config={SAVED}:a.pth"),
         ("compare runs/a runs/b runs/c", "--mode=compare --runs=runs/a,runs/b,runs/c"),
         ("compare runs/a, runs/b", '--mode=compare --runs="runs/a,",runs/b'),
         ("compare --runs=runs/a,runs/b", "--mode=compare --runs=runs/a,runs/b"),
@@ -123,7 +125,8 @@ def test_train_takes_the_name_of_a_config(place):
          r"name of a config \(cuhk03_detected, .*, msmt17\)$"),
         ("train runs/people", "'runs/people' is the workdir of a run: the command that began"),
         ("train people shop.zip", "^unexpected argument 'shop.zip': batnet train DATA$"),
-        ("eval", "^batnet eval needs RUN, the workdir of a run, or a checkpoint: batnet eval RUN$"),
+        ("eval", "^batnet eval needs RUN, the workdir of a run, a checkpoint, or a file of "
+         "weights: batnet eval RUN$"),
         ("eval --config.eval.step=3", "^batnet eval needs RUN, "),
         ("search runs/x q.jpg", "^batnet search needs --gallery, what embed wrote, .*: batnet "
          "search RUN QUERY GALLERY$"),

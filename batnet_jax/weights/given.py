@@ -1,0 +1,117 @@
+"""A file of weights as a trained model: its settings, told by its names, and its variables.
+
+A file says nothing of image sizes, of the normalisation of pixels and of the training images. The
+settings are those of the programs that publish such files, and a warning names them.
+"""
+
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ml_collections
+
+from batnet_jax.config import default_config
+from batnet_jax.errors import ArgumentError, UserError, printable
+from batnet_jax.models.build import make_model
+from batnet_jax.models.init_variables import draw_variables
+from batnet_jax.validation import as_flags, validate
+from batnet_jax.weights.convert import REMADE, Source, fill
+from batnet_jax.weights.names import BATNET
+from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
+
+POOLED = {"neck": "bnneck", "embedding_dim": 0}
+"""The head for weights without one: a neck that has learnt nothing hands on the pooled map."""
+
+
+class GivenModel(NamedTuple):
+    """A network and its variables, from a file of weights.
+
+    Attributes:
+      network: a `BATNet`.
+      variables: `params` and `batch_stats`, NumPy float32.
+    """
+
+    network: Any
+    variables: dict[str, Any]
+
+
+def given_config(path: Path) -> ml_collections.ConfigDict:
+    """Return the settings of a file of weights: its network, and an image size.
+
+    Args:
+      path: a .pth, .pth.tar or .safetensors file.
+
+    Raises: UserError if the file cannot be read, or its network is unknown.
+    """
+    config = default_config()
+    source = _open(config, path)
+    if source.format != BATNET:
+        config.model.update({"attention": "none", "num_parts": 0, "dropout": 0.0, **POOLED})
+    config.model.update(source.model)
+    validate(config)
+    return config
+
+
+def load_given(config: ml_collections.ConfigDict, path: Path) -> GivenModel:
+    """Load a file of weights as a trained model, with warnings on stderr of what it does not say.
+
+    Args:
+      config: validated; see `given_config`. The image size may be another.
+      path: the file.
+
+    Raises: UserError if the file is of another network than the config's, or has no values for a
+      part of the config's network.
+    """
+    source = _open(config, path)
+    try:
+        check_agrees(source, config.model, whole=True)
+    except OtherNetworkError as error:
+        raise UserError(
+            f"{error}: leave --config out, and give single fields, or pass "
+            f"{as_flags('model', error.found)}"
+        ) from error
+    network = make_model(config, 1)
+    fresh = draw_variables(network, tuple(config.data.image_size), config.seed)
+    variables, report = fill(fresh, source, keep_classifiers=False)
+    untrained = {name.split("/")[1] for name, why in report.initial if why != REMADE}
+    headless = _is_headless(source, config)
+    if others := sorted(untrained - ({"appearance_head"} if headless else set())):
+        raise UserError(
+            f"'{path}', {source.format}, has no values for {', '.join(others)} of the network: "
+            "train it from these weights by config.init.from, or leave the part out"
+        )
+    print(printable(f"warning: {describe_unknown(source, config)}"), file=sys.stderr)
+    return GivenModel(network, variables)
+
+
+def describe_unknown(source: Source, config: ml_collections.ConfigDict) -> str:
+    """Return a line on what a file of weights does not say, and on what is taken instead."""
+    height, width = config.data.image_size
+    line = (
+        f"'{source.label}', {source.format}, does not say which images it was trained on, nor how "
+        f"they were prepared: images of {height} x {width} and ImageNet's mean and deviation are "
+        "taken (config.data.image_size)"
+    )
+    if _is_headless(source, config):
+        line += (
+            "; it has no head: features are the mean of the last map, which may know ImageNet's "
+            "things better than people"
+        )
+    return line
+
+
+def _is_headless(source: Source, config: ml_collections.ConfigDict) -> bool:
+    """Return whether features are the pooled map of weights without a head."""
+    pooled = all(config.model[name] == value for name, value in POOLED.items())
+    return pooled and "neck" not in source.model
+
+
+def _open(config: ml_collections.ConfigDict, path: Path) -> Source:
+    """Open a file of weights.
+
+    Raises: UserError if it cannot be read, or holds several backbones.
+    """
+    try:
+        return open_source(config, path)
+    except ArgumentError as error:
+        raise UserError(f"{error} (--config.init.{error.argument}=...)") from error

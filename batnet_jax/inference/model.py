@@ -24,16 +24,18 @@ from batnet_jax.inference.restore import restore_train_state
 from batnet_jax.models import feature_sizes
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
-from batnet_jax.runtime.paths import is_file
+from batnet_jax.runtime.paths import exists, is_file
 from batnet_jax.runtime.progress import progress_bar
 from batnet_jax.runtime.read_files import read_json
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.validation import check_trusted, from_saved, validate
 from batnet_jax.weights.given import given_config, load_given
 from batnet_jax.workdir import checkpoints
+from batnet_jax.workdir.gcs import is_bucket
 from batnet_jax.workdir.run_folder import CONFIG
 from batnet_jax.workdir.same_run import check_image_size
 
+WEIGHTS_SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
 BAR_DELAY = 2.0
 """Seconds until a progress bar is shown."""
 
@@ -245,6 +247,8 @@ def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
     if is_file(path):
         _refuse_step(path, step)
         return given_config(path)
+    if path.name.endswith(WEIGHTS_SUFFIXES) and not is_bucket(path) and not exists(path):
+        raise UserError(f"'{path}' does not exist: name a file of weights, or a workdir")
     workdir, step = choose_checkpoint(path, step)
     run = checkpoints.restore_metadata(workdir, step)
     saved = run.get("config")

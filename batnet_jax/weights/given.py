@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from batnet_jax.config import default_config
-from batnet_jax.errors import ArgumentError, UserError, printable
+from batnet_jax.errors import UserError, printable
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
-from batnet_jax.validation import as_flags, validate
+from batnet_jax.validation import validate
 from batnet_jax.weights.convert import REMADE, Source, fill
 from batnet_jax.weights.names import BATNET
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
@@ -44,7 +44,7 @@ def given_config(path: Path) -> ml_collections.ConfigDict:
     Raises: UserError if the file cannot be read, or its network is unknown.
     """
     config = default_config()
-    source = _open(config, path)
+    source = open_source(config, path)
     if source.format != BATNET:
         config.model.update({"attention": "none", "num_parts": 0, "dropout": 0.0, **POOLED})
     config.model.update(source.model)
@@ -62,13 +62,12 @@ def load_given(config: ml_collections.ConfigDict, path: Path) -> GivenModel:
     Raises: UserError if the file is of another network than the config's, or has no values for a
       part of the config's network.
     """
-    source = _open(config, path)
+    source = open_source(config, path)
     try:
         check_agrees(source, config.model, whole=True)
     except OtherNetworkError as error:
         raise UserError(
-            f"{error}: leave --config out, and give single fields, or pass "
-            f"{as_flags('model', error.found)}"
+            f"{error}: leave the network to the file, and change other settings"
         ) from error
     network = make_model(config, 1)
     fresh = draw_variables(network, tuple(config.data.image_size), config.seed)
@@ -78,7 +77,7 @@ def load_given(config: ml_collections.ConfigDict, path: Path) -> GivenModel:
     if others := sorted(untrained - ({"appearance_head"} if headless else set())):
         raise UserError(
             f"'{path}', {source.format}, has no values for {', '.join(others)} of the network: "
-            "train it from these weights by config.init.from, or leave the part out"
+            "train it from these weights, or leave the part out"
         )
     print(printable(f"warning: {describe_unknown(source, config)}"), file=sys.stderr)
     return GivenModel(network, variables)
@@ -90,7 +89,7 @@ def describe_unknown(source: Source, config: ml_collections.ConfigDict) -> str:
     line = (
         f"'{source.label}', {source.format}, does not say which images it was trained on, nor how "
         f"they were prepared: images of {height} x {width} and ImageNet's mean and deviation are "
-        "taken (config.data.image_size)"
+        "taken, unless another image size is given"
     )
     if _is_headless(source, config):
         line += (
@@ -104,14 +103,3 @@ def _is_headless(source: Source, config: ml_collections.ConfigDict) -> bool:
     """Return whether features are the pooled map of weights without a head."""
     pooled = all(config.model[name] == value for name, value in POOLED.items())
     return pooled and "neck" not in source.model
-
-
-def _open(config: ml_collections.ConfigDict, path: Path) -> Source:
-    """Open a file of weights.
-
-    Raises: UserError if it cannot be read, or holds several backbones.
-    """
-    try:
-        return open_source(config, path)
-    except ArgumentError as error:
-        raise UserError(f"{error} (--config.init.{error.argument}=...)") from error

@@ -125,6 +125,8 @@ def test_what_load_refuses(weights, tmp_path):
     strange = write(tmp_path / "w.safetensors", {"a.weight": np.zeros(2, np.float32)})
     with pytest.raises(UserError, match=r"is none of BAT-net, .*Torchreid osnet"):
         batnet_jax.load(strange)
+    with pytest.raises(UserError, match=r"'none\.pth' does not exist: name a file of weights"):
+        batnet_jax.load("none.pth")
     with pytest.raises(UserError, match="is a file of weights, which has no step 3"):
         batnet_jax.load(weights, step=3)
     with pytest.raises(UserError, match=r"image_size=\(100, 50\) must be"):
@@ -136,7 +138,7 @@ def test_what_load_refuses(weights, tmp_path):
     [
         (["--config.model.attention=aia"], "has no values for bi_attention of the network: train"),
         (["--config.model.num_parts=2"], "has no values for part_head of"),
-        (["--config.model.neck=none"], "has neck=fc, not none: leave --config out"),
+        (["--config.model.neck=none"], "has neck=fc, not none: leave the network to the file"),
         (["--config=market1501"], "has backbone=osnet_x1_0, width=0.0625, neck=fc"),
         (["--config.eval.step=3"], "which has no step 3"),
     ],

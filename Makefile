@@ -7,7 +7,10 @@ ARGS ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 PARALLEL = -n auto --maxprocesses 4 --dist loadfile  # a file stays on one core
-INSTALL = $(RUN) -m pip install -qq --disable-pip-version-check -c constraints.txt -e
+PIP = $(RUN) -m pip install -qq --disable-pip-version-check
+# What requirements/ lists is complete, so pip looks for nothing else; a file with another hash is
+# refused. Packages are built, where they have no wheel, with the setuptools of requirements/build.txt.
+HASHED = $(PIP) --no-deps --no-build-isolation --require-hashes -r
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all torch onnx browser gpu docs bench baselines lint format clean
@@ -44,10 +47,21 @@ bench: $(VENV)/.test  ## measure what the package costs here (COMPARE=old.json: 
 baselines: $(VENV)/.test  ## baselines on the embedded data set (ARGS=--workdir=runs/demo adds the run)
 	$(RUN) benchmarks/baselines.py --config=configs/demo.py $(ARGS)
 
-lint: $(VENV)/.dev  ## check style and types (changes nothing)
+lint: $(VENV)/.dev  ## check style, types and known flaws of packages (changes nothing)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(RUN)
+	$(RUN) -m pip check --disable-pip-version-check
+	$(RUN) requirements/audit.py
+
+sbom: VERSION = $(shell $(RUN) -c 'from batnet_jax.version import VERSION; print(VERSION)')
+sbom: $(VENV)/.dev  ## write dist/*.cdx.json: the packages that this one runs with (CycloneDX)
+	@mkdir -p dist
+	$(RUN) -W ignore -m cyclonedx_py requirements requirements/run.txt --pyproject pyproject.toml \
+	  --mc-type library --output-reproducible -o dist/batnet_jax-$(VERSION).cdx.json
+
+pins: $(VENV)/.dev  ## write requirements/*.txt from constraints.txt, with hashes
+	requirements/compile.sh $(VENV)/bin/uv
 
 format: $(VENV)/.dev  ## mend style
 	$(VENV)/bin/ruff check --fix .
@@ -67,39 +81,42 @@ define CHECK_PYTHON
 endef
 
 # The stamps are younger than what they depend on once everything is installed.
-$(VENV)/.test: pyproject.toml constraints.txt
+$(VENV)/.test: pyproject.toml requirements/build.txt requirements/run.txt requirements/test.txt
 	$(CHECK_PYTHON)
 	@echo "installing into $(VENV): some 80 packages"
 	@"$(PYTHON)" -m venv $(VENV)
-	@$(INSTALL) '.[test]'
+	@$(HASHED) requirements/build.txt
+	@$(HASHED) requirements/run.txt -r requirements/test.txt
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.torch: $(VENV)/.test
+# PyTorch has files for CPUs and for versions of CUDA elsewhere, whose hashes no list has.
+$(VENV)/.torch: $(VENV)/.test constraints.txt
 	@echo "installing PyTorch into $(VENV)"
-	@$(INSTALL) '.[torch]'
+	@$(PIP) -c constraints.txt -e '.[torch]'
 	@touch $@
 
-$(VENV)/.onnx: $(VENV)/.test
+$(VENV)/.onnx: $(VENV)/.test requirements/onnx.txt
 	@echo "installing the ONNX packages into $(VENV)"
-	@$(INSTALL) '.[onnx]'
+	@$(HASHED) requirements/onnx.txt
 	@touch $@
 
-$(VENV)/.browser: $(VENV)/.test
+$(VENV)/.browser: $(VENV)/.test requirements/browser.txt
 	@echo "installing Playwright into $(VENV)"
-	@$(INSTALL) '.[browser]'
+	@$(HASHED) requirements/browser.txt
 	@touch $@
 
-$(VENV)/.gpu: $(VENV)/.test
+$(VENV)/.gpu: $(VENV)/.test requirements/gpu.txt
 	@echo "installing JAX for GPUs into $(VENV)"
-	@$(INSTALL) '.[gpu]'
+	@$(HASHED) requirements/gpu.txt
 	@touch $@
 
-$(VENV)/.docs: $(VENV)/.test
+$(VENV)/.docs: $(VENV)/.test requirements/docs.txt
 	@echo "installing MkDocs into $(VENV)"
-	@$(INSTALL) '.[docs]'
+	@$(HASHED) requirements/docs.txt
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.test
+$(VENV)/.dev: $(VENV)/.test requirements/dev.txt
 	@echo "installing the linters into $(VENV)"
-	@$(INSTALL) '.[dev]'
+	@$(HASHED) requirements/dev.txt
 	@touch $@

@@ -11,7 +11,7 @@ from pathlib import Path
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "launch/README.md")
+PAGES = ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "launch/README.md")
 FRONT = "README.md"  # the repository's; on the site it is `about.md`
 LINK = re.compile(r"(\]\()(?!https?:|mailto:|#)([^)#\s]+)")
 

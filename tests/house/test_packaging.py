@@ -85,6 +85,7 @@ def test_the_sdist_can_be_built_and_tested(built):
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
     wanted = {"Makefile", "constraints.txt", "LICENSE", "setup.py", "configs/demo.py"}
+    wanted |= {"SECURITY.md", "requirements/test.txt", "requirements/compile.sh"}
     assert wanted | {"tests/conftest.py", "tests/modes/test_main.py", "docs/design.md"} <= names
     assert [name for name in names if name.endswith(".pyc") or "__pycache__" in name] == []
 

@@ -50,7 +50,7 @@ def site(tmp_path_factory):
 def test_all_pages_are_there_and_in_the_menu(site):
     pages, _ = site
     written = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"README"}
-    written |= {"index", "about", "CONTRIBUTING", "CHANGELOG", "launch/index"}
+    written |= {"index", "about", "CONTRIBUTING", "CHANGELOG", "SECURITY", "launch/index"}
     assert pages.keys() - {"404.html"} == {f"{name}.html" for name in written}
     menu = {os.path.normpath(link) for link in pages["index.html"].links if ":" not in link}
     assert {f"{name}.html" for name in written} <= menu

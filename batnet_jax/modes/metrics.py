@@ -86,13 +86,14 @@ def run(
         print(f"warning: {warning.message}; here: --leave_out_own", file=sys.stderr)
     known = cameras[0] is not None and any(camera is not None for camera in cameras[0])
     protocol = {"metric": metric, "same_camera": same_camera if known else "keep"}
-    print(format_figures(figures, protocol, cameras=known))
-    print(format_row("chance", chance_of(pids, cameras, options), columns_of(figures)))
-    if output is not None:
+    shown = [format_figures(figures, protocol, cameras=known)]
+    shown += [format_row("chance", chance_of(pids, cameras, options), columns_of(figures))]
+    if output is not None:  # before anything is printed: nobody may read it
         files = {"query": str(query), "gallery": None if gallery is None else str(gallery)}
         with report_write_errors("output", output):
             write_atomically(output, json.dumps(files | figures | protocol, indent=2) + "\n")
-        print(printable(f"written: {output}"))
+        shown += [printable(f"written: {output}")]
+    print("\n".join(shown))
 
 
 def chance_of(

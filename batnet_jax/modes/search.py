@@ -66,6 +66,7 @@ def run(
     # If the gallery's features are given, a batch needs room for the queries only.
     few = min(len(queries), config.eval.batch) if feature_file.is_feature_file(gallery) else 0
     searcher = Searcher(config, workdir, gallery, batch=few)
+    shown = []  # files are written before anything is printed: nobody may read it
     if queries:
         lowest = None if wanted is None else threshold(wanted, workdir, searcher.model.step)
         if wanted is not None and wanted.rate is not None and pool != "none" and len(queries) > 1:
@@ -77,19 +78,19 @@ def run(
         lists = rank_queries(searcher, queries, top, keep_own=keep_own, pool=pool, name=str(query))
         if lowest is not None:
             lists = [keep_accepted(one, lowest) for one in lists]
-        shown = "\n".join(format_list(one, lowest) for one in lists)
+        shown += [format_list(one, lowest) for one in lists]
         if output is not None:
             source = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
             source |= {} if lowest is None else {"accept": lowest}
             with report_write_errors("output", output):
                 write_atomically(output, to_bytes(output, source, lists))
-            shown += f"\nwritten: {printable(str(output))}"
-        print(shown)
+            shown += [f"written: {printable(str(output))}"]
     if faiss is not None:
         write_index(faiss, searcher.gallery.features, searcher.gallery.fingerprint)
         count, dim = searcher.gallery.features.shape
         kind = f"IndexFlatIP of {count} vectors of unit length, {dim} dimensions"
-        print(printable(f"written: {faiss}, {kind}"))
+        shown += [printable(f"written: {faiss}, {kind}")]
+    print("\n".join(shown))
 
 
 def rank_queries(

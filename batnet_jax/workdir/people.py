@@ -8,8 +8,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.read_files import read_json
 from batnet_jax.workdir.gcs import reached, write_whole
+from batnet_jax.workdir.results import tell_left_out
 from batnet_jax.workdir.run_folder import LABELS
 
 NAMES = "names.json"
@@ -28,7 +30,10 @@ def keep_names(workdir: Path, dataset: str, names: Sequence[str]) -> None:
     if not names:
         return
     kept = _read(workdir / NAMES)
-    found = kept if isinstance(kept, dict) else {}
+    kept = kept if isinstance(kept, dict) else None
+    if kept is None and exists(workdir / NAMES):
+        tell_left_out([f"'{workdir / NAMES}' is damaged: evaluate other data sets again"])
+    found = kept or {}
     if found.get(dataset) != list(names):
         with reached(workdir):
             write_whole(

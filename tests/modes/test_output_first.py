@@ -17,7 +17,7 @@ from support.run_main import TOY
 from support.tiny_run import write_run
 
 from batnet_jax.errors import UserError
-from batnet_jax.modes import search
+from batnet_jax.modes import metrics, search
 from batnet_jax.report.ranked_list import Person, RankedList, draw_ranked_lists
 from batnet_jax.runtime import atomic_write
 
@@ -41,6 +41,29 @@ def test_search_writes_its_file_before_it_prints(tmp_path, monkeypatch):
     with pytest.raises(BrokenPipeError):
         search.run(config(), tmp_path / "run", faiss=None, **arguments)
     assert len(json.loads(out.read_text())["results"]) == 1
+    needs.package("faiss")
+    out.unlink()
+    with pytest.raises(BrokenPipeError):
+        search.run(config(), tmp_path / "run", faiss=tmp_path / "F.index", **arguments)
+    assert out.exists()
+    assert (tmp_path / "F.index").exists()
+
+
+def test_metrics_writes_its_file_before_it_prints(tmp_path, monkeypatch):
+    labels = {"query_label": [0, 1], "gallery_label": [0, 1], "query_cam": [0, 0]}
+    features = {"query_f": np.eye(2), "gallery_f": np.eye(2), "gallery_cam": [1, 1]}
+    path, out = tmp_path / "q.npz", tmp_path / "r.json"
+    np.savez(path, **labels, **features)
+    monkeypatch.setattr(sys, "stdout", Gone())
+    with pytest.raises(BrokenPipeError):
+        metrics.run(config(), tmp_path, query=path, gallery=None, output=out, **METRICS)
+    assert json.loads(out.read_text())["mAP"] == 1
+
+
+METRICS = {
+    "distances": None, "metric": "cosine", "ap": "precision", "same_camera": "remove",
+    "leave_out_own": False,
+}  # fmt: skip
 
 
 @pytest.fixture

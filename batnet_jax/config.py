@@ -90,7 +90,7 @@ FIELDS: dict[str, Field] = {
         own=True,
         example=("msmt17",),
     ),
-    "data.manual_dir": Resumable("data/manual", "your archive, or its folder (ours)"),
+    "data.manual_dir": Resumable("data/manual", "your folder, archive or table of images (ours)"),
     "data.dir": Resumable("data", "folder to write prepared data sets to (ours)"),
     "data.layout": Resumable(
         "", "levels of a folder's sub-folders, as in split/camera/person; '' = found (ours)"

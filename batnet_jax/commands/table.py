@@ -90,7 +90,7 @@ RUN, RUNS, DATA = "RUN", "RUNS", "DATA"
 WORDS = {
     RUN: "the workdir of a run, a checkpoint, or a file of weights",
     RUNS: "two or more workdirs; the first is compared with the others",
-    DATA: "a folder, .zip or .tar of images, or the name of a config",
+    DATA: "a folder, .zip or .tar of images, a .csv of them, or the name of a config",
 }
 """The meaning of the words that are no flag of one command."""
 

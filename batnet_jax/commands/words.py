@@ -20,7 +20,10 @@ from batnet_jax.runtime.paths import exists, is_folder
 
 FLAG_OF = {RUN: "workdir", RUNS: "runs"}
 """The flag that a word sets, if the word has another name."""
-ARCHIVE = re.compile(r"(\.tar)?\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz)$", re.IGNORECASE)
+ARCHIVE = re.compile(
+    r"((\.tar)?\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz)|\.(csv|tsv|parquet))$", re.IGNORECASE
+)
+"""The end of the name of an archive, or of a table."""
 
 
 def to_flags(argv: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ import re
 from pathlib import Path
 
 from batnet_jax.data.builder import Photo, Reading, ReIDBuilder, SplitSource
+from batnet_jax.data.files.read_table import is_table
 from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.data.prepared import Dataset, Split, look, make_builder, open_prepared
 from batnet_jax.data.sources.cuhk03 import Cuhk03
@@ -27,6 +28,7 @@ from batnet_jax.data.sources.layout import parse_layout
 from batnet_jax.data.sources.market import DukemtmcReid, Market1501
 from batnet_jax.data.sources.msmt17 import Msmt17
 from batnet_jax.data.sources.pedestrians import Pedestrians
+from batnet_jax.data.sources.table import Table
 from batnet_jax.errors import UserError
 from batnet_jax.runtime import own_code
 
@@ -134,7 +136,8 @@ def load_dataset(
         two, overrides `layout` and `pattern`, too.
       variant: a name in the builder's `BUILDER_CONFIGS`; "" = the first.
       data_dir: the folder of the prepared data sets.
-      manual_dir: the folder or archive with the user's files, see the builders; "" = `MANUAL_DIR`.
+      manual_dir: the folder or archive with the user's files, see the builders; or, for `folder`, a
+        table of images, see `sources/table.py`; "" = `MANUAL_DIR`.
         Ignored if the data set is already prepared. Only `folder` always reads it, to follow the
         user's changes.
       layout: the levels of the folders of `folder`, see `sources/layout.py`; "" = found.
@@ -151,6 +154,8 @@ def load_dataset(
         variant = detail
     for place in (manual_dir, data_dir):
         check_local(place)
+    if cls is Folder and is_table(Path(manual_dir)):
+        cls = Table
     builder = make_builder(
         cls,
         variant,

@@ -9,13 +9,13 @@ matrix `distmat` with `q_pids`, `g_pids`, `q_camids`, `g_camids` (Torchreid, Fas
 
 import csv
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from batnet_jax.data.files.columns import CAMERAS, MISSING, PATHS, PIDS, cut_fractions, plain
 from batnet_jax.data.files.matlab_v5 import MAX_BYTES, read_mat
 from batnet_jax.errors import UserError, one_line
 from batnet_jax.runtime.npz import open_npz, place_npy
@@ -23,19 +23,7 @@ from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.read_files import open_regular, read_bytes, reason
 
 FEATURES = ("features", "feature", "feats", "feat", "f", "embeddings", "embedding", "x")
-PIDS = (
-    "pids", "pid", "labels", "label", "identities", "identity", "ids", "id", "persons", "person",
-    "personids", "personid", "identityids", "identityid", "names", "name", "targets", "target", "y",
-)  # fmt: skip
-CAMERAS = (
-    "cameras", "camera", "camids", "camid", "cameraids", "cameraid", "cams", "cam", "camnames",
-    "camname", "cameranames", "cameranumber", "camerano",
-)  # fmt: skip
-PATHS = ("paths", "path", "filenames", "filename", "files", "file", "images", "image")
 DISTANCES = ("distmat", "distances", "distance", "dists", "dist", "distancematrix")
-MISSING = ("", "nan", "none", "null")
-"""Texts that stand for an unknown camera, in small letters."""
-_WHOLE = re.compile(r"-?[0-9]+(?:\.0*)?")
 SUFFIXES = (".npz", ".mat", ".npy", ".csv")
 MOST_UNPACKED = 20
 """Limit of the unpacked size of a compressed .mat, in sizes of the file."""
@@ -151,7 +139,7 @@ def _read_csv(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"'{path}' is empty: write a row for each image")
     names = [cell.strip().lower() for cell in rows[0]]
     known = {*PIDS, *(prefix + name for prefix in ("query", "gallery") for name in PIDS)}
-    if {_plain(name) for name in names} & known:
+    if {plain(name) for name in names} & known:
         rows = rows[1:]
     elif len(names) <= 2 and (exists(path.with_suffix(".npy")) or _is_number(names[0])):
         names = ["pid", "camera"][: len(names)]
@@ -190,13 +178,9 @@ def _find(
     arrays: Mapping[str, np.ndarray], prefixes: Sequence[str], names: Sequence[str]
 ) -> np.ndarray | None:
     """Return the first array that has one of the prefixes and names; marks in names are ignored."""
-    plain = {_plain(name): array for name, array in arrays.items()}
-    wanted = (_plain(prefix + name) for prefix in prefixes for name in names)
-    return next((plain[name] for name in wanted if name in plain), None)
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[-_ .]", "", name.lower())
+    named = {plain(name): array for name, array in arrays.items()}
+    wanted = (plain(prefix + name) for prefix in prefixes for name in names)
+    return next((named[name] for name in wanted if name in named), None)
 
 
 def _labelled(
@@ -267,8 +251,7 @@ def _vector(array: np.ndarray) -> np.ndarray:
         array = np.char.decode(array, "utf-8", "surrogateescape")
     if array.dtype.kind == "U":  # MATLAB pads the rows of a matrix of characters
         array = np.char.strip(array)
-        if all(_WHOLE.fullmatch(text) or text.lower() in MISSING for text in array.ravel()):
-            array = np.array([text.partition(".")[0] for text in array.ravel()], str)
+        array = np.array(cut_fractions(array.ravel().tolist()), str).reshape(array.shape)
     return array
 
 

@@ -24,7 +24,7 @@ def place(tmp_path, monkeypatch):
     """A folder with images, archives, and a run."""
     for name in ("people", "runs/people/checkpoints", "demo", "people.v2"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("shop.zip", "shop.tar.gz", "mine.py"):
+    for name in ("shop.zip", "shop.tar.gz", "staff.csv", "mine.py"):
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -85,6 +85,7 @@ def test_words_become_flags(place, line, flags):
         ("people.v2", "--config.data.manual_dir=people.v2 --workdir=runs/people.v2"),
         ("people/../shop.zip", "--config.data.manual_dir=people/../shop.zip --workdir=runs/shop"),
         ("shop.tar.gz", "--config.data.manual_dir=shop.tar.gz --workdir=runs/shop"),
+        ("staff.csv", "--config.data.manual_dir=staff.csv --workdir=runs/staff"),
         ("./demo", "--config.data.manual_dir=./demo --workdir=runs/demo"),
         ("people --workdir=w --config.steps 5", "--config.data.manual_dir=people --workdir=w "
          "--config.steps=5"),
@@ -121,8 +122,8 @@ def test_train_takes_the_name_of_a_config(place):
         ("train demo", "^'demo' is here, and is the name of a config: write ./demo for the images"),
         ("train mine.py --config=demo", "names a config, and --config another: leave one out"),
         ("train people --config.data.manual_dir=shop.zip", "both name images: leave one out"),
-        ("train nobody", r"'nobody' does not exist: name a folder, .zip or .tar of images, or the "
-         r"name of a config \(cuhk03_detected, .*, msmt17\)$"),
+        ("train nobody", r"'nobody' does not exist: name a folder, .zip or .tar of images, a .csv "
+         r"of them, or the name of a config \(cuhk03_detected, .*, msmt17\)$"),
         ("train runs/people", "'runs/people' is the workdir of a run: the command that began"),
         ("train people shop.zip", "^unexpected argument 'shop.zip': batnet train DATA$"),
         ("eval", "^batnet eval needs RUN, the workdir of a run, a checkpoint, or a file of "

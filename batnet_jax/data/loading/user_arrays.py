@@ -246,27 +246,38 @@ def cut_boxes(frame: Any, boxes: Any, *, channels: str, alpha: str) -> list[np.n
             raise UserError(f"the frame '{paths[0]}' cannot be read ({error})") from error
     say_transparent(int(picture.transparent), 1, alpha)
     height, width = picture.pixels.shape[:2]
-    crops = []
     checked = _check_boxes(boxes)
     if len(checked) and np.abs(checked).max() <= 1 < max(height, width):
         raise UserError(
             f"boxes lie between {checked.min():g} and {checked.max():g}: must be in pixels of the "
             f"frame of {width} x {height}; multiply fractions by its width and height"
         )
-    for number, box in enumerate(checked):
-        if not (box[0] < box[2] and box[1] < box[3]):
-            raise UserError(
-                f"box {number}, {box.tolist()}, has no area: must be x0, y0, x1, y1 with x0 < x1 "
-                "and y0 < y1 (not width and height)"
-            )
-        x0, y0, x1, y1 = np.rint(box.clip(0, [width, height, width, height])).astype(int).tolist()
-        if x0 >= x1 or y0 >= y1:
-            raise UserError(
-                f"box {number}, {box.tolist()}, holds no pixel of the frame of {width} x {height}:"
-                " leave it out"
-            )
-        crops.append(picture.pixels[y0:y1, x0:x1])
-    return crops
+    return [cut_box(picture.pixels, box, f"box {number}") for number, box in enumerate(checked)]
+
+
+def cut_box(frame: np.ndarray, box: np.ndarray, name: str) -> np.ndarray:
+    """Cut a box out of a frame [h, w, 3]; see `cut_boxes`.
+
+    Args:
+      frame: pixels.
+      box: [4] float.
+      name: of the box, for messages.
+
+    Raises: UserError if the box is empty or outside.
+    """
+    height, width = frame.shape[:2]
+    if not (box[0] < box[2] and box[1] < box[3]):
+        raise UserError(
+            f"{name}, {box.tolist()}, has no area: must be x0, y0, x1, y1 with x0 < x1 and y0 < y1 "
+            "(not width and height)"
+        )
+    x0, y0, x1, y1 = np.rint(box.clip(0, [width, height, width, height])).astype(int).tolist()
+    if x0 >= x1 or y0 >= y1:
+        raise UserError(
+            f"{name}, {box.tolist()}, holds no pixel of the frame of {width} x {height}: leave it "
+            "out"
+        )
+    return frame[y0:y1, x0:x1]
 
 
 def _check_boxes(boxes: Any) -> np.ndarray:

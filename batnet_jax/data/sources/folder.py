@@ -50,9 +50,23 @@ TEST_SHARE = 0.25
 """Fraction of the identities used for the test, in a data set without splits."""
 
 
-class _Image(NamedTuple):
+class LabelledImage(NamedTuple):
+    """An image and its labels."""
+
     filename: str
+    """In its tree."""
     labels: Labels
+
+
+class Found(NamedTuple):
+    """The images of a user's data set."""
+
+    parts: dict[str, FileTree]
+    """The trees of train, query and gallery; of train and test; or of all."""
+    images: dict[str, list[LabelledImage]]
+    """The images of each tree, sorted by filename."""
+    lines: list[str]
+    """How they were read, for the user."""
 
 
 class Folder(ReIDBuilder):
@@ -64,6 +78,14 @@ class Folder(ReIDBuilder):
 
     TITLE = "a data set of your own"
     WANTED = "/, ".join(FOLDERS.values()) + "/, or a sub-folder for each identity,"
+    NO_CAMERA = "names no camera (c and a number, at the start or after a _)"
+    IF_CAMERAS = "if the names tell the camera, set data.pattern"
+    SET_CAMERAS = "set data.pattern"
+    OTHER_CAMERAS = (
+        "add other cameras, or leave cameras unread by a data.pattern with the group pid alone, "
+        "such as (?P<pid>[^/]+)/"
+    )
+    """What messages about cameras say and advise."""
 
     @classmethod
     def choose_config(
@@ -87,8 +109,7 @@ class Folder(ReIDBuilder):
 
     def sources(self) -> dict[str, SplitSource]:
         """See the base class."""
-        parts, left_out = find_parts(type(self), self.manual_path, self.reading)
-        found, levels = _read(Parts(parts, left_out), self.reading)
+        parts, found, lines = self.read_images()
         images = {
             split: [i for i in f if i.labels.identity != str(JUNK)] for split, f in found.items()
         }
@@ -96,7 +117,9 @@ class Folder(ReIDBuilder):
         if "all" in parts:
             images = _choose_tested(images["all"])
             parts = dict.fromkeys(images, parts["all"])
-        self._tell(levels, left_out, sum(junk.values()))
+        if left := sum(junk.values()):
+            lines.append(f"not read: {left:,} images of the identity {JUNK}, which marks junk")
+        self._say(lines)
         self._warn(spelling_warnings([i.labels for part in images.values() for i in part]))
         images = self._settle_cameras(images, parts)
         self._names = _names([image for part in images.values() for image in part])
@@ -113,7 +136,8 @@ class Folder(ReIDBuilder):
                 )
             sources[split] = make_source(photos, parts[split], junk=junk.get(split, 0))
         if "test" in sources:
-            sources = {"train": sources["train"], **_divide(sources["test"], parts["test"])}
+            test = _divide(sources["test"], parts["test"], self.OTHER_CAMERAS)
+            sources = {"train": sources["train"], **test}
         self._warn(_split_warnings(sources))
         return sources
 
@@ -121,23 +145,18 @@ class Folder(ReIDBuilder):
         """See the base class; empty where identities are numbers."""
         return self._names
 
-    def _tell(self, levels: Mapping[str, Levels], left_out: Sequence[str], junk: int) -> None:
-        """Print the layout, and the folders and images that are not read."""
-        splits = list(levels) != ["all"]
-        read = {("split", *found) if splits else found for found in levels.values()}
-        layouts = " and ".join(sorted("/".join(found) or "*" for found in read))
-        lines = [f"folders read as data.layout={layouts}"]
-        if left_out:
-            names = ", ".join(f"{name}/" for name in left_out[:MAX_SHOWN])
-            more = f" and {len(left_out) - MAX_SHOWN} more" if len(left_out) > MAX_SHOWN else ""
-            lines.append(f"not read, beside the splits: {names}{more}")
-        if junk:
-            lines.append(f"not read: {junk:,} images of the identity {JUNK}, which marks junk")
-        self._say(lines)
+    def read_images(self) -> Found:
+        """Find the images, and read their labels.
+
+        Raises: UserError if an image has no identity, or images or splits are missing.
+        """
+        parts = find_parts(type(self), self.manual_path, self.reading)
+        found, levels = _read(parts, self.reading)
+        return Found(parts.trees, found, _describe_layout(levels, parts.left_out))
 
     def _settle_cameras(
-        self, images: dict[str, list[_Image]], parts: Mapping[str, FileTree]
-    ) -> dict[str, list[_Image]]:
+        self, images: dict[str, list[LabelledImage]], parts: Mapping[str, FileTree]
+    ) -> dict[str, list[LabelledImage]]:
         """Return the images. Remove the training images' cameras unless all of them have one.
 
         Warns of cameras that are removed, and of a test without cameras.
@@ -145,15 +164,14 @@ class Folder(ReIDBuilder):
         Raises: UserError if only some of the test images have a camera.
         """
         tested = {split: found for split, found in images.items() if split != "train"}
-        _check_cameras(parts, tested)
+        _check_cameras(parts, tested, self.NO_CAMERA, self.SET_CAMERAS)
         if not any(image.labels.camera for found in tested.values() for image in found):
             example = next((i.filename for found in tested.values() for i in found), "")
             self._warn(
                 [
                     f"no camera is found, as in '{example}': a query is compared with all other "
                     "images of its person, and finds those of the same camera and moment first, so "
-                    "figures near 1 say little about other cameras; if the names tell the camera, "
-                    "set data.pattern"
+                    f"figures near 1 say little about other cameras; {self.IF_CAMERAS}"
                 ]
             )
         trained = images["train"]
@@ -162,11 +180,15 @@ class Folder(ReIDBuilder):
             self._warn(
                 [f"{without} of {len(trained)} training images name no camera: none is kept there"]
             )
-            trained = [_Image(name, labels._replace(camera=None)) for name, labels in trained]
+            trained = [
+                LabelledImage(name, labels._replace(camera=None)) for name, labels in trained
+            ]
         return {**images, "train": trained}
 
 
-def _read(parts: Parts, reading: Reading) -> tuple[dict[str, list[_Image]], dict[str, Levels]]:
+def _read(
+    parts: Parts, reading: Reading
+) -> tuple[dict[str, list[LabelledImage]], dict[str, Levels]]:
     """Return the images of each tree with their labels, sorted by filename, and its levels.
 
     Raises: UserError if an image has no identity, or folders can be read in several ways.
@@ -189,12 +211,30 @@ def _read(parts: Parts, reading: Reading) -> tuple[dict[str, list[_Image]], dict
                 labels = read_labels(name, own, pattern, explicit=given is not None)
             except UserError as error:
                 raise UserError(f"'{tree.location}/{name}' {error}") from None
-            found[split].append(_Image(name, labels))
+            found[split].append(LabelledImage(name, labels))
     return found, levels
 
 
-def _check_cameras(parts: Mapping[str, FileTree], images: Mapping[str, list[_Image]]) -> None:
-    """Refuse a test if only some of its images have a camera."""
+def _describe_layout(levels: Mapping[str, Levels], left_out: Sequence[str]) -> list[str]:
+    """Return lines with the layout, and the folders that are not read."""
+    splits = list(levels) != ["all"]
+    read = {("split", *found) if splits else found for found in levels.values()}
+    layouts = " and ".join(sorted("/".join(found) or "*" for found in read))
+    lines = [f"folders read as data.layout={layouts}"]
+    if left_out:
+        names = ", ".join(f"{name}/" for name in left_out[:MAX_SHOWN])
+        more = f" and {len(left_out) - MAX_SHOWN} more" if len(left_out) > MAX_SHOWN else ""
+        lines.append(f"not read, beside the splits: {names}{more}")
+    return lines
+
+
+def _check_cameras(
+    parts: Mapping[str, FileTree],
+    images: Mapping[str, list[LabelledImage]],
+    no_camera: str,
+    set_cameras: str,
+) -> None:
+    """Refuse a test if only some of its images have a camera; see `Folder.NO_CAMERA`."""
     without = [
         f"{parts[split].location}/{image.filename}"
         for split, found in images.items()
@@ -204,19 +244,18 @@ def _check_cameras(parts: Mapping[str, FileTree], images: Mapping[str, list[_Ima
     number = sum(map(len, images.values()))
     if 0 < len(without) < number:
         raise UserError(
-            f"'{without[0]}' names no camera (c and a number, at the start or after a _), nor do "
-            f"{len(without) - 1} others of {number} test images: name one for all of them or for "
-            "none, or set data.pattern"
+            f"'{without[0]}' {no_camera}, nor do {len(without) - 1} others of {number} test "
+            f"images: name one for all of them or for none, or {set_cameras}"
         )
 
 
-def _cameras(images: Mapping[str, list[_Image]]) -> set[str]:
+def _cameras(images: Mapping[str, list[LabelledImage]]) -> set[str]:
     labels = (image.labels for found in images.values() for image in found)
     return {one.camera for one in labels if one.camera is not None}
 
 
 def _photos(
-    images: Mapping[str, list[_Image]], names: list[str], cameras: Mapping[str, int]
+    images: Mapping[str, list[LabelledImage]], names: list[str], cameras: Mapping[str, int]
 ) -> dict[str, list[Photo]]:
     """Return the photos of each split, with identities and cameras as numbers."""
     pids = {name: number for number, name in enumerate(names)}
@@ -233,13 +272,13 @@ def _photos(
     }
 
 
-def _names(images: list[_Image]) -> list[str]:
+def _names(images: list[LabelledImage]) -> list[str]:
     """Return the sorted names of identities, whose index is the pid; empty if all are numbers."""
     names = sorted({image.labels.identity for image in images})
     return [] if all(is_number(name) for name in names) else names
 
 
-def _choose_tested(images: list[_Image]) -> dict[str, list[_Image]]:
+def _choose_tested(images: list[LabelledImage]) -> dict[str, list[LabelledImage]]:
     """Choose the test identities by the lowest hashes of their names.
 
     If identities are added, few of the others move between training and test.
@@ -253,8 +292,13 @@ def _choose_tested(images: list[_Image]) -> dict[str, list[_Image]]:
     }
 
 
-def _divide(test: SplitSource, tree: FileTree) -> dict[str, SplitSource]:
+def _divide(test: SplitSource, tree: FileTree, other_cameras: str) -> dict[str, SplitSource]:
     """Divide a test split into query and gallery.
+
+    Args:
+      test: the split.
+      tree: of its images.
+      other_cameras: the way out if all images are of one camera, see `Folder.OTHER_CAMERAS`.
 
     Raises: UserError if no identity can be a query.
     """
@@ -267,10 +311,7 @@ def _divide(test: SplitSource, tree: FileTree) -> dict[str, SplitSource]:
         needs = "" if UNKNOWN_CAMERA in seen else " from two cameras"
         only = ": add some"
         if needs and len(seen) == 1:
-            only = (
-                f": all are of camera {seen.pop()}: add other cameras, or leave cameras unread by "
-                "a data.pattern with the group pid alone, such as (?P<pid>[^/]+)/"
-            )
+            only = f": all are of camera {seen.pop()}: {other_cameras}"
         raise UserError(f"'{tree.location}' has no test identity with two images{needs}{only}")
     return {
         split: make_source([photos[i] for i in chosen], tree)

@@ -317,7 +317,10 @@ def _prepare(builder: ReIDBuilder) -> None:
         if exists(final):
             raise UserError(f"'{final}' is not a whole prepared data set: delete it, and run again")
         for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
-            shutil.rmtree(leftover)
+            if leftover.is_dir() and not leftover.is_symlink():
+                shutil.rmtree(leftover)
+            else:
+                leftover.unlink()
         try:
             with tempfile.TemporaryDirectory() as scratch:  # TFDS wants one, and leaves it empty
                 builder.download_and_prepare(download_dir=scratch, file_format="array_record")

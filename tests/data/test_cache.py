@@ -55,6 +55,16 @@ def test_a_run_continues_another_runs_cache(tmp_path):
     check(tmp_path, decoded=set(range(N)) - {3, 5})
 
 
+def test_a_link_in_place_of_the_file_is_replaced(filled, tmp_path):
+    path, victim = cache_file(filled), tmp_path / "victim"
+    path.replace(victim)
+    overwrite(victim, 0, bytes(victim.stat().st_size))
+    path.symlink_to(victim)
+    check(filled, decoded=range(N))
+    assert not path.is_symlink()
+    assert not any(victim.read_bytes())
+
+
 def test_two_runs_share_the_file_while_they_run(tmp_path):
     first, second = Photos(), Photos()
     with open_store(first, tmp_path) as a, open_store(second, tmp_path) as b:

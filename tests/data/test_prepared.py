@@ -94,6 +94,20 @@ def test_killed_while_preparing(tmp_path, market):
     assert list(data.rglob("incomplete*")) == []
 
 
+def test_what_lies_where_a_killed_run_left_its_folder(tmp_path, market):
+    """A link or a file of the name is removed; what a link names stays."""
+    place, victim = tmp_path / "data" / "market1501", tmp_path / "victim"
+    place.mkdir(parents=True)
+    victim.mkdir()
+    (victim / "mine").write_text("mine")
+    (place / "incomplete.1_1.0.0").symlink_to(victim)
+    (place / "incomplete.2_1.0.0").write_text("")
+    (place / "incomplete.3_1.0.0").mkdir()
+    load_dataset("market1501", data_dir=tmp_path / "data", manual_dir=market)
+    assert (victim / "mine").read_text() == "mine"
+    assert sorted(p.name for p in place.iterdir()) == [".lock", "1.0.0"]
+
+
 def test_two_at_once(tmp_path, market):
     """The second process waits for the first and uses its result."""
     results = []

@@ -52,6 +52,19 @@ def test_other_programs_can_map_the_features(written):
     np.testing.assert_array_equal(np.memmap(written, np.float32, "r", start, (70, 9)), FEATURES)
 
 
+def test_features_in_columns_are_read(tmp_path, monkeypatch):
+    """As MATLAB and Fortran store them; they are kept in memory, whatever their size."""
+    monkeypatch.setattr(feature_file, "IN_MEMORY", 0)
+    columns = np.asfortranarray(FEATURES)
+    np.save(tmp_path / "F.npy", columns)
+    np.savez(tmp_path / "F.npz", features=columns)
+    np.savez_compressed(tmp_path / "G.npz", features=columns)
+    for name in ("F.npy", "F.npz", "G.npz"):
+        found = open_features(tmp_path / name).features
+        np.testing.assert_array_equal(found, FEATURES)
+        assert top_k(FEATURES[:3], found, 1)[0].ravel().tolist() == [0, 1, 2]
+
+
 @pytest.mark.parametrize("how", ["savez", "savez_compressed", "npy", "no paths"])
 def test_files_of_numpy_are_read(tmp_path, how):
     path = tmp_path / ("F.npy" if how == "npy" else "F.npz")

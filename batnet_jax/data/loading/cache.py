@@ -183,7 +183,8 @@ def _open_file(path: Path, nbytes: int) -> FileIO:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open_lock(path.parent / ".lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        whole = os.path.exists(path) and path.stat().st_size == nbytes
+        # A link is replaced: the file that it names may be anybody's.
+        whole = path.is_file() and not path.is_symlink() and path.stat().st_size == nbytes
         need = nbytes - (path.stat().st_blocks * 512 if whole else 0)
         free = shutil.disk_usage(path.parent).free
         if free < need + FREE_BYTES:

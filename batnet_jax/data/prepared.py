@@ -21,7 +21,7 @@ from batnet_jax.data.checks import digest_of
 from batnet_jax.data.label_index import INDEX_NAME, NAMES, read_index
 from batnet_jax.errors import ArgumentError, UserError, one_line
 from batnet_jax.runtime.atomic_write import open_lock
-from batnet_jax.runtime.paths import exists
+from batnet_jax.runtime.paths import exists, is_folder
 from batnet_jax.runtime.resource_errors import is_out_of_reach
 
 LOOKED_AT = 200
@@ -317,7 +317,7 @@ def _prepare(builder: ReIDBuilder) -> None:
         if exists(final):
             raise UserError(f"'{final}' is not a whole prepared data set: delete it, and run again")
         for leftover in final.parent.glob(f"incomplete.*_{final.name}"):
-            if leftover.is_dir() and not leftover.is_symlink():
+            if is_folder(leftover) and not leftover.is_symlink():
                 shutil.rmtree(leftover)
             else:
                 leftover.unlink()

@@ -79,7 +79,9 @@ def test_names_of_configs_and_files_complete_the_data(place):
 def test_settings_complete_where_they_are_begun(place):
     found = complete(place, "batnet eval runs/people --config.")
     assert {f"--config.{name}" for name in FIELDS} <= found
-    assert complete(place, "batnet eval runs/people --") == {"--config", "--workdir", "--help"}
+    assert complete(place, "batnet eval runs/people --") == {
+        *("--config", "--workdir", "--trust", "--help")
+    }
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh"])

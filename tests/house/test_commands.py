@@ -97,6 +97,7 @@ def test_the_main_job_knows_its_commands(tmp_path):
     wrong = ["train", "--config=demo", "--config.model.no_such_field=1"]
     os.symlink(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "people").mkdir()
+    (tmp_path / "people.csv").touch()
     if importlib.util.find_spec("torch"):
         write_osnets(tmp_path)
     else:

@@ -16,6 +16,7 @@ import numpy as np
 from batnet_jax.data.files.pixels import DROP
 from batnet_jax.errors import printable
 from batnet_jax.runtime.atomic_write import atomic_path, open_lock
+from batnet_jax.runtime.paths import is_file
 
 FREE_BYTES = 10**9
 """Disk space that a cache leaves free for checkpoints."""
@@ -184,7 +185,7 @@ def _open_file(path: Path, nbytes: int) -> FileIO:
     with open_lock(path.parent / ".lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # A link is replaced: the file that it names may be anybody's.
-        whole = path.is_file() and not path.is_symlink() and path.stat().st_size == nbytes
+        whole = is_file(path) and not path.is_symlink() and path.stat().st_size == nbytes
         need = nbytes - (path.stat().st_blocks * 512 if whole else 0)
         free = shutil.disk_usage(path.parent).free
         if free < need + FREE_BYTES:

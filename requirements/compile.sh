@@ -17,7 +17,8 @@ compile() {  # NAME [ARGUMENT ...]
     --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make pins" \
     --constraints constraints.txt "${before[@]}" --output-file "requirements/$name.txt" "$@"
 }
-names() { sed -n 's/^\([A-Za-z0-9._-]*\)==.*/\1/p' "requirements/$1.txt"; }
+# A package with a marker (; sys_platform == 'win32') is not there for the files that follow.
+names() { sed -n '/;/d; s/^\([A-Za-z0-9._-]*\)==.*/\1/p' "requirements/$1.txt"; }
 
 compile build - <<<"setuptools>=77"
 mapfile -t without < <(names build)

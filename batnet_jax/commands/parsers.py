@@ -209,4 +209,4 @@ def completion_script(shell: str) -> str:
     """Return the script that makes a shell complete the words of `batnet`."""
     import argcomplete  # type: ignore
 
-    return argcomplete.shellcode(["batnet"], shell=shell)
+    return argcomplete.shellcode(["batnet"], shell=shell)  # type: ignore

@@ -12,10 +12,14 @@ from batnet_jax.data.loading.loader import ImageStore, prefetch
 from batnet_jax.models import BATNet
 from batnet_jax.models.preprocess import normalise
 from batnet_jax.runtime import devices
+from batnet_jax.runtime.compile_time import compiling
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.preemption import is_agreed
 from batnet_jax.runtime.progress import progress_bar
 from batnet_jax.runtime.signals import Terminated
+
+DELAY = 2.0
+"""Seconds until compiling is shown: often another evaluation has compiled the same program."""
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """Images [b, h, w, 3] bytes to features [b, d] float32."""
@@ -45,9 +49,17 @@ def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
     Each of several processes passes its own images and gets the features of its own images.
     """
     replicated, step = devices.replicate(variables), _pmap_embed(model)
+    is_compiled = False
 
     def embed(images: np.ndarray) -> np.ndarray:
-        features = np.asarray(step(replicated, devices.split(images)))
+        nonlocal is_compiled
+        split = devices.split(images)
+        if is_compiled:
+            features = np.asarray(step(replicated, split))
+        else:
+            with compiling("embed", model, split.shape, delay=DELAY):
+                features = np.asarray(step(replicated, split))
+            is_compiled = True
         return features.reshape(-1, features.shape[-1])
 
     return embed

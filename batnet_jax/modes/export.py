@@ -17,10 +17,14 @@ from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet, feature_sizes
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.runtime.atomic_write import write_atomically
+from batnet_jax.runtime.compile_time import compiling
 from batnet_jax.runtime.paths import existing_parent, is_folder
 from batnet_jax.validation import from_saved, validate
 from batnet_jax.weights.read_tensors import SAFETENSORS, import_torch
 from batnet_jax.workdir import checkpoints
+
+DELAY = 1.0
+"""Seconds until the progress of a conversion is shown."""
 
 
 def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> None:
@@ -47,7 +51,11 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, output: Path) -> No
             f"note: for images of {height} x {width}, and trained on {trained[0]} x {trained[1]}"
         ]
     if output.suffix in FORMATS:
-        write_whole(output, FORMATS[output.suffix](model, variables, size))
+        name = output.suffix.removeprefix(".")
+        words = (f"converting to {name}", f"converted to {name}")
+        with compiling("export", name, model, size, delay=DELAY, words=words):
+            content = FORMATS[output.suffix](model, variables, size)
+        write_whole(output, content)
     else:
         lines += write_published(output, model, variables)
     written = output.read_bytes()

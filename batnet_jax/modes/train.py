@@ -1,16 +1,17 @@
 """The mode `train`: train a network, or resume its training, and evaluate it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import ml_collections
 
 from batnet_jax.data import Split
 from batnet_jax.data.checks import SIDE, fitting_size, median_aspect
-from batnet_jax.data.run_data import RetrievalTest, open_run_data
+from batnet_jax.data.run_data import RetrievalTest, RunData, open_run_data
 from batnet_jax.modes.dry_run import describe_run
 from batnet_jax.modes.flags import given_fields
+from batnet_jax.modes.next_steps import describe_end
 from batnet_jax.runtime import processes
 from batnet_jax.training.fitted import fit_and_tell, keep_fit, read_start
 from batnet_jax.training.loop import train
@@ -30,20 +31,42 @@ def run(config: ml_collections.ConfigDict, workdir: Path, *, dry_run: bool = Fal
 
     Raises: see `training.loop.train`.
     """
-    given = given_fields()
+    if dry_run:
+        print(describe_run(*prepare(config, workdir, given_fields(), write=False), workdir))
+        return
+    config, data = prepare(config, workdir, given_fields())
+    train(config, data, workdir)
+    if processes.is_lead():
+        print(describe_end(config, data, workdir))
+
+
+def prepare(
+    config: ml_collections.ConfigDict,
+    workdir: Path,
+    given: Collection[str],
+    *,
+    write: bool = True,
+) -> tuple[ml_collections.ConfigDict, RunData]:
+    """Return the settings of a run, with those that the training set chooses, and its data.
+
+    Args:
+      config: of the run.
+      workdir: of the run.
+      given: dotted names of the fields that the user gave, see `training.fitted.fit`.
+      write: False = write nothing.
+
+    Raises: see `training.loop.train`.
+    """
     start = processes.by_lead(lambda: read_start(workdir))
     if start is not None:
         config = keep_fit(config, *start, given)
     check_run(config, workdir)
-    data = processes.lead_first(lambda: open_run_data(config, write=not dry_run))
+    data = processes.lead_first(lambda: open_run_data(config, write=write))
     check_same_images([*data.val, *data.tests], data.train.images)
     if start is None:
         tell_shape(config, data.train.images)
         config = fit_and_tell(config, data.train.labels, given)
-    if dry_run:
-        print(describe_run(config, data, workdir))
-        return
-    train(config, data, workdir)
+    return config, data
 
 
 def tell_shape(config: ml_collections.ConfigDict, images: Split) -> None:

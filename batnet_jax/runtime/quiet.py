@@ -1,5 +1,6 @@
 """Messages of libraries that say nothing to a user."""
 
+import os
 import sys
 from typing import Any
 
@@ -7,11 +8,38 @@ from absl import logging
 
 from batnet_jax.runtime.signals import raise_again
 
+LEVEL = "TF_CPP_MIN_LOG_LEVEL"
+FATAL_ALONE = "3"
+"""XLA's lines that break into a bar, such as "Very slow compile?", are errors by their level."""
+
+
+class _Stderr:
+    """The stream that `sys.stderr` is at the time of writing: above a bar, while there is one."""
+
+    def write(self, text: str) -> None:
+        if sys.stderr is not None:
+            sys.stderr.write(text)
+
+    def flush(self) -> None:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+
+    def close(self) -> None:
+        pass
+
 
 def hush_libraries() -> None:
-    """Drop the tracebacks that Orbax logs, several times, for every error that it also raises."""
+    """Keep the lines of XLA, absl and Orbax away; call it before JAX is imported.
+
+    XLA writes only what ends the process, unless TF_CPP_MIN_LOG_LEVEL is set. What Orbax raises it
+    also logs, several times with a traceback: these are dropped.
+    """
+    os.environ.setdefault(LEVEL, FATAL_ALONE)
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(lambda record: not record.exc_info)
+    handler = logging.get_absl_handler()
+    if handler is not None:
+        handler.python_handler.stream = _Stderr()
     show = sys.unraisablehook
 
     def show_others(unraisable: Any) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
-from tqdm import tqdm
 
 from batnet_jax.data.loading.loader import ImageStore, Prefetcher, prefetch
 from batnet_jax.data.run_data import RetrievalTest, RunData, fingerprints, open_store
@@ -19,21 +19,23 @@ from batnet_jax.evaluation.embed import Embed, make_embed
 from batnet_jax.evaluation.evaluate import is_evaluated, run_tests
 from batnet_jax.models import BATNet
 from batnet_jax.runtime import devices, processes
+from batnet_jax.runtime.compile_time import compiling
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.preemption import is_agreed
-from batnet_jax.runtime.progress import progress_bar
 from batnet_jax.runtime.resource_errors import as_run_failure
 from batnet_jax.runtime.signals import Signals, Terminated
 from batnet_jax.step.packing import pack_state, unpack_state
 from batnet_jax.step.train_step import Recipe, TrainState, make_recipe, train_step
 from batnet_jax.training.non_finite import NonFiniteReport
 from batnet_jax.training.profiling import StepTrace
+from batnet_jax.training.progress import TrainingProgress
 from batnet_jax.training.run_length import RunLength, batch_size, batches, plan_run
 from batnet_jax.training.start import check_run, fresh_state, open_run
 from batnet_jax.training.window import Window
 from batnet_jax.validation import EVALUATION_MEMORY, TRAINING_MEMORY
 from batnet_jax.workdir import best_checkpoint, checkpoints
 from batnet_jax.workdir.metrics_log import MetricsLog, NoMetricsLog
+from batnet_jax.workdir.results import last_mean_ap
 from batnet_jax.workdir.run_folder import locked
 
 StepFunction = Callable[..., tuple[TrainState, dict[str, jax.Array]]]
@@ -88,12 +90,12 @@ def take_steps(run: "Run", signals: Signals) -> None:
         open_store(run.config, run.data.train.images) as store,
         signals.held(),
         run.load_batches(store) as loaded,
-        run.show_progress() as bar,
+        run.progress,
     ):
         for row, batch in loaded:
-            run.take_step(row, batch)
-            run.log(bar, loaded.wait_seconds)
-            with run.window.paused():
+            run.take_step(row, batch, loaded.wait_seconds)
+            run.log(loaded.wait_seconds)
+            with run.window.paused(), run.progress.paused():
                 run.trace.after(run.step)
                 if run.is_due(run.config.checkpoint.every_epochs):
                     run.save()
@@ -130,6 +132,7 @@ def start_run(
     metadata = checkpoints.metadata(config, [list(who) for who in identities], fingerprints(data))
     state = processes.by_lead(lambda: open_run(config, recipe, length, workdir, metadata))
     step = int(state.step)
+    mean_ap = processes.by_lead(lambda: last_mean_ap(workdir, step))
     return Run(
         config=config,
         data=data,
@@ -148,6 +151,7 @@ def start_run(
         window=Window(
             length, batch_size(config), NonFiniteReport(workdir, images.filenames, labels)
         ),
+        progress=TrainingProgress(length, mean_ap=mean_ap),
     )
 
 
@@ -185,8 +189,10 @@ class Run:
       manager: of the checkpoints.
       trace: of a few steps, for TensorBoard.
       window: the steps since the last line of metrics.jsonl.
+      progress: what is shown meanwhile.
       result: of the last evaluation; None before the first.
       saved_step: the last step saved by this process; None before the first.
+      is_compiled: whether this process has taken a step.
     """
 
     config: ml_collections.ConfigDict
@@ -202,8 +208,10 @@ class Run:
     manager: Any
     trace: StepTrace
     window: Window
+    progress: TrainingProgress
     result: dict[str, Any] | None = None
     saved_step: int | None = None
+    is_compiled: bool = False
 
     @property
     def model(self) -> BATNet:
@@ -220,35 +228,39 @@ class Run:
         rows = batches(self.config, self.data.train.labels, self.step, self.length)
         return prefetch(local, rows)
 
-    def show_progress(self) -> tqdm:
-        """Open the progress bar, which counts images."""
-        size = batch_size(self.config)
-        total, done = self.length.total * size, self.step * size
-        return progress_bar(total, description="train", initial=done)
-
-    def take_step(self, row: np.ndarray, batch: Any) -> None:
-        """Start a training step on the devices; do not wait for its result.
+    def take_step(self, row: np.ndarray, batch: Any, wait_seconds: float) -> None:
+        """Start a training step on the devices; wait for the result of the first one alone.
 
         Args:
           row: [b] int, indices of the images in the global batch.
           batch: this process's share, from `LocalBatches`.
-        """
-        self.state, metrics = self.step_function(self.state, batch)
-        self.step += 1
-        self.window.add(metrics, row)
-
-    def log(self, bar: tqdm, wait_seconds: float) -> None:
-        """Advance the bar; write a line of metrics.jsonl if one is due.
-
-        Args:
-          bar: the progress bar.
           wait_seconds: time the loop has waited for data since its start.
         """
-        bar.update(batch_size(self.config))
+        if self.is_compiled:
+            self.state, metrics = self.step_function(self.state, batch)
+        else:
+            start = time.perf_counter()
+            with compiling("train", self.config.model, self.config.batch, batch["image"].shape):
+                self.state, metrics = self.step_function(self.state, batch)
+                jax.block_until_ready(metrics)
+        self.step += 1
+        self.window.add(metrics, row)
+        if not self.is_compiled:
+            self.is_compiled = True
+            self.window.leave_out(time.perf_counter() - start, wait_seconds)
+            self.progress.after_step(self.step, jax.device_get(metrics))
+
+    def log(self, wait_seconds: float) -> None:
+        """Write a line of metrics.jsonl if one is due; show the progress.
+
+        Args:
+          wait_seconds: time the loop has waited for data since its start.
+        """
+        figures = None
         if self.step % self.config.log.every_steps == 0 or self.step == self.length.total:
             figures = self.window.close(self.step, wait_seconds)
             self.metrics_log.write(figures)
-            bar.set_postfix_str(f"loss {figures['loss']:.3f}", refresh=False)
+        self.progress.after_step(self.step, figures)
 
     def is_due(self, every_epochs: int) -> bool:
         """Return whether the current step ends an epoch divisible by `every_epochs`, or the run."""
@@ -289,7 +301,9 @@ class Run:
         for result in results:
             self.metrics_log.write_evaluation(result)
         self.metrics_log.publish()
-        return results[len(self.data.val) if self.step == self.length.total else 0]
+        result = results[len(self.data.val) if self.step == self.length.total else 0]
+        self.progress.evaluated(result["mAP"])
+        return result
 
     def embed_untrained(self) -> Embed:
         """Return the network with its initial weights, as an embedding."""

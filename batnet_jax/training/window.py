@@ -39,12 +39,26 @@ class Window:
         self._metrics: list[dict[str, jax.Array]] = []
         self._rows: list[np.ndarray] = []
         self._start = time.perf_counter()
+        self._untimed, self._untimed_seconds = 0, 0.0
 
     def add(self, metrics: dict[str, jax.Array], row: np.ndarray) -> None:
         """Add a step: its metrics, on the device, and the indices of its images, [b] int."""
         self._metrics.append(metrics)
         self._rows.append(row)
         self._last_row = row
+
+    def leave_out(self, seconds: float, wait_seconds: float) -> None:
+        """Leave the steps so far out of the rate: the first one of a process compiles.
+
+        A window of no other steps has the rate of these.
+
+        Args:
+          seconds: the time that they took.
+          wait_seconds: see `close`.
+        """
+        self._untimed, self._untimed_seconds = len(self._metrics), seconds
+        self._waited = wait_seconds
+        self._start = time.perf_counter()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -65,14 +79,16 @@ class Window:
         Raises: NotFiniteError if a loss of the window is not finite.
         """
         taken = self.check(step)
-        seconds = time.perf_counter() - self._start
+        seconds, timed = time.perf_counter() - self._start, len(taken) - self._untimed
+        if not timed:
+            seconds, timed = self._untimed_seconds, len(taken)
         means = {name: float(np.mean([m[name] for m in taken])) for name in taken[0]}
         figures = {
             "step": step,
             "epoch": (step - 1) // self._length.steps_per_epoch,
             **means,
             "lr": float(taken[-1]["lr"]),
-            "images_per_second": len(taken) * self._batch_size / seconds,
+            "images_per_second": timed * self._batch_size / seconds,
             "data_wait": (wait_seconds - self._waited) / seconds,
         }
         self._waited = wait_seconds

@@ -98,6 +98,12 @@ def read_whole_results(
     return found, messages
 
 
+def last_mean_ap(workdir: Path, step: int) -> float | None:
+    """Return the mAP of a run's last evaluation up to a step; None if none can be read."""
+    found = (result for _, result in read_whole_results(workdir)[0] if result["step"] <= step)
+    return next((result["mAP"] for result in found), None)
+
+
 def tell_left_out(messages: Iterable[str]) -> None:
     """Print on stderr what could not be read and is left out."""
     for message in messages:

@@ -9,6 +9,7 @@ import pytest
 from support.stub_training import STEPS, steps_saved
 from support.stub_training import prepared as prepared
 from support.stub_training import runs as runs
+from support.terminal import attach
 
 from batnet_jax.errors import RunFailure
 from batnet_jax.runtime.progress import progress_bar
@@ -65,15 +66,16 @@ def test_events_are_there_at_once_and_in_order(tmp_path, monkeypatch):
     second.close()
 
 
-def test_the_bar_moves_while_the_clock_goes_back(monkeypatch, capfd):
+def test_the_bar_moves_while_the_clock_goes_back(monkeypatch):
     hours = itertools.count(500_000, -3600)
     monkeypatch.setattr("tqdm.std.time", lambda: float(next(hours)))
     ticks = itertools.count(100)
     monkeypatch.setattr(time, "monotonic", lambda: float(next(ticks)))
+    terminal = attach(monkeypatch)
     with progress_bar(100, description="train") as bar:
         for _ in range(100):
             bar.update(1)
-    shown = capfd.readouterr().err
+    shown = terminal.close()
     assert shown.count("train:") >= 4
     assert "-" not in shown.replace("it/s", "")
     assert "100/100" in shown

@@ -39,6 +39,7 @@ from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.training import loop
 from batnet_jax.training.non_finite import NonFiniteReport
 from batnet_jax.training.profiling import StepTrace
+from batnet_jax.training.progress import TrainingProgress
 from batnet_jax.training.run_length import batch_size, batches, plan_run
 from batnet_jax.training.window import Window
 from batnet_jax.workdir import checkpoints
@@ -109,6 +110,7 @@ class Loop:
             window=Window(
                 self.length, batch_size(self.config), NonFiniteReport(workdir, [], self.labels)
             ),
+            progress=TrainingProgress(self.length),
             between=between,
         )
         with contextlib.closing(run):
@@ -131,9 +133,9 @@ class TimedRun(loop.Run):
     rows: list[tuple[float, float]] = field(default_factory=list)
     start: float = field(default_factory=time.perf_counter)
 
-    def log(self, bar, wait_seconds: float) -> None:
+    def log(self, wait_seconds: float) -> None:
         """Log as usual; at the end of a window note its time."""
-        super().log(bar, wait_seconds)
+        super().log(wait_seconds)
         if self.step % self.config.log.every_steps == 0:
             seconds = time.perf_counter() - self.start
             with self.window.paused():

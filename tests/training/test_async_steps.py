@@ -13,6 +13,7 @@ from batnet_jax.runtime.signals import Signals
 from batnet_jax.training import loop
 from batnet_jax.training.non_finite import NonFiniteReport
 from batnet_jax.training.profiling import StepTrace
+from batnet_jax.training.progress import TrainingProgress
 from batnet_jax.training.run_length import RunLength, batch_size
 from batnet_jax.training.window import Window
 from batnet_jax.workdir.checkpoints import NoManager
@@ -102,6 +103,8 @@ def test_only_the_lines_of_figures_fetch_values(tmp_path, monkeypatch):
         manager=NoManager(),
         trace=StepTrace(tmp_path, 0, enabled=False),
         window=Window(length, batch_size(config), NonFiniteReport(tmp_path, [], LABELS)),
+        progress=TrainingProgress(length),
+        is_compiled=True,  # the first step of a process is waited for
     )
     loop.take_steps(run, Signals())
     assert asked == []

@@ -62,7 +62,7 @@ class Loop:
             steps_per_epoch=self.length.steps_per_epoch,
             axis_name=AXIS if jax.device_count() > 1 else None,
         )
-        self.step = loop.pmap_step(self.recipe)
+        self.step = loop.step_on_devices(self.recipe)
         rows = next(batches(config, self.labels, 0, self.length))
         batch = {"image": store.batch(rows), "label": self.labels[rows].astype(np.int32)}
         sharding = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
@@ -88,7 +88,7 @@ class Loop:
         """Run the loop with this step.
 
         Args:
-          step: as `pmap_step` returns it.
+          step: as `step_on_devices` returns it.
           workdir: a new folder.
           between: called after each window.
         Returns: for each window its seconds, what `between` returned, and the data wait, a share.

@@ -18,7 +18,7 @@ from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.step import augment, train_step
 from batnet_jax.step.packing import pack_state
 from batnet_jax.step.train_step import init_state
-from batnet_jax.training.loop import pmap_step
+from batnet_jax.training.loop import step_on_devices
 
 
 def make_config(task: dict):
@@ -64,7 +64,7 @@ class Contestant:
         jax.config.update("jax_compilation_cache_dir", tempfile.mkdtemp(dir=task["folder"]))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
         recipe = make_recipe(task, axis_name=AXIS if jax.device_count() > 1 else None)
-        self.function = pmap_step(recipe)
+        self.function = step_on_devices(recipe)
         state = pack_state(init_state(recipe, tuple(task["size"])))
         self.state = devices.replicate(state)
         self.batch = {"image": task["images"], "label": task["labels"].astype(np.int32)}

@@ -13,7 +13,6 @@ from batnet_jax.models import BATNet
 from batnet_jax.models.preprocess import normalise
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.compile_time import compiling
-from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.preemption import is_agreed
 from batnet_jax.runtime.progress import progress_bar
 from batnet_jax.runtime.signals import Terminated
@@ -48,7 +47,7 @@ def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
 
     Each of several processes passes its own images and gets the features of its own images.
     """
-    replicated, step = devices.replicate(variables), _pmap_embed(model)
+    replicated, step = devices.replicate(variables), embed_on_devices(model)
     is_compiled = False
 
     def embed(images: np.ndarray) -> np.ndarray:
@@ -66,9 +65,15 @@ def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
 
 
 @functools.lru_cache(maxsize=2)
-def _pmap_embed(model: Any) -> Callable[..., jax.Array]:
-    """Return `embed_step` for all devices, compiled once for all variables of a network."""
-    return jax.pmap(functools.partial(embed_step, model=model), AXIS, in_axes=(None, 0))
+def embed_on_devices(model: Any, on: tuple[Any, ...] | None = None) -> Callable[..., jax.Array]:
+    """Return `embed_step` for all devices, compiled once for all variables of a network.
+
+    Args:
+      model: the network.
+      on: the devices; None: those of all processes.
+    """
+    step = functools.partial(embed_step, model=model)
+    return devices.parallel(step, in_axes=(None, 0), devices=on)
 
 
 def extract_features(store: ImageStore, embed: Embed, *, batch: int, name: str) -> np.ndarray:

@@ -1,9 +1,10 @@
-"""Arrays on the devices of all processes, as `jax.pmap` takes and returns them.
+"""Functions on all devices, and arrays as these functions take and return them.
 
-A pmap spans the devices of all processes. Each process passes and receives the share of its own
-devices. A global batch is the batch of all processes together.
+This module alone calls `jax.pmap`. A pmap spans the devices of all processes. Each process passes
+and receives the share of its own devices. A global batch is the batch of all processes together.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +13,33 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"  # the name of pmap's axis
+
+
+def parallel(
+    function: Callable,
+    *,
+    in_axes: Sequence[int | None],
+    out_axes: Any = 0,
+    donate: Sequence[int] = (),
+    devices: Sequence[Any] | None = None,
+) -> Callable:
+    """Return the function that runs `function` on every device, over the axis `AXIS`.
+
+    Args:
+      function: to be compiled.
+      in_axes: for each argument 0 if each device receives a row, None if all receive the whole.
+      out_axes: for each result 0 if the devices' results are stacked, None if all are equal.
+      donate: the arguments whose memory the results may use.
+      devices: to run on; None: those of all processes.
+    """
+    return jax.pmap(
+        function,
+        AXIS,
+        in_axes=tuple(in_axes),
+        out_axes=out_axes,
+        donate_argnums=tuple(donate),
+        devices=devices,
+    )
 
 
 def replicate(tree: Any) -> Any:

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,7 +140,7 @@ def start_run(
         workdir=workdir,
         metadata=metadata,
         recipe=recipe,
-        step_function=pmap_step(recipe),
+        step_function=step_on_devices(recipe),
         state=devices.replicate(pack_state(state)),
         step=step,
         metrics_log=MetricsLog(workdir, step) if processes.is_lead() else NoMetricsLog(),
@@ -155,19 +155,17 @@ def start_run(
     )
 
 
-def pmap_step(recipe: Recipe) -> StepFunction:
+def step_on_devices(recipe: Recipe, on: Sequence[Any] | None = None) -> StepFunction:
     """Compile `train_step` for all devices.
 
+    Args:
+      recipe: of the step; its `axis_name` is None for a single device.
+      on: the devices; None: those of all processes.
     Returns: a function of (state, batch split by `devices.split`) that returns (state, metrics).
       The state has no device axis and is packed for speed; its buffers are donated.
     """
-    return jax.pmap(
-        functools.partial(train_step, recipe=recipe),
-        AXIS,
-        in_axes=(None, 0),
-        out_axes=(None, None),  # type: ignore[arg-type]
-        donate_argnums=0,
-    )
+    step = functools.partial(train_step, recipe=recipe)
+    return devices.parallel(step, in_axes=(None, 0), out_axes=(None, None), donate=(0,), devices=on)
 
 
 @dataclass
@@ -181,7 +179,7 @@ class Run:
       workdir: where the run writes.
       metadata: saved with each checkpoint.
       recipe: of the step.
-      step_function: see `pmap_step`.
+      step_function: see `step_on_devices`.
       state: the state after `step` steps, packed, on every device of this process. The next step
         invalidates it, as its buffers are donated.
       step: number of steps taken.

@@ -8,7 +8,7 @@ from support.stub_training import fake_embed, tiny_config
 
 from batnet_jax.data.run_data import open_tests
 from batnet_jax.evaluation import baselines, evaluate
-from batnet_jax.evaluation.embed import _pmap_embed
+from batnet_jax.evaluation.embed import embed_on_devices
 from batnet_jax.models import BATNet
 
 HALVES = fake_embed(None, {"params": {"w": np.ones(1)}})
@@ -151,5 +151,5 @@ def test_raw_pixels_are_few(size, numbers):
 
 def test_the_untrained_net_is_not_compiled_again():
     """The same network with other variables runs the same program."""
-    assert _pmap_embed(BATNet(3, width=0.5)) is _pmap_embed(BATNet(3, width=0.5))
-    assert _pmap_embed(BATNet(3, width=0.5)) is not _pmap_embed(BATNet(3, width=0.25))
+    assert embed_on_devices(BATNet(3, width=0.5)) is embed_on_devices(BATNet(3, width=0.5))
+    assert embed_on_devices(BATNet(3, width=0.5)) is not embed_on_devices(BATNet(3, width=0.25))

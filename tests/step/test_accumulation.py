@@ -87,7 +87,7 @@ def take(model, accumulate, size, axis_name=None):
     """Return loss, gradients and new statistics of a step."""
     step, state, batch = make_step(model, accumulate, axis_name), make_state(model, size), None
     if axis_name:
-        step = jax.pmap(step, axis_name, in_axes=(None, 0), out_axes=(None, None))
+        step = devices.parallel(step, in_axes=(None, 0), out_axes=(None, None))
         state, batch = devices.replicate(state), jax.tree.map(devices.split, make_batch(size))
     else:
         step, batch = jit(step), make_batch(size)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float32, Int32
 
-_AXIS = "devices"
+from batnet_jax.runtime.devices import AXIS, parallel
 
 
 def replicate(tree: Any) -> Any:
@@ -20,7 +20,7 @@ def replicate(tree: Any) -> Any:
 
 def split(tree: Any) -> Any:
     """Put row i of each array [devices, ...] on device i."""
-    return jax.device_put(tree, _sharding(PartitionSpec(_AXIS)))
+    return jax.device_put(tree, _sharding(PartitionSpec(AXIS)))
 
 
 @functools.cache
@@ -32,9 +32,7 @@ def on_devices(function: Callable, in_axes: tuple, donate: tuple = ()) -> Callab
       in_axes: for each argument 0 if each device receives a row, None if all receive the whole.
       donate: the arguments whose memory the result may use.
     """
-    return jax.pmap(
-        function, _AXIS, in_axes=in_axes, donate_argnums=donate, devices=jax.local_devices()
-    )
+    return parallel(function, in_axes=in_axes, donate=donate, devices=jax.local_devices())
 
 
 def new_thresholds_and_counts(
@@ -46,12 +44,12 @@ def new_thresholds_and_counts(
 
 @functools.cache
 def _fill_on_devices(shape: tuple[int, int, int], devices: tuple) -> Callable:
-    mesh = Mesh(np.array(devices), (_AXIS,))
+    mesh = Mesh(np.array(devices), (AXIS,))
     return jax.jit(
         lambda: (jnp.full(shape, jnp.inf, jnp.float32), jnp.zeros(shape, jnp.int32)),
-        out_shardings=NamedSharding(mesh, PartitionSpec(_AXIS)),
+        out_shardings=NamedSharding(mesh, PartitionSpec(AXIS)),
     )
 
 
 def _sharding(spec: PartitionSpec) -> NamedSharding:
-    return NamedSharding(Mesh(np.array(jax.local_devices()), (_AXIS,)), spec)
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), spec)

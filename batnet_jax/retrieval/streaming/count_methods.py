@@ -13,13 +13,16 @@ from batnet_jax.retrieval.streaming.device_map import on_devices
 from batnet_jax.retrieval.streaming.query_blocks import Page, StepShape
 from batnet_jax.retrieval.streaming.tiling import STEP_ROWS
 
+DEPRECATED = (0, 11)
+"""The first JAX that warns of Pallas' Triton backend."""
+
 
 def counting_method() -> str:
     """Return how the devices count.
 
     "windows": few queries at a time, in windows, which suits a CPU's cache. "kernel": the kernel of
-    `count_pallas`, on GPUs for which Pallas compiles it. "sums": plain sums of all queries,
-    elsewhere.
+    `count_pallas`, on GPUs for which Pallas compiles it, with a JAX that does not deprecate it.
+    "sums": plain sums of all queries, elsewhere, as on TPUs.
     """
     if jax.default_backend() == "cpu":
         return "windows"
@@ -27,7 +30,13 @@ def counting_method() -> str:
 
 
 def _has_kernel(device: Any) -> bool:
-    """Return whether Pallas compiles for a device: NVIDIA's, compute capability 8.0 (Ampere) on."""
+    """Return whether Pallas compiles for a device: NVIDIA's, compute capability 8.0 (Ampere) on.
+
+    The kernel is written for Pallas' Triton backend, which JAX deprecates from 0.11 on. There the
+    sums count, until a kernel for the backend that stays has been run on a GPU.
+    """
+    if jax.__version_info__ >= DEPRECATED:
+        return False
     capability = str(getattr(device, "compute_capability", ""))  # a name on AMD's GPUs
     number = re.fullmatch(r"(\d+)\.\d+", capability)
     return device.platform == "gpu" and number is not None and int(number[1]) >= 8

@@ -7,6 +7,7 @@ usage() {
 launch/tpu_vm.sh VERB --zone=ZONE [OPTION...] [-- ARGUMENT OF batnet_jax.main...]
 
 verbs
+  plan     compiles the run for --type on this computer, without a machine: memory, time, cost
   create   makes the machine and leaves it there, billed until `delete`
   setup    copies this package to all hosts and installs it, with constraints.txt
   train    starts main on all hosts and waits for its end; the machine stays
@@ -17,8 +18,8 @@ verbs
   delete   deletes the machine, and looks whether it is gone
 
 options (each may be given with every verb)
-  --zone=ZONE        needed
-  --type=TYPE        of the accelerator, such as v4-8 or v4-32; needed by create and run
+  --zone=ZONE        needed, but for plan
+  --type=TYPE        of the accelerator, such as v4-8 or v4-32; needed by plan, create and run
   --name=NAME        of the machine; default batnet
   --project=ID       default: gcloud's
   --version=VERSION  of the TPU software; default by --type
@@ -28,10 +29,12 @@ options (each may be given with every verb)
   --data=gs://DIR    setup copies it to data/manual on each host
   --attempts=N       run: machines to try at most; default 10
   --worker=N         logs: of which host; default 0
+  --price=PRICE      plan: of a chip for an hour
   --dry-run          prints every command, runs none
   --help
 
-environment: BATNET_BACKOFF (30) seconds before a first retry, doubled for each further one up to
+environment: JAX_DEFAULT_MATMUL_PRECISION is handed on to main; BATNET_PYTHON is the Python that plan
+uses, by default .venv/bin/python or else python3; BATNET_BACKOFF (30) seconds before a first retry, doubled for each further one up to
 600; BATNET_POLL (30) seconds between two looks at a run or a queue
 
 exit status
@@ -48,7 +51,7 @@ BACKOFF=${BATNET_BACKOFF:-30} POLL=${BATNET_POLL:-30}
 # A host that vanishes closes no connection: ssh itself must notice.
 readonly PATIENCE=(-oConnectTimeout=30 -oServerAliveInterval=30 -oServerAliveCountMax=4)
 
-NAME=batnet ZONE='' TYPE='' VERSION='' PROJECT='' DATA='' WAIT=60 ATTEMPTS=10 WORKER=0
+NAME=batnet ZONE='' TYPE='' VERSION='' PROJECT='' DATA='' WAIT=60 ATTEMPTS=10 WORKER=0 PRICE=''
 SPOT='' QUEUED='' DRY_RUN='' MAIN=()
 DOOMED=''      # set while a machine of ours must not outlive this script
 CREATING=''    # set while gcloud creates: the machine may turn up after a look that misses it
@@ -292,6 +295,12 @@ TEXT
   echo ') ; if [ $? -ne 0 ]; then exit 9; fi'
 }
 
+# What products of float32 numbers ask for (docs/performance.md), if this computer's user has said.
+precision() {
+  local asked=${JAX_DEFAULT_MATMUL_PRECISION:-}
+  if [[ $asked ]]; then printf 'JAX_DEFAULT_MATMUL_PRECISION=%q ' "$asked"; fi
+}
+
 # Starts main so that it outlives the connection; a second start with the same id does nothing, for
 # the first may have been heard although its connection broke. Waits until the run has its lock, or
 # else a look could come before it.
@@ -305,7 +314,7 @@ if ! flock -n lock true; then echo 'another run is in progress here' >&2; exit 1
 rm -f status; echo $id >id
 setsid nohup flock -o lock bash -c $(printf '%q' "cd ~/batnet_jax
 status=0
-BATNET_DISTRIBUTED=1 .venv/bin/python -m batnet_jax.main $main || status=\$?
+BATNET_DISTRIBUTED=1 $(precision).venv/bin/python -m batnet_jax.main $main || status=\$?
 echo \$status >~/batnet_run/status") >log 2>&1 </dev/null &
 for _ in \$(seq 50); do
   if [ -s status ] || ! flock -n lock true; then exit 0; fi
@@ -414,6 +423,21 @@ attempt_run() {
   train
 }
 
+# Compiles on this computer. A workdir in a bucket is none of its business.
+plan() {
+  local python=${BATNET_PYTHON:-} argument arguments=()
+  if [[ ! $python ]]; then
+    python=$ROOT/.venv/bin/python
+    if [[ ! -x $python ]]; then python=python3; fi
+  fi
+  for argument in ${MAIN[@]+"${MAIN[@]}"}; do
+    if [[ $argument != --workdir=* ]]; then arguments+=("$argument"); fi
+  done
+  if [[ $PRICE ]]; then arguments+=("--price=$PRICE"); fi
+  cd "$ROOT"
+  call "$python" -m batnet_jax.main --mode=plan --slice="$TYPE" "${arguments[@]}"
+}
+
 status_of_all() {
   local node
   node=$(node_state)
@@ -432,7 +456,7 @@ number() {
 parse() {
   if (($# == 0)); then mistake "no verb given: see launch/tpu_vm.sh --help"; fi
   case $1 in
-    create | setup | train | eval | run | logs | status | delete) VERB=$1 ;;
+    plan | create | setup | train | eval | run | logs | status | delete) VERB=$1 ;;
     --help | -h) usage && exit 0 ;;
     *) mistake "unknown verb '$1': see launch/tpu_vm.sh --help" ;;
   esac
@@ -447,6 +471,7 @@ parse() {
       --data=*) DATA=${1#*=} ;;
       --wait=*) WAIT=$(number --wait "${1#*=}") ;;
       --attempts=*) ATTEMPTS=$(number --attempts "${1#*=}") ;;
+      --price=*) PRICE=${1#*=} ;;
       --worker=*) WORKER=$(number --worker "${1#*=}") ;;
       --spot) SPOT=yes ;;
       --queued) QUEUED=yes ;;
@@ -463,19 +488,20 @@ parse() {
 }
 
 check() {
-  if [[ ! $ZONE ]]; then mistake "no --zone=ZONE given: launch/README.md says how to choose one"; fi
+  if [[ ! $ZONE && $VERB != plan ]]; then mistake "no --zone=ZONE given: launch/README.md says how to choose one"; fi
   if [[ ! $NAME =~ ^[a-z]([a-z0-9-]{0,60}[a-z0-9])?$ ]]; then
     mistake "--name=$NAME: give small letters, digits and -, a letter first"
   fi
   if [[ $DATA && $DATA != gs://* ]]; then mistake "--data=$DATA: give a folder as gs://BUCKET/FOLDER"; fi
   case $VERB in
+    plan) if [[ ! $TYPE ]]; then mistake "plan needs --type=TYPE, such as v4-8"; fi ;;
     create | run)
       if [[ ! $TYPE ]]; then mistake "$VERB needs --type=TYPE, such as v4-8"; fi
       VERSION=${VERSION:-$(default_version)}
       ;;
   esac
   check_main
-  if [[ ! $DRY_RUN ]] && ! command -v gcloud >/dev/null; then
+  if [[ ! $DRY_RUN && $VERB != plan ]] && ! command -v gcloud >/dev/null; then
     mistake "gcloud is not installed: see https://cloud.google.com/sdk/docs/install"
   fi
 }
@@ -492,7 +518,7 @@ require_machine() {
 check_main() {
   local argument config='' workdir=''
   case $VERB in
-    train | eval | run) ;;
+    plan | train | eval | run) ;;
     *)
       if ((${#MAIN[@]})); then mistake "$VERB takes no arguments of main"; fi
       return
@@ -541,6 +567,7 @@ main() {
   trap 'exit 130' INT
   trap 'exit 143' TERM HUP
   case $VERB in
+    plan) plan ;;
     create)
       refuse_existing
       create_machine

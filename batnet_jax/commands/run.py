@@ -45,6 +45,8 @@ def run_line(argv: list[str]) -> int:
         parse(argv)
         if command().resumes:
             next_time = "resumes from the last checkpoint"
+        if command().on_cpu:
+            jax.config.update("jax_platforms", "cpu")
         run_mode(load_mode(MODE.value))
     except UserError:
         raise

@@ -65,6 +65,7 @@ class Command:
       shared: several processes can run the command together, and the workdir may be in a bucket.
       resumes: the command resumes from its last checkpoint when it is started again.
       tests: the command opens the data sets that the settings name.
+      on_cpu: the command computes on this machine's CPU, and looks for no accelerator.
       examples: command lines for the help.
     """
 
@@ -78,6 +79,7 @@ class Command:
     shared: bool = False
     resumes: bool = False
     tests: bool = False
+    on_cpu: bool = False
     examples: tuple[str, ...] = ()
 
     @property
@@ -262,6 +264,24 @@ COMMANDS: dict[str, Command] = {
         ),
         settings="none",
         examples=("batnet metrics query.npz gallery.npz",),
+    ),
+    "plan": Command(
+        "Compiles a training run for a TPU slice without one: memory, time, cost.",
+        module="plan",
+        words=(DATA,),
+        needs=(Option("slice", "its type, as v4-8, v5litepod-4, v5p-8 or v6e-4", shown="TYPE"),),
+        takes=(
+            Option(
+                "training_images",
+                "their number; default: the data set is looked at",
+                "number",
+                least=1,
+            ),
+            Option("training_people", "their number; default likewise", "number", least=1),
+            Option("price", "of a chip for an hour, for the cost of the run", shown="PRICE"),
+        ),
+        on_cpu=True,
+        examples=("batnet plan people/ --slice=v5litepod-4 --price=1.20",),
     ),
     "tables": Command(
         "Trains the rows of one of the paper's tables, with each seed; resumes.",

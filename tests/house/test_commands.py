@@ -240,11 +240,13 @@ RUNS = [
     (page, command)
     for page, command in commands(*MAIN)
     if "..." not in command
-    and not re.search(r"gs://|DIR/|<|--processes|\b[A-Z]{3,}\b|batnet metrics|completion", command)
+    and not re.search(
+        r"gs://|DIR/|<|--processes|\b[A-Z]{3,}\b|batnet (metrics|plan)|completion", command
+    )
 ]
 """The commands that the long test runs; a word in capitals stands for another.
 
-tests/modes/test_metrics.py has the files of `batnet metrics`.
+tests/modes/test_metrics.py has the files of `batnet metrics`; `batnet plan` wants libtpu.
 """
 
 
@@ -315,7 +317,7 @@ def write_evaluation(workdir):
 
 def test_all_benchmarks_in_the_documents_are_run():
     known = SMALLER.keys() | {"rerank.py", "search.py", "export.py", "convolution.py", "kernels.py"}
-    known |= {"gpu_program.py"}  # it wants JAX's plugin for CUDA
+    known |= {"gpu_program.py", "tpu_program.py"}  # they want the plugin for CUDA, and libtpu
     known |= {"experiments.py"}  # hours; tests/house/test_experiments.py has its tables
     assert {c.split()[1].removeprefix("benchmarks/") for _, c in commands(*BENCHMARK)} <= known
 

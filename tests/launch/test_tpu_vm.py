@@ -3,6 +3,7 @@
 What becomes of a run there: launch/test_tpu_vm_runs.py.
 """
 
+import os
 import re
 import signal
 import subprocess
@@ -54,6 +55,42 @@ def split_commands(out):
 def normal(args):
     text = "\0".join(args)
     return re.sub(r"/\S*/batnet_jax.tgz|\b\d+-\d+\b(?=[; ]| >id)", "X", text)
+
+
+def test_plan_compiles_on_this_computer(world, tmp_path):
+    """Main gets the type and the price, but no workdir; no machine is asked for."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\nprintf "%s\\n" "$@"; exit 3\n')
+    python.chmod(0o755)
+    line = [TPU, "plan", "--type=v4-8", "--price=1.5", "--", "--config=configs/demo.py"]
+    done = subprocess.run(
+        [*line, "--workdir=gs://b/run"],
+        cwd=tmp_path,
+        env=os.environ | {"BATNET_PYTHON": str(python)},
+        capture_output=True,
+        text=True,
+    )
+    words = ["-m", "batnet_jax.main", "--mode=plan", "--slice=v4-8", "--config=configs/demo.py"]
+    assert (done.returncode, done.stdout.splitlines()) == (3, [*words, "--price=1.5"])
+    assert world.calls() == []
+    without = subprocess.run([*line[:2], *line[4:]], capture_output=True, text=True)
+    assert (without.returncode, without.stderr) == (
+        2,
+        "error: plan needs --type=TYPE, such as v4-8\n",
+    )
+
+
+@pytest.mark.parametrize("asked", ["", "highest"])
+def test_the_precision_of_products_is_handed_on(asked):
+    done = subprocess.run(
+        [TPU, "train", *MACHINE, "--dry-run", *ARGUMENTS],
+        env=os.environ | {"JAX_DEFAULT_MATMUL_PRECISION": asked},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("JAX_DEFAULT_MATMUL_PRECISION" in done.stdout) == bool(asked)
+    assert ("JAX_DEFAULT_MATMUL_PRECISION=highest" in done.stdout) == bool(asked)
 
 
 def test_run_creates_trains_and_deletes(world):

@@ -20,6 +20,7 @@ INSTALL = {
     "httpx2": "pip install -e '.[test]'",
     "jax2onnx": "make onnx",
     "jax_plugins.xla_cuda13": "make gpu",
+    "libtpu": "pip install -e '.[tpu]'",
     "material": "make docs",
     "mkdocs": "make docs",
     "mkdocstrings": "make docs",

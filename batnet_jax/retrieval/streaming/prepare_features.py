@@ -129,13 +129,13 @@ def make_queries(
     if metric != "cosine":
         on_device = upload(features.astype(jnp.dtype(dtype), copy=False))
         return lambda rows: _gather(on_device, rows.astype(np.int32))
-    prepared, is_safe = _unit_rows(upload(features), dtype=dtype)
+    prepared, is_safe = unit_rows(upload(features), dtype=dtype)
 
     @functools.cache
     def unit_queries() -> Float[Array, "q d"]:
         is_unsafe = ~np.asarray(is_safe)
         if is_unsafe.any():
-            return _unit_rows(rescale_rows(features, is_unsafe), dtype=dtype)[0]
+            return unit_rows(rescale_rows(features, is_unsafe), dtype=dtype)[0]
         return prepared
 
     return lambda rows: _gather(unit_queries(), rows.astype(np.int32))
@@ -161,16 +161,16 @@ class ChunkPreparer:
         rows = check_rows(rows, self._buffer.shape[1], self._metric)
         self.gallery_on_device = isinstance(rows, CheckedRows)
         if isinstance(rows, CheckedRows):
-            return _unit_columns(self._pad(rows.rows), dtype=self._dtype)[0], None
+            return unit_columns(self._pad(rows.rows), dtype=self._dtype)[0], None
         if self._metric == "euclidean":
             return self._prepare_euclidean(np.asarray(rows))
-        prepared, is_safe = _unit_columns(self._pad(rows), dtype=self._dtype)
+        prepared, is_safe = unit_columns(self._pad(rows), dtype=self._dtype)
         is_safe = np.asarray(is_safe)  # waits for the device; the buffer may be written after that
         if not is_safe.all():
             rows = np.asarray(rows)
             checks.features("gallery_features", rows, self._metric)
             padded = self._pad(rescale_rows(rows, ~is_safe[: len(rows)]))
-            prepared, _ = _unit_columns(padded, dtype=self._dtype)
+            prepared, _ = unit_columns(padded, dtype=self._dtype)
             jax.block_until_ready(prepared)
         return prepared, None
 
@@ -195,19 +195,20 @@ class ChunkPreparer:
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _unit_rows(
+def unit_rows(
     rows: Float32[Array, "n d"], dtype: str
 ) -> tuple[Float[Array, "n d"], Bool[Array, " n"]]:
+    """Return rows at unit length, rounded to a type, and whether float32 represents each length."""
     lengths, is_safe = row_lengths(rows)
     return (rows / lengths[:, None]).astype(dtype), is_safe
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _unit_columns(
+def unit_columns(
     rows: Float32[Array, "n d"], dtype: str
 ) -> tuple[Float[Array, "d n"], Bool[Array, " n"]]:
-    """`_unit_rows`, transposed: XLA's CPU backend multiplies faster in this layout."""
-    unit, is_safe = _unit_rows(rows, dtype)
+    """`unit_rows`, transposed: XLA's CPU backend multiplies faster in this layout."""
+    unit, is_safe = unit_rows(rows, dtype)
     return unit.T, is_safe
 
 

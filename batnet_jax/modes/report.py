@@ -1,6 +1,7 @@
 """The mode `report`: a page that shows the rankings, the attention and the training of a run."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,20 @@ import ml_collections
 from batnet_jax.config import default_config, flatten
 from batnet_jax.data.run_data import RetrievalTest, open_tests
 from batnet_jax.errors import UserError, printable
-from batnet_jax.evaluation.embed import make_embed
+from batnet_jax.evaluation.baselines import measure_baselines
+from batnet_jax.evaluation.embed import Embed, make_embed
+from batnet_jax.evaluation.evaluate import result_before
 from batnet_jax.inference.restore import restore_network
-from batnet_jax.models import parse_positions
+from batnet_jax.models import BATNet, parse_positions
+from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.modes.report_attention import attention_rows, layer_figures
 from batnet_jax.modes.report_exhibits import report_test
-from batnet_jax.report import page, sections
+from batnet_jax.modes.report_run import run_facts
+from batnet_jax.report import page
 from batnet_jax.report.attention_maps import draw_attention_maps
 from batnet_jax.report.attention_section import attention_section
 from batnet_jax.report.settings import settings_section
+from batnet_jax.report.summary import Measured, metrics_section
 from batnet_jax.report.thumbnails import Thumbnails
 from batnet_jax.report.training_section import training_section
 from batnet_jax.runtime.resource_errors import as_run_failure
@@ -44,6 +50,7 @@ def run(config: ml_collections.ConfigDict, workdir: Path) -> None:
 
 def write_report(config: ml_collections.ConfigDict, workdir: Path) -> list[Path]:
     """Write the page and the picture of a report; return their paths."""
+    begun = time.monotonic()
     step = checkpoints.configured_step(config, workdir)
     metadata = checkpoints.restore_metadata(workdir, step)
     model, variables = restore_network(config, workdir, step)
@@ -56,13 +63,18 @@ def write_report(config: ml_collections.ConfigDict, workdir: Path) -> list[Path]
         report_test(config, test, embed, thumbnails, step=step, number=number, count=len(tests))
         for number, test in enumerate(tests)
     ]
+    measured = [
+        _measure(config, test, model, own.result, workdir)
+        for test, own in zip(tests, reported, strict=True)
+    ]
     attention = attention_rows(config, model, variables, tests[0], reported[0].sample)
     layers = layer_figures(config, model, variables, tests[0])
     progress = progress_of(reported[0].result, evaluations)
     lines, messages = read_whole_lines(workdir)
     tell_left_out(messages)
-    settings = metadata.get("config") or json.loads(config.to_json())  # old checkpoints have none
-    defaults = json.loads(default_config().to_json())
+    saved = metadata.get("config") or json.loads(config.to_json())  # old checkpoints have none
+    settings, defaults = flatten(saved), flatten(json.loads(default_config().to_json()))
+    facts, versions = run_facts(workdir, lines, settings, seconds=time.monotonic() - begun)
 
     page.write_page(
         folder / PAGE,
@@ -71,13 +83,14 @@ def write_report(config: ml_collections.ConfigDict, workdir: Path) -> list[Path]
             "data set": tests[0].name,
             "step": f"{step:,}",
             "network": describe_network(config.model),
+            "written": facts["written"],
         },
         sections=[
-            sections.metrics_section([test.result for test in reported]),
+            metrics_section(measured),
             *(section for test in reported for section in test.sections),
             attention_section(attention, thumbnails, layers),
             training_section(lines, progress),
-            settings_section(flatten(settings), flatten(defaults)),
+            settings_section(settings, defaults, facts=facts, versions=versions),
         ],
         styles=thumbnails.styles(),
     )
@@ -86,6 +99,22 @@ def write_report(config: ml_collections.ConfigDict, workdir: Path) -> list[Path]
         written.append(folder / f"attention_step_{step}.png")
         draw_attention_maps(written[-1], attention, dataset=tests[0].name, step=step)
     return written
+
+
+def _measure(
+    config: ml_collections.ConfigDict,
+    test: RetrievalTest,
+    model: BATNet,
+    result: dict[str, Any],
+    workdir: Path,
+) -> Measured:
+    """Return a result with the evaluation before it and the baselines of its test."""
+
+    def make_untrained() -> Embed:
+        return make_embed(model, draw_variables(model, tuple(config.data.image_size), config.seed))
+
+    baselines = measure_baselines(config, test, make_untrained, workdir)
+    return Measured(result, result_before(workdir, result), baselines)
 
 
 def _open_tests(

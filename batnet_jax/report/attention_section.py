@@ -3,20 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from batnet_jax.report.attention_maps import COLUMNS, AttentionRow, mask_limits, overlay
+from batnet_jax.report.attention_maps import AttentionRow, mask_limits, overlay
 from batnet_jax.report.layers import LEGEND, share_table
 from batnet_jax.report.page import Markup, Section, escape, grid, paragraph
 from batnet_jax.report.ranked_list import Person
 from batnet_jax.report.thumbnails import Thumbnails, picture
 
 _BOX = (96, 192)
+_COLUMNS = (("before", ""), ("mask", "own scale"), ("mask", "shared scale"), ("after", ""))
+"""The maps of a row, and the scale of the masks."""
 _CAPTION = (
     "Before: the feature map that enters the Bi-attention; mask: the factor that multiplies it; "
     "after: the masked map. Each is a mean over the channels, laid over the image in grey. Colours "
     "run from the lowest value (dark violet) to the highest (yellow). The maps before and after "
-    "have a colour scale each, so their colours compare places within one map; all masks at a "
-    "position share a scale, so their colours also compare images. The lowest and highest values "
-    "are below each map. The mask is between 0.5 and 1, so the map after it is always lower: look "
+    "have a colour scale each, so their colours compare places within one map. A mask is shown "
+    "twice: on a scale of its own, which shows what it picks out, and on the scale of all masks at "
+    "the position, which compares images. The lowest and highest values are below each map. The "
+    "mask is between 0.5 and 1, so the map after it is always lower: look "
     "for the places that it lowers least."
 )
 
@@ -69,14 +72,15 @@ def _row(
     figures = [_figure(thumbnails.add(row.person.image, _BOX), f"Query, {name}", "image", "")]
     if row.layers is not None:
         figures.append(_figure(thumbnails.add(row.layers, _BOX), f"{name}: layers", "layers", ""))
-    for column in COLUMNS:
+    for column, scale in _COLUMNS:
         heat = getattr(row.maps[position], column)
-        image = overlay(row.person.image, heat, limits if column == "mask" else None)
-        alt = f"{name}: heat map {column} at {position}"
+        image = overlay(row.person.image, heat, limits if scale == "shared scale" else None)
+        title = f"{column}, {scale}" if scale else column
+        alt = f"{name}: heat map {title} at {position}"
         note = f"{heat.min():.3g} to {heat.max():.3g}"
-        figures.append(_figure(thumbnails.add(image, _BOX), alt, column, note))
+        figures.append(_figure(thumbnails.add(image, _BOX), alt, title, note))
     head = f"<h3>{escape(name.capitalize())}, at {escape(position)}</h3>"
-    style = "maps" if row.layers is None else "maps five"
+    style = "maps" if row.layers is None else "maps layered"
     return f'{head}<div class="{style}">{"".join(figures)}</div>'
 
 

@@ -1,6 +1,5 @@
 """The section of ranked lists: one card per query, and a form that filters the cards."""
 
-import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -12,9 +11,12 @@ KINDS = {
     "median": "AP around the median",
     "best": "highest AP",
     "random": "drawn at random",
+    "hardest": "the lowest AP of one of the hardest identities or camera pairs",
 }
 """Why a query is shown."""
-_VERDICTS = {"right": "right", "wrong": "wrong", "same": "same camera"}
+VERDICTS = {"right": "same identity", "wrong": "other identity", "same": "same camera"}
+WIDE = 1.25
+"""The median height / width of images below which lists have wider places."""
 
 
 class PageImage(NamedTuple):
@@ -27,6 +29,8 @@ class PageImage(NamedTuple):
     """None: unknown."""
     name: str = ""
     """The user's name of the identity; "" if it has none."""
+    file: str = ""
+    """The name of its file; "" if unknown."""
 
     @property
     def who(self) -> str:
@@ -42,6 +46,8 @@ class Hit(NamedTuple):
     """The rank, from 1; 0 for an image that does not count."""
     verdict: str
     """`right`, `wrong`, or `same`: the query's identity, seen by the query's own camera."""
+    score: float
+    """The cosine of the features of query and image."""
 
 
 class Card(NamedTuple):
@@ -54,9 +60,13 @@ class Card(NamedTuple):
     first_rank: int
     """The rank of the first right image, from 1."""
     hits: Sequence[Hit]
-    """Best first. If none of the first places is right, the first right image follows them."""
+    """Best first."""
     left_out: int
     """Images of the same camera that rank among the hits but are not shown."""
+    missed: Sequence[Hit] = ()
+    """The first of the right images behind the hits."""
+    num_missed: int = 0
+    """All right images behind the hits."""
 
 
 def ranked_lists_section(
@@ -66,6 +76,7 @@ def ranked_lists_section(
     num_valid: int,
     suffix: str = "",
     title: str = "Ranked lists",
+    aspect: float = 2.0,
 ) -> Section:
     """Make the section of ranked lists.
 
@@ -75,26 +86,33 @@ def ranked_lists_section(
       num_valid: the queries that have a match in the gallery.
       suffix: ends the section's anchor: letters, digits and hyphens.
       title: the section's.
+      aspect: the median height / width of the images.
     """
-    meanings = "; ".join(f"{kind}: {meaning}" for kind, meaning in KINDS.items())
+    kinds = [kind for kind in KINDS if any(kind in card.kinds for card in shown)]
+    meanings = "; ".join(f"{kind}: {KINDS[kind]}" for kind in kinds)
     text = f"{len(shown):,} of {num_valid:,} queries, chosen by kind ({meanings})."
     if num_valid < num_queries:
         text += f" Another {num_queries - num_valid:,} queries have no match in the gallery."
-    text += " Each list shows the query on the left, then the gallery images, best first."
-    body = paragraph(text) + cards(shown, key=f"list{suffix}")
+    text += (
+        " Each list shows the query, then the gallery images, best first, with the cosine of their"
+        " features; then the first of the matches that it missed. Click an image to enlarge it."
+    )
+    body = paragraph(text) + cards(shown, key=f"list{suffix}", aspect=aspect)
     return Section(f"ranked-lists{suffix}", title, body)
 
 
-def cards(shown: Sequence[Card], *, key: str) -> Markup:
+def cards(shown: Sequence[Card], *, key: str, aspect: float = 2.0) -> Markup:
     """Make the filter form and the cards.
 
     Args:
       shown: at least one.
       key: begins the anchors: letters, digits and hyphens.
+      aspect: the median height / width of the images.
     """
+    style = "cards wide" if aspect < WIDE else "cards"
     listed = "\n".join(_card(card, f"{key}-{number}") for number, card in enumerate(shown))
     return Markup(
-        f'{_form(shown, key)}\n{_legend()}\n<div class="cards">\n{listed}\n</div>\n'
+        f'{_form(shown, key)}\n{_legend()}\n<div class="{style}">\n{listed}\n</div>\n'
         '<p class="nothing" hidden>No list matches: remove a filter, or reset them all.</p>\n'
         '<button type="button" class="more" hidden>Show more</button>'
     )
@@ -109,8 +127,10 @@ def _form(shown: Sequence[Card], key: str) -> str:
         for value, text in [("", "All"), *((kind, kind.capitalize()) for kind in kinds)]
     )
     cameras = sorted({card.query.camera for card in shown if card.query.camera is not None})
-    camera = _select(f"{key}-camera", "Camera", "camera", [(str(c), str(c)) for c in cameras])
-    first = [("right", "right"), ("wrong", "wrong")]
+    camera = _select(f"{key}-camera", "Query camera", "camera", [(str(c), str(c)) for c in cameras])
+    seen = sorted({camera for card in shown for camera in match_cameras(card)})
+    seen = _select(f"{key}-seen", "Match camera", "seen", [(str(c), str(c)) for c in seen])
+    first = [("right", "same identity"), ("wrong", "other identity")]
     people = {card.query.pid: card.query.who for card in shown}
     options = "".join(f'<option value="{escape(people[pid])}"></option>' for pid in sorted(people))
     named = any(card.query.name for card in shown)
@@ -118,7 +138,7 @@ def _form(shown: Sequence[Card], key: str) -> str:
     return (
         f'<form class="filters" hidden aria-label="Filter the ranked lists">'
         f'<fieldset class="choice"><legend>Queries</legend><div>{radios}</div></fieldset>'
-        f"{camera if cameras else ''}"
+        f"{camera + seen if cameras else ''}"
         f'<p><label for="{key}-pid">Identity</label><input id="{key}-pid" type="search"'
         f'{numeric} autocomplete="off" placeholder="any" list="{key}-pids"'
         f' data-filter="pid"><datalist id="{key}-pids">{options}</datalist></p>'
@@ -126,6 +146,12 @@ def _form(shown: Sequence[Card], key: str) -> str:
         '<p><button type="reset">Reset</button></p>'
         '<output aria-live="polite"></output></form>'
     )
+
+
+def match_cameras(card: Card) -> set[int]:
+    """Return the cameras of the shown images that match a card's query and count."""
+    listed = [hit for hit in (*card.hits, *card.missed) if hit.verdict == "right"]
+    return {hit.image.camera for hit in listed if hit.image.camera is not None}
 
 
 def _select(key: str, label: str, name: str, values: Sequence[tuple[str, str]]) -> str:
@@ -139,8 +165,8 @@ def _select(key: str, label: str, name: str, values: Sequence[tuple[str, str]]) 
 def _legend() -> str:
     """Make the legend of the icons."""
     meanings = {
-        "right": "right: the query's identity, seen by another camera",
-        "wrong": "wrong: another identity",
+        "right": "same identity: a match, which counts",
+        "wrong": "other identity",
         "same": "same camera: the query's identity, seen by the query's camera; does not count",
     }
     items = "".join(
@@ -155,42 +181,77 @@ def _card(card: Card, key: str) -> str:
     counted = [hit for hit in card.hits if hit.rank]
     first = counted[0].verdict if counted else ""
     camera = "" if query.camera is None else str(query.camera)
+    seen = " ".join(map(str, sorted(match_cameras(card))))
     data = (
         f'data-kinds="{" ".join(card.kinds)}" data-camera="{camera}" data-pid="{escape(query.who)}"'
-        f' data-first="{first}"'
+        f' data-first="{first}" data-seen="{seen}"'
     )
     kinds = "".join(f'<li title="{KINDS[kind]}">{kind}</li>' for kind in card.kinds)
     where = f", camera {camera}" if camera else ""
-    facts = f"AP {card.average_precision:.3f}, first right image at rank {card.first_rank}"
+    title = f"Identity {escape(query.who)}{where}"
+    facts = f"AP {card.average_precision:.3f}, first match at rank {card.first_rank}"
     note = f"{card.left_out} more images of the same camera are not shown" if card.left_out else ""
-    previous = {b.rank: a.rank for a, b in itertools.pairwise(counted)}
-    places = "".join(_hit(hit, previous=previous.get(hit.rank, 0)) for hit in card.hits)
+    places = "".join(map(_hit, card.hits))
+    style = "row both" if card.missed else "row"
     return (
         f'<article class="card" {data} aria-labelledby="{key}">'
-        f'<div class="top"><h3 id="{key}">Identity {escape(query.who)}{where}</h3>'
+        f'<div class="top"><h3 id="{key}">{title}</h3>'
         f'<p>{facts}</p><ul class="kinds">{kinds}</ul></div>'
-        f'<div class="row"><div class="query">{picture(query.thumbnail, _alt("Query", query))}'
-        f'<p>query</p></div><ol class="hits">{places}</ol></div>'
-        + (f'<p class="note">{note}</p>' if note else "")
-        + "</article>"
+        f'<div class="{style}" data-zooms="{title}"><div class="query"><p class="group">query</p>'
+        f"{zoom(query, 'query', 'Query')}{_file(query)}</div>"
+        f'<div><p class="group">gallery, best first</p><ol class="hits">{places}</ol></div>'
+        f"{_missed(card)}</div>" + (f'<p class="note">{note}</p>' if note else "") + "</article>"
     )
 
 
-def _hit(hit: Hit, *, previous: int) -> str:
-    """Make one place of a list, marked if ranks after the previous place are skipped."""
-    name = f"rank {hit.rank}" if hit.rank else "not counted"
-    skipped = " far" if previous and hit.rank > previous + 1 else ""
-    rank = hit.rank or "–"  # noqa: RUF001 - a dash is meant
-    camera = "" if hit.image.camera is None else f" · c{hit.image.camera}"
+def _missed(card: Card) -> str:
+    """Make the list of missed matches; "" if there are none."""
+    if not card.missed:
+        return ""
+    places = "".join(map(_hit, card.missed))
+    more = card.num_missed - len(card.missed)
+    note = f'<p class="note">and {more:,} more</p>' if more else ""
     return (
-        f'<li class="hit {hit.verdict}{skipped}">'
-        f"{picture(hit.image.thumbnail, _alt(f'Gallery image, {name}', hit.image))}"
-        f'<p class="verdict {hit.verdict}">{icon(hit.verdict)}<b>{rank}</b> '
-        f"<span>{_VERDICTS[hit.verdict]}</span></p>"
-        f'<p class="who">{escape(hit.image.who)}{camera}</p></li>'
+        f'<div class="missed"><p class="group">missed: {card.num_missed:,} of the same identity, '
+        f'further down</p><ol class="hits">{places}</ol>{note}</div>'
     )
 
 
-def _alt(what: str, image: PageImage) -> str:
+def _hit(hit: Hit) -> str:
+    """Make one place of a list."""
+    rank = hit.rank or "–"  # noqa: RUF001 - a dash is meant
+    place = f"rank {hit.rank}" if hit.rank else "not counted"
+    camera = "" if hit.image.camera is None else f" · c{hit.image.camera}"
+    verdict = VERDICTS[hit.verdict]
+    facts = f"{place}, {verdict}, cosine {hit.score:.3f}"
+    return (
+        f'<li class="hit {hit.verdict}">'
+        f"{zoom(hit.image, facts, f'Gallery image, {place}')}"
+        f'<p class="verdict {hit.verdict}">{icon(hit.verdict)}<b>{rank}</b> '
+        f"<span>{verdict}</span></p>"
+        f'<p class="who">{escape(hit.image.who)}{camera}</p>'
+        f'<p class="score">{hit.score:.3f}</p>{_file(hit.image)}</li>'
+    )
+
+
+def zoom(image: PageImage, head: str, what: str) -> Markup:
+    """Make an image that the script enlarges; `data-zooms` marks what holds the images of a list.
+
+    Args:
+      image: the image.
+      head: above its facts in the window; "query" for the image that stays beside the others.
+      what: the image's part on the page, for screen readers.
+    """
     camera = "" if image.camera is None else f", camera {image.camera}"
-    return f"{what}: identity {image.who}{camera}"
+    who = f"identity {image.who}{camera}"
+    about = "\n".join([escape(who), *([escape(image.file)] if image.file else [])])
+    return Markup(
+        f'<button type="button" class="zoom" data-head="{escape(head)}" data-about="{about}">'
+        f"{picture(image.thumbnail, f'{what}: {who}')}</button>"
+    )
+
+
+def _file(image: PageImage) -> str:
+    """Make the line with a file's name, which is cut where it is too long."""
+    name = image.file.rpartition("/")[2]
+    return f'<p class="file" title="{escape(image.file)}">{escape(name)}</p>' if name else ""

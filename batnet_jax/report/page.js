@@ -1,5 +1,6 @@
 "use strict";
-// Without this script the page shows everything; the script filters lists and fields.
+// Without this script the page shows everything; the script filters lists and fields, and folds
+// sections on a phone.
 const STEP = 8; // lists shown at a time
 
 for (const form of document.querySelectorAll("form.filters")) {
@@ -43,17 +44,65 @@ for (const form of document.querySelectorAll("form.filters")) {
   show();
 }
 
+// A link to lists sets their filters, as in data-set="pid=ann".
+for (const link of document.querySelectorAll("a[data-set]")) {
+  link.addEventListener("click", () => {
+    const form = document.querySelector(link.hash).querySelector("form.filters");
+    form.reset();
+    for (const [name, value] of new URLSearchParams(link.dataset.set)) {
+      form.querySelector(`[data-filter="${name}"]`).value = value;
+    }
+    setTimeout(() => form.dispatchEvent(new Event("input")));  // after the reset's own turn
+  });
+}
+
+const folds = [...document.querySelectorAll(".fold")];
+const unfold = (hash) => {
+  const own = hash.length > 1 && document.getElementById(decodeURIComponent(hash.slice(1)));
+  const fold = own && (own.querySelector(".fold") || own.closest(".fold"));
+  if (fold) fold.open = true;
+};
+if (matchMedia("(max-width: 40rem)").matches) folds.slice(1).forEach((fold) => { fold.open = false; });
+unfold(location.hash);
+for (const link of document.querySelectorAll("a[href^='#']")) {
+  link.addEventListener("click", () => unfold(link.hash));
+}
+addEventListener("beforeprint", () => folds.forEach((fold) => { fold.open = true; }));
+
+// A map of features: all marks of an identity light up with one of them, or with the list's choice.
+for (const form of document.querySelectorAll("form.light")) {
+  const section = form.closest("section");
+  const [choice, output] = [form.querySelector("select"), form.querySelector("output")];
+  const light = (who, text) => {
+    for (const drawing of section.querySelectorAll(".scatter")) {
+      drawing.classList.toggle("lit", who !== "");
+      for (const mark of drawing.querySelectorAll(".mark")) {
+        mark.classList.toggle("lit", mark.dataset.who === who);
+      }
+    }
+    output.textContent = text;
+  };
+  const chosen = () => light(choice.value, choice.value && choice.selectedOptions[0].text);
+  choice.addEventListener("input", chosen);
+  form.addEventListener("submit", (event) => event.preventDefault());
+  for (const mark of section.querySelectorAll(".mark")) {
+    mark.addEventListener("pointerenter", () =>
+      light(mark.dataset.who, mark.querySelector("title").textContent));
+    mark.addEventListener("pointerleave", chosen);
+  }
+  form.hidden = false;
+}
+
 for (const form of document.querySelectorAll("form.search")) {
-  const rows = [...form.closest("section").querySelectorAll("tbody tr")];
-  const [text, changed] = form.querySelectorAll("input");
+  const rows = [...form.parentElement.querySelectorAll("tbody tr")];
+  const text = form.querySelector("input");
   const output = form.querySelector("output");
 
   const show = () => {
     const wanted = text.value.trim().toLowerCase();
     let found = 0;
     for (const row of rows) {
-      const matches = row.textContent.toLowerCase().includes(wanted)
-        && (!changed.checked || row.classList.contains("is-changed"));
+      const matches = row.textContent.toLowerCase().includes(wanted);
       row.hidden = !matches;
       found += matches;
     }

@@ -17,8 +17,8 @@ from batnet_jax.errors import printable
 from batnet_jax.runtime.atomic_write import write_atomically
 
 _FOLDER = files("batnet_jax.report")
-_STYLE = "page.css"
-_SCRIPT = "page.js"
+_STYLES = ("base.css", "page.css")
+_SCRIPTS = ("page.js", "zoom.js")
 
 
 class Markup(str):
@@ -57,7 +57,7 @@ def write_page(
     links = "".join(f'<li><a href="#{s.key}">{escape(s.title)}</a></li>' for s in sections)
     parts = "\n".join(_section(section) for section in sections)
     name = escape(title)
-    style, script = (_FOLDER.joinpath(file).read_text("utf-8") for file in (_STYLE, _SCRIPT))
+    style, script = (read_parts(files) for files in (_STYLES, _SCRIPTS))
     page = f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -79,12 +79,18 @@ def write_page(
 <main id="content" tabindex="-1">
 {parts}
 </main>
+{_ZOOM}
 {_ICONS}
 <script>{script}</script>
 </body>
 </html>
 """
     write_atomically(Path(path), page)
+
+
+def read_parts(names: Sequence[str]) -> str:
+    """Return some files of this package's style or script as one."""
+    return "\n".join(_FOLDER.joinpath(name).read_text("utf-8") for name in names)
 
 
 def _policy(script: str) -> str:
@@ -95,6 +101,15 @@ def _policy(script: str) -> str:
         f"script-src 'sha256-{digest}'"
     )
 
+
+_ZOOM = """<dialog id="zoom" aria-labelledby="zoom-title">
+<h2 id="zoom-title"></h2>
+<div class="pair"></div>
+<div class="buttons"><button type="button" data-step="-1">Previous</button>
+<button type="button" data-step="1">Next</button>
+<button type="button" data-step="0">Close</button></div>
+</dialog>"""
+"""The window in which the script shows an image large."""
 
 # Drawings, because not every font has a tick and a cross.
 _ICONS = """<svg class="icons" aria-hidden="true" width="0" height="0">
@@ -116,14 +131,17 @@ def icon(name: str) -> Markup:
 
 
 def _section(section: Section) -> str:
-    heading = f'<h2 id="{section.key}-title">{escape(section.title)}</h2>'
+    """Make a section that can be folded; the script folds all but the first on a phone."""
+    heading = f'<summary><h2 id="{section.key}-title">{escape(section.title)}</h2></summary>'
     start = f'<section id="{section.key}" aria-labelledby="{section.key}-title">'
-    return f"{start}\n{heading}\n{section.body}\n</section>"
+    fold = f'<details class="fold" open>{heading}\n{section.body}\n</details>'
+    return f"{start}\n{fold}\n</section>"
 
 
-def paragraph(text: str) -> Markup:
+def paragraph(text: str, style: str = "") -> Markup:
     """Make a paragraph of text."""
-    return Markup(f"<p>{escape(text)}</p>")
+    kind = f' class="{style}"' if style else ""
+    return Markup(f"<p{kind}>{escape(text)}</p>")
 
 
 def heading(text: str) -> Markup:

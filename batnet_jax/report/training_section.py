@@ -33,17 +33,26 @@ def training_section(
     losses = [_series(lines, key, name) for key, name in _LOSSES.items()]
     losses = [series for series in losses if series.xs]
     rate = _series(lines, "lr", "learning rate")
-    charts = []
-    if losses:
-        charts.append(_loss_figure(losses))
-    if rate.xs and min(rate.ys) > 0:
+    charts, texts = [], []  # one point makes no chart
+    if losses and len(losses[0].xs) > 1:
+        charts.append(_loss_figure([series for series in losses if len(series.xs) > 1]))
+    elif losses:
+        texts.append(f"Loss at step {losses[0].xs[0]:,}: {losses[0].ys[0]:.3g}.")
+    if len(rate.xs) > 1 and min(rate.ys) > 0:
         charts.append(_rate_figure(rate))
-    if evaluations:
+    elif rate.xs:
+        texts.append(f"Learning rate at step {rate.xs[-1]:,}: {rate.ys[-1]:.3g}.")
+    if len(evaluations) > 1:
         charts.append(_evaluation_figure(evaluations))
-    body = grid(charts) if charts else paragraph("This workdir holds no figures from training.")
-    if charts and not losses:
-        body = paragraph("This workdir holds no metrics.jsonl from training.") + body
-    return Section("training", "Training", body)
+    elif evaluations:
+        texts.append(
+            "One step has been evaluated; --config.eval.every_epochs=1 evaluates during training."
+        )
+    if not losses:
+        what = "metrics.jsonl from training" if evaluations else "figures from training"
+        texts.insert(0, f"This workdir holds no {what}.")
+    words = [paragraph(text) for text in texts]
+    return Section("training", "Training", "\n".join([*words, *([grid(charts)] if charts else [])]))
 
 
 def _series(lines: Sequence[Mapping[str, float]], key: str, name: str) -> Series:
@@ -97,8 +106,7 @@ def _evaluation_figure(evaluations: Sequence[Mapping[str, Any]]) -> Markup:
         dots=True,
         show=lambda value: f"{100 * value:.3g}%",
     )
-    plural = "evaluations" if len(steps) > 1 else "evaluation"
     rows = [[r["step"], percent(r["mAP"]), percent(r["cmc"]["1"])] for r in evaluations]
     numbers = table(f"{name}, in per cent", ["step", "mAP", "Rank-1"], rows)
-    caption = f"{len(steps)} {plural} of {name}."
+    caption = f"{len(steps)} evaluations of {name}."
     return Markup(figure(chart, caption) + details("Evaluations in numbers", numbers))

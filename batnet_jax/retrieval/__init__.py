@@ -44,7 +44,7 @@ from batnet_jax.retrieval.image_set import (
 from batnet_jax.retrieval.left_out import SameImageWarning, check_left_out, find_same_images
 from batnet_jax.retrieval.matches import ItemLists, take_lists
 from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
-from batnet_jax.retrieval.ranked_lists import Place, first_places, first_right
+from batnet_jax.retrieval.ranked_lists import Place, first_places
 from batnet_jax.retrieval.reranking.evaluate import evaluate_reranked, evaluate_reranked_sets
 from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
 from batnet_jax.retrieval.search import top_k
@@ -75,7 +75,6 @@ __all__ = [
     "expand_queries",
     "find_same_images",
     "first_places",
-    "first_right",
     "pool_queries",
     "reranked_rows",
     "single_shot_cmc",

@@ -19,6 +19,8 @@ class Place(NamedTuple):
     image of the query's identity from the query's own camera."""
     right: bool
     """Whether it shows the query's identity."""
+    score: float
+    """The cosine of its features and the query's."""
 
 
 class ListHead(NamedTuple):
@@ -28,6 +30,10 @@ class ListHead(NamedTuple):
     """Best first, including a few items that do not count."""
     left_out: int
     """The number of further items in this part of the list that do not count."""
+    missed: list[Place]
+    """Right items that rank behind this part, best first; see `first_places`."""
+    num_missed: int
+    """The number of all right items behind this part; 0 if none were asked for."""
 
 
 def first_places(
@@ -38,6 +44,7 @@ def first_places(
     left_out: ItemLists | None = None,
     places: int = 10,
     uncounted: int = 0,
+    missed: int = 0,
 ) -> list[ListHead]:
     """List the first places of each query, without junk.
 
@@ -48,6 +55,8 @@ def first_places(
       left_out: items that each query's list leaves out, as junk; None for none.
       places: items that count, in each list.
       uncounted: the largest number of items that do not count, in each list.
+      missed: the largest number of right items behind the first places. If it is not 0, the whole
+        gallery is sorted for each query, which takes 8 bytes x q x g.
     """
     keys = match_keys(query.labels, gallery.labels, same_camera)
     removed = find_matches(*keys).removed
@@ -56,56 +65,32 @@ def first_places(
     is_junk = gallery.pids == JUNK_PID
     k = places + int(removed.counts.max(initial=0)) + int(is_junk.sum())
     k += int(left_out.counts.max(initial=0))
-    order, _ = top_k(query.features, gallery.features, min(k, len(gallery)))
+    k = len(gallery) if missed else min(k, len(gallery))
+    order, scores = top_k(query.features, gallery.features, k)
     heads = []
-    for q, items in enumerate(order):
-        is_right = gallery.pids == query.pids[q]
-        own = set(removed.of(q).tolist())
-        is_hidden = is_junk[items] | np.isin(items, left_out.of(q))
-        heads.append(_list_head(items[~is_hidden].tolist(), own, is_right, places, uncounted))
+    for q, (items, own_scores) in enumerate(zip(order, scores, strict=True)):
+        kept = ~(is_junk[items] | np.isin(items, left_out.of(q)))
+        items, own_scores = items[kept], own_scores[kept]
+        counts = ~np.isin(items, removed.of(q))
+        ranks = np.where(counts, np.cumsum(counts), 0)
+        is_right = gallery.pids[items] == query.pids[q]
+        columns = (items.tolist(), ranks.tolist(), is_right.tolist(), own_scores.tolist())
+        heads.append(_list_head(list(map(Place, *columns)), places, uncounted, missed))
     return heads
 
 
-def _list_head(
-    items: list[int], removed: set[int], is_right: np.ndarray, places: int, uncounted: int
-) -> ListHead:
+def _list_head(listed: list[Place], places: int, uncounted: int, missed: int) -> ListHead:
     """Return the head of one list; see `first_places`.
 
     Args:
-      items: best first.
-      removed: the items that do not count.
-      is_right: [g] bool.
+      listed: all places of the list that are known, best first.
       places: items that count.
       uncounted: the largest number of items that do not count.
+      missed: the largest number of right items behind the first places.
     """
-    first, rank, num_removed = [], 0, 0
-    for item in items:
-        if item in removed:
-            num_removed += 1
-            if num_removed <= uncounted:
-                first.append(Place(item, 0, True))
-        elif rank < places:
-            rank += 1
-            first.append(Place(item, rank, bool(is_right[item])))
-        if rank == places:
-            break
-    return ListHead(first, max(0, num_removed - uncounted))
-
-
-def first_right(
-    query: ImageSet, gallery: ImageSet, *, same_camera: str, left_out: ItemLists | None = None
-) -> int:
-    """Return the gallery index of the relevant item most similar to a query; ties by index.
-
-    Args:
-      query: one image that has a relevant item.
-      gallery: g images.
-      same_camera: "remove": items seen by the query's own camera are not relevant.
-      left_out: further items that are not relevant; None for none.
-    """
-    keys = match_keys(query.labels, gallery.labels, same_camera)
-    relevant = find_matches(*keys, left_out).relevant.of(0)
-    rows = np.asarray(gallery.features[relevant], np.float64)
-    lengths = np.sqrt(np.einsum("nd,nd->n", rows, rows))
-    scores = rows @ np.asarray(query.features[0], np.float64)
-    return int(relevant[np.argmax(scores / np.where(lengths > 0, lengths, 1))])
+    end = next((i + 1 for i, place in enumerate(listed) if place.rank == places), len(listed))
+    own = [place for place in listed[:end] if not place.rank]
+    hidden = set(own[uncounted:])
+    first = [place for place in listed[:end] if place not in hidden]
+    behind = [place for place in listed[end:] if place.rank and place.right] if missed else []
+    return ListHead(first, len(hidden), behind[:missed], len(behind))

@@ -40,6 +40,23 @@ def record(workdir: Path, *, seed: int, step: int) -> None:
     write_whole(path, before + line.encode())
 
 
+def read_starts(workdir: Path) -> list[dict[str, Any]]:
+    """Return the lines of a run's `environment.jsonl`, except damaged ones; none without a file."""
+    try:
+        text = read_bytes(workdir / ENVIRONMENT).decode(errors="replace")
+    except OSError:
+        return []
+    found = []
+    for line in text.splitlines():
+        try:
+            start = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(start, dict) and isinstance(start.get("time"), str):
+            found.append(start)
+    return found
+
+
 def describe() -> dict[str, Any]:
     """Return code, versions, machine and devices of this process, as JSON."""
     devices = jax.devices()

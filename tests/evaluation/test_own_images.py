@@ -13,8 +13,8 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluation import compare, evaluate
 from batnet_jax.evaluation.evaluated_run import read_run
 from batnet_jax.evaluation.ranked_test import rank_test
-from batnet_jax.modes import report_exhibits
-from batnet_jax.report import sections
+from batnet_jax.modes import report_lists
+from batnet_jax.report.summary import Measured, metrics_section
 from batnet_jax.report.thumbnails import Thumbnails
 
 PEOPLE, IMAGES = 5, 3
@@ -87,9 +87,10 @@ def test_pictures_show_no_own_image(test_set):
         result = evaluate.make_result(config, ranked, 3)
         for shown in evaluate.sample_ranked_lists(ranked):
             assert all((shown.query.image != hit.image).any() for hit in shown.gallery)
-        cards = report_exhibits.make_cards(ranked, {0: ["worst"], 7: ["best"]}, Thumbnails())
+        cards = report_lists.make_cards(ranked, {0: ["worst"], 7: ["best"]}, Thumbnails())
         for card in cards:
-            first = next((hit.rank for hit in card.hits if hit.verdict == "right"), None)
+            listed = (*card.hits, *card.missed)
+            first = next((hit.rank for hit in listed if hit.verdict == "right"), None)
             assert first == card.first_rank
-    section = sections.metrics_section([result])
+    section = metrics_section([Measured(result)])
     assert "own image is left out of the gallery" in section.body

@@ -9,7 +9,7 @@ from batnet_jax.config import default_config
 from batnet_jax.data.run_data import open_tests
 from batnet_jax.evaluation.evaluate import sample_ranked_lists
 from batnet_jax.evaluation.ranked_test import rank_test
-from batnet_jax.modes.report_exhibits import hardest_identities, make_cards
+from batnet_jax.modes.report_lists import hardest_identities, make_cards
 
 
 class Shapes:

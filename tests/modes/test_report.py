@@ -94,11 +94,13 @@ def test_report_of_a_trained_run(folder, capsys, short_backbone, embeddings):
     config.eval.batch = 8
     write_checkpoint(config, workdir)
     write_evaluation(workdir, "step_2", step=2)
-    lines = [{"step": s, "loss": 5.5 - s, "loss_ce": 1.0, "lr": 1e-3} for s in (1, 2, 3)]
+    lines = [{"step": s, "loss": 5.5 - s, "loss_ce": 1.0, "lr": 1e-3, "images_per_second": 96.0}
+             for s in (1, 2, 3)]  # fmt: skip
     text = "\n".join(map(json.dumps, lines))
     (workdir / "metrics.jsonl").write_text(text + '\n{"step": 4, "lo')  # cut off by a kill
     report.run(config, workdir)
-    assert sum(embeddings) == 16 + 40  # each query and gallery image once
+    # Each query and gallery image once, and once by the initial weights.
+    assert sum(embeddings) == 2 * (16 + 40)
     out = workdir / "report"
     assert {p.name for p in out.iterdir()} == {"index.html", "attention_step_5.png"}
     assert f"written: {out / 'index.html'}" in capsys.readouterr().out
@@ -108,13 +110,15 @@ def test_report_of_a_trained_run(folder, capsys, short_backbone, embeddings):
         "AP: precision, the mean of the precision at the hits", "16 of 16", "At the end: 2.5.",
         "2 evaluations of pedestrians", "model.width", "accept up to", "16 of 16 queries",
         "over 16 queries", "95% intervals over 8 identities", "p2, after less before",
-        "Layers: person orange",
+        "Layers: person orange", "of 100 queries the most similar image", "since step 2",
+        "step 2, before", "raw pixels", "untrained net", "time of the steps2 s", "written20",
+        "8 of 8 identities", "batnet-jax",
     ):  # fmt: skip
         assert said in " ".join(parsed.text.split()), said
     headings = [s["aria-labelledby"] for s in parsed.all("section")]
     assert headings == [
-        "metrics-title", "curves-title", "ranked-lists-title", "hardest-title", "attention-title",
-        "training-title", "config-title",
+        "metrics-title", "ranked-lists-title", "hardest-title", "curves-title", "map-title",
+        "data-title", "attention-title", "training-title", "config-title",
     ]  # fmt: skip
     listed = parsed.all("article")
     assert len(listed) == 16

@@ -87,7 +87,7 @@ def test_the_section_says_what_was_measured(tmp_path, attended, is_drawn):
     assert (LEGEND in cells(parsed)) == (attended and is_drawn)
     assert ("This network has no attention" in cells(parsed)) == (not attended)
     assert ("Nothing is shown" in cells(parsed)) == (not attended and not is_drawn)
-    assert len(parsed.all("figure")) == attended * (4 + is_drawn) + is_drawn  # maps; the table
+    assert len(parsed.all("figure")) == attended * (5 + is_drawn) + is_drawn  # maps; the table
 
 
 def test_the_picture_has_a_column_of_layers(tmp_path):

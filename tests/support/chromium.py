@@ -71,6 +71,20 @@ def overflow(page):
     return page.evaluate(f"{root}.scrollWidth - {root}.clientWidth")
 
 
+def serious_findings(page):
+    """Return what axe-core finds of serious or critical impact: rule, and the elements.
+
+    Skips the test where the package that carries axe-core is missing.
+    """
+    axe = needs.package("axe_playwright_python.sync_playwright")
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        (rule["id"], [node["html"][:200] for node in rule["nodes"]])
+        for rule in found
+        if rule["impact"] in ("serious", "critical")
+    ]
+
+
 def wait_for(page, expression):
     """Wait until an expression of JavaScript is true.
 

@@ -15,6 +15,7 @@ import pytest
 
 INSTALL = {
     "argcomplete": "pip install -e .",
+    "axe_playwright_python.sync_playwright": "make browser",
     "faiss": "pip install -e '.[faiss]'",
     "gcsfs": "pip install -e '.[bucket]'",
     "httpx2": "pip install -e '.[test]'",
@@ -29,6 +30,7 @@ INSTALL = {
     "pillow_heif": "pip install -e '.[test]'",
     "playwright.sync_api": "make browser",
     "setuptools": "pip install -e '.[test]'",
+    "sklearn": "pip install -e '.[test]'",
     "starlette": "pip install -e '.[serve]'",
     "torch": "make torch",
     "uvicorn": "pip install -e '.[serve]'",

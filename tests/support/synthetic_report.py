@@ -5,15 +5,18 @@ Noise is the hardest to compress, so a page of it is larger than any of photogra
 
 import numpy as np
 
-from batnet_jax.modes.report_exhibits import LISTS, PLACES, UNCOUNTED, choose_queries
+from batnet_jax.modes.report_lists import LISTS, MISSED, PLACES, UNCOUNTED, choose_queries
 from batnet_jax.report import sections
 from batnet_jax.report.attention_maps import AttentionMaps, AttentionRow
 from batnet_jax.report.attention_section import attention_section
 from batnet_jax.report.cards import Card, Hit, PageImage, ranked_lists_section
+from batnet_jax.report.feature_map import MOST, Mark, map_section
+from batnet_jax.report.hardest import HardIdentity, hardest_section
 from batnet_jax.report.page import write_page
 from batnet_jax.report.ranked_list import Person
-from batnet_jax.report.sections import HardIdentity
 from batnet_jax.report.settings import settings_section
+from batnet_jax.report.sheet import SheetRow, sheet_section
+from batnet_jax.report.summary import Measured, metrics_section
 from batnet_jax.report.thumbnails import Thumbnails
 from batnet_jax.report.training_section import training_section
 
@@ -36,19 +39,21 @@ class World:
         return self.rng.integers(0, 256, (*size, 3), np.uint8)
 
     def shown(self, pid, camera):
-        return PageImage(self.thumbnails.add(self.noise()), int(pid), int(camera))
+        file = f"{pid:04d}_c{camera}.jpg"
+        return PageImage(self.thumbnails.add(self.noise()), int(pid), int(camera), file=file)
 
     def card(self, q, kinds):
         pid, camera, first = int(self.pids[q]), int(self.cameras[q]), int(self.first_ranks[q])
-        ranks = [*range(1, PLACES + 1), *([first] if first > PLACES else [])]
-        hits = [Hit(self.shown(pid, camera), 0, "same") for _ in range(UNCOUNTED)]
-        for rank in ranks:
-            right = rank == first
-            own = pid if right else pid + 1
-            verdict = "right" if right else "wrong"
-            hits.append(Hit(self.shown(own, 1 + camera % CAMERAS), rank, verdict))
-        query = self.shown(pid, camera)
-        return Card(query, kinds, float(self.average_precisions[q]), first, hits, q % 3)
+        hits = [Hit(self.shown(pid, camera), 0, "same", 0.9) for _ in range(UNCOUNTED)]
+        hits += [self.hit(pid, camera, rank, rank == first) for rank in range(1, PLACES + 1)]
+        behind = range(max(first, PLACES + 1), max(first, PLACES + 1) + MISSED)
+        missed = [self.hit(pid, camera, rank, True) for rank in behind]
+        query, average_precision = self.shown(pid, camera), float(self.average_precisions[q])
+        return Card(query, kinds, average_precision, first, hits, q % 3, missed, 2 * MISSED)
+
+    def hit(self, pid, camera, rank, right):
+        image = self.shown(pid if right else pid + 1, 1 + camera % CAMERAS)
+        return Hit(image, rank, "right" if right else "wrong", 1 / (1 + rank / 10))
 
     def sections(self):
         result = {
@@ -58,7 +63,10 @@ class World:
             "num_query": len(self.pids), "num_valid_query": len(self.pids) - 3,
             "same_camera": "remove",
         }  # fmt: skip
-        kinds = choose_queries(self.average_precisions.tolist(), self.lists, seed=0)
+        hardest = np.argsort(self.average_precisions)[:25].tolist()
+        kinds = choose_queries(
+            self.average_precisions.tolist(), self.lists, seed=0, hardest=hardest
+        )
         shown = [self.card(q, own) for q, own in kinds.items()]
         identities = [
             HardIdentity(pid, self.thumbnails.add(self.noise()), 4, pid / 50, 0.25)
@@ -81,17 +89,32 @@ class World:
         evaluations = [result | {"step": s, "mAP": result["mAP"] * s / 60000} for s in
                        range(6000, 60001, 6000)]  # fmt: skip
         title = sections.title_of(result)
+        low = {"mAP": 0.02, "mINP": 0.01, "cmc": {"1": 0.03, "5": 0.05, "10": 0.1, "20": 0.2}}
+        before = result | {"step": 54000, "mAP": result["mAP"] - 0.03}
+        measured = Measured(result, before, {"chance": low, "raw pixels": low | {"mAP": 0.1}})
+        marks = [Mark(str(i % MOST), 1 + i % 3, i % 2 == 0) for i in range(400)]
+        places = self.rng.standard_normal((400, 2))
+        sheet = [
+            SheetRow([self.shown(pid, 1 + n % CAMERAS) for n in range(8)], 20) for pid in range(12)
+        ]
         return [
-            sections.metrics_section([result]),
-            sections.curves_section(self.first_ranks.tolist(), VERIFIED, title),
+            metrics_section([measured]),
             ranked_lists_section(
                 shown, num_queries=len(self.pids), num_valid=len(self.pids) - 3
             ),
-            sections.hardest_section(identities, pairs, key="hardest", title="Hardest"),
+            hardest_section(
+                identities, pairs, key="hardest", title="Hardest", listed=shown
+            ),
+            sections.curves_section(self.first_ranks.tolist(), VERIFIED, title),
+            map_section(marks, {"PCA": places, "t-SNE": places**3}, shares=[0.2, 0.1],
+                        num_identities=751, key="map", title="Map"),
+            sheet_section(sheet, {"query": ["3,368", "750", "6", "128 x 64"]},
+                          input_size=(384, 128), num_identities=750, key="data", title="Data"),
             attention_section(rows, self.thumbnails),
             training_section(lines, evaluations),
             settings_section({"seed": 1, "data.dir": "x", "steps": 0}, {"seed": 0, "steps": 0,
-                                                                        "data.dir": "x"}),
+                                                                        "data.dir": "x"},
+                             facts={"written": "today"}, versions={"jax": "0.10"}),
         ]  # fmt: skip
 
     def write(self, path):

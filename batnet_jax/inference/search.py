@@ -22,6 +22,7 @@ class Searcher:
     Attributes:
       gallery: features [n, d], paths and the fingerprint of their model.
       source: the feature file or the images of the gallery.
+      workdir: the workdir or the checkpoint of the model.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class Searcher:
             model.load_with_config, config, workdir, step=config.eval.step, batch=batch
         )
         self.source = source
-        self._workdir = workdir
+        self.workdir = workdir
         if feature_file.is_feature_file(source):
             self.gallery = feature_file.open_features(source)
         else:
@@ -115,7 +116,7 @@ class Searcher:
     @functools.cached_property
     def names(self) -> set[str]:
         """The names of the people that the model's run has seen; none if it knows no names."""
-        return read_names(checkpoints.locate(self._workdir)[0])
+        return read_names(checkpoints.locate(self.workdir)[0])
 
     def person(self, i: int) -> str | None:
         """Return the name of the person in gallery image i, by the folders of its path."""

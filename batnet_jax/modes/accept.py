@@ -66,9 +66,7 @@ def threshold(wanted: Wanted, workdir: Path, step: int) -> float:
     """
     if wanted.score is not None:
         return wanted.score
-    own = found_workdir(workdir) if is_file(workdir) else None
-    folder, _ = checkpoints.locate(own or workdir)
-    points = _read_points(folder / "eval" / f"step_{step}.json")
+    folder, points = read_points(workdir, step)
     if not points:
         raise UserError(
             f"--accept: step {step} of '{folder}' has no thresholds: evaluate it with --mode=eval"
@@ -90,8 +88,24 @@ def threshold(wanted: Wanted, workdir: Path, step: int) -> float:
     return float(known[found]["threshold"])
 
 
+def read_points(workdir: Path, step: int) -> tuple[Path, list[dict[str, Any]]]:
+    """Return a model's workdir, and the thresholds that its evaluation or its report measured.
+
+    Args:
+      workdir: see `threshold`.
+      step: of the model.
+
+    Raises: UserError if the file is damaged.
+    """
+    own = found_workdir(workdir) if is_file(workdir) else None
+    folder, _ = checkpoints.locate(own or workdir)
+    names = (f"eval/step_{step}.json", f"report/verification_step_{step}.json")
+    found = (_read_points(folder / name) for name in names)
+    return folder, next(filter(None, found), [])
+
+
 def _read_points(path: Path) -> list[dict[str, Any]]:
-    """Return the operating points of an evaluation; none if the file or its figures are missing.
+    """Return the operating points of a file; none if the file or its figures are missing.
 
     Raises: UserError if the file is damaged.
     """

@@ -27,6 +27,7 @@ from batnet_jax.report.settings import settings_section
 from batnet_jax.report.summary import Measured, metrics_section
 from batnet_jax.report.thumbnails import Thumbnails
 from batnet_jax.report.training_section import training_section
+from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.runtime.resource_errors import as_run_failure
 from batnet_jax.validation import EVALUATION_MEMORY
 from batnet_jax.workdir import checkpoints
@@ -94,6 +95,9 @@ def write_report(config: ml_collections.ConfigDict, workdir: Path) -> list[Path]
         ],
         styles=thumbnails.styles(),
     )
+    if reported[0].verification is not None:  # `serve` and `search --accept` read the thresholds
+        text = json.dumps({"verification": reported[0].verification}, indent=2) + "\n"
+        write_atomically(folder / f"verification_step_{step}.json", text)
     written = [folder / PAGE]
     if attention:
         written.append(folder / f"attention_step_{step}.png")

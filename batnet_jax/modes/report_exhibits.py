@@ -42,6 +42,8 @@ class ReportedTest(NamedTuple):
     sections: list[Section]
     sample: list[int]
     """A few of the queries whose ranked lists are shown."""
+    verification: dict[str, Any] | None
+    """See `retrieval.verify`; None if the test has no pairs of two identities."""
 
 
 def report_test(
@@ -113,7 +115,9 @@ def report_test(
     ]
     shown = [q for q, own in kinds.items() if own != ["hardest"]]
     places = np.unique(np.linspace(0, len(shown) - 1, ATTENDED).astype(int))  # some of each kind
-    return ReportedTest(result, parts, [shown[place] for place in places])
+    sample = [shown[place] for place in places]
+    measured = None if isinstance(verification, str) else verification
+    return ReportedTest(result, parts, sample, measured)
 
 
 def camera_pairs(ranked: RankedTest) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.modes import report
+from batnet_jax.modes.accept import read_points
 from batnet_jax.modes.report import progress_of, read_evaluations
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.workdir import checkpoints
@@ -102,7 +103,10 @@ def test_report_of_a_trained_run(folder, capsys, short_backbone, embeddings):
     # Each query and gallery image once, and once by the initial weights.
     assert sum(embeddings) == 2 * (16 + 40)
     out = workdir / "report"
-    assert {p.name for p in out.iterdir()} == {"index.html", "attention_step_5.png"}
+    assert {p.name for p in out.iterdir()} == {
+        "index.html", "attention_step_5.png", "verification_step_5.json",
+    }  # fmt: skip
+    assert len(read_points(workdir, 5)[1]) == 4
     assert f"written: {out / 'index.html'}" in capsys.readouterr().out
     parsed = read_page(out / "index.html")
     for said in (
@@ -147,7 +151,8 @@ def test_report_without_attention_training_or_cameras(folder, short_backbone):
     for said in ("This network has no attention", "no metrics.jsonl", "Cameras are not known"):
         assert said in parsed.text
     assert "Camera" not in [label.strip() for label in parsed.text.split("\n")]
-    assert [p.name for p in (workdir / "report").iterdir()] == ["index.html"]
+    written = {p.name for p in (workdir / "report").iterdir()}
+    assert written == {"index.html", "verification_step_5.json"}
 
 
 def test_without_a_checkpoint_nothing_is_written(folder):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from support import needs
-from support.chromium import Seen, overflow, wait_for
+from support.chromium import Seen, overflow, serious_findings, wait_for
 from support.mean_colour_model import COLOURS, config, png, use_colours, write_gallery
 
 from batnet_jax.errors import UserError
@@ -50,7 +50,21 @@ def client(app, searcher):
     needs.package("httpx2")
     from starlette.testclient import TestClient
 
-    return TestClient(app.make_app(searcher, names()), base_url="http://localhost")
+    return TestClient(app.make_app(searcher, names(), bands=bands()), base_url="http://localhost")
+
+
+@pytest.fixture
+def uploads(app):
+    """The module of what requests send."""
+    from batnet_jax.modes.serve import uploads
+
+    return uploads
+
+
+def bands():
+    from batnet_jax.modes.serve.verdicts import Bands
+
+    return Bands(same=0.99, different=0.5, rate=0.001)
 
 
 def names(*more):
@@ -68,6 +82,157 @@ def test_ranked_hits(client):
     assert [hit["rank"] for hit in found["hits"]] == [1, 2, 3]
     # (200, 8, 8) . (250, 10, 10) over their lengths
     assert found["hits"][0]["score"] == pytest.approx(0.9999998, abs=1e-6)
+
+
+def test_a_hit_has_a_verdict_by_the_thresholds(client, app, searcher):
+    found = client.post("/search?top=5", content=RED, headers=IMAGE).json()["hits"]
+    for hit in found:
+        score = hit["score"]
+        wanted = "same" if score >= 0.99 else "unsure" if score >= 0.5 else "different"
+        assert hit["verdict"] == wanted
+    assert {hit["verdict"] for hit in found} == {"same", "unsure", "different"}
+    from starlette.testclient import TestClient
+
+    none = TestClient(app.make_app(searcher, names()), base_url="http://localhost")
+    found = none.post("/search", content=RED, headers=IMAGE).json()["hits"]
+    assert {hit["verdict"] for hit in found} == {None}
+    assert none.get("/health").json()["bands"] is None
+
+
+def point(rate, threshold, resolved=True):
+    return {"wanted_false_accept_rate": rate, "threshold": threshold, "resolved": resolved}
+
+
+def test_bands_by_hand(tmp_path, capsys):
+    needs.package("starlette")
+    from batnet_jax.modes.serve.verdicts import Bands, bands_of, read_bands
+
+    points = [point(1e-1, 0.4), point(1e-2, 0.5), point(1e-3, 0.6), point(1e-4, 0.7)]
+    assert bands_of(points) == Bands(0.6, 0.4, 1e-3)
+    assert bands_of(points[:2]) == Bands(0.5, 0.4, 1e-2)
+    few = [*points[:2], point(1e-3, 0.6, resolved=False)]
+    assert bands_of(few) == Bands(0.5, 0.4, 1e-2)
+    assert bands_of(points[:1]) is None  # too loose a rate to call anything the same
+    own = Bands(0.6, 0.4, 1e-3)
+    assert [own.verdict(s) for s in (0.7, 0.6, 0.5, 0.4, 0.3)] == [
+        "same", "same", "unsure", "unsure", "different",
+    ]  # fmt: skip
+    for name in ("report/verification_step_5.json", "eval/step_5.json"):
+        run = tmp_path / name[:4]
+        (run / "checkpoints" / "5").mkdir(parents=True)
+        (run / name).parent.mkdir()
+        (run / name).write_text(json.dumps({"verification": {"operating_points": points}}))
+        assert read_bands(run, 5) == own
+        assert capsys.readouterr().err == ""
+        assert read_bands(run, 6) is None
+        assert "has not measured thresholds: batnet report" in capsys.readouterr().err
+    (run / name).write_text("{")
+    assert read_bands(run, 5) is None
+    assert "is damaged" in capsys.readouterr().err
+
+
+def test_a_part_of_the_image_is_searched(client):
+    """The left half is red, the right half green."""
+    image = np.full((40, 60, 3), COLOURS["red.png"], np.uint8)
+    image[:, 30:] = COLOURS["deep/green.png"]
+    content = cv2.imencode(".png", image[:, :, ::-1])[1].tobytes()
+    for box, first in (("0,0,30,40", "red.png"), ("30,0,60,40", "deep/green.png")):
+        found = client.post(f"/search?box={box}", content=content, headers=IMAGE).json()
+        assert found["hits"][0]["path"] == first
+        assert found["hits"][0]["score"] == pytest.approx(1, abs=1e-6)
+    for box in ("1,2,3", "0,0,a,1", "0,0,-1,1", "0,0,nan,1", "1e3,0,2,2", ","):
+        answer = client.post(f"/search?box={box}", content=content, headers=IMAGE)
+        assert (answer.status_code, "x0,y0,x1,y1" in answer.json()["error"]) == (400, True), box
+    for box in ("5,5,5,9", "100,0,110,40"):
+        answer = client.post(f"/search?box={box}", content=content, headers=IMAGE)
+        assert (answer.status_code, "box" in answer.json()["error"]) == (422, True), box
+
+
+def test_a_gallery_image_is_searched_by_its_number(client):
+    """It is not in its own list; the rest is that of its picture."""
+    found = client.get("/gallery/4/similar?top=9").json()  # red
+    content = png(COLOURS["red.png"])
+    wanted = client.post("/search?top=9", content=content, headers=IMAGE).json()["hits"]
+    assert found["hits"] == [{**hit, "rank": hit["rank"] - 1} for hit in wanted[1:]]
+    assert len(client.get("/gallery/4/similar?top=2").json()["hits"]) == 2
+    assert client.get("/gallery/5/similar").status_code == 404
+    assert client.get("/gallery/x/similar").status_code == 404
+    assert client.get("/gallery/4/similar?top=0").status_code == 400
+
+
+def test_an_image_is_embedded(client):
+    answer = client.post("/embed", content=RED, headers=IMAGE)
+    assert answer.json() == {"feature": [200.0, 8.0, 8.0], "dim": 3, "step": 5, "note": ""}
+    unit = client.post("/embed?normalize=true&box=0,0,9,9", content=RED, headers=IMAGE).json()
+    np.testing.assert_allclose(unit["feature"], np.array([200, 8, 8]) / np.sqrt(200**2 + 128))
+    assert client.post("/embed?normalize=1", content=RED, headers=IMAGE).status_code == 400
+    assert client.post("/embed", content=RED).status_code == 415
+    assert client.post("/embed", content=RED[:-20], headers=IMAGE).status_code == 422
+
+
+def test_health_and_samples(client, searcher):
+    about = client.get("/health").json()
+    assert about["status"] == "ok"
+    assert about["gallery"] == len(COLOURS)
+    assert about["model"] == {"name": "run", "step": 5, "dim": 3, "input": "16 x 16"}
+    assert about["bands"] == {"same": 0.99, "different": 0.5, "rate": 0.001}
+    found = client.get("/gallery?samples=3").json()
+    assert found["gallery"] == 5
+    assert [one["index"] for one in found["samples"]] == [0, 2, 4]
+    assert found["samples"][1]["path"] == "deep/green.png"
+    assert len(client.get("/gallery?samples=100").json()["samples"]) == 5
+    assert client.get("/gallery?samples=0").json()["samples"] == []
+    for wrong in ("101", "-1", "x"):
+        assert client.get(f"/gallery?samples={wrong}").status_code == 400
+
+
+def fits(value, schema, schemas):
+    """Whether a JSON value fits the parts of JSON Schema that the document uses."""
+    if "$ref" in schema:
+        return fits(value, schemas[schema["$ref"].rpartition("/")[2]], schemas)
+    kinds = {
+        "object": dict, "array": list, "string": str, "null": type(None), "integer": int,
+        "number": (int, float),
+    }  # fmt: skip
+    names = schema.get("type", [])
+    names = [names] if isinstance(names, str) else names
+    if names and not any(isinstance(value, kinds[name]) for name in names):
+        return False
+    if ("const" in schema and value != schema["const"]) or value not in schema.get("enum", [value]):
+        return False
+    if isinstance(value, dict):
+        own = schema.get("properties", {})
+        known = set(schema.get("required", [])) <= value.keys() <= own.keys()
+        return known and all(fits(value[name], own[name], schemas) for name in value)
+    return not isinstance(value, list) or all(fits(v, schema["items"], schemas) for v in value)
+
+
+def test_the_document_of_the_endpoints_is_true(client):
+    """Each endpoint answers as it says, also where it refuses, and none is left out."""
+    document = client.get("/openapi.json").json()
+    assert document["openapi"] == "3.1.0"
+    schemas = document["components"]["schemas"]
+    asked = {"content": RED, "headers": IMAGE}
+    wrong = {"/search": "top=0", "/embed": "box=1", "/gallery": "samples=x"}
+    wrong |= {"/gallery/{number}/similar": "top=0", "/gallery/{number}": "size=0"}
+    for path, methods in document["paths"].items():
+        ((method, call),) = methods.items()
+        url = path.replace("{number}", "1")
+        more = asked if method == "post" else {}
+        assert ("requestBody" in call) == (method == "post")
+        answer = client.request(method, url, **more)
+        ((media, content),) = call["responses"]["200"]["content"].items()
+        assert (answer.status_code, answer.headers["content-type"]) == (200, media)
+        if media == "application/json":
+            assert fits(answer.json(), content["schema"], schemas), path
+            assert not fits(answer.json() | {"more": 1}, content["schema"], schemas)
+        if path in wrong:
+            refused = client.request(method, f"{url}?{wrong[path]}", **more)
+            assert refused.status_code == 400
+            assert fits(refused.json(), schemas["Error"], schemas)
+            assert wrong[path].partition("=")[0] in {p["name"] for p in call["parameters"]}
+    served = {route.path for route in client.app._app.routes}
+    assert served - document["paths"].keys() == {"/", "/page.css", "/page.js", "/openapi.json"}
 
 
 def test_names_of_any_bytes_are_shown(client, searcher):
@@ -123,7 +288,10 @@ def test_a_large_image_is_shrunk(client, searcher):
     path = searcher.gallery.paths[0]
     cv2.imwrite(path, np.zeros((1000, 300, 3), np.uint8))
     with Image.open(io.BytesIO(client.get("/gallery/0").content)) as image:
-        assert image.size == (77, 256)
+        assert image.size == (154, 512)
+    with Image.open(io.BytesIO(client.get("/gallery/0?size=large").content)) as image:
+        assert image.size == (300, 1000)
+    assert client.get("/gallery/0?size=huge").status_code == 400
     os.remove(path)
     assert client.get("/gallery/0").status_code == 404
     assert client.get("/gallery/1").status_code == 200
@@ -172,7 +340,7 @@ def test_bad_requests_are_refused(client, case):
     assert (answer.status_code, message in answer.json()["error"]) == (status, True)
 
 
-def a_request(app, stream):
+def a_request(stream):
     """A request with a body of these messages."""
     from starlette.requests import Request
 
@@ -185,7 +353,7 @@ def a_request(app, stream):
     return Request(scope, receive)
 
 
-def test_a_body_that_is_too_long_is_not_read_to_its_end(app):
+def test_a_body_that_is_too_long_is_not_read_to_its_end(uploads):
     import anyio
     from starlette.exceptions import HTTPException
 
@@ -197,29 +365,29 @@ def test_a_body_that_is_too_long_is_not_read_to_its_end(app):
             yield {"type": "http.request", "body": bytes(taken[-1]), "more_body": True}
 
     with pytest.raises(HTTPException, match="413"):
-        anyio.run(app._read_body, a_request(app, endless()))
-    assert sum(taken) == app.MAX_BYTES + 2**20
+        anyio.run(uploads.read_body, a_request(endless()))
+    assert sum(taken) == uploads.MAX_BYTES + 2**20
 
 
-def test_a_broken_upload_is_one_short_line(app, capsys):
+def test_a_broken_upload_is_one_short_line(uploads, capsys):
     import anyio
     from starlette.exceptions import HTTPException
 
     part = {"type": "http.request", "body": bytes(1234), "more_body": True}
     with pytest.raises(HTTPException, match="broke off"):
-        anyio.run(app._read_body, a_request(app, [part, {"type": "http.disconnect"}]))
+        anyio.run(uploads.read_body, a_request([part, {"type": "http.disconnect"}]))
     assert capsys.readouterr().err == "10.0.0.1: an upload broke off after 1,234 bytes\n"
 
 
-def test_a_slow_upload_is_refused(app, monkeypatch):
+def test_a_slow_upload_is_refused(uploads, monkeypatch):
     import anyio
     from starlette.exceptions import HTTPException
     from starlette.requests import Request
 
-    monkeypatch.setattr(app, "BODY_SECONDS", 0.01)
+    monkeypatch.setattr(uploads, "BODY_SECONDS", 0.01)
     scope = {"type": "http", "headers": [], "client": None}
     with pytest.raises(HTTPException, match=r"408.*longer than"):
-        anyio.run(app._read_body, Request(scope, anyio.sleep_forever))
+        anyio.run(uploads.read_body, Request(scope, anyio.sleep_forever))
 
 
 def test_too_little_memory_is_said(client, searcher):
@@ -257,7 +425,8 @@ def address(app, uvicorn, searcher):
     from batnet_jax.modes.serve.server import Server
 
     listener = serve.listen("127.0.0.1", 0)
-    server = Server(app.make_app(searcher, names()))
+    searcher.names = {"deep"}
+    server = Server(app.make_app(searcher, names(), bands=bands()))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
@@ -266,6 +435,7 @@ def address(app, uvicorn, searcher):
 
 
 SHOWN = "[...document.querySelectorAll('#hits .path')].map((span) => span.textContent)"
+HITS = "document.querySelectorAll('#hits li:not(.skeleton)')"
 LOADED = "[...document.querySelectorAll('#hits img')].every((i) => i.complete && i.naturalWidth)"
 HAND_OVER = """([kind, colour]) => {
   const canvas = document.createElement("canvas");
@@ -291,7 +461,7 @@ def test_in_chromium(page, address, tmp_path):
     seen = Seen(page)
     page.goto(address)
     page.set_input_files("#file", tmp_path / "q.png")
-    wait_for(page, "document.querySelectorAll('#hits li').length === 5")
+    wait_for(page, f"{HITS}.length === 5")
     assert page.evaluate(SHOWN)[:2] == ["red.png", "deep/dark red.png"]
     assert "blue <b>.png" in page.evaluate(SHOWN)  # a name is text, not HTML
     wait_for(page, LOADED)
@@ -313,10 +483,116 @@ def test_in_chromium(page, address, tmp_path):
     assert page.evaluate("document.getElementById('status').className") == "bad"
 
 
+def test_an_empty_page_offers_samples(page, address):
+    """The head tells gallery and model; a sample starts a search, and so does a hit."""
+    seen = Seen(page)
+    page.goto(address)
+    wait_for(page, "document.querySelectorAll('#samples li').length === 5")
+    head = page.evaluate("document.getElementById('facts').innerText")
+    assert "5 images" in head
+    assert "run" in head
+    page.click("#samples .show >> nth=4")  # red
+    wait_for(page, f"{HITS}.length === 4")
+    assert page.evaluate(SHOWN)[0] == "deep/dark red.png"
+    assert page.evaluate("document.activeElement.id") == "results"
+    assert not page.is_visible("#samples")
+    assert not page.is_visible("#cut")  # a part of an upload alone
+    words = "[...document.querySelectorAll('#hits .verdict')].map((p) => p.textContent)"
+    assert page.evaluate(words)[0] == "likely the same"
+    assert page.evaluate(words)[-1] == "likely not"
+    assert page.evaluate("document.querySelector('#hits .name').textContent") == "deep"
+    page.click("#hits .again >> nth=0")
+    wait_for(page, f"{HITS}.length === 4 && ({SHOWN})[0] === 'red.png'")
+    assert seen.errors == []
+
+
+def test_a_hit_is_enlarged(page, address, tmp_path):
+    (tmp_path / "q.png").write_bytes(RED)
+    page.goto(address)
+    page.set_input_files("#file", tmp_path / "q.png")
+    wait_for(page, f"{HITS}.length === 5")
+    page.click("#hits .show >> nth=1")
+    title = "document.getElementById('large-title').textContent"
+    assert page.evaluate(title) == "2. deep, deep/dark red.png"
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate(title) == "3. grey.png"
+    page.keyboard.press("Escape")
+    assert page.evaluate("document.activeElement === document.querySelectorAll('#hits .show')[2]")
+    page.keyboard.press("Enter")
+    page.click("#large-search")
+    wait_for(page, f"{HITS}.length === 4")
+    assert not page.is_visible("#large")
+    assert page.evaluate("document.getElementById('about').textContent") == "grey.png"
+
+
+def test_a_part_is_chosen_by_keys_and_by_mouse(page, address, tmp_path):
+    image = np.full((40, 60, 3), COLOURS["red.png"], np.uint8)
+    image[:, 30:] = COLOURS["deep/green.png"]
+    cv2.imwrite(str(tmp_path / "q.png"), image[:, :, ::-1])
+    seen = Seen(page)
+    page.goto(address)
+    page.set_input_files("#file", tmp_path / "q.png")
+    wait_for(page, f"{HITS}.length === 5")
+    page.click("#cut")
+    assert page.evaluate("document.activeElement.id") == "crop"
+    for _ in range(20):
+        page.keyboard.press("Shift+ArrowLeft")
+    wait_for(page, f"({SHOWN})[0] === 'red.png' && !document.querySelector('.skeleton')")
+    for _ in range(40):
+        page.keyboard.press("ArrowRight")
+    wait_for(page, f"({SHOWN})[0] === 'deep/green.png'")
+    area = page.locator("#preview").bounding_box()
+    page.mouse.move(area["x"] + 1, area["y"] + 1)
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] * 0.45, area["y"] + area["height"] - 1)
+    page.mouse.up()
+    wait_for(page, f"({SHOWN})[0] === 'red.png'")
+    boxes = [url.partition("box=")[2] for url in seen.requests if "box=" in url]
+    x0, y0, x1, y1 = map(int, boxes[-1].split(","))
+    assert (x0, y0) <= (2, 2)
+    assert (25 <= x1 <= 29, 37 <= y1 <= 40) == (True, True)
+    page.click("#whole")
+    wait_for(page, "document.getElementById('crop').hidden")
+    assert seen.errors == []
+
+
+def test_skeletons_stand_while_it_searches(page, address, searcher, tmp_path):
+    go_on, find = threading.Event(), searcher.search
+    searcher.search = lambda *words: (go_on.wait(60), find(*words))[1]
+    (tmp_path / "q.png").write_bytes(RED)
+    page.goto(address)
+    page.set_input_files("#file", tmp_path / "q.png")
+    wait_for(page, "document.querySelectorAll('#hits .skeleton').length === 10")
+    assert page.evaluate("document.getElementById('hits').ariaBusy") == "true"
+    go_on.set()
+    wait_for(page, f"{HITS}.length === 5")
+    assert page.evaluate("document.getElementById('hits').ariaBusy") is None
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_axe_finds_nothing_serious(page, address, tmp_path, width, scheme):
+    (tmp_path / "q.png").write_bytes(RED)
+    page.set_viewport_size({"width": width, "height": 900})
+    page.emulate_media(color_scheme=scheme)
+    page.goto(address)
+    wait_for(page, "document.querySelectorAll('#samples li').length === 5")
+    assert serious_findings(page) == []
+    page.set_input_files("#file", tmp_path / "q.png")
+    wait_for(page, f"{HITS}.length === 5")
+    page.click("#cut")
+    wait_for(page, f"{HITS}.length === 5")
+    assert serious_findings(page) == []
+    page.click("#hits .show >> nth=1")
+    assert serious_findings(page) == []
+
+
 def test_with_keys_and_on_a_phone(phone, address, tmp_path):
     (tmp_path / "q.png").write_bytes(RED)
     seen = Seen(phone)
     phone.goto(address)
+    phone.keyboard.press("Tab")
+    assert phone.evaluate("document.activeElement.className") == "skip"
     phone.keyboard.press("Tab")
     assert phone.evaluate("document.activeElement.id") == "file"
     ring = "getComputedStyle(document.getElementById('drop')).outlineStyle"
@@ -324,7 +600,7 @@ def test_with_keys_and_on_a_phone(phone, address, tmp_path):
     phone.keyboard.press("Tab")
     assert phone.evaluate("document.activeElement.id") == "top"
     phone.set_input_files("#file", tmp_path / "q.png")
-    wait_for(phone, "document.querySelectorAll('#hits li').length === 5")
+    wait_for(phone, f"{HITS}.length === 5")
     wait_for(phone, LOADED)
     assert overflow(phone) <= 0
     phone.screenshot(path=tmp_path / "phone.png")

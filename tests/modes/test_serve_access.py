@@ -214,7 +214,7 @@ def test_run(searcher, tmp_path, monkeypatch, capsys, host):
 
 def test_the_token_comes_from_the_environment(searcher, tmp_path, monkeypatch, capsys):
     given = []
-    monkeypatch.setattr(app, "make_app", lambda searcher, names, token: given.append(token))
+    monkeypatch.setattr(app, "make_app", lambda searcher, names, token, bands: given.append(token))
     monkeypatch.setattr(server, "serve", lambda *_: None)
     more = {"gallery": tmp_path / "gallery", "host": "127.0.0.1", "port": 0}
     serve.run(config(), tmp_path / "run", **more)

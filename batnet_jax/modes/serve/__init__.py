@@ -3,8 +3,11 @@
 access: host names, the token and headers.
 connections: limits of connections and of their time.
 turns: whose request is worked on next.
-app: answers requests.
-page.html, page.css, page.js: the page in the browser.
+app: the routes.
+endpoints, uploads: answers, and the images of requests.
+openapi: the description of the endpoints.
+verdicts: words for scores.
+page.html, page.css, page.js, crop.js: the page in the browser, with the report's base.css.
 """
 
 import ipaddress
@@ -49,7 +52,7 @@ def run(
       available, the token or a host name is not valid, or the model or the gallery is missing.
     """
     import_uvicorn()
-    from batnet_jax.modes.serve import access, app, server
+    from batnet_jax.modes.serve import access, app, server, verdicts
 
     more_names = allow_host or []
     access.check_names(more_names)
@@ -64,7 +67,8 @@ def run(
         searcher.search(np.zeros((1, 8, 8, 3), np.uint8), 1)  # compiles the network
         names = access.HostNames(address, [host, *more_names] if host else more_names)
         announce(host, address, number, token, len(searcher.gallery.features))
-        server.serve(app.make_app(searcher, names, token), listener)
+        bands = verdicts.read_bands(workdir, searcher.model.step)
+        server.serve(app.make_app(searcher, names, token, bands), listener)
 
 
 def announce(host: str, address: str, port: int, token: str | None, count: int) -> None:

@@ -1,7 +1,13 @@
 "use strict";
-const [drop, file, preview, hint, topSelect, statusLine, list] =
-  ["drop", "file", "preview", "hint", "top", "status", "hits"].map((id) => document.getElementById(id));
-let query = null;
+const byId = (id) => document.getElementById(id);
+const [drop, file, figure, preview, hint, about, topSelect, statusLine, list, samples, title] =
+  ["drop", "file", "query", "preview", "hint", "about", "top", "status", "hits", "samples", "results"]
+    .map(byId);
+const large = byId("large");
+const WORDS = { same: "likely the same", unsure: "unsure", different: "likely not" };
+let query = null; /* { image: a file } or { like: a gallery number } */
+let shown = []; /* the hits on the page */
+let opened = 0; /* the place in `shown` of the hit that is shown large */
 let latest = 0; /* number of the latest search; answers to earlier ones are ignored */
 
 function say(text, bad = false) {
@@ -16,39 +22,93 @@ function node(name, text, className) {
   return element;
 }
 
-function card(hit) {
-  const item = node("li");
+function button(text, className, work) {
+  const made = node("button", text, className);
+  made.type = "button";
+  made.addEventListener("click", work);
+  return made;
+}
+
+function picture(hit, label, work) {
+  const made = button("", "show", work);
   const image = node("img");
-  image.alt = `Rank ${hit.rank}: ${hit.path}`;
+  image.alt = label;
   image.loading = "lazy";
   image.src = `gallery/${hit.index}`;
-  image.onerror = () => image.replaceWith(node("span", "no picture", "lost"));
-  const line = node("p");
-  line.append(node("strong", `${hit.rank}.`), node("span", hit.score.toFixed(3)));
-  const bar = node("meter");
-  bar.value = Math.max(0, hit.score);
-  bar.setAttribute("aria-label", "cosine");
-  item.append(image, line, bar);
-  if (hit.name) item.append(node("b", hit.name, "name"));
-  item.append(node("span", hit.path, "path"));
+  image.onerror = () => image.replaceWith(node("span", `no picture: ${label}`, "lost"));
+  made.append(image);
+  return made;
+}
+
+const named = (hit) => (hit.name ? `${hit.name}, ${hit.path}` : hit.path);
+
+function verdict(hit) {
+  return hit.verdict ? [node("p", WORDS[hit.verdict], `verdict ${hit.verdict}`)] : [];
+}
+
+function card(hit, place) {
+  const item = node("li");
+  const line = node("p", "", "line");
+  line.append(node("strong", `${hit.rank}.`), node("span", hit.score.toFixed(3), "score"));
+  item.append(picture(hit, `Rank ${hit.rank}: ${named(hit)}`, () => enlarge(place)), line);
+  item.append(...verdict(hit));
+  if (hit.name) item.append(node("p", hit.name, "name"));
+  item.append(node("p", hit.path, "path"));
+  const again = button("Search with this one", "again", () => searchLike(hit));
+  again.setAttribute("aria-label", `Search with this one: ${named(hit)}`);
+  item.append(again);
   return item;
+}
+
+function skeleton() {
+  const item = node("li", "", "skeleton");
+  item.setAttribute("aria-hidden", "true");
+  item.append(node("span"), node("span"), node("span"));
+  return item;
+}
+
+function enlarge(place) {
+  const hit = shown[place];
+  opened = place;
+  byId("large-title").textContent = `${hit.rank}. ${named(hit)}`;
+  byId("large-image").src = `gallery/${hit.index}?size=large`;
+  byId("large-image").alt = named(hit);
+  byId("large-about").replaceChildren(`cosine ${hit.score.toFixed(3)}`, ...verdict(hit));
+  for (const step of large.querySelectorAll("[data-step]")) {
+    const by = Number(step.dataset.step);
+    step.disabled = by !== 0 && !shown[place + by];
+  }
+  if (!large.open) large.showModal();
+}
+
+async function ask() {
+  if (query.like !== undefined) {
+    return fetch(`gallery/${query.like}/similar?top=${topSelect.value}`);
+  }
+  const box = cropped();
+  return fetch(`search?top=${topSelect.value}${box ? `&box=${box.join(",")}` : ""}`, {
+    method: "POST", body: query.image, headers: { "Content-Type": query.image.type || "image/unknown" },
+  });
 }
 
 async function search() {
   if (!query) return;
   const number = ++latest;
   say("Searching\u2026");
+  title.textContent = "Most similar first";
+  samples.hidden = true;
+  shown = [];
   list.setAttribute("aria-busy", "true");
+  list.replaceChildren(...Array.from({ length: Math.min(topSelect.value, 10) }, skeleton));
   try {
-    const answer = await fetch(`search?top=${topSelect.value}`, {
-      method: "POST", body: query, headers: { "Content-Type": query.type || "image/unknown" },
-    });
+    const answer = await ask();
     const found = await answer.json().catch(() => ({ error: `error ${answer.status}` }));
     if (number !== latest) return;
     if (!answer.ok) throw new Error(found.error);
-    list.replaceChildren(...found.hits.map(card));
+    shown = found.hits;
+    list.replaceChildren(...shown.map(card));
     const note = found.note ? `; query: ${found.note}` : "";
-    say(`${found.hits.length} of ${found.gallery} images, ${found.seconds.toFixed(2)} s${note}`);
+    say(`${shown.length} of ${found.gallery} images, ${found.seconds.toFixed(2)} s${note}`);
   } catch (error) {
     if (number !== latest) return;
     list.replaceChildren();
@@ -56,6 +116,17 @@ async function search() {
   } finally {
     if (number === latest) list.removeAttribute("aria-busy");
   }
+}
+
+function showQuery(source, label, canCrop) {
+  if (preview.src.startsWith("blob:")) URL.revokeObjectURL(preview.src);
+  preview.src = source;
+  preview.alt = `Query: ${label}`;
+  about.textContent = label;
+  figure.hidden = false;
+  hint.textContent = "Choose, drop or paste another image";
+  byId("croppers").hidden = !canCrop;
+  dropCrop();
 }
 
 function useImage(chosen) {
@@ -66,13 +137,45 @@ function useImage(chosen) {
     say(`${chosen.name || "This"} is not an image.`, true);
     return;
   }
-  query = chosen;
-  if (preview.src) URL.revokeObjectURL(preview.src);
-  preview.src = URL.createObjectURL(query);
-  preview.alt = `Query: ${query.name || "pasted image"}`;
-  preview.hidden = false;
-  hint.textContent = "Choose, drop or paste another image";
+  query = { image: chosen };
+  showQuery(URL.createObjectURL(chosen), chosen.name || "pasted image", true);
   search();
+}
+
+function searchLike(hit) {
+  query = { like: hit.index };
+  large.close();
+  showQuery(`gallery/${hit.index}?size=large`, named(hit), false);
+  search();
+  title.focus();
+  scrollTo({ top: 0 });
+}
+
+async function begin() {
+  const [health, gallery] = await Promise.all(
+    ["health", "gallery?samples=12"].map((path) => fetch(path).then((answer) => answer.json())));
+  const model = health.model;
+  const facts = {
+    gallery: `${health.gallery.toLocaleString("en")} images`, model: model.name,
+    step: model.step.toLocaleString("en"), input: `${model.input} pixels`, feature: `${model.dim} numbers`,
+  };
+  for (const [name, value] of Object.entries(facts)) {
+    const pair = node("div");
+    pair.append(node("dt", name), node("dd", value));
+    byId("facts").append(pair);
+  }
+  if (health.bands) {
+    const { same, different, rate } = health.bands;
+    byId("words").textContent = `From ${same.toFixed(3)} on it is "${WORDS.same}": ${rate * 100} % of the `
+      + `test's pairs of two identities score as high. Below ${different.toFixed(3)} it is `
+      + `"${WORDS.different}".`;
+  }
+  samples.replaceChildren(...gallery.samples.map((hit) => {
+    const item = node("li");
+    item.append(picture(hit, `Search with ${named(hit)}`, () => searchLike(hit)));
+    item.append(node("p", hit.name || hit.path, hit.name ? "name" : "path"));
+    return item;
+  }));
 }
 
 file.addEventListener("change", () => { useImage(file.files[0]); file.value = ""; });
@@ -85,3 +188,20 @@ for (const name of ["dragover", "dragleave", "drop"]) {
     if (name === "drop") useImage(event.dataTransfer.files[0]);
   });
 }
+for (const step of large.querySelectorAll("[data-step]")) {
+  step.addEventListener("click", () => {
+    const by = Number(step.dataset.step);
+    if (by) enlarge(opened + by);
+    else large.close();
+  });
+}
+byId("large-search").addEventListener("click", () => searchLike(shown[opened]));
+large.addEventListener("keydown", (event) => {
+  const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+  if (by && shown[opened + by]) enlarge(opened + by);
+});
+large.addEventListener("click", (event) => { if (event.target === large) large.close(); });
+large.addEventListener("close", () => {
+  if (shown[opened]) list.children[opened]?.querySelector(".show").focus();
+});
+begin().catch(() => say("The server does not answer.", true));

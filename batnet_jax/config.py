@@ -163,7 +163,8 @@ FIELDS: dict[str, Field] = {
         "published",
         "GoogLeNet in three variants, ResNet-50, or OSNet (ours)",
         choices=(
-            *("published", "torchvision", "torchvision_raw", "resnet50"),
+            *("published", "torchvision", "torchvision_raw", "resnet50", "resnet50_ibn"),
+            *("fastreid_r50", "fastreid_r50_ibn", "fastreid_r50_nl", "fastreid_r50_ibn_nl"),
             *("osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "osnet_ibn_x1_0"),
             *("osnet_ain_x1_0", "osnet_ain_x0_75", "osnet_ain_x0_5", "osnet_ain_x0_25"),
         ),
@@ -176,8 +177,9 @@ FIELDS: dict[str, Field] = {
     ),
     "model.neck": Field(
         "none",
-        "bnneck: BN between the triplet loss's features and the scores; fc: OSNet's (paper, 4.4)",
-        choices=("none", "bnneck", "fc"),
+        "bnneck: BN between the triplet loss's features and the scores, behind GAP or GeM; fc: "
+        "OSNet's (paper, 4.4)",
+        choices=("none", "bnneck", "bnneck_gem", "fc"),
         own=True,
     ),
     "model.embedding_dim": Field(

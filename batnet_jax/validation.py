@@ -21,7 +21,7 @@ from batnet_jax.config import (
 )
 from batnet_jax.data import DATASETS, builder_of, check_name, check_reading, split_name
 from batnet_jax.errors import UserError
-from batnet_jax.models import parse_frozen, parse_positions
+from batnet_jax.models import POOLED_NECKS, parse_frozen, parse_positions
 from batnet_jax.runtime.own_code import (
     EXAMPLE,
     VARIABLE,
@@ -285,7 +285,7 @@ def _check_network(model: ml_collections.ConfigDict) -> None:
     except UserError as error:
         raise UserError(f"config.model.{error}") from error
     _require(
-        model.embedding_dim or model.neck == "bnneck" or is_import_path(model.neck),
+        model.embedding_dim or model.neck in POOLED_NECKS or is_import_path(model.neck),
         "config.model.embedding_dim=0 needs --config.model.neck=bnneck: the other heads end in a "
         "layer of that size; give more, or that neck",
     )

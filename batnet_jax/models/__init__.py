@@ -25,7 +25,7 @@ from batnet_jax.models.batnet import (
     parse_positions,
 )
 from batnet_jax.models.bi_attention import KERNELS, BiAttention
-from batnet_jax.models.heads import NECKS
+from batnet_jax.models.heads import NECKS, POOLED_NECKS
 from batnet_jax.models.part_streams import PART_SAMPLINGS
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "MAX_ATTRIBUTES",
     "NECKS",
     "PART_SAMPLINGS",
+    "POOLED_NECKS",
     "POSITIONS",
     "BATNet",
     "BiAttention",

@@ -28,6 +28,6 @@ def _osnet_block(variant: osnet.Variant, number: int, **options) -> nn.Module:
 
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     **{name: partial(_googlenet_block, name) for name in googlenet.BACKBONES},
-    "resnet50": resnet.Stage,
+    **{name: partial(resnet.Stage, variant=v) for name, v in resnet.BACKBONES.items()},
     **{name: partial(_osnet_block, variant) for name, variant in osnet.BACKBONES.items()},
 }

@@ -56,11 +56,29 @@ class Head(nn.Module):
         return feature, scores
 
 
+class GeM(nn.Module):
+    """Generalised mean over the pixels, with a learned power: 1 is the mean, infinity the maximum.
+
+    Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019, Eq. 3.
+
+    Attributes:
+      lowest: the least value of a pixel, which others are raised to.
+    """
+
+    lowest: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Map [b, h, w, c] to [b, c], > 0."""
+        power = self.param("power", nn.initializers.constant(3.0), (1,))
+        return (jnp.maximum(x, self.lowest) ** power).mean((1, 2)) ** (1 / power)
+
+
 class BNNeckHead(nn.Module):
     """The head of the strong baselines, with BN between the inputs of the two losses.
 
-    GAP, and fc if `embedding_dim`, give the feature before the neck, for the triplet loss. BN
-    without shift gives the feature behind the neck, the embedding. Dropout and fc without bias
+    GAP or GeM, and fc if `embedding_dim`, give the feature before the neck, for the triplet loss.
+    BN without shift gives the feature behind the neck, the embedding. Dropout and fc without bias
     give the scores.
 
     Luo et al., "Bag of Tricks and a Strong Baseline for Deep Person Re-identification", CVPR
@@ -70,6 +88,7 @@ class BNNeckHead(nn.Module):
       num_identities: of the training set.
       embedding_dim: of the feature; 0 = the channels of the map (Luo et al.).
       dropout: rate before the classifier (Luo et al.: 0).
+      gem: pool by `GeM`, not by GAP (Luo et al.: no).
       batch_norm_axis: pmap's axis for BN, None for each device alone.
       axis_name: pmap's axis for dropout.
       dtype: of the computation, but at least float32.
@@ -78,6 +97,7 @@ class BNNeckHead(nn.Module):
     num_identities: int
     embedding_dim: int = 0
     dropout: float = 0.0
+    gem: bool = False
     batch_norm_axis: str | None = None
     axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -93,7 +113,8 @@ class BNNeckHead(nn.Module):
             use_bias=False,
             kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
         )
-        before = x.astype(jnp.promote_types(self.dtype, jnp.float32)).mean((1, 2))
+        x = x.astype(jnp.promote_types(self.dtype, jnp.float32))
+        before = GeM(name="pool")(x) if self.gem else x.mean((1, 2))
         dtype = before.dtype
         if self.embedding_dim:
             before = dense(self.embedding_dim, dtype=dtype, name="embedding")(before)
@@ -143,7 +164,10 @@ class FCHead(nn.Module):
 HEADS: Mapping[str, Mapping[str, Callable[..., nn.Module]]] = {
     "none": {"appearance": Head, "part": partial(Head, relu=False)},
     "bnneck": {"appearance": BNNeckHead, "part": BNNeckHead},
+    "bnneck_gem": dict.fromkeys(("appearance", "part"), partial(BNNeckHead, gem=True)),
     "fc": {"appearance": FCHead, "part": FCHead},
 }
 """The heads by `BATNet.neck`, then by the feature's name."""
 NECKS = tuple(HEADS)
+POOLED_NECKS = ("bnneck", "bnneck_gem")
+"""The heads whose feature may be the pooled map itself, `embedding_dim=0`."""

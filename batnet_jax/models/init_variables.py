@@ -20,7 +20,9 @@ from batnet_jax.models.own_modules import check_own, draw_own, own_parts
 # A kernel's variance times its fan-in, by its number of dimensions: He et al. 2015 for
 # convolutions, which a ReLU follows; LeCun's for dense layers.
 KERNEL_GAIN = {4: 2.0, 2: 1.0}
-CONSTANTS = {"bias": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0}
+CONSTANTS = {"bias": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0, "power": 3.0}
+ZERO_SCALE = "zero_bn"
+"""The layers with a scale that begins at 0."""
 MAX_PARAMETERS = 300_000_000
 """The most in a network: 8 times the paper's. With Adam's moments a parameter takes 12 bytes."""
 
@@ -73,6 +75,8 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> np.ndarray:
         *_, name = names = [key.key for key in path]
+        if names[-2:] == [ZERO_SCALE, "scale"]:
+            return np.zeros(leaf.shape, np.float32)
         if name in CONSTANTS:
             return np.full(leaf.shape, CONSTANTS[name], np.float32)
         gain = KERNEL_GAIN[len(leaf.shape)] / np.prod(leaf.shape[:-1])

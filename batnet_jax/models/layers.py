@@ -161,6 +161,7 @@ class BatchNorm(nn.Module):
       momentum: weight of the new statistics, in PyTorch's sense (published code: 0.1).
       epsilon: added to the variance (published code: 1e-5).
       use_bias: add a learned shift; False in `heads.BNNeckHead` only.
+      scale_init: of the scale; zeros in `resnet.NonLocal` only.
     """
 
     axis_name: str | None = None
@@ -168,6 +169,7 @@ class BatchNorm(nn.Module):
     momentum: float = 0.1
     epsilon: float = 1e-5
     use_bias: bool = True
+    scale_init: Any = nn.initializers.ones
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool, offset: jax.Array | None = None) -> jax.Array:
@@ -180,7 +182,7 @@ class BatchNorm(nn.Module):
             mean only, as the mean of the batch would remove it from x; its gradient is zero.
         """
         channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
+        scale = self.param("scale", self.scale_init, (channels,))
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (channels,))
         else:

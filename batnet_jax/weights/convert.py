@@ -14,11 +14,13 @@ from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.names import (
     BACKBONE,
     BATNET,
+    FASTREID,
     NAMES,
     OSNET,
     OSNET_AIN,
     OSNET_IBN,
     RESNET,
+    RESNET_IBN,
     TORCHVISION,
     Path,
     bilinear_order,
@@ -33,6 +35,11 @@ CLASSIFIER = "classifier"  # the layer of a head whose last axis is the identiti
 MAX_SHOWN = 3  # names of each kind of problem in an error message
 
 _COUNT = (re.compile(r".*\.num_batches_tracked"), "PyTorch's count of batches")
+_RESNET = (
+    _COUNT,
+    (re.compile(r"fc\..*"), "ImageNet classifier"),
+    (re.compile(r"classifier\..*"), "classifier of other identities"),
+)
 # Tensors of a source that no network of ours has, by patterns of their names, and the reason.
 UNUSED = {
     BATNET: (
@@ -49,10 +56,12 @@ UNUSED = {
         (re.compile(r"aux[12]\..*"), "auxiliary classifier"),
         (re.compile(r"fc\..*"), "ImageNet classifier"),
     ),
-    RESNET: (
+    RESNET: _RESNET,
+    RESNET_IBN: _RESNET,
+    FASTREID: (
         _COUNT,
-        (re.compile(r"fc\..*"), "ImageNet classifier"),
-        (re.compile(r"classifier\..*"), "classifier of other identities"),
+        (re.compile(r"pixel_(mean|std)"), "ImageNet's, by which images are normalised"),
+        (re.compile(r"heads\.bottleneck\.0\.bias"), "a shift of 0"),
     ),
     OSNET: (_COUNT,),
     OSNET_IBN: (_COUNT,),
@@ -60,7 +69,10 @@ UNUSED = {
     WORKDIR: (),
 }
 _OSNET_HEAD = re.compile(r"(fc|classifier)\..*")
-HEADS: Mapping[str, re.Pattern[str]] = dict.fromkeys((OSNET, OSNET_IBN, OSNET_AIN), _OSNET_HEAD)
+HEADS: Mapping[str, re.Pattern[str]] = {
+    **dict.fromkeys((OSNET, OSNET_IBN, OSNET_AIN), _OSNET_HEAD),
+    FASTREID: re.compile(r"heads\..*"),
+}
 """The canonical names of the tensors of a head that not every network for the weights has."""
 HEAD_ATTRIBUTES = ("neck", "embedding_dim")
 """`BATNet`'s attributes that describe its heads."""

@@ -16,11 +16,14 @@ from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.validation import validate
 from batnet_jax.weights.convert import REMADE, Source, fill
-from batnet_jax.weights.names import BATNET
+from batnet_jax.weights.names import BATNET, FASTREID
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 
 POOLED = {"neck": "bnneck", "embedding_dim": 0}
 """The head for weights without one: a neck that has learnt nothing hands on the pooled map."""
+
+SBS_SIZE = (384, 128)
+"""The images of FastReID's stronger baselines, which have GeM; others have 256 x 128."""
 
 
 class GivenModel(NamedTuple):
@@ -48,6 +51,8 @@ def given_config(path: Path) -> ml_collections.ConfigDict:
     if source.format != BATNET:
         config.model.update({"attention": "none", "num_parts": 0, "dropout": 0.0, **POOLED})
     config.model.update(source.model)
+    if source.format == FASTREID and config.model.neck == "bnneck_gem":
+        config.data.image_size = SBS_SIZE
     validate(config)
     return config
 

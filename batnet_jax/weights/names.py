@@ -3,7 +3,8 @@
 A variable's path leads to its leaf in `{"params": ..., "batch_stats": ...}`, for instance
 `("params", "blk1", "conv1", "conv", "kernel")`. The names come from the published code
 (Attention-in-Attention-Networks, `models/bilinear_aia_noHard_net.py`), from torchvision's
-`models/googlenet.py` and `models/resnet.py`, and from Torchreid (`osnet_names`).
+`models/googlenet.py` and `models/resnet.py`, from FastReID (`resnet_names`) and from Torchreid
+(`osnet_names`).
 """
 
 import re
@@ -12,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from batnet_jax.weights import resnet_names
 from batnet_jax.weights.osnet_names import osnet_module
 
 Path = tuple[str, ...]
@@ -20,10 +22,13 @@ BATNET = "BAT-net"  # a published checkpoint: the whole network
 BACKBONE = "published backbone"  # `inceptionV1_bn_noModule.pth.tar`
 TORCHVISION = "torchvision googlenet"
 RESNET = "torchvision resnet50"
+RESNET_IBN = "IBN-Net resnet50_ibn_a"
+FASTREID = "FastReID resnet50"
 OSNET = "Torchreid osnet"
 OSNET_IBN = "Torchreid osnet_ibn"
 OSNET_AIN = "Torchreid osnet_ain"
-FORMATS = (BATNET, BACKBONE, TORCHVISION, RESNET, OSNET, OSNET_IBN, OSNET_AIN)
+FORMATS = (BATNET, BACKBONE, TORCHVISION, RESNET, RESNET_IBN, FASTREID)
+FORMATS += (OSNET, OSNET_IBN, OSNET_AIN)
 
 LEAVES = {
     "kernel": "weight",
@@ -31,6 +36,7 @@ LEAVES = {
     "bias": "bias",
     "mean": "running_mean",
     "var": "running_var",
+    "power": "p",
 }
 PUBLISHED_LAYERS = {"conv": "0", "bn": "1"}  # a Sequential of convolution, BN, ReLU
 PUBLISHED_BRANCHES = {
@@ -125,18 +131,14 @@ def torchvision_name(path: Path) -> str | None:
 
 def resnet_name(path: Path) -> str | None:
     """Return the name in torchvision's `resnet50`; None if not of the backbone."""
-    match path[1:-1]:
-        case "blk1", "conv1", layer:
-            module = f"{layer}1"
-        case ("blk1" | "blk2" | "blk3" | "blk4") as block, unit, conv, layer:
-            place = f"layer{block.removeprefix('blk')}.{unit.removeprefix('unit')}"
-            if conv == "downsample":
-                module = f"{place}.downsample.{PUBLISHED_LAYERS[layer]}"
-            else:
-                module = f"{place}.{layer}{conv.removeprefix('conv')}"
-        case _:
-            return None
-    return f"{module}.{LEAVES[path[-1]]}"
+    module = resnet_names.resnet_module(path[1:-1])
+    return f"{module}.{LEAVES[path[-1]]}" if module else None
+
+
+def fastreid_name(path: Path) -> str | None:
+    """Return the name in FastReID's ResNet-50 with a BNNeck; None if not of it."""
+    module = resnet_names.fastreid_module(path[1:-1])
+    return f"{module}.{LEAVES[path[-1]]}" if module else None
 
 
 def osnet_name(path: Path, *, listed: bool = False) -> str | None:
@@ -150,6 +152,8 @@ NAMES = {
     BACKBONE: published_name,
     TORCHVISION: torchvision_name,
     RESNET: resnet_name,
+    RESNET_IBN: resnet_name,
+    FASTREID: fastreid_name,
     OSNET: osnet_name,
     OSNET_IBN: osnet_name,
     OSNET_AIN: partial(osnet_name, listed=True),
@@ -168,7 +172,7 @@ def canonical(name: str) -> str:
         return f"features.conv.{match[1]}"
     if match := _INCEPTION.fullmatch(name):
         return f"features.inception{int(match[2]) - 2}.{match[1]}"
-    return name
+    return resnet_names.OLD_NAMES.get(name, name)
 
 
 ANCHORS = {
@@ -197,13 +201,21 @@ def find_prefixes(names: Iterable[str]) -> list[str]:
     only follow another one, see `FOLLOWERS`, are left out.
     """
     found = set()
-    for name in map(strip_module, names):
+    names = [strip_module(name) for name in names]
+    for name in names:
         parts = name.split(".")
         starts = (i for i in range(len(parts)) if canonical(".".join(parts[i:])) in ANCHORS)
         if (first := next(starts, None)) is not None:
-            found.add(".".join([*parts[:first], ""]) if first else "")
+            found.add(_with_head(".".join([*parts[:first], ""]) if first else "", names))
     leading = {prefix for prefix in found if not set(prefix.split(".")) & set(FOLLOWERS)}
     return sorted(leading or found)
+
+
+def _with_head(prefix: str, names: Iterable[str]) -> str:
+    """Return the prefix of a backbone, or that of both if FastReID's head stands beside it."""
+    root = prefix.removesuffix(resnet_names.BACKBONE)
+    head = f"{root}{resnet_names.HEAD}"
+    return root if root != prefix and any(name.startswith(head) for name in names) else prefix
 
 
 def guess_format(names: set[str]) -> str | None:
@@ -211,7 +223,9 @@ def guess_format(names: set[str]) -> str | None:
     if "inception3a.branch1.conv.weight" in names:
         return TORCHVISION
     if {"bn1.weight", "layer1.0.conv3.weight"} <= names:  # no bottleneck in ResNet-18 and -34
-        return RESNET
+        return RESNET_IBN if "layer1.0.bn1.IN.weight" in names else RESNET
+    if {"backbone.bn1.weight", "backbone.layer1.0.conv3.weight"} <= names:
+        return FASTREID
     if "features.norm1_1.weight" in names or "fc_global.1.weight" in names:
         return BATNET
     if "features.inception1.inception_3a.conv1.0.weight" in names:

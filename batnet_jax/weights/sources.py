@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from batnet_jax.errors import ArgumentError, UserError
-from batnet_jax.models import BATNet, osnet, parse_positions
+from batnet_jax.models import BATNet, osnet, parse_positions, resnet
 from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
 from batnet_jax.runtime.own_code import is_import_path
 from batnet_jax.runtime.paths import is_folder
@@ -17,11 +17,13 @@ from batnet_jax.weights.convert import HEAD_ATTRIBUTES, HEADS, WORKDIR, Source, 
 from batnet_jax.weights.names import (
     BACKBONE,
     BATNET,
+    FASTREID,
     FORMATS,
     OSNET,
     OSNET_AIN,
     OSNET_IBN,
     RESNET,
+    RESNET_IBN,
     TORCHVISION,
     canonical,
     find_prefixes,
@@ -29,6 +31,7 @@ from batnet_jax.weights.names import (
     strip_module,
 )
 from batnet_jax.weights.read_tensors import read_tensors
+from batnet_jax.weights.resnet_names import check_fastreid, fastreid_backbone
 from batnet_jax.workdir import checkpoints
 
 # `BATNet`'s attributes that the weights depend on. A part's matter only if both networks have it.
@@ -39,8 +42,8 @@ ATTENTION_ATTRIBUTES = (
 )
 
 
-def _osnets(start: str) -> tuple[str, ...]:
-    return tuple(name for name in osnet.BACKBONES if name.startswith(start))
+def _named(family: Iterable[str], start: str) -> tuple[str, ...]:
+    return tuple(name for name in family if name.startswith(start))
 
 
 # The backbones that fit a format, the default first, and the convolution that shows the width.
@@ -49,9 +52,11 @@ FORMAT_BACKBONES = {
     BACKBONE: (("published",), "features.conv.conv1.0.weight"),
     TORCHVISION: (("torchvision", "torchvision_raw"), "conv1.conv.weight"),
     RESNET: (("resnet50",), "conv1.weight"),
-    OSNET: (_osnets("osnet_x"), "conv1.conv.weight"),
-    OSNET_IBN: (_osnets("osnet_ibn"), "conv1.conv.weight"),
-    OSNET_AIN: (_osnets("osnet_ain"), "conv1.conv.weight"),
+    RESNET_IBN: (("resnet50_ibn",), "conv1.weight"),
+    FASTREID: (_named(resnet.BACKBONES, "fastreid"), "backbone.conv1.weight"),
+    OSNET: (_named(osnet.BACKBONES, "osnet_x"), "conv1.conv.weight"),
+    OSNET_IBN: (_named(osnet.BACKBONES, "osnet_ibn"), "conv1.conv.weight"),
+    OSNET_AIN: (_named(osnet.BACKBONES, "osnet_ain"), "conv1.conv.weight"),
 }
 
 
@@ -98,6 +103,8 @@ def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
         raise UserError(
             f"'{path}' is none of {', '.join(FORMATS)}: its {len(given)} tensors are {few}, ..."
         )
+    if form == FASTREID:
+        check_fastreid(path, tensors)
     shapes = {name: tensor.shape for name, (_, tensor) in tensors.items()}
     try:
         model = describe(form, shapes, config.model)
@@ -149,6 +156,8 @@ def describe(
       model: the attributes of the wanted network.
     """
     backbones, stem = FORMAT_BACKBONES[form]
+    if form == FASTREID:
+        backbones = (fastreid_backbone(shapes),)
     found: dict[str, Any] = {}
     if stem in shapes:
         found["backbone"], found["width"] = _choose_backbone(backbones, shapes[stem][0], model)
@@ -156,6 +165,9 @@ def describe(
         found["backbone"] = _own_first(backbones, model)[0]
     if form == BATNET:
         found |= _describe_batnet(shapes, model)
+    elif form == FASTREID and "heads.bottleneck.0.weight" in shapes:
+        neck = "bnneck_gem" if "heads.pool_layer.p" in shapes else "bnneck"
+        found |= {"neck": neck, "embedding_dim": 0}
     elif "fc.0.weight" in shapes and form in HEADS:
         found |= {"neck": "fc", "embedding_dim": shapes["fc.0.weight"][0]}
     return found

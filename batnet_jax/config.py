@@ -79,6 +79,12 @@ FIELDS: dict[str, Field] = {
     "weight_decay": Field(
         1e-4, "L2 in the gradient of all parameters (paper, 4.4; published code)", least=0
     ),
+    "ema_decay": Field(
+        0.0,
+        "of a moving average of the weights, to test and embed with; 0 = none (ours)",
+        least=0,
+        below=1,
+    ),
     # The images
     "data.dataset": Field("market1501", "a key of batnet_jax.data.DATASETS (ours)", own=True),
     "data.variant": Field(

@@ -233,8 +233,7 @@ def load_with_config(
     if saved:
         check_image_size(config, tuple(from_saved(saved).data.image_size), path)
     network, state = restore_train_state(config, workdir, step)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
-    return Model(network, variables, config=config, step=int(state.step), batch=batch)
+    return Model(network, state.tested(), config=config, step=int(state.step), batch=batch)
 
 
 def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:

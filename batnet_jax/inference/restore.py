@@ -9,7 +9,7 @@ from batnet_jax.models.build import make_model
 from batnet_jax.runtime import processes
 from batnet_jax.step.train_step import TrainState, make_recipe, state_shapes
 from batnet_jax.workdir import checkpoints
-from batnet_jax.workdir.same_run import check_architecture
+from batnet_jax.workdir.same_run import check_architecture, saved_decay
 
 
 def restore_network(
@@ -24,8 +24,7 @@ def restore_network(
 
     def read_variables() -> tuple[int, dict[str, Any]]:
         _, state = restore_train_state(config, workdir, step)
-        variables = {"params": state.params, "batch_stats": state.batch_stats}
-        return len(checkpoints.restore_metadata(workdir, step)["identities"]), variables
+        return len(checkpoints.restore_metadata(workdir, step)["identities"]), state.tested()
 
     num_identities, variables = processes.by_lead(read_variables)
     return make_model(config, num_identities), variables
@@ -36,10 +35,13 @@ def restore_train_state(
 ) -> tuple[Any, TrainState]:
     """Restore the network of a checkpoint and its training state, as NumPy arrays.
 
+    The checkpoint, not the config, says whether the state has a moving average.
+
     Raises: UserError if the checkpoint has another architecture than the config.
     """
     run = checkpoints.restore_metadata(workdir, step)
     check_architecture(config, run, workdir)
     recipe = make_recipe(config, num_identities=len(run["identities"]), steps_per_epoch=1)
+    recipe = recipe._replace(ema_decay=saved_decay(run))
     shapes = state_shapes(recipe, tuple(config.data.image_size))
     return recipe.model, checkpoints.restore_state(workdir, step, shapes)

@@ -133,7 +133,7 @@ def import_weights(config: ml_collections.ConfigDict, source: Path, output: Path
     with report_write_errors("output", output, folder=True):
         output.mkdir(parents=True, exist_ok=True)
         with contextlib.closing(checkpoints.open_manager(output)) as manager:
-            checkpoints.save(manager, 0, state.replace(**filled), metadata)  # type: ignore[attr-defined]
+            checkpoints.save(manager, 0, state.start_with(filled), metadata)
         write_atomically(output / REPORT, report.text())
     return report
 

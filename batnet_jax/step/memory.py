@@ -55,7 +55,7 @@ def estimate_memory(recipe: Recipe, image_size: tuple[int, int], images: int) ->
     # The residuals contain the parameters; the gradients take as much.
     return StepMemory(
         parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"])),
-        state=_bytes(variables) + _bytes(moments),
+        state=_bytes(variables) * (2 if recipe.ema_decay else 1) + _bytes(moments),
         activations=_bytes(residuals),
     )
 

@@ -20,6 +20,7 @@ from batnet_jax.models.init_variables import draw_variables, variable_shapes
 from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.own_code import choose
 from batnet_jax.step import accumulation, augment, freezing, losses, optimizer
+from batnet_jax.step.averaging import Average, move_average, start_average
 from batnet_jax.step.packing import pack_like, unpack
 
 
@@ -34,6 +35,7 @@ class TrainState:
       params: the parameters.
       batch_stats: the running statistics of batch normalisations.
       opt_state: the optimizer's state.
+      average: of the parameters and statistics; None without `config.ema_decay`.
     """
 
     step: jax.Array
@@ -41,6 +43,17 @@ class TrainState:
     params: Any
     batch_stats: Any
     opt_state: Any
+    average: Average | None = None
+
+    def tested(self) -> dict[str, Any]:
+        """Return the variables to test and to embed with: the average, if there is one."""
+        source = self if self.average is None else self.average
+        return {"params": source.params, "batch_stats": source.batch_stats}
+
+    def start_with(self, variables: dict[str, Any]) -> "TrainState":
+        """Return the state of step 0 with other variables, which its average starts with, too."""
+        average = None if self.average is None else start_average(variables, 1.0)
+        return self.replace(**variables, average=average)  # type: ignore[attr-defined]
 
 
 class Recipe(NamedTuple):
@@ -57,6 +70,7 @@ class Recipe(NamedTuple):
       accumulate: number of parts of a batch, see `accumulation`.
       frozen: parts of the network that stay as they are, see `models.FREEZABLE`.
       backbone_rate: of the learning rate, for the backbone.
+      ema_decay: of the moving average of the weights, see `averaging`; 0 = none.
       axis_name: pmap's axis; None outside pmap, and on a single device, as collectives would only
         take time to compile.
     """
@@ -71,6 +85,7 @@ class Recipe(NamedTuple):
     accumulate: int
     frozen: tuple[str, ...]
     backbone_rate: float
+    ema_decay: float
     axis_name: str | None
 
 
@@ -97,6 +112,7 @@ def make_recipe(
         accumulate=config.batch.accumulate,
         frozen=parse_frozen(config.train.freeze),
         backbone_rate=config.train.backbone_rate,
+        ema_decay=config.ema_decay,
         axis_name=axis_name,
     )
 
@@ -130,6 +146,7 @@ def state_shapes(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:
         params=variables["params"],
         batch_stats=variables["batch_stats"],
         opt_state=jax.eval_shape(recipe.tx.init, variables["params"]),
+        average=start_average(variables, recipe.ema_decay),
     )
 
 
@@ -147,6 +164,7 @@ def init_state(recipe: Recipe, image_size: tuple[int, int]) -> TrainState:
         params=params,
         batch_stats=variables["batch_stats"],
         opt_state=zeros,
+        average=start_average(variables, recipe.ema_decay),
     )
 
 
@@ -246,6 +264,10 @@ def train_step(
     if axis_name:  # without synchronised BN the devices' statistics differ, so keep their mean
         grads, loss, parts, batch_stats = lax.pmean((grads, loss, parts, batch_stats), axis_name)
     params, batch_stats, opt_state = _update(state, grads, batch_stats, recipe)
+    average = state.average
+    if average is not None:
+        options = {"decay": recipe.ema_decay, "step": state.step}
+        average = move_average(average, params, batch_stats, **options)
     metrics = {
         "loss": loss,
         **parts,
@@ -257,5 +279,6 @@ def train_step(
         params=params,
         batch_stats=batch_stats,
         opt_state=opt_state,
+        average=average,
     )
     return new_state, metrics

@@ -284,8 +284,8 @@ class Run:
         Returns: the result on the first held-out test, or on the first test at the last step.
         """
         with as_run_failure(self.workdir, memory=EVALUATION_MEMORY):
-            variables = {"params": self.state.params, "batch_stats": self.state.batch_stats}
-            embed = make_embed(self.model, unpack_state(jax.device_get(variables)))
+            variables = unpack_state(jax.device_get(self.state.tested()))
+            embed = make_embed(self.model, variables)
             results = run_tests(
                 self.config,
                 self.tests(),

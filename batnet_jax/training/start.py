@@ -113,7 +113,7 @@ def start_from(
     except ArgumentError as error:
         raise UserError(f"{error} (--config.init.{error.argument}=...)") from error
     print(printable(f"{report.summary()}; see {INIT}"))
-    return fresh.replace(**filled), report.text()  # type: ignore[attr-defined]
+    return fresh.start_with(filled), report.text()
 
 
 def resume(

@@ -214,7 +214,7 @@ def find_prefixes(names: Iterable[str]) -> list[str]:
 def _with_head(prefix: str, names: Iterable[str]) -> str:
     """Return the prefix of a backbone, or that of both if FastReID's head stands beside it."""
     root = prefix.removesuffix(resnet_names.BACKBONE)
-    head = f"{root}{resnet_names.HEAD}"
+    head = f"{root}{resnet_names.HEAD}bottleneck."
     return root if root != prefix and any(name.startswith(head) for name in names) else prefix
 
 

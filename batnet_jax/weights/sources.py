@@ -33,6 +33,7 @@ from batnet_jax.weights.names import (
 from batnet_jax.weights.read_tensors import read_tensors
 from batnet_jax.weights.resnet_names import check_fastreid, fastreid_backbone
 from batnet_jax.workdir import checkpoints
+from batnet_jax.workdir.same_run import saved_decay
 
 # `BATNet`'s attributes that the weights depend on. A part's matter only if both networks have it.
 BACKBONE_ATTRIBUTES = ("backbone", "width", *HEAD_ATTRIBUTES)
@@ -272,13 +273,13 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
         size = (16 * max(1, saved.model.num_parts), 16)
         if is_import_path(saved.model.get("backbone")):
             size = tuple(run["config"]["data"]["image_size"])
-        shapes = state_shapes(recipe, size)
+        shapes = state_shapes(recipe._replace(ema_decay=saved_decay(run)), size)
     except UserError:
         raise
     except Exception as error:  # impossible settings can raise anything
         raise UserError(f"'{workdir}' has no network of this version: restore it") from error
     state = checkpoints.restore_state(workdir, step, shapes)
-    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = state.tested()
     tensors = {(name := "/".join(path)): (name, leaf) for path, leaf in flatten(variables).items()}
     attributes = (*BACKBONE_ATTRIBUTES, *ATTENTION_ATTRIBUTES, "num_parts")
     # An attribute that is younger than the run has its default.

@@ -1,8 +1,9 @@
 """Checkpoints, written by Orbax: the arrays of a state and metadata of the run.
 
-A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats, opt_state) and
-`run` (JSON, see `metadata`). The metadata describes the network, so a checkpoint can be used
-without its workdir. All processes have the same state; only the lead reads and writes checkpoints.
+A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats, opt_state and, in
+runs that have it, average) and `run` (JSON, see `metadata`). The metadata describes the network, so
+a checkpoint can be used without its workdir. All processes have the same state; only the lead reads
+and writes checkpoints.
 """
 
 import json
@@ -152,11 +153,16 @@ def save(
         return
     # A copy: on a CPU, device_get may return the device's own memory, to which the next step writes
     # while Orbax reads.
-    fetched = jax.tree.map(np.array, jax.device_get(vars(state)))
+    fetched = jax.tree.map(np.array, jax.device_get(_fields(state)))
     check_room(str(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
     arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
     saved = ocp.args.JsonSave(seal(run, fetched, step))  # type: ignore[call-arg]
     manager.save(step, args=ocp.args.Composite(state=arrays, run=saved))
+
+
+def _fields(state: Any) -> dict[str, Any]:
+    """Return the fields of a state that has them: a run without an average saves none."""
+    return {name: value for name, value in vars(state).items() if value is not None}
 
 
 def latest_step(workdir: Path) -> int | None:
@@ -282,7 +288,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
     """
     run = restore_metadata(workdir, step)
     sums = run.get("checksums", {})
-    target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), vars(like))
+    target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _fields(like))
     _check_declared(workdir, step, sum(leaf.nbytes for leaf in jax.tree.leaves(target)))
     wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
     try:

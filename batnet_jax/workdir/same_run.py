@@ -73,6 +73,11 @@ def check_architecture(
             )
 
 
+def saved_decay(metadata: Mapping[str, Any]) -> float:
+    """Return `config.ema_decay` of a checkpoint's run; 0 for a run older than the field."""
+    return (metadata.get("config") or {}).get("ema_decay", 0.0)
+
+
 def check_image_size(
     config: ml_collections.ConfigDict, trained_size: tuple[int, int], path: Path
 ) -> None:

@@ -167,12 +167,16 @@ FIELDS: dict[str, Field] = {
     ),
     "model.backbone": Field(
         "published",
-        "GoogLeNet in three variants, ResNet-50, or OSNet (ours)",
+        "GoogLeNet in three variants, ResNet-50, OSNet, or a vision transformer (ours)",
         choices=(
             *("published", "torchvision", "torchvision_raw", "resnet50", "resnet50_ibn"),
             *("fastreid_r50", "fastreid_r50_ibn", "fastreid_r50_nl", "fastreid_r50_ibn_nl"),
             *("osnet_x1_0", "osnet_x0_75", "osnet_x0_5", "osnet_x0_25", "osnet_ibn_x1_0"),
             *("osnet_ain_x1_0", "osnet_ain_x0_75", "osnet_ain_x0_5", "osnet_ain_x0_25"),
+            *("vit_s16", "vit_s16_stride12", "vit_s16_mean", "vit_s16_dino"),
+            *("vit_s14_dinov2", "vit_s14_dinov2_reg4"),
+            *("vit_b16", "vit_b16_stride12", "vit_b16_mean", "vit_b16_dino"),
+            *("vit_b14_dinov2", "vit_b14_dinov2_reg4"),
         ),
         own=True,
     ),

@@ -3,7 +3,8 @@
 * `build`: the network that a config describes
 * `init_variables`: its initial values
 * `batnet`: BAT-net: blocks, Bi-attention, part streams and heads, assembled
-* `backbones`: the backbones by name: googlenet (the paper's), resnet and osnet
+* `backbones`: the backbones by name: googlenet (the paper's), resnet, osnet and vit
+* `token_map`: a map with tokens beside it
 * `bi_attention`: the Bi-attention block; second_order computes Bi(x) piece by piece
 * `part_streams`: the part feature extractor
 * `heads`: from a map to a feature and scores

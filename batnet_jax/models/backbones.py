@@ -2,8 +2,9 @@
 
 A backbone is a function of a block's number, 1 to 4, and of `width`, `axis_name`, `dtype` and
 `name`. It returns a module that maps (x, train=...) to the map at the next position. Block 1 takes
-normalised images. The rest of BAT-net depends on nothing else; the part streams are further copies
-of blocks 3 and 4.
+normalised images. Blocks 1 to 3 may return a map with tokens beside it, a `token_map.TokenMap`,
+which the next block takes. The rest of BAT-net depends on nothing else; the part streams are
+further copies of blocks 3 and 4.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from functools import partial
 
 from flax import linen as nn
 
-from batnet_jax.models import googlenet, osnet, resnet
+from batnet_jax.models import googlenet, osnet, resnet, vit
 
 
 def _googlenet_block(variant: str, number: int, **options) -> nn.Module:
@@ -26,8 +27,13 @@ def _osnet_block(variant: osnet.Variant, number: int, **options) -> nn.Module:
     return osnet.Block(number, variant, **options)
 
 
+def _vit_block(variant: vit.Variant, number: int, **options) -> nn.Module:
+    return vit.Block(number, variant, **options)
+
+
 BACKBONES: Mapping[str, Callable[..., nn.Module]] = {
     **{name: partial(_googlenet_block, name) for name in googlenet.BACKBONES},
     **{name: partial(resnet.Stage, variant=v) for name, v in resnet.BACKBONES.items()},
     **{name: partial(_osnet_block, variant) for name, variant in osnet.BACKBONES.items()},
+    **{name: partial(_vit_block, variant) for name, variant in vit.BACKBONES.items()},
 }

@@ -12,6 +12,7 @@ from batnet_jax.models.backbones import BACKBONES
 from batnet_jax.models.bi_attention import BiAttention
 from batnet_jax.models.heads import HEADS
 from batnet_jax.models.part_streams import PartStreams
+from batnet_jax.models.token_map import map_of, with_map
 from batnet_jax.runtime.own_code import choose
 
 ATTENTIONS = ("aia", "plain", "none")
@@ -141,17 +142,18 @@ class BATNet(nn.Module):
         positions = () if self.attention == "none" else parse_positions(self.position)
         attention = {}
 
-        def run_block(number: int, x: jax.Array) -> jax.Array:
+        def run_block(number: int, x: Any) -> Any:
             x = self._block(number)(x, train=train and f"blk{number}" not in self.frozen)
             position = f"p{number}"
             if position not in positions:
                 return x
             name = "bi_attention" if len(positions) == 1 else f"bi_attention_{position}"
+            seen = map_of(x)
             mask = self._bi_attention(name).mask(
-                x, train=train and "bi_attention" not in self.frozen
+                seen, train=train and "bi_attention" not in self.frozen
             )
-            attention[position] = {"input": x, "mask": mask, "output": x * mask}
-            return attention[position]["output"]
+            attention[position] = {"input": seen, "mask": mask, "output": seen * mask}
+            return with_map(x, attention[position]["output"])
 
         x = run_block(2, run_block(1, images.astype(self.dtype)))
         maps = {"appearance": run_block(4, run_block(3, x))}

@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from batnet_jax.models.layers import ConvBN
 from batnet_jax.models.pooling import MaxPool, ceil_padding
-from batnet_jax.models.preprocess import IMAGENET_MEAN, IMAGENET_STD
+from batnet_jax.models.preprocess import rescale
 
 
 class InceptionWidths(NamedTuple):
@@ -185,8 +185,7 @@ class Stem(nn.Module):
             "dtype": self.dtype,
         }
         if variant.rescale:
-            std, mean = (jnp.asarray(value, x.dtype) for value in (IMAGENET_STD, IMAGENET_MEAN))
-            x = 2 * (x * std + mean) - 1
+            x = rescale(x)
         x = ConvBN(first, 7, stride=2, name="conv1", **shared)(x, train=train)
         x = downsample(x, variant.pools[0])
         x = ConvBN(second, 1, name="conv2", **shared)(x, train=train)

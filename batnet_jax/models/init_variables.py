@@ -21,6 +21,9 @@ from batnet_jax.models.own_modules import check_own, draw_own, own_parts
 # convolutions, which a ReLU follows; LeCun's for dense layers.
 KERNEL_GAIN = {4: 2.0, 2: 1.0}
 CONSTANTS = {"bias": 0.0, "scale": 1.0, "mean": 0.0, "var": 1.0, "power": 3.0}
+CONSTANTS |= {"scale1_gamma": 1e-5, "scale2_gamma": 1e-5}  # LayerScale
+SMALL = {"token": 0.02, "registers": 0.02, "positions": 0.02}
+"""The standard deviations of a transformer's tokens and positions."""
 ZERO_SCALE = "zero_bn"
 """The layers with a scale that begins at 0."""
 MAX_PARAMETERS = 300_000_000
@@ -79,7 +82,10 @@ def draw_variables(model: BATNet, image_size: tuple[int, int], seed: int) -> dic
             return np.zeros(leaf.shape, np.float32)
         if name in CONSTANTS:
             return np.full(leaf.shape, CONSTANTS[name], np.float32)
-        gain = KERNEL_GAIN[len(leaf.shape)] / np.prod(leaf.shape[:-1])
+        if name in SMALL:
+            gain = SMALL[name] ** 2
+        else:
+            gain = KERNEL_GAIN[len(leaf.shape)] / np.prod(leaf.shape[:-1])
         rng = np.random.default_rng([seed, zlib.crc32("/".join(names).encode())])
         return rng.standard_normal(leaf.shape, np.float32) * np.float32(np.sqrt(gain))
 

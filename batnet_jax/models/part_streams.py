@@ -10,6 +10,7 @@ from flax import linen as nn
 
 from batnet_jax.errors import UserError
 from batnet_jax.models.backbones import BACKBONES
+from batnet_jax.models.token_map import TokenMap, map_of, with_map
 from batnet_jax.runtime.own_code import choose
 
 PART_SAMPLINGS = ("paper", "published")
@@ -65,22 +66,25 @@ class PartStreams(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+    def __call__(self, x: jax.Array | TokenMap, *, train: bool) -> jax.Array:
         """Map p2's [b, h, w, c] to the streams' maps at p4, concatenated.
+
+        All streams see the tokens beside the map, if there are any.
 
         Returns: [b, h / 2, w / 2, T * 1024 * width]; resnet50 has T * 2048 * width channels, osnet
           T * 512 * width.
         """
-        matrix = part_sampling_matrix(self.num_parts, x.shape[1], self.sampling)
-        batch, height, w, c = x.shape
-        rows = x.reshape(batch, height, w * c)
+        whole = map_of(x)
+        matrix = part_sampling_matrix(self.num_parts, whole.shape[1], self.sampling)
+        batch, height, w, c = whole.shape
+        rows = whole.reshape(batch, height, w * c)
         block = choose(BACKBONES, self.backbone)
         shared = {"width": self.width, "axis_name": self.axis_name, "dtype": self.dtype}
         streams = []
         for t in range(self.num_parts):
             # A product for each image needs no transpose, here or in the gradient.
-            sample = jnp.broadcast_to(matrix[t].astype(x.dtype), (batch, height, height))
-            region = jnp.einsum("bij,bjk->bik", sample, rows).reshape(x.shape)
-            part = block(3, name=f"stream{t}_blk3", **shared)(region, train=train)
+            sample = jnp.broadcast_to(matrix[t].astype(whole.dtype), (batch, height, height))
+            region = jnp.einsum("bij,bjk->bik", sample, rows).reshape(whole.shape)
+            part = block(3, name=f"stream{t}_blk3", **shared)(with_map(x, region), train=train)
             streams.append(block(4, name=f"stream{t}_blk4", **shared)(part, train=train))
         return jnp.concatenate(streams, axis=-1)

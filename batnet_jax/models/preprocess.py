@@ -12,3 +12,9 @@ def normalise(images: UInt8[Array, "*b h w 3"], dtype=jnp.float32) -> Float[Arra
     """Return RGB images with the mean and deviation of ImageNet's pixels brought to 0 and 1."""
     images = images.astype(dtype) / 255
     return (images - jnp.asarray(IMAGENET_MEAN, dtype)) / jnp.asarray(IMAGENET_STD, dtype)
+
+
+def rescale(images: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    """Return images that `normalise` has prepared with black brought to -1 and white to 1."""
+    std, mean = (jnp.asarray(value, images.dtype) for value in (IMAGENET_STD, IMAGENET_MEAN))
+    return 2 * (images * std + mean) - 1

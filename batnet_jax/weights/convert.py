@@ -22,12 +22,14 @@ from batnet_jax.weights.names import (
     RESNET,
     RESNET_IBN,
     TORCHVISION,
+    VIT,
     Path,
     bilinear_order,
     is_backbone,
     is_bilinear,
     stream_twin,
 )
+from batnet_jax.weights.vit_names import resize_positions
 
 WORKDIR = "batnet_jax workdir"  # a checkpoint of this package as a source
 REMADE = "made for the new identities"
@@ -66,6 +68,11 @@ UNUSED = {
     OSNET: (_COUNT,),
     OSNET_IBN: (_COUNT,),
     OSNET_AIN: (_COUNT,),
+    VIT: (
+        (re.compile(r"mask_token"), "for training without labels"),
+        (re.compile(r"(head|fc|pre_logits)\..*"), "ImageNet classifier"),
+        (re.compile(r"sie_embed"), "of cameras, which our network does not take"),
+    ),
     WORKDIR: (),
 }
 _OSNET_HEAD = re.compile(r"(fc|classifier)\..*")
@@ -142,7 +149,9 @@ def flatten(variables: dict[str, Any]) -> dict[Path, np.ndarray]:
 
 def torch_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return PyTorch's shape of a variable: [h, w, i, o] is [o, i, h, w], [i, o] is [o, i]."""
-    return (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+    if len(shape) == 4:
+        return shape[3], shape[2], *shape[:2]
+    return shape[::-1] if len(shape) == 2 else shape
 
 
 def from_torch(path: Path, tensor: np.ndarray) -> np.ndarray:
@@ -243,6 +252,7 @@ def _load(
         if name not in source.tensors:
             continue
         original, tensor = source.tensors[name]
+        tensor, resized = _fit_positions(path, tensor, flat[path].shape)
         is_mixed = path[-2] == CLASSIFIER and bool(classes)
         if is_mixed:
             tensor = _with_classes(flat[path], tensor, classes)
@@ -250,11 +260,23 @@ def _load(
             unfit.append(f"{original} {problem}")
             continue
         loaded[path], done = source.convert(path, tensor)
-        done = [f"copied from {block}", *done] if block else done
+        done = [f"copied from {block}", *done] if block else [*resized, *done]
         if is_mixed:
             done = [f"{len(classes)} of {flat[path].shape[-1]} identities"]
         report.loaded.append(("/".join(path), original, ", ".join(done) or "as it is"))
     return loaded, unfit
+
+
+def _fit_positions(
+    path: Path, tensor: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, list[str]]:
+    """Return a transformer's positions for another grid, and what was done; others as they are."""
+    grids = tensor.shape[:-1], shape[:-1]
+    is_other = path[-1] == "positions" and tensor.ndim == 3 and grids[0] != grids[1]
+    if not (is_other and _problem(tensor, tensor.shape) == ""):
+        return tensor, []
+    words = [" x ".join(map(str, grid)) for grid in grids]
+    return resize_positions(tensor, grids[1]), [f"{words[0]} resized to {words[1]}"]
 
 
 def _with_classes(

@@ -12,18 +12,23 @@ import ml_collections
 
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError, printable
+from batnet_jax.models import vit
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.validation import validate
 from batnet_jax.weights.convert import REMADE, Source, fill
-from batnet_jax.weights.names import BATNET, FASTREID
+from batnet_jax.weights.names import BATNET, FASTREID, VIT
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
+from batnet_jax.weights.vit_names import POSITIONS
 
 POOLED = {"neck": "bnneck", "embedding_dim": 0}
 """The head for weights without one: a neck that has learnt nothing hands on the pooled map."""
 
-SBS_SIZE = (384, 128)
-"""The images of FastReID's stronger baselines, which have GeM; others have 256 x 128."""
+TALL_SIZE = (384, 128)
+"""The images of FastReID's stronger baselines, which have GeM, and of transformers whose positions
+are of so many patches; others have 256 x 128."""
+TALL_GRIDS = ((24, 8), (31, 10))
+"""The patches of such an image, at the strides 16 and 12."""
 
 
 class GivenModel(NamedTuple):
@@ -51,10 +56,17 @@ def given_config(path: Path) -> ml_collections.ConfigDict:
     if source.format != BATNET:
         config.model.update({"attention": "none", "num_parts": 0, "dropout": 0.0, **POOLED})
     config.model.update(source.model)
-    if source.format == FASTREID and config.model.neck == "bnneck_gem":
-        config.data.image_size = SBS_SIZE
+    if _is_tall(source):
+        config.data.image_size = TALL_SIZE
     validate(config)
     return config
+
+
+def _is_tall(source: Source) -> bool:
+    """Return whether a file is likely to have been trained on images of `TALL_SIZE`."""
+    if source.format == VIT and POSITIONS in source.tensors:
+        return source.tensors[POSITIONS][1].shape[:2] in TALL_GRIDS
+    return source.format == FASTREID and source.model.get("neck") == "bnneck_gem"
 
 
 def load_given(config: ml_collections.ConfigDict, path: Path) -> GivenModel:
@@ -91,15 +103,22 @@ def load_given(config: ml_collections.ConfigDict, path: Path) -> GivenModel:
 def describe_unknown(source: Source, config: ml_collections.ConfigDict) -> str:
     """Return a line on what a file of weights does not say, and on what is taken instead."""
     height, width = config.data.image_size
+    backbone = vit.BACKBONES.get(config.model.backbone)
+    pixels = (
+        "pixels of -1 to 1" if backbone and backbone.rescale else "ImageNet's mean and deviation"
+    )
     line = (
         f"'{source.label}', {source.format}, does not say which images it was trained on, nor how "
-        f"they were prepared: images of {height} x {width} and ImageNet's mean and deviation are "
-        "taken, unless another image size is given"
+        f"they were prepared: images of {height} x {width} and {pixels} are taken, unless another "
+        "image size is given"
     )
     if _is_headless(source, config):
+        taken = "the mean of the last map"
+        if backbone and not backbone.mean:
+            taken = "the class token"
         line += (
-            "; it has no head: features are the mean of the last map, which may know ImageNet's "
-            "things better than people"
+            f"; it has no head: features are {taken}, which may know ImageNet's things better than "
+            "people"
         )
     return line
 

@@ -4,7 +4,7 @@ A variable's path leads to its leaf in `{"params": ..., "batch_stats": ...}`, fo
 `("params", "blk1", "conv1", "conv", "kernel")`. The names come from the published code
 (Attention-in-Attention-Networks, `models/bilinear_aia_noHard_net.py`), from torchvision's
 `models/googlenet.py` and `models/resnet.py`, from FastReID (`resnet_names`) and from Torchreid
-(`osnet_names`).
+(`osnet_names`), and from timm (`vit_names`).
 """
 
 import re
@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from batnet_jax.weights import resnet_names
+from batnet_jax.weights import resnet_names, vit_names
 from batnet_jax.weights.osnet_names import osnet_module
 
 Path = tuple[str, ...]
@@ -27,8 +27,9 @@ FASTREID = "FastReID resnet50"
 OSNET = "Torchreid osnet"
 OSNET_IBN = "Torchreid osnet_ibn"
 OSNET_AIN = "Torchreid osnet_ain"
+VIT = "timm vision transformer"
 FORMATS = (BATNET, BACKBONE, TORCHVISION, RESNET, RESNET_IBN, FASTREID)
-FORMATS += (OSNET, OSNET_IBN, OSNET_AIN)
+FORMATS += (OSNET, OSNET_IBN, OSNET_AIN, VIT)
 
 LEAVES = {
     "kernel": "weight",
@@ -157,6 +158,7 @@ NAMES = {
     OSNET: osnet_name,
     OSNET_IBN: osnet_name,
     OSNET_AIN: partial(osnet_name, listed=True),
+    VIT: partial(vit_names.vit_name, leaves=LEAVES),
 }
 
 
@@ -172,7 +174,7 @@ def canonical(name: str) -> str:
         return f"features.conv.{match[1]}"
     if match := _INCEPTION.fullmatch(name):
         return f"features.inception{int(match[2]) - 2}.{match[1]}"
-    return resnet_names.OLD_NAMES.get(name, name)
+    return (resnet_names.OLD_NAMES | vit_names.OLD_NAMES).get(name, name)
 
 
 ANCHORS = {
@@ -181,6 +183,7 @@ ANCHORS = {
     "features.inception1.inception_3a.conv1.0.weight",
     "conv2.0.conv2a.conv1.weight",
     "conv2.0.conv2.0.layers.0.conv1.weight",
+    vit_names.ANCHOR,
 }
 """Canonical names; each backbone has exactly one of them."""
 FOLLOWERS = ("encoder_k", "momentum_encoder", "target_encoder", "encoder_ema", "model_ema")
@@ -234,6 +237,8 @@ def guess_format(names: set[str]) -> str | None:
         return OSNET_IBN if "conv2.0.IN.weight" in names else OSNET
     if "conv2.0.conv2.0.layers.0.conv1.weight" in names:
         return OSNET_AIN
+    if vit_names.ANCHOR in names:
+        return VIT
     return None
 
 

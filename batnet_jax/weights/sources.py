@@ -7,7 +7,7 @@ from typing import Any
 import ml_collections
 
 from batnet_jax.errors import ArgumentError, UserError
-from batnet_jax.models import BATNet, osnet, parse_positions, resnet
+from batnet_jax.models import BATNet, osnet, parse_positions, resnet, vit
 from batnet_jax.models.googlenet import STEM_WIDTHS, scaled
 from batnet_jax.runtime.own_code import is_import_path
 from batnet_jax.runtime.paths import is_folder
@@ -25,6 +25,7 @@ from batnet_jax.weights.names import (
     RESNET,
     RESNET_IBN,
     TORCHVISION,
+    VIT,
     canonical,
     find_prefixes,
     guess_format,
@@ -32,6 +33,7 @@ from batnet_jax.weights.names import (
 )
 from batnet_jax.weights.read_tensors import read_tensors
 from batnet_jax.weights.resnet_names import check_fastreid, fastreid_backbone
+from batnet_jax.weights.vit_names import STEM, as_ours, choose_variants, join_branch
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.same_run import saved_decay
 
@@ -58,6 +60,7 @@ FORMAT_BACKBONES = {
     OSNET: (_named(osnet.BACKBONES, "osnet_x"), "conv1.conv.weight"),
     OSNET_IBN: (_named(osnet.BACKBONES, "osnet_ibn"), "conv1.conv.weight"),
     OSNET_AIN: (_named(osnet.BACKBONES, "osnet_ain"), "conv1.conv.weight"),
+    VIT: (tuple(vit.BACKBONES), STEM),
 }
 
 
@@ -88,11 +91,11 @@ def open_source(config: ml_collections.ConfigDict, path: Path) -> Source:
 def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
     given = read_tensors(path)
     prefix = _choose_prefix(config.init.prefix, path, given)
-    tensors, outside = {}, []
+    tensors, left_out = {}, []
     for name, tensor in given.items():
         stripped = strip_module(name)
         if not stripped.startswith(prefix):
-            outside.append(name)
+            left_out.append((name, "without the prefix"))
             continue
         key = canonical(stripped.removeprefix(prefix))
         if key in tensors:
@@ -106,15 +109,22 @@ def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
         )
     if form == FASTREID:
         check_fastreid(path, tensors)
+    if form == VIT:
+        by_name = {strip_module(name): (name, tensor) for name, tensor in given.items()}
+        branch = join_branch(prefix.removesuffix("base."), by_name)
+        taken = {name for name, _ in branch.values()}
+        left_out = [row for row in left_out if row[0] not in taken]
+        replaced = [tensors[key][0] for key in branch if key in tensors]
+        left_out += [(name, "replaced by the global branch, b1") for name in replaced]
+        tensors = as_ours(path, tensors | branch)
     shapes = {name: tensor.shape for name, (_, tensor) in tensors.items()}
     try:
-        model = describe(form, shapes, config.model)
+        model = describe(form, shapes, config.model, tuple(config.data.image_size))
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise UserError(
             f"'{path}' has tensors of impossible shapes: check that it is whole"
         ) from error
-    left_out = tuple((name, "without the prefix") for name in outside)
-    return Source(str(path), form, tensors, model, prefix=prefix, left_out=left_out)
+    return Source(str(path), form, tensors, model, prefix=prefix, left_out=tuple(left_out))
 
 
 def _choose_prefix(wanted: str, path: Path, names: Iterable[str]) -> str:
@@ -145,7 +155,10 @@ def _choose_prefix(wanted: str, path: Path, names: Iterable[str]) -> str:
 
 
 def describe(
-    form: str, shapes: Mapping[str, tuple[int, ...]], model: ml_collections.ConfigDict
+    form: str,
+    shapes: Mapping[str, tuple[int, ...]],
+    model: ml_collections.ConfigDict,
+    image_size: tuple[int, int],
 ) -> dict[str, Any]:
     """Return the attributes of `BATNet` that the shapes of a file's tensors show.
 
@@ -155,8 +168,11 @@ def describe(
       form: one of `names.FORMATS`.
       shapes: of the tensors, by canonical name.
       model: the attributes of the wanted network.
+      image_size: (height, width) of its images in pixels.
     """
     backbones, stem = FORMAT_BACKBONES[form]
+    if form == VIT and stem in shapes:
+        backbones = choose_variants(shapes, model.backbone, image_size)
     if form == FASTREID:
         backbones = (fastreid_backbone(shapes),)
     found: dict[str, Any] = {}
@@ -188,6 +204,8 @@ def _choose_backbone(
     """
 
     def stem(name: str, width: float) -> int:
+        if name in vit.BACKBONES:
+            return vit.embed_dim(vit.BACKBONES[name], width)
         own = osnet.BACKBONES[name].width if name in osnet.BACKBONES else 1.0
         return scaled(STEM_WIDTHS[0], own * width)
 
@@ -269,9 +287,10 @@ def _open_workdir(config: ml_collections.ConfigDict, workdir: Path) -> Source:
     check_trusted(saved, workdir, sections=("model",), given=own)
     try:
         recipe = make_recipe(saved, num_identities=len(run["identities"]), steps_per_epoch=1)
-        # No shape of ours depends on the image size: it is the smallest with rows for T parts.
+        # Few shapes depend on the image size: elsewhere it is the smallest with rows for T parts.
         size = (16 * max(1, saved.model.num_parts), 16)
-        if is_import_path(saved.model.get("backbone")):
+        backbone = saved.model.get("backbone")
+        if is_import_path(backbone) or backbone in vit.BACKBONES:
             size = tuple(run["config"]["data"]["image_size"])
         shapes = state_shapes(recipe._replace(ema_decay=saved_decay(run)), size)
     except UserError:

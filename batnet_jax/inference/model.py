@@ -13,7 +13,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.data.files.safe_open import check_local
-from batnet_jax.data.loading.loader import ImageStore, prefetch
+from batnet_jax.data.loading.loader import ImageStore, prefetch, resize_into
 from batnet_jax.data.loading.user_arrays import CHANNELS, ArrayStore, cut_boxes, paths_or_arrays
 from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError
@@ -36,6 +36,8 @@ from batnet_jax.workdir.run_folder import CONFIG
 from batnet_jax.workdir.same_run import check_image_size
 
 WEIGHTS_SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
+MAX_BOXES = 32
+"""The most boxes that `prepare_boxes` prepares for in one step."""
 BAR_DELAY = 2.0
 """Seconds until a progress bar is shown."""
 
@@ -72,6 +74,7 @@ class Model:
         self.batch = devices.round_up(batch)
         self.fingerprint = fingerprint(config, variables)
         self._embed = make_embed(network, variables)
+        self._box_batches: tuple[int, ...] = ()
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -90,7 +93,8 @@ class Model:
             16-bit images keep their upper 8 bits, and files and Pillow images are turned upright.
           channels: the order of the colours of arrays, "rgb", or "bgr" as OpenCV has it.
           boxes: [n, 4] numbers x0, y0, x1, y1 in pixels: embed these parts of the only image, a
-            frame, instead of the image. They are rounded, and cut at the edges of the frame.
+            frame, instead of the image. They are rounded, and cut at the edges of the frame. See
+            `prepare_boxes` for a stream of frames.
           progress: show a bar on stderr after `BAR_DELAY` seconds.
 
         Returns: [n, d] float32: f_a and, if the network has parts, f_p side by side, each of unit
@@ -100,6 +104,8 @@ class Model:
         """
         paths, arrays = self._find_images(images, channels, boxes)
         total = len(arrays) if paths is None else len(paths)
+        if boxes is not None and self._box_batches:
+            return self._embed_crops(arrays)
         order = "rgb" if boxes is not None else channels
         with contextlib.ExitStack() as stack:
             bar = None
@@ -112,6 +118,38 @@ class Model:
                 done += len(batch)
                 if bar is not None:
                     bar.update(len(batch))
+        return features
+
+    def prepare_boxes(self, most: int = MAX_BOXES) -> None:
+        """Compile for boxes of a stream of frames, so that no later frame waits for a compilation.
+
+        Steps of 1, 2, 4, ... up to `most` boxes are compiled. From then on `embed` with boxes takes
+        the smallest step that holds them, and several steps for more than `most`. The features
+        differ from those of a larger batch by rounding.
+
+        Args:
+          most: boxes of the largest step, 1 to `MAX_BOXES`.
+
+        Raises: UserError if `most` is out of range.
+        """
+        if not 1 <= most <= MAX_BOXES:
+            raise UserError(f"most={most} must be 1 to {MAX_BOXES}: more boxes take several steps")
+        sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
+        self._box_batches = tuple(sorted({devices.round_up(size) for size in sizes}))
+        for size in self._box_batches:
+            self._embed(np.zeros((size, *self.image_size, 3), np.uint8))
+
+    def _embed_crops(self, crops: Sequence[np.ndarray]) -> np.ndarray:
+        """Return the features of crops in memory, by the steps of `prepare_boxes`."""
+        features = np.empty((len(crops), self.dim), np.float32)
+        largest = self._box_batches[-1]
+        for start in range(0, len(crops), largest):
+            part = crops[start : start + largest]
+            size = next(size for size in self._box_batches if size >= len(part))
+            images = np.zeros((size, *self.image_size, 3), np.uint8)
+            for crop, image in zip(part, images, strict=False):
+                resize_into(crop, image)
+            features[start : start + len(part)] = self._embed(images)[: len(part)]
         return features
 
     def check_gallery(self, path: str | os.PathLike) -> None:

@@ -7,7 +7,7 @@ Modules, in the order of the data:
     label_pairs          names of identities and cameras -> numbers
     checks, image_set    a user's arrays -> `ImageSet` and `Labels`, checked once
     mapped_rows          rows of features in memory or in a mapped file
-    multi_query          queries of several images -> pooled queries
+    multi_query          queries of several images -> pooled queries; tracks -> pooled features
     expansion            queries -> queries averaged with their first results
     matches              labels -> the relevant and removed gallery items of each query
     left_out             ids or indices -> gallery items that each query leaves out
@@ -43,7 +43,7 @@ from batnet_jax.retrieval.image_set import (
 )
 from batnet_jax.retrieval.left_out import SameImageWarning, check_left_out, find_same_images
 from batnet_jax.retrieval.matches import ItemLists, take_lists
-from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries
+from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries, pool_tracks
 from batnet_jax.retrieval.ranked_lists import Place, first_places
 from batnet_jax.retrieval.reranking.evaluate import evaluate_reranked, evaluate_reranked_sets
 from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
@@ -76,6 +76,7 @@ __all__ = [
     "find_same_images",
     "first_places",
     "pool_queries",
+    "pool_tracks",
     "reranked_rows",
     "single_shot_cmc",
     "single_shot_cmc_sets",

@@ -7,7 +7,7 @@ class token, which has its position added.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -139,7 +139,7 @@ def shape_of_grid(count: int) -> tuple[int, int] | None:
     return None
 
 
-def join_branch(root: str, given: Tensors) -> Tensors:
+def join_branch(root: str, given: Tensors) -> dict[str, tuple[str, np.ndarray]]:
     """Return the tensors of TransReID's global branch by their names in the backbone.
 
     Args:
@@ -153,7 +153,7 @@ def join_branch(root: str, given: Tensors) -> Tensors:
     return found
 
 
-def resize_positions(tensor: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+def resize_positions(tensor: np.ndarray, grid: Sequence[int]) -> np.ndarray:
     """Return the positions [h, w, c] of another grid, by cubic interpolation as timm has it.
 
     The weights are normalised at the edges, and a smaller grid is smoothed.

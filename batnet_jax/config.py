@@ -209,11 +209,15 @@ FIELDS: dict[str, Field] = {
     # The losses
     "loss.function": Field(
         "multi_task",
-        "ranking and classification, Eq. 7 (paper, 4.3)",
-        choices=("multi_task",),
+        "ranking and classification, Eq. 7; or soft-margin triplets, or circle loss (paper, 4.3)",
+        choices=("multi_task", "soft_triplet", "circle"),
         own=True,
     ),
-    "loss.margin": Field(1.0, "of the triplet loss, Euclidean (published code)", least=0),
+    "loss.margin": Field(
+        1.0,
+        "of the triplet loss, Euclidean; of the circle loss, of cosines (published code)",
+        least=0,
+    ),
     "loss.num_negatives": Field(
         5, "hardest negatives of an anchor; 1 = batch-hard (paper, 4.3)", above=0
     ),

@@ -18,7 +18,12 @@ from batnet_jax.report.sections import percent, title_of
 MAX_POINTS = 400
 """Points of a curve: one for each pixel of its width."""
 
-_LOSSES = {"loss": "loss", "loss_ce": "cross-entropy", "loss_triplet": "triplet"}
+_LOSSES = {
+    "loss": "loss",
+    "loss_ce": "cross-entropy",
+    "loss_triplet": "triplet",
+    "loss_circle": "circle",
+}
 
 
 def training_section(

@@ -1,6 +1,7 @@
 """The losses of section 4.3: ranking (Eq. 7) and identity classification."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,6 +9,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
+
+CIRCLE_SCALE = 128.0
+"""Gamma of the circle loss, for the re-identification of people (Sun et al., 4.1)."""
 
 
 def pairwise_distances(a: Float[Array, "m d"], b: Float[Array, "n d"]) -> Float[Array, "m n"]:
@@ -47,14 +51,95 @@ def triplet_loss(
     Returns: scalar of the features' type.
     Fang et al., ICCV 2019, Eq. 7.
     """
-    all_features, all_pids = features, pids
-    if axis_name:
-        all_features, all_pids = lax.all_gather((features, pids), axis_name, tiled=True)
+    gaps = _hardest_gaps(features, pids, num_negatives, axis_name)
+    return jax.nn.relu(gaps + margin).mean()
+
+
+def soft_triplet_loss(
+    features: Float[Array, "b d"],
+    pids: Int[Array, " b"],
+    *,
+    margin: float,
+    num_negatives: int,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Return the mean softplus over the triplets of `triplet_loss`.
+
+    The softplus, log(1 + exp(x)), takes the place of the hinge: a triplet that is in order still
+    pulls a little, and there is no margin to choose.
+
+    Args:
+      features: as in `triplet_loss`.
+      pids: as in `triplet_loss`.
+      margin: not used.
+      num_negatives: as in `triplet_loss`; 1 is batch-hard, as in the paper.
+      axis_name: pmap's axis; None outside pmap.
+    Returns: scalar of the features' type.
+    Hermans et al., "In Defense of the Triplet Loss for Person Re-Identification", 2017, 2
+    ("soft-margin").
+    """
+    del margin
+    return jax.nn.softplus(_hardest_gaps(features, pids, num_negatives, axis_name)).mean()
+
+
+def _hardest_gaps(
+    features: jax.Array, pids: jax.Array, num_negatives: int, axis_name: str | None
+) -> jax.Array:
+    """Return the distance to the farthest positive minus those to the nearest negatives, [b, n]."""
+    all_features, all_pids = _gather(features, pids, axis_name)
     distances = pairwise_distances(features, all_features)
     same = pids[:, None] == all_pids[None, :]
     hardest_positive = jnp.where(same, distances, -jnp.inf).max(1)
     negated, _ = lax.top_k(jnp.where(same, -jnp.inf, -distances), num_negatives)
-    return jax.nn.relu(hardest_positive[:, None] + negated + margin).mean()
+    return hardest_positive[:, None] + negated
+
+
+def _gather(features: jax.Array, pids: jax.Array, axis_name: str | None) -> Any:
+    """Return the features and identities of all devices."""
+    return (
+        lax.all_gather((features, pids), axis_name, tiled=True) if axis_name else (features, pids)
+    )
+
+
+def circle_loss(
+    features: Float[Array, "b d"],
+    pids: Int[Array, " b"],
+    *,
+    margin: float,
+    num_negatives: int,
+    axis_name: str | None = None,
+) -> Float[Array, ""]:
+    """Return the mean circle loss over the anchors, each with all its positives and negatives.
+
+    A pair's weight grows with the distance of its cosine from the best one, so that hard pairs pull
+    more. The weights are constants for the gradient. Under pmap anchors and candidates are as in
+    `triplet_loss`.
+
+    Args:
+      features: [b, d] float, not normalised.
+      pids: [b] int. The global batch must hold each identity at least twice.
+      margin: m, of the cosines; the paper: 0.25.
+      num_negatives: not used: all negatives count.
+      axis_name: pmap's axis; None outside pmap.
+    Returns: scalar of the features' type.
+    Sun et al., "Circle Loss: A Unified Perspective of Pair Similarity Optimization", CVPR 2020,
+    Eq. 6 with Eq. 5 and 8.
+    """
+    del num_negatives
+    squared = jnp.square(features).sum(1, keepdims=True)
+    unit = features * lax.rsqrt(jnp.maximum(squared, 1e-24))
+    everyone, all_pids = _gather(unit, pids, axis_name)
+    cosines = jnp.matmul(unit, everyone.T, precision=lax.Precision.HIGHEST)
+    same = pids[:, None] == all_pids[None, :]
+    first = lax.axis_index(axis_name) * len(pids) if axis_name else 0
+    itself = first + jnp.arange(len(pids))[:, None] == jnp.arange(len(all_pids))[None, :]
+    weights = lax.stop_gradient(
+        jax.nn.relu(jnp.where(same, 1 + margin - cosines, cosines + margin))
+    )
+    logits = CIRCLE_SCALE * weights * jnp.where(same, 1 - margin - cosines, cosines - margin)
+    positives = jax.nn.logsumexp(jnp.where(same & ~itself, logits, -jnp.inf), axis=1)
+    negatives = jax.nn.logsumexp(jnp.where(same, -jnp.inf, logits), axis=1)
+    return jax.nn.softplus(positives + negatives).mean()
 
 
 def cross_entropy(
@@ -83,6 +168,8 @@ def multi_task_loss(
     num_negatives: int,
     label_smoothing: float,
     axis_name: str | None = None,
+    ranking: Callable[..., jax.Array] = triplet_loss,
+    name: str = "loss_triplet",
 ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
     """Return the sum of ranking and classification loss, averaged over the streams.
 
@@ -96,20 +183,26 @@ def multi_task_loss(
       num_negatives: see `triplet_loss`.
       label_smoothing: see `cross_entropy`.
       axis_name: see `triplet_loss`.
-    Returns: the loss, and its two summands `loss_ce` and `loss_triplet`.
+      ranking: the ranking loss; another one than the paper's takes the same arguments.
+      name: of the ranking loss among the summands.
+    Returns: the loss, and its two summands, `loss_ce` and `name`.
     """
-    ce, triplet = [], []
+    ce, ranked = [], []
     for stream, features in outputs["features"].items():
         ce.append(cross_entropy(outputs["scores"][stream], labels, smoothing=label_smoothing))
-        triplet.append(
-            triplet_loss(
+        ranked.append(
+            ranking(
                 features, labels, margin=margin, num_negatives=num_negatives, axis_name=axis_name
             )
         )
-    parts = {"loss_ce": jnp.stack(ce).mean(), "loss_triplet": jnp.stack(triplet).mean()}
-    return parts["loss_ce"] + parts["loss_triplet"], parts
+    parts = {"loss_ce": jnp.stack(ce).mean(), name: jnp.stack(ranked).mean()}
+    return parts["loss_ce"] + parts[name], parts
 
 
-LOSSES: Mapping[str, Callable[..., tuple[Any, dict[str, Any]]]] = {"multi_task": multi_task_loss}
+LOSSES: Mapping[str, Callable[..., tuple[Any, dict[str, Any]]]] = {
+    "multi_task": multi_task_loss,
+    "soft_triplet": partial(multi_task_loss, ranking=soft_triplet_loss),
+    "circle": partial(multi_task_loss, ranking=circle_loss, name="loss_circle"),
+}
 """The losses by `config.loss.function`. A loss of the user's own takes the same arguments, and its
 parts are the figures that metrics.jsonl shows beside `loss`."""

@@ -31,6 +31,9 @@ PROMISED = {
     "msmt17",
     "folder",
     "market1501_resnet50",
+    "market1501_osnet",
+    "market1501_sbs",
+    "market1501_vit",
 }
 # Section 4.4 and Tables 1-4: dataset, variant, learning rate, r, and the row "BAT-net w/ AiA".
 PAPER = {
@@ -110,6 +113,33 @@ def test_the_strong_baseline_has_the_rates_and_the_feature_of_luo():
     assert {name: x.shape for name, x in outputs["features"].items()} == {"appearance": (2, 2048)}
 
 
+# The mAP and the rank-1 of others, and the settings that make the recipe.
+OTHERS = {
+    "market1501_osnet": ("mAP 84.9, rank-1 94.8", "osnet_x1_0", "fc", "soft_triplet", (256, 128)),
+    "market1501_sbs": (
+        "mAP 89.3,\nrank-1 95.7",
+        "resnet50_ibn",
+        "bnneck_gem",
+        "circle",
+        (384, 128),
+    ),
+    "market1501_vit": ("mAP 87.1,\nrank-1 94.6", "vit_b16", "bnneck", "soft_triplet", (256, 128)),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_recipes_of_others_say_whose_figures_they_name(name):
+    config, docstring = load(name)
+    figures, backbone, neck, loss, size = OTHERS[name]
+    assert figures in docstring
+    assert "not run by us" in docstring
+    found = config.model.backbone, config.model.neck, config.loss.function
+    assert found == (backbone, neck, loss)
+    assert tuple(config.data.image_size) == size
+    model = make_recipe(config, num_identities=5, steps_per_epoch=1).model
+    assert (model.num_parts, model.attention, model.dropout) == (0, "none", 0)
+
+
 def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
     """As its comment says."""
     _, _, small = strong_baseline(position="p4", reduction=16)
@@ -123,7 +153,7 @@ def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
     [
         (
             {"model.neck": "x"},
-            "neck='x' is not one of none, bnneck, fc: choose one, or name your own",
+            "neck='x' is not one of none, bnneck, bnneck_gem, fc: choose one, or name your own",
         ),
         ({"model.backbone": "resnet18"}, "'resnet18' is not one of published, .*, resnet50.*: cho"),
         (

@@ -13,7 +13,15 @@ import pytest
 from support import training_oracle
 
 from batnet_jax.runtime.devices import AXIS
-from batnet_jax.step.losses import cross_entropy, multi_task_loss, pairwise_distances, triplet_loss
+from batnet_jax.step.losses import (
+    LOSSES,
+    circle_loss,
+    cross_entropy,
+    multi_task_loss,
+    pairwise_distances,
+    soft_triplet_loss,
+    triplet_loss,
+)
 
 close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-12)
 
@@ -182,3 +190,105 @@ def test_multi_task_loss_is_the_average_over_the_streams(streams):
     close(parts["loss_triplet"], np.mean(triplets))
     close(parts["loss_ce"], np.mean(entropies))
     close(loss, np.mean(triplets) + np.mean(entropies))
+
+
+# The ranking losses that are not the paper's.
+
+
+def soft_triplet_oracle(features, pids, num_negatives):
+    """By loops: log(1 + exp(farthest positive - negative)) over the nearest negatives."""
+    values = []
+    for i, pid in enumerate(pids):
+        distances = np.sqrt(((features - features[i]) ** 2).sum(1))
+        farthest = distances[pids == pid].max()
+        nearest = np.sort(distances[pids != pid])[:num_negatives]
+        values += [np.log1p(np.exp(farthest - distance)) for distance in nearest]
+    return np.mean(values)
+
+
+def circle_oracle(features, pids, margin, weights_of=None):
+    """Sun et al., Eq. 6, by loops; the weights may be those of other features."""
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    fixed = unit if weights_of is None else weights_of / np.linalg.norm(weights_of, axis=1)[:, None]
+    values = []
+    for i, pid in enumerate(pids):
+        positive = negative = 0.0
+        for j, other in enumerate(pids):
+            cosine, weight = unit[i] @ unit[j], fixed[i] @ fixed[j]
+            if i == j:
+                continue
+            if pid == other:
+                alpha = max(0.0, 1 + margin - weight)
+                positive += np.exp(-128 * alpha * (cosine - (1 - margin)))
+            else:
+                alpha = max(0.0, weight + margin)
+                negative += np.exp(128 * alpha * (cosine - margin))
+        values.append(np.log1p(negative * positive))
+    return np.mean(values)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("num_negatives", [1, 5])
+def test_soft_triplet_loss_equals_the_oracle(num_negatives):
+    features, pids = batch(0)
+    loss = partial(soft_triplet_loss, pids=pids, margin=0.3, num_negatives=num_negatives)
+    close(loss(features), soft_triplet_oracle(features, pids, num_negatives))
+    check_gradient(loss, lambda f: soft_triplet_oracle(f, pids, num_negatives), features)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("margin", [0.0, 0.25])
+def test_circle_loss_equals_the_oracle(margin):
+    features, pids = batch(1)
+    loss = partial(circle_loss, pids=pids, margin=margin, num_negatives=3)
+    close(loss(features), circle_oracle(features, pids, margin))
+    check_gradient(loss, lambda f: circle_oracle(f, pids, margin, features), features)
+
+
+def check_gradient(loss, oracle, features):
+    gradient = jax.jit(jax.grad(loss))(features)
+    step, expected = 1e-6, np.zeros_like(features)
+    for index in np.ndindex(*features.shape):
+        moved = [features.copy(), features.copy()]
+        moved[0][index] += step
+        moved[1][index] -= step
+        expected[index] = (oracle(moved[0]) - oracle(moved[1])) / (2 * step)
+    # Finite differences have errors of 1e-16 / step times the value, up to 100 for the circle loss.
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("ranking", [soft_triplet_loss, circle_loss])
+def test_other_ranking_losses_are_of_the_global_batch(ranking):
+    """The mean over four devices is the loss of all images on one."""
+    features, pids = batch(3, identities=4, images=4)
+    features = features.astype(np.float32)
+    loss = partial(ranking, margin=0.25, num_negatives=2)
+    split = [x.reshape(4, 4, *x.shape[1:]) for x in (features, pids)]
+    parts = jax.vmap(partial(loss, axis_name=AXIS), axis_name=AXIS)(*split)
+    np.testing.assert_allclose(parts.mean(), loss(features, pids), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "ranking", "part"),
+    [("soft_triplet", soft_triplet_loss, "loss_triplet"), ("circle", circle_loss, "loss_circle")],
+)
+def test_a_loss_by_name_adds_the_cross_entropy(name, ranking, part):
+    features, labels = batch(4)
+    labels = labels // 7
+    scores = np.random.default_rng(5).normal(size=(len(labels), 4))
+    outputs = {"features": {"appearance": features}, "scores": {"appearance": scores}}
+    options = {"margin": 0.25, "num_negatives": 2}
+    total, parts = LOSSES[name](outputs, labels, label_smoothing=0.1, **options)
+    assert set(parts) == {"loss_ce", part}
+    np.testing.assert_allclose(parts[part], ranking(features, labels, **options), rtol=1e-6)
+    wanted = cross_entropy(scores, labels, smoothing=0.1)
+    np.testing.assert_allclose(parts["loss_ce"], wanted, rtol=1e-6)
+    np.testing.assert_allclose(total, parts["loss_ce"] + parts[part], rtol=1e-6)
+
+
+def test_circle_loss_is_finite_where_features_vanish():
+    features, pids = batch(6)
+    features = features.astype(np.float32)
+    features[0] = 0
+    gradient = jax.grad(partial(circle_loss, pids=pids, margin=0.25, num_negatives=1))(features)
+    assert np.isfinite(gradient).all()

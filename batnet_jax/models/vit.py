@@ -101,7 +101,7 @@ class Layer(nn.Module):
         y = dense(channels, name="proj")(y.reshape(x.shape))
         x = x + self._scaled(y, "scale1").astype(x.dtype)
         y = normalise(x, self.dtype, "norm2")
-        y = nn.gelu(dense(EXPANSION * channels, name="fc1")(y), approximate=False)
+        y = gelu(dense(EXPANSION * channels, name="fc1")(y))
         y = dense(channels, name="fc2")(y)
         return x + self._scaled(y, "scale2").astype(x.dtype)
 
@@ -110,6 +110,14 @@ class Layer(nn.Module):
             return y
         start = nn.initializers.constant(SCALE_START)
         return y * self.param(f"{name}_gamma", start, (y.shape[-1],)).astype(y.dtype)
+
+
+def gelu(x: jax.Array) -> jax.Array:
+    """Return x times the probability that a normal number is below x (Hendrycks & Gimpel 2016).
+
+    The operation of `jax.nn` becomes one that ONNX has from version 20 on only.
+    """
+    return x * (0.5 * (1 + lax.erf(x * 0.5**0.5)))
 
 
 def normalise(x: jax.Array, dtype: Any, name: str) -> jax.Array:

@@ -101,6 +101,8 @@ def test_unrolled_forms_against_the_triangle(channels):
         {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0},
         {"backbone": "osnet_ain_x1_0", "neck": "fc", "attention": "none", "num_parts": 0},
         {"backbone": "osnet_ibn_x1_0", "attention": "none", "num_parts": 0},
+        {"backbone": "fastreid_r50_ibn_nl", "neck": "bnneck_gem", "attention": "none"},
+        {"backbone": "vit_s16", "neck": "bnneck", "attention": "none"},
     ],
     ids=str,
 )
@@ -188,6 +190,19 @@ def test_onnx_in_onnxruntime(short_backbone, capfd):
 @pytest.mark.usefixtures("onnx_packages")
 def test_onnx_of_osnet(backbone, short_osnet):
     options = {"backbone": backbone, "neck": "fc", "attention": "none", "num_parts": 0}
+    model, variables = network(make_config(**options))
+    content = formats.to_onnx(model, variables, SIZE)
+    features = run_onnx(content, photos(3))
+    np.testing.assert_allclose(features, embedding(model, variables)(photos(3)), atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("backbone", "neck"), [("fastreid_r50_ibn_nl", "bnneck_gem"), ("vit_s14_dinov2_reg4", "bnneck")]
+)
+@pytest.mark.usefixtures("onnx_packages")
+def test_onnx_of_other_backbones(backbone, neck, short_resnet):
+    options = {"backbone": backbone, "neck": neck, "attention": "none", "num_parts": 0}
     model, variables = network(make_config(**options))
     content = formats.to_onnx(model, variables, SIZE)
     features = run_onnx(content, photos(3))

@@ -91,5 +91,5 @@ def check_fastreid(path: object, tensors: Mapping[str, tuple[str, np.ndarray]]) 
             told = "0" if name == SHIFT else ", ".join(f"{v:.3f}" for v in np.atleast_1d(values))
             raise UserError(
                 f"'{path}' has a tensor {own} that is not {told}, which our network takes: train "
-                "from its backbone alone, by --config.init.prefix=backbone"
+                "from its backbone alone, with the prefix 'backbone'"
             )

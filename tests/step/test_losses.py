@@ -268,6 +268,7 @@ def test_other_ranking_losses_are_of_the_global_batch(ranking):
     np.testing.assert_allclose(parts.mean(), loss(features, pids), rtol=1e-5)
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(
     ("name", "ranking", "part"),
     [("soft_triplet", soft_triplet_loss, "loss_triplet"), ("circle", circle_loss, "loss_circle")],

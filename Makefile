@@ -1,4 +1,4 @@
-# Everything here needs only make and a Python 3.11 or 3.12 with venv.
+# Everything here needs only make and a Python 3.11, 3.12 or 3.13 with venv.
 #   make demo PYTHON=python3.12          another Python
 #   make demo ARGS=--config.steps=100    more arguments for the command that is run
 PYTHON ?= python3
@@ -12,8 +12,12 @@ PIP = $(RUN) -m pip install -qq --disable-pip-version-check
 # refused. Packages are built, where they have no wheel, with the setuptools of requirements/build.txt.
 HASHED = $(PIP) --no-deps --no-build-isolation --require-hashes -r
 
+# What a new JAX, NumPy or Orbax may break first.
+SMOKE := $(addprefix tests/,runtime/test_devices.py house/test_exact_products.py \
+  retrieval/test_evaluator.py retrieval/test_count_pallas.py workdir/test_sealed_checkpoints.py)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all torch onnx browser gpu docs bench baselines lint format clean
+.PHONY: help demo test test-all newest torch onnx browser gpu docs bench baselines lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +32,13 @@ test: $(VENV)/.test  ## run the tests
 
 test-all: $(VENV)/.test  ## run the tests, the slow ones too
 	$(RUN) -m pytest $(PARALLEL) -m "slow or not slow" $(ARGS)
+
+newest:  ## some tests with the newest versions that pyproject.toml allows, in .venv-newest
+	$(CHECK_PYTHON)
+	@"$(PYTHON)" -m venv $(VENV)-newest
+	@$(VENV)-newest/bin/python -m pip install -qq --disable-pip-version-check --upgrade -e . \
+	  pytest hypothesis autograd setuptools
+	$(VENV)-newest/bin/python -m pytest -p no:cacheprovider $(SMOKE) $(ARGS)
 
 torch: $(VENV)/.torch  ## install PyTorch: it reads .pth, and more tests compare with it
 
@@ -68,14 +79,14 @@ format: $(VENV)/.dev  ## mend style
 	$(VENV)/bin/ruff format .
 
 clean:  ## remove .venv and caches; data/ and runs/ stay
-	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-newest build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 define CHECK_PYTHON
 	@command -v "$(PYTHON)" >/dev/null || { \
-	  echo "error: '$(PYTHON)' not found: install Python 3.11 or 3.12, or pass PYTHON=..." >&2; exit 1; }
-	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || { \
-	  echo "error: '$(PYTHON)' is not Python 3.11 or 3.12: pass one with PYTHON=..." >&2; exit 1; }
+	  echo "error: '$(PYTHON)' not found: install Python 3.11 to 3.13, or pass PYTHON=..." >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12), (3, 13)))' || { \
+	  echo "error: '$(PYTHON)' is not Python 3.11, 3.12 or 3.13: pass one with PYTHON=..." >&2; exit 1; }
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "error: '$(PYTHON)' has no venv: install it (on Debian and Ubuntu python3-venv)" >&2; exit 1; }
 endef

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Writes requirements/*.txt anew: the versions of constraints.txt, with the hashes of all their files.
-# They hold for Python 3.11 and 3.12 and for every platform. `make pins` calls this with uv's path.
+# They hold for Python 3.11, 3.12 and 3.13 and for every platform. `make pins` calls this with uv's path.
 #   run      what the package needs
 #   others   what an extra needs beyond run, and beyond test
 set -euo pipefail

@@ -12,21 +12,18 @@ tables of the file.
 
 v4-4 here means 4 chips of v4. The batch counts the images of all chips. MiB is the memory of a chip
 at the peak: arguments, results, temporaries and code. Cycles are the compiler's own estimate for
-the instructions that have one; collectives have none. A part of the step is the module's name in
-the instruction's name. The range of milliseconds is that of `tpu_program.Needs.seconds`: from the
-roofline to twice the estimate. Nothing runs, so no figure here is a measured time.
+the instructions that have one; collectives and some gathers have none. A part of the step is the
+module's name in the instruction's name. The range of milliseconds is that of
+`runtime.tpu_program.Needs.seconds`. Nothing runs, so no figure here is a measured time.
 """
 
 import argparse
 import json
-import os
 import time
 from collections import defaultdict
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-os.environ["JAX_PLATFORMS"] = "cpu"  # JAX must not look for a TPU here
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +42,8 @@ from batnet_jax.training.ahead import lower_embedding, lower_step
 IDENTITIES, STEPS_PER_EPOCH = 751, 200
 BLOCK, CHUNK, FEATURES = 1024, 32768, 1024  # of the evaluator on an accelerator; of a feature
 MATCHED = 2**15
-PARTS = ("blk1", "blk2", "attention", "blk3", "blk4", "parts", "heads")
+PARTS = ("part_streams", "bi_attention", "blk1", "blk2", "blk3", "blk4", "head")
+"""Modules of the network; the part streams have a blk3 and a blk4 of their own."""
 KEY = ("program", "chip", "chips", "dtype", "precision", "batch", "width", "reduction", "size")
 
 
@@ -141,10 +139,10 @@ def compile_one(lower: Any, case: dict, hlo: Path | None) -> dict:
 
 def part_of(name: str) -> str:
     """Return the part of the network that an instruction belongs to, and its pass, by its name."""
-    part = next((p for p in PARTS if f"/{p}" in name), "rest")
-    if "jvp" not in name and part != "rest":
+    part = next((p for p in PARTS if p in name), "rest")
+    if part == "rest" or "jvp(" not in name:
         return part
-    return part if part == "rest" else f"{part} {'back' if 'transpose(' in name else 'forward'}"
+    return f"{part} {'back' if 'transpose(' in name else 'forward'}"
 
 
 def cases(args: argparse.Namespace) -> list[dict]:
@@ -236,6 +234,7 @@ def main() -> None:
     parser.add_argument("--hlo", type=Path, metavar="FOLDER", help="keep the programs here")
     parser.add_argument("--show", action="store_true", help="print the tables, compile nothing")
     args = parser.parse_args()
+    jax.config.update("jax_platforms", "cpu")  # JAX must not look for a TPU here
     known = {(*key_of(row)[1:], row["program"].split(":")[0]) for row in read(args.json)}
     for case in [] if args.show else cases(args):
         if (*key_of(case)[1:], case["program"]) in known:

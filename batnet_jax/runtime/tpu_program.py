@@ -27,7 +27,7 @@ class Needs(NamedTuple):
       flops: floating-point operations.
       moved: bytes that its instructions read and write.
       cycles: the compiler's estimate for the instructions that have one; a loop's count once for
-        each round. Collectives have none.
+        each round. Collectives and some gathers have none.
     """
 
     state: int
@@ -43,14 +43,14 @@ class Needs(NamedTuple):
         return self.state + self.temporaries + self.code
 
     def seconds(self, chip: Chip) -> tuple[float, float]:
-        """Return the range in which the program's time lies, if collectives take none.
+        """Return the range in which the program's time may lie, if collectives take none.
 
-        The least is the roofline's: all products at the chip's full rate, or all bytes at the
-        memory's full rate. The most is twice the estimated cycles.
+        It goes from the lesser of two figures to twice the greater: the roofline (all operations at
+        the chip's full rate, or all bytes at the memory's full rate) and the estimated cycles.
         """
-        least = max(self.flops / chip.flops, self.moved / chip.bandwidth)
+        roofline = max(self.flops / chip.flops, self.moved / chip.bandwidth)
         estimate = self.cycles / chip.hertz
-        return min(least, estimate), 2 * max(least, estimate)
+        return min(roofline, estimate), 2 * max(roofline, estimate)
 
 
 def needs_of(compiled: Any) -> Needs:

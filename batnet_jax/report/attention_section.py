@@ -61,7 +61,7 @@ def attention_section(
         "<span>highest value</span></p>"
     )
     caption = f"{_CAPTION} {LEGEND}." if rows[0].layers is not None else _CAPTION
-    body = [*measured, paragraph(caption) + legend + grid(parts)]
+    body = [*measured, paragraph(caption) + legend + grid(parts, "grid pairs")]
     return Section(key, title, "\n".join(body))
 
 

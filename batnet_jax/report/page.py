@@ -158,10 +158,10 @@ def definitions(facts: Mapping[str, Any], style: str = "facts") -> Markup:
     return Markup(f'<dl class="{style}">{rows}</dl>')
 
 
-def grid(parts: Iterable[str]) -> Markup:
+def grid(parts: Iterable[str], style: str = "grid") -> Markup:
     """Lay out parts side by side, or one below the other on a narrow screen."""
     panels = "\n".join(f'<div class="panel">{part}</div>' for part in parts)
-    return Markup(f'<div class="grid">{panels}</div>')
+    return Markup(f'<div class="{style}">{panels}</div>')
 
 
 def details(summary: str, body: str) -> Markup:

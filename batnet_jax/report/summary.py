@@ -70,13 +70,19 @@ def meaning(result: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
     )
     if not baselines:
         return f"{text}."
-    others = ", ".join(f"{_of_hundred(own)} by {name}" for name, own in baselines.items())
+    others = ", ".join(f"{_of_hundred(own)} by {_said(n)}" for n, own in baselines.items())
     if above := below(result, baselines):
         return (
-            f"{text}, but {others}: the network is below {' and '.join(above)} and has not learnt "
-            "to tell these identities apart, so train longer or start from pretrained weights."
+            f"{text}, but {others}: the network is below {' and '.join(map(_said, above))} and has "
+            "not learnt to tell these identities apart, so train longer or start from pretrained "
+            "weights."
         )
     return f"{text}; without training there are {others}."
+
+
+def _said(baseline: str) -> str:
+    """Return a baseline's name in a sentence."""
+    return f"the {baseline}" if baseline.endswith("net") else baseline
 
 
 def _of_hundred(figures: Mapping[str, Any]) -> str:

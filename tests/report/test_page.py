@@ -160,6 +160,8 @@ def test_a_net_below_a_baseline_is_said_to_be():
         "identity, but 12 by chance, 50 by raw pixels: the network is below raw pixels and" in text
     )
     assert 'class="meaning low"' in metrics_section([Measured(RESULT, None, baselines)]).body
+    net = meaning(RESULT, {"untrained net": LOW})
+    assert net.endswith("; without training there are 12 by the untrained net.")
     alone = "For 25 of 100 queries the most similar image shows the same identity."
     assert meaning(RESULT, {}) == alone
 

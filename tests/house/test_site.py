@@ -116,7 +116,7 @@ def test_it_is_read_in_a_browser(served, screen, request):
     page = request.getfixturevalue(screen)
     seen = Seen(page)
     page.goto(f"{served}/index.html")
-    assert "Documentation" in page.inner_text("body")
+    assert "All pages" in page.inner_text("body")
     page.evaluate(
         "(() => { const field = document.querySelector('.md-search__input'); field.focus();"
         " field.value = 'prefetch'; field.dispatchEvent(new Event('keyup')); })()"

@@ -119,7 +119,7 @@ def test_it_is_read_in_a_browser(served, screen, request):
     assert "All pages" in page.inner_text("body")
     page.evaluate(
         "(() => { const field = document.querySelector('.md-search__input'); field.focus();"
-        " field.value = 'prefetch'; field.dispatchEvent(new Event('keyup')); })()"
+        " field.value = 'triplet'; field.dispatchEvent(new Event('keyup')); })()"
     )
     wait_for(page, "document.querySelectorAll('.md-search-result__item').length > 0")
     page.goto(f"{served}/design.html")

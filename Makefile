@@ -17,7 +17,7 @@ SMOKE := $(addprefix tests/,runtime/test_devices.py house/test_exact_products.py
   retrieval/test_evaluator.py retrieval/test_count_pallas.py workdir/test_sealed_checkpoints.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all newest torch onnx browser gpu docs bench baselines lint format clean
+.PHONY: help demo test test-all newest torch onnx browser notebook gpu docs bench baselines lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,8 @@ torch: $(VENV)/.torch  ## install PyTorch: it reads .pth, and more tests compare
 onnx: $(VENV)/.onnx  ## install what writes and runs .onnx files
 
 browser: $(VENV)/.browser  ## install Playwright: tests of pages run in Chromium, if it is there
+
+notebook: $(VENV)/.notebook  ## install what runs docs/notebooks/ (Jupyter's kernel, pandas)
 
 gpu: $(VENV)/.gpu  ## install JAX for NVIDIA GPUs (CUDA 13)
 
@@ -115,6 +117,11 @@ $(VENV)/.onnx: $(VENV)/.test requirements/onnx.txt
 $(VENV)/.browser: $(VENV)/.test requirements/browser.txt
 	@echo "installing Playwright into $(VENV)"
 	@$(HASHED) requirements/browser.txt
+	@touch $@
+
+$(VENV)/.notebook: $(VENV)/.test requirements/notebook.txt
+	@echo "installing Jupyter's kernel and pandas into $(VENV)"
+	@$(HASHED) requirements/notebook.txt
 	@touch $@
 
 $(VENV)/.gpu: $(VENV)/.test requirements/gpu.txt

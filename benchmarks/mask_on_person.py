@@ -33,8 +33,8 @@ from batnet_jax.data.run_data import RetrievalTest, open_tests
 from batnet_jax.data.sources.pedestrians import is_drawn
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.layer_shares import LayerShares, measure_layers, summarise
-from batnet_jax.inference.model import choose_checkpoint, read_config
 from batnet_jax.inference.restore import restore_network
+from batnet_jax.inference.saved_settings import choose_checkpoint, read_config
 from batnet_jax.models import parse_positions
 from batnet_jax.models.batnet import POSITIONS
 from batnet_jax.modes.report_attention import attention_rows

@@ -17,7 +17,7 @@ from batnet_jax.commands.config_files import SAVED
 from batnet_jax.commands.table import MODES
 from batnet_jax.config import default_config, set_fields
 from batnet_jax.errors import RunFailure, UserError
-from batnet_jax.inference import model as inference_model
+from batnet_jax.inference.saved_settings import read_config
 from batnet_jax.modes.flags import given_fields
 from batnet_jax.modes.import_weights import workdir_of
 from batnet_jax.runtime import processes
@@ -92,10 +92,10 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
     if command().settings in ("runs", "none"):
         return default_config(), gcs.path_of(WORKDIR.value or "runs")
     if CONFIG.value is None and command().settings == "source":
-        return inference_model.read_config(values()["source"]), Path("runs")
+        return read_config(values()["source"]), Path("runs")
     if CONFIG.value is None:
         workdir = gcs.path_of(WORKDIR.value or "")
-        config = inference_model.read_config(workdir)
+        config = read_config(workdir)
         open_own_code(config, is_saved=True)
         return config, workdir
     config = fit_negatives(CONFIG.value, given_fields())

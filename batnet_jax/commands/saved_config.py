@@ -5,7 +5,7 @@ In place of the workdir a file of weights may stand.
 
 import ml_collections
 
-from batnet_jax.inference.model import read_config
+from batnet_jax.inference.saved_settings import read_config
 from batnet_jax.workdir import gcs
 
 

@@ -1,10 +1,11 @@
 """The maps around each Bi-attention, and the energy of maps."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from batnet_jax.models import BATNet
@@ -25,6 +26,30 @@ def attention_step(variables: dict[str, Any], images: jax.Array, *, model: BATNe
     """
     outputs: Any = model.apply(variables, normalise(images), train=False)
     return outputs["attention"]
+
+
+def mean_masks(
+    model: BATNet, variables: dict[str, Any], batches: Iterable[tuple[np.ndarray, int]]
+) -> dict[str, np.ndarray]:
+    """Compute the masks of n images as means over the channels.
+
+    Args:
+      model: the network.
+      variables: `params` and `batch_stats`.
+      batches: images [b, h, w, 3] bytes of one shape, and how many of them are no padding.
+    Returns: by position, [n, h', w'] float32 in [1/2, 1).
+    """
+
+    @jax.jit
+    def step(images: jax.Array) -> dict[str, jax.Array]:
+        maps = attention_step(variables, images, model=model)
+        return {name: own["mask"].astype(jnp.float32).mean(-1) for name, own in maps.items()}
+
+    found: dict[str, list[np.ndarray]] = {}
+    for images, count in batches:
+        for name, masks in step(images).items():
+            found.setdefault(name, []).append(np.asarray(masks)[:count])
+    return {name: np.concatenate(masks) for name, masks in found.items()}
 
 
 def energy_step(

@@ -14,8 +14,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, one_line
+from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.row_file import RowFile
+from batnet_jax.retrieval.scores import unit_length
+from batnet_jax.runtime.atomic_write import atomic_path
 from batnet_jax.runtime.read_files import open_regular
 
 _KINDS = (b"IxFI", b"IxF2")
@@ -26,6 +29,8 @@ _SUM = b"batnet_jax crc32 "
 _OLDER = b"batnet_jax fingerprint "
 """Older versions wrote the fingerprint alone."""
 _DIGITS = 8
+ROWS_AT_ONCE = 2**14
+"""Features that are read and added to an index at a time."""
 _LONGEST_END = 200
 """Limit of the bytes behind the vectors."""
 
@@ -65,6 +70,33 @@ def _has_checksum(file: BinaryIO, end: int) -> bool:
         return not given or given.startswith(_OLDER)
     digits, mark = given[len(_SUM) :][:_DIGITS], given[len(_SUM) + _DIGITS :]
     return digits == f"{zlib.crc32(mark, crc_of(file, 0, end)):08x}".encode()
+
+
+def write_index(path: Path, features: np.ndarray | RowFile, mark: bytes, *, user: str) -> None:
+    """Write an exact index of inner products, which faiss can open.
+
+    The features are normalised to unit length as a whole. For queries of unit length, the inner
+    products are the cosines that a search returns. The index is built in memory.
+
+    Args:
+      path: the file.
+      features: [n, d]; may be a `RowFile`, or memory-mapped.
+      mark: of the model's fingerprint, see `feature_file.mark`.
+      user: see `import_faiss`.
+
+    Raises: UserError if faiss is missing; OSError if the file cannot be written.
+    """
+    faiss = import_faiss(user)
+    index = faiss.IndexFlatIP(features.shape[1])
+    for start in range(0, len(features), ROWS_AT_ONCE):
+        index.add(unit_length(read_rows(features, slice(start, start + ROWS_AT_ONCE))))
+    with atomic_path(path) as temporary:
+        try:
+            faiss.write_index(index, str(temporary))
+        except RuntimeError as error:  # faiss's type for an error of the disk
+            raise OSError(one_line(error)) from error
+        with temporary.open("r+b") as file:
+            write_end(file, mark)
 
 
 def write_end(file: BinaryIO, mark: bytes) -> None:

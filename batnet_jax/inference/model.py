@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_collections
@@ -17,25 +18,35 @@ from batnet_jax.data.loading.loader import ImageStore, prefetch, resize_into
 from batnet_jax.data.loading.user_arrays import CHANNELS, ArrayStore, cut_boxes, paths_or_arrays
 from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError
+from batnet_jax.evaluation.attention import mean_masks
 from batnet_jax.evaluation.embed import make_embed
-from batnet_jax.inference.feature_file import check_fingerprint, read_fingerprint
+from batnet_jax.inference.evaluate_model import evaluate_model
+from batnet_jax.inference.feature_file import (
+    INDEX_SUFFIX,
+    check_fingerprint,
+    mark,
+    read_fingerprint,
+    write_features,
+)
 from batnet_jax.inference.fingerprint import fingerprint
+from batnet_jax.inference.gallery import open_gallery, search_lists
+from batnet_jax.inference.hits import RankedHits
+from batnet_jax.inference.index_file import write_index
+from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.restore import restore_train_state
+from batnet_jax.inference.saved_settings import choose_checkpoint, read_config, refuse_step
 from batnet_jax.models import feature_sizes
+from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime import devices
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
-from batnet_jax.runtime.paths import exists, is_file
+from batnet_jax.runtime.paths import is_file
 from batnet_jax.runtime.progress import progress_bar
-from batnet_jax.runtime.read_files import read_json
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.validation import check_trusted, from_saved, validate
-from batnet_jax.weights.given import given_config, load_given
+from batnet_jax.weights.given import load_given
 from batnet_jax.workdir import checkpoints
-from batnet_jax.workdir.gcs import is_bucket
-from batnet_jax.workdir.run_folder import CONFIG
 from batnet_jax.workdir.same_run import check_image_size
 
-WEIGHTS_SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
 MAX_BOXES = 32
 """The most boxes that `prepare_boxes` prepares for in one step."""
 BAR_DELAY = 2.0
@@ -73,6 +84,7 @@ class Model:
         self.dim: int = sum(feature_sizes(variables["params"]).values())
         self.batch = devices.round_up(batch)
         self.fingerprint = fingerprint(config, variables)
+        self._network, self._variables = network, variables
         self._embed = make_embed(network, variables)
         self._box_batches: tuple[int, ...] = ()
 
@@ -81,44 +93,150 @@ class Model:
         return f"Model(step={self.step}, image_size={height}x{width}, dim={self.dim})"
 
     def embed(
-        self, images: Any, *, channels: str = "rgb", boxes: Any = None, progress: bool = True
+        self,
+        images: Any,
+        *,
+        channels: str = "rgb",
+        boxes: Any = None,
+        normalize: bool = False,
+        progress: bool = True,
     ) -> np.ndarray:
         """Return the features of images, in the order of the images.
 
         Args:
-          images: paths, in a list or an array; a folder (all images below it, sorted by name), an
-            image file, or a text file with one path per line; or arrays: [n, h, w, 3] uint8, a list
-            of [h, w], [h, w, 3] or [h, w, 4] of any sizes, tensors of the same shapes, or Pillow
-            images. Grey images become RGB, transparency is treated as `config.data.alpha` says,
-            16-bit images keep their upper 8 bits, and files and Pillow images are turned upright.
+          images: a folder (all images below it, sorted by name), an image file, a text file with
+            one path per line, or a pattern such as "photos/**/*.jpg"; an array [n, h, w, 3] uint8;
+            or a list, mixed as you like, of paths, patterns, bytes of image files, Pillow images,
+            and arrays or tensors [h, w], [h, w, 3] or [h, w, 4] of any sizes. Grey images become
+            RGB, transparency is treated as `config.data.alpha` says, 16-bit images keep their upper
+            8 bits, and files and Pillow images are turned upright.
           channels: the order of the colours of arrays, "rgb", or "bgr" as OpenCV has it.
           boxes: [n, 4] numbers x0, y0, x1, y1 in pixels: embed these parts of the only image, a
             frame, instead of the image. They are rounded, and cut at the edges of the frame. See
             `prepare_boxes` for a stream of frames.
+          normalize: scale each feature to unit length, so that inner products are cosines. Without
+            it f_a and f_p have unit length each, and their feature the length root 2, as in an
+            evaluation and in the files of `embed`.
           progress: show a bar on stderr after `BAR_DELAY` seconds.
 
-        Returns: [n, d] float32: f_a and, if the network has parts, f_p side by side, each of unit
-          length. The inner product of two features is 2 times their cosine (1 time without parts).
+        Returns: [n, d] float32: f_a and, if the network has parts, f_p side by side.
 
         Raises: UserError naming the file, array or box that is not an image.
         """
-        paths, arrays = self._find_images(images, channels, boxes)
-        total = len(arrays) if paths is None else len(paths)
-        if boxes is not None and self._box_batches:
-            return self._embed_crops(arrays)
+        paths, found = self.find_images(images, channels, boxes)
         order = "rgb" if boxes is not None else channels
-        with contextlib.ExitStack() as stack:
-            bar = None
-            if progress:
-                bar = stack.enter_context(progress_bar(total, description="embed", delay=BAR_DELAY))
-            features = np.empty((total, self.dim), np.float32)
-            done = 0
-            for batch in self._embed_found(paths, arrays, order):
-                features[done : done + len(batch)] = batch
-                done += len(batch)
-                if bar is not None:
-                    bar.update(len(batch))
-        return features
+        if boxes is not None and self._box_batches:
+            features = self._embed_crops(found)
+        else:
+            features = self.embed_found(paths, found, order, progress=progress)
+        return unit_length(features) if normalize else features
+
+    def __call__(self, images: Any, **options: Any) -> np.ndarray:
+        """Return what `embed` returns."""
+        return self.embed(images, **options)
+
+    def search(
+        self,
+        images: Any,
+        gallery: Any,
+        top: int = 10,
+        *,
+        channels: str = "rgb",
+        boxes: Any = None,
+        keep_own: bool = False,
+    ) -> RankedHits:
+        """Return the gallery images most similar to each query, best first.
+
+        Args:
+          images: q queries, see `embed`.
+          gallery: a file that `save_index` or the command `embed` wrote, an .npy of features, an
+            index for faiss, features [n, d], or images, see `embed`. A file is read at each call;
+            its features stay on the disk if they take more than 256 MB.
+          top: length of a list.
+          channels: see `embed`.
+          boxes: see `embed`; of the query.
+          keep_own: list a gallery image that is the query's own file, too.
+
+        Returns: q lists of hits, see `RankedHits`.
+
+        Raises: UserError if the gallery is of another model, or something is not an image.
+        """
+        opened = open_gallery(self, gallery, channels)
+        paths, found = self.find_images(images, channels, boxes)
+        features = self.embed_found(paths, found, "rgb" if boxes is not None else channels)
+        own = None if keep_own or paths is None else find_own_files(paths, opened.paths)
+        lists = search_lists(features, opened.features, top, own)
+        names = [f"image {q}" for q in range(len(found))] if paths is None else list(paths)
+        return RankedHits(names, [i for i, _ in lists], [s for _, s in lists], opened.paths)
+
+    def masks(self, images: Any, *, channels: str = "rgb") -> dict[str, np.ndarray]:
+        """Return where the Bi-attention looks: its masks, as means over the channels.
+
+        Args:
+          images: n images, see `embed`.
+          channels: see `embed`.
+
+        Returns: by position, such as `p2`, [n, h, w] float32 in [1/2, 1), where 1/2 emphasises
+          nothing. `report.attention_maps.overlay` lays one over an image. Empty if the network has
+          no attention.
+        """
+        paths, found = self.find_images(images, channels)
+        return mean_masks(self._network, self._variables, self._load(paths, found, channels))
+
+    def save_index(
+        self, images: Any, path: str | os.PathLike, *, channels: str = "rgb", progress: bool = True
+    ) -> Path:
+        """Write the features of images to a file for `search`, or for other programs.
+
+        Args:
+          images: see `embed`.
+          path: an .npz, as the command `embed` writes it: `features` [n, d] and `paths` [n] (for
+            images without a path `image 3`), written incrementally; or an .index for faiss, of
+            vectors of unit length, without paths.
+          channels: see `embed`.
+          progress: see `embed`.
+
+        Returns: the path.
+
+        Raises: UserError for another suffix, or if faiss is missing; OSError if the file cannot be
+          written.
+        """
+        path = Path(path)
+        paths, found = self.find_images(images, channels)
+        if path.suffix.lower() == INDEX_SUFFIX:
+            features = self.embed_found(paths, found, channels, progress=progress)
+            write_index(path, features, mark(self.fingerprint), user="an .index")
+        elif path.suffix.lower() == ".npz":
+            names = [f"image {i}" for i in range(len(found))] if paths is None else paths
+            with self._show(len(names), progress) as bar:
+
+                def batches() -> Iterator[np.ndarray]:
+                    for batch in self._batches(paths, found, channels):
+                        yield batch
+                        bar.update(len(batch))
+
+                shape = len(names), self.dim
+                write_features(
+                    path, batches(), shape=shape, paths=names, fingerprint=self.fingerprint
+                )
+        else:
+            raise UserError(f"'{path}' does not end in .npz or {INDEX_SUFFIX}: choose one")
+        return path
+
+    def evaluate(self, data: str | os.PathLike = "", *, trust: str | Collection[str] = ()) -> dict:
+        """Return the figures of the model on a test; write nothing.
+
+        Args:
+          data: a folder of people, an archive or a table, see docs/own_data.md; the name of a data
+            set, as `market1501` or `msmt17:v2`; "" for the test of the model's own run.
+          trust: packages of your own that may be imported, if the run's data set is of them.
+
+        Returns: `mAP`, `mINP`, `cmc` by rank, `num_query` and more: what an evaluation writes to
+          `eval/step_<N>.json`. Figures are fractions.
+
+        Raises: UserError if the data are missing, or no query can have a match.
+        """
+        return evaluate_model(self.config, self._embed, self.step, data, trust)
 
     def prepare_boxes(self, most: int = MAX_BOXES) -> None:
         """Compile for boxes of a stream of frames, so that no later frame waits for a compilation.
@@ -171,12 +289,12 @@ class Model:
 
         Raises: see `embed`.
         """
-        return self._embed_found(*self._find_images(images, channels, None), channels)
+        return self._batches(*self.find_images(images, channels), channels)
 
-    def _find_images(
-        self, images: Any, channels: str, boxes: Any
+    def find_images(
+        self, images: Any, channels: str = "rgb", boxes: Any = None
     ) -> tuple[Sequence[str] | None, Sequence[Any]]:
-        """Return the paths, or None and the arrays, that the arguments of `embed` name.
+        """Return the paths, or None and the images, that the arguments of `embed` name.
 
         Raises: UserError if the arguments do not fit each other.
         """
@@ -189,13 +307,47 @@ class Model:
             raise UserError(f"channels={channels!r} is for arrays: image files know their colours")
         return paths, arrays
 
-    def _embed_found(
-        self, paths: Sequence[str] | None, arrays: Sequence[Any], channels: str
+    def embed_found(
+        self,
+        paths: Sequence[str] | None,
+        images: Sequence[Any],
+        channels: str = "rgb",
+        *,
+        progress: bool = True,
+    ) -> np.ndarray:
+        """Return the features [n, d] of what `find_images` has found."""
+        total = len(images) if paths is None else len(paths)
+        features, done = np.empty((total, self.dim), np.float32), 0
+        with self._show(total, progress) as bar:
+            for batch in self._batches(paths, images, channels):
+                features[done : done + len(batch)] = batch
+                done += len(batch)
+                bar.update(len(batch))
+        return features
+
+    @contextlib.contextmanager
+    def _show(self, total: int, progress: bool) -> Iterator[Any]:
+        """Open a bar; one that shows nothing unless `progress`."""
+        if not progress:
+            yield SimpleNamespace(update=lambda count: None)
+            return
+        with progress_bar(total, description="embed", delay=BAR_DELAY) as bar:
+            yield bar
+
+    def _batches(
+        self, paths: Sequence[str] | None, images: Sequence[Any], channels: str
     ) -> Iterator[np.ndarray]:
-        """Yield the features of files or, if `paths` is None, of arrays."""
+        """Yield the features of files or, if `paths` is None, of images."""
+        for batch, count in self._load(paths, images, channels):
+            yield self._embed(batch)[:count]
+
+    def _load(
+        self, paths: Sequence[str] | None, images: Sequence[Any], channels: str
+    ) -> Iterator[tuple[np.ndarray, int]]:
+        """Yield batches of images [batch, h, w, 3] bytes, and how many are no padding."""
         workers = max(self.config.data.workers, os.cpu_count() or 1)
         if paths is None:
-            store: Any = ArrayStore(arrays, self.image_size, channels=channels, alpha=self.alpha)
+            store: Any = ArrayStore(images, self.image_size, channels=channels, alpha=self.alpha)
         else:
             store = ImageStore(
                 ImageFiles(paths),
@@ -211,7 +363,7 @@ class Model:
         )
         with contextlib.closing(store), prefetch(store, plan) as batches:
             for start, (_, batch) in zip(range(0, total, self.batch), batches, strict=True):
-                yield self._embed(batch)[: total - start]
+                yield batch, min(self.batch, total - start)
 
 
 def load(
@@ -263,7 +415,7 @@ def load_with_config(
     """
     batch = batch or config.eval.batch
     if is_file(path):
-        _refuse_step(path, step)
+        refuse_step(path, step)
         network, variables = load_given(config, path)
         return Model(network, variables, config=config, step=0, batch=batch)
     workdir, step = choose_checkpoint(path, step)
@@ -272,58 +424,3 @@ def load_with_config(
         check_image_size(config, tuple(from_saved(saved).data.image_size), path)
     network, state = restore_train_state(config, workdir, step)
     return Model(network, state.tested(), config=config, step=int(state.step), batch=batch)
-
-
-def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
-    """Read the settings of a run from its checkpoint, or an old run's from its config.json.
-
-    A file of weights has the settings of `weights.given.given_config`.
-
-    Raises: UserError if the checkpoint is missing, lacks settings, or has a later version's.
-    """
-    if is_file(path):
-        _refuse_step(path, step)
-        return given_config(path)
-    if path.name.endswith(WEIGHTS_SUFFIXES) and not is_bucket(path) and not exists(path):
-        raise UserError(f"'{path}' does not exist: name a file of weights, or a workdir")
-    workdir, step = choose_checkpoint(path, step)
-    run = checkpoints.restore_metadata(workdir, step)
-    saved = run.get("config")
-    if saved is None:
-        try:
-            saved = read_json(workdir / CONFIG)
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"'{path}' does not hold its settings, and '{workdir / CONFIG}' cannot be read:"
-                " give the workdir"
-            ) from error
-    config = from_saved(saved)
-    unknown = sorted(run["model"].keys() - config.model.keys())
-    if unknown:
-        raise UserError(
-            f"'{path}' has model.{unknown[0]}, which this version does not know: install a later"
-            " version"
-        )
-    config.eval.step = 0
-    validate(config)
-    return config
-
-
-def _refuse_step(path: Path, step: int) -> None:
-    """Refuse a step of a file of weights, which has no steps.
-
-    Raises: UserError for any but 0.
-    """
-    if step != 0:
-        raise UserError(f"'{path}' is a file of weights, which has no step {step}: leave step out")
-
-
-def choose_checkpoint(path: Path, step: int) -> tuple[Path, int]:
-    """Return the workdir and the step of the checkpoint that `load` reads.
-
-    Raises: UserError if no such checkpoint exists.
-    """
-    workdir, own_step = checkpoints.locate(path)
-    if own_step is not None and step not in (0, own_step):
-        raise UserError(f"'{path}' is a checkpoint by itself, not step {step}: leave step out")
-    return workdir, checkpoints.choose_step(workdir, step) if own_step is None else own_step

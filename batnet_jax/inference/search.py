@@ -11,6 +11,7 @@ from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file, model
 from batnet_jax.inference.feature_file import FeatureFile
+from batnet_jax.inference.gallery import search_lists
 from batnet_jax.retrieval import ItemLists, top_k
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.people import name_of, read_names
@@ -99,12 +100,7 @@ class Searcher:
 
         Returns: indices and cosines of each query, at most k of each.
         """
-        most = 0 if left_out is None else int(left_out.counts.max(initial=0))
-        found = list(zip(*self.search_features(features, top + most), strict=True))
-        if left_out is not None:
-            kept = [~np.isin(indices, left_out.of(q)) for q, (indices, _) in enumerate(found)]
-            found = [(i[keep], s[keep]) for (i, s), keep in zip(found, kept, strict=True)]
-        return [(indices[:top], scores[:top]) for indices, scores in found]
+        return search_lists(features, self.gallery.features, top, left_out)
 
     def _check_fingerprint(self) -> None:
         """Check, before the first search, that the gallery is of this model."""

@@ -9,7 +9,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.data.loading.user_images import list_files
-from batnet_jax.errors import UserError, one_line, printable
+from batnet_jax.errors import UserError, printable
 from batnet_jax.inference import feature_file, index_file
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
@@ -17,13 +17,8 @@ from batnet_jax.modes.accept import parse_accept, threshold
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.modes.ranked_files import check_suffix, to_bytes
 from batnet_jax.retrieval import check_left_out
-from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.row_file import RowFile
-from batnet_jax.retrieval.scores import unit_length
-from batnet_jax.runtime.atomic_write import atomic_path, write_atomically
-
-ROWS_AT_ONCE = 2**14
-"""Features that are read and added to an index at a time."""
+from batnet_jax.runtime.atomic_write import write_atomically
 
 
 def run(
@@ -173,26 +168,10 @@ def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
 
 
 def write_index(path: Path, features: np.ndarray | RowFile, fingerprint: str | None = None) -> None:
-    """Write an exact index of inner products, which faiss can open.
-
-    The features are normalised to unit length as a whole. For queries of unit length, the inner
-    products are the cosines that `Searcher` returns. The index is built in memory.
-
-    Args:
-      path: the file.
-      features: [n, d]; may be a `RowFile`, or memory-mapped.
-      fingerprint: of the model, see `feature_file`; None if unknown.
+    """Write the index of `--faiss`, see `index_file.write_index`.
 
     Raises: UserError if the file cannot be written.
     """
-    faiss = index_file.import_faiss("--faiss")
-    index = faiss.IndexFlatIP(features.shape[1])
-    for start in range(0, len(features), ROWS_AT_ONCE):
-        index.add(unit_length(read_rows(features, slice(start, start + ROWS_AT_ONCE))))
-    with report_write_errors("faiss", path), atomic_path(path) as temporary:
-        try:
-            faiss.write_index(index, str(temporary))
-        except RuntimeError as error:  # faiss's type for an error of the disk
-            raise OSError(one_line(error)) from error
-        with temporary.open("r+b") as file:
-            index_file.write_end(file, feature_file.mark(fingerprint))
+    mark = feature_file.mark(fingerprint)
+    with report_write_errors("faiss", path):
+        index_file.write_index(path, features, mark, user="--faiss")

@@ -28,13 +28,20 @@ class _Stderr:
         pass
 
 
+def hush_xla() -> None:
+    """Let XLA write only what ends the process, unless TF_CPP_MIN_LOG_LEVEL is set.
+
+    It has no effect once JAX is imported.
+    """
+    os.environ.setdefault(LEVEL, FATAL_ALONE)
+
+
 def hush_libraries() -> None:
     """Keep the lines of XLA, absl and Orbax away; call it before JAX is imported.
 
-    XLA writes only what ends the process, unless TF_CPP_MIN_LOG_LEVEL is set. What Orbax raises it
-    also logs, several times with a traceback: these are dropped.
+    What Orbax raises it also logs, several times with a traceback: these are dropped.
     """
-    os.environ.setdefault(LEVEL, FATAL_ALONE)
+    hush_xla()
     logging.set_verbosity(logging.WARNING)
     logging.get_absl_logger().addFilter(lambda record: not record.exc_info)
     handler = logging.get_absl_handler()

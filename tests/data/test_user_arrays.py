@@ -1,6 +1,7 @@
 """Images in memory: arrays, tensors, Pillow's modes, orders of colours, and boxes of a frame."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from support import needs
 from support.photos import PHOTO, PIXELS, encode
 
 from batnet_jax.data.files.pixels import read_picture
+from batnet_jax.data.loading.loader import decode
 from batnet_jax.data.loading.user_arrays import ArrayStore, cut_boxes, paths_or_arrays, to_picture
 from batnet_jax.errors import UserError
 
@@ -182,8 +184,7 @@ def test_arrays_of_paths(make, tmp_path):
     ("given", "message"),
     [
         (None, "NoneType, which cv2.imread returns for a file that it cannot read"),
-        (b"\x89PNG", "bytes, the content of a file: give Image.open"),
-        (io.BytesIO(b"\x89PNG"), "BytesIO, the content of a file"),
+        (io.BytesIO(b"\x89PNG"), "BytesIO, an open file: give its path, or its content, as read"),
         (7, "int, not an image: give paths, a folder, arrays"),
     ],
 )
@@ -207,6 +208,62 @@ def test_eight_bits_in_sixteen_are_no_black_image(shape):
     if len(shape) == 2:
         with pytest.raises(UserError, match="no number above 255"):
             pixels(Image.frombytes("I;16", (5, 8), array.tobytes()))
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def names(tmp_path):
+    """Three images of different kinds in folders, and a file that is none."""
+    folder = tmp_path / "some photos"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "notes.txt").write_text("no image")
+    found = []
+    for name, size in (("a.png", (5, 8)), ("b[1].png", (6, 7)), ("deep/c.PNG", (7, 6))):
+        grey = Image.effect_noise(size, 99)
+        grey.convert("RGB").save(folder / name, "PNG")
+        found.append(str(folder / name))
+    return found
+
+
+def test_patterns_are_images_in_order(names, tmp_path, monkeypatch):
+    folder = tmp_path / "some photos"
+    assert paths_or_arrays(f"{folder}/*") == (names[:2], [])
+    assert paths_or_arrays(folder / "**" / "*") == (names, [])
+    assert paths_or_arrays([f"{folder}/deep/*", names[0]]) == ([names[2], names[0]], [])
+    assert paths_or_arrays(f"{folder}/b[1].png") == ([names[1]], [])  # there is such a file
+    assert paths_or_arrays([f"{folder}/b[1].png"]) == ([names[1]], [])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert paths_or_arrays("~/some*/a.*") == ([names[0]], [])
+    for given in (f"{folder}/*.jpg", [f"{folder}/*.txt"]):
+        with pytest.raises(UserError, match=r"no image matches '.*\*.*': correct the pattern"):
+            paths_or_arrays(given)
+
+
+def test_bytes_and_paths_are_read_as_files_are(names):
+    contents = [Path(name).read_bytes() for name in names]
+    wanted = [decode(content, (8, 4)) for content in contents]
+    mixed = [names[0], bytearray(contents[1]), Image.open(names[2]), wanted[0]]
+    paths, images = paths_or_arrays(mixed)
+    assert paths is None
+    store = ArrayStore(images, (8, 4))
+    for found, own in zip(store.batch(np.arange(4)), [*wanted, wanted[0]], strict=True):
+        np.testing.assert_array_equal(found, own)
+    assert paths_or_arrays(contents[0]) == (None, [contents[0]])
+    np.testing.assert_array_equal(pixels(memoryview(contents[0])), np.asarray(Image.open(names[0])))
+    frame = cut(contents[0], [[0, 0, 5, 8]])[0]
+    np.testing.assert_array_equal(frame, np.asarray(Image.open(names[0])))
+
+
+def test_files_that_are_no_images(names):
+    with pytest.raises(UserError, match=r"image 1 cannot be decoded as an image \(.*no image"):
+        ArrayStore([names[0], b"no image"], (8, 4)).batch(np.arange(2))
+    with pytest.raises(UserError, match=r"nowhere.png' cannot be read"):
+        pixels(f"{names[0]}/nowhere.png")
+    notes = names[0].replace("a.png", "notes.txt")
+    with pytest.raises(UserError, match=r"notes.txt' cannot be decoded as an image"):
+        pixels(notes)
 
 
 # --- boxes ----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from support.paths import ROOT
 
 FOLDER = ROOT / "requirements"
 FILES = sorted(path.stem for path in FOLDER.glob("*.txt"))
-EXTRAS = ("test", "dev", "onnx", "browser", "docs", "gpu")
+EXTRAS = ("test", "dev", "onnx", "browser", "notebook", "docs", "gpu")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BEFORE = ("build", "run", "test")
 ENTRY = re.compile(r"(\S+)==(\S+)( ;[^\\\n]+)? \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+")
@@ -86,7 +86,7 @@ def test_no_file_names_a_host(name):
 def test_make_installs_by_hashes_alone():
     """But for PyTorch, whose files lie in several places, and for this project itself."""
     make = needs.program("make")
-    targets = ["test", "torch", "onnx", "browser", "docs", "gpu", "lint"]
+    targets = ["test", "torch", "onnx", "browser", "notebook", "docs", "gpu", "lint"]
     command = [make, "-n", "-W", "pyproject.toml", *targets, "PYTHON=python3"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     installs = [line for line in said.splitlines() if " pip install " in line]

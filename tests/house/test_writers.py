@@ -16,7 +16,7 @@ ALLOWED = {
     "data/label_index.py": "a temporary path",
     "data/pedestrians/draw.py": "into memory",
     "inference/feature_file.py": "a temporary path",
-    "modes/search.py": "a temporary path",
+    "inference/index_file.py": "a temporary path",
     "runtime/processes.py": "the null device",
     "report/ranked_list.py": "into memory",
     "report/thumbnails.py": "into memory",

@@ -185,7 +185,7 @@ def test_an_older_checkpoint_takes_its_settings_from_the_workdir(run, tmp_path, 
 
 
 def test_mistakes_are_named(run, model, photos, tmp_path):
-    _, paths, _ = photos
+    folder, paths, _ = photos
     cut, empty = tmp_path / "cut.png", tmp_path / "empty"
     cut.write_bytes(Path(paths[0]).read_bytes()[:-20])
     empty.mkdir()
@@ -199,7 +199,8 @@ def test_mistakes_are_named(run, model, photos, tmp_path):
         "no/such' does not exist": lambda: model.embed(tmp_path / "no/such"),
         "dtype float64": lambda: model.embed(np.zeros((2, 8, 8, 3))),
         r"shape \(8, 8, 2\)": lambda: model.embed([np.zeros((8, 8, 2), np.uint8)]),
-        "mixed": lambda: model.embed([paths[0], PIXELS]),
+        "image 1 cannot be decoded": lambda: model.embed([PIXELS, b"no image"]),
+        "no image matches": lambda: model.embed(f"{folder}/*.txt"),
         "'gbr' is not one of rgb, bgr": lambda: model.embed([PIXELS], channels="gbr"),
         "is for arrays": lambda: model.embed(paths, channels="bgr"),
         "no area": lambda: model.embed(PIXELS, boxes=[(3, 3, 3, 9)]),

@@ -11,6 +11,7 @@ from support import needs
 from support.mean_colour_model import COLOURS, Colours, config, png, use_colours, write_gallery
 
 from batnet_jax.errors import UserError
+from batnet_jax.inference import index_file
 from batnet_jax.inference.feature_file import write_features
 from batnet_jax.modes import search
 from batnet_jax.retrieval import top_k
@@ -128,7 +129,7 @@ def test_without_faiss(world, monkeypatch):
 def test_faiss_finds_the_same(world, capsys, monkeypatch):
     """The index alone needs no model; faiss ranks as `top_k` does."""
     faiss = needs.package("faiss")
-    monkeypatch.setattr(search, "ROWS_AT_ONCE", 64)
+    monkeypatch.setattr(index_file, "ROWS_AT_ONCE", 64)
     rng = np.random.default_rng(0)
     gallery = rng.standard_normal((500, 24)) * rng.uniform(0.1, 9, (500, 1))
     query = rng.standard_normal((20, 24)).astype(np.float32)

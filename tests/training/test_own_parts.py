@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import sys
 
 import numpy as np
@@ -118,6 +119,47 @@ def test_evaluating_needs_the_trust_of_the_data_set_too(folder):
     status, said = call_main("eval", folder / "run", place, given, "--trust", "mypkg.nets")
     assert status == 0, said
     assert (folder / "run" / "eval" / "step_2.json").read_text() == before
+
+
+def test_a_model_in_python_evaluates_if_the_data_set_is_trusted(folder):
+    model = batnet_jax.load(folder / "run", trust="mypkg.nets")
+    with pytest.raises(UserError, match="'the model' names code of its own, data"):
+        model.evaluate()
+    figures = model.evaluate(trust="mypkg")
+    assert json.loads((folder / "run" / "eval" / "step_2.json").read_text()) == json.loads(
+        json.dumps(figures)
+    )
+
+
+def test_the_commands_at_the_end_of_a_run_trust_its_parts(folder, capsys):
+    status, said = train(folder, OWN)  # there is nothing left to train
+    assert status == 0, said
+    lines = capsys.readouterr().out.splitlines()[-3:]
+    for line, name in zip(lines, ("report", "embed", "search"), strict=True):
+        words = shlex.split(line)
+        words = words[words.index(name) :]
+        assert words[-1] == "--trust=mypkg"
+        status, said = call_main(*words)
+        assert status == 0, said
+
+
+def test_training_in_python_takes_parts_of_ones_own(folder, tmp_path):
+    fields = OWN | {
+        "data.variant": "",
+        "data.dir": str(folder / "data"),
+        "data.image_size": (64, 32),
+        "model.width": 0.0625,
+        "model.num_parts": 1,
+        "model.embedding_dim": 16,
+        "batch.identities": 4,
+        "batch.images_per_identity": 2,
+        "log.every_steps": 1,
+        "steps": 2,
+    }
+    trained = batnet_jax.train("demo", tmp_path / "run", fields)
+    assert trained.figures == json.loads((folder / "run" / "eval" / "step_2.json").read_text())
+    with pytest.raises(UserError, match="names code of its own"):
+        batnet_jax.load(tmp_path / "run")
 
 
 def test_trust_is_for_checkpoints(folder):

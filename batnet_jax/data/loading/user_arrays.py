@@ -1,5 +1,6 @@
-"""Images in memory: arrays, tensors, images of Pillow, and boxes cut out of a frame."""
+"""Images that a caller passes: arrays, tensors, Pillow's, bytes, paths, and boxes of a frame."""
 
+import glob
 import io
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,11 +12,14 @@ from PIL import Image
 
 from batnet_jax.data.files.pixels import WHITE, Picture, from_pillow, lay, read_picture
 from batnet_jax.data.files.safe_open import check_local
+from batnet_jax.data.files.tree import is_image_name
 from batnet_jax.data.loading.loader import resize_into, say_transparent
 from batnet_jax.data.loading.name_list import NameList
 from batnet_jax.data.loading.user_images import ImageFiles, list_files
 from batnet_jax.errors import UserError, one_line
 
+BYTES = (bytes, bytearray, memoryview)
+"""The content of a file."""
 CHANNELS = ("rgb", "bgr")
 """Orders of the colours of an array; OpenCV has the second."""
 
@@ -35,7 +39,7 @@ class ArrayStore:
 
         Args:
           images: arrays [h, w], [h, w, 1], [h, w, 3] or [h, w, 4], uint8 or uint16, or what gives
-            such an array; or images of Pillow.
+            such an array; images of Pillow; the bytes of image files; or paths.
           image_size: (height, width) in pixels.
           channels: the order of an array's colours, one of `CHANNELS`.
           alpha: what becomes of transparency, one of `pixels.ALPHA`.
@@ -78,8 +82,12 @@ def to_picture(image: Any, name: str, *, channels: str = "rgb", alpha: str = WHI
       channels: the order of an array's colours, one of `CHANNELS`.
       alpha: what becomes of transparency, one of `pixels.ALPHA`.
 
-    Raises: UserError if the array is not an image.
+    Raises: UserError if the array is not an image, or a file cannot be read.
     """
+    if isinstance(image, str | Path):
+        return _read_file(ImageFiles([str(image)]).encoded(0), f"'{image}'", alpha)
+    if isinstance(image, BYTES):
+        return _read_file(bytes(image), name, alpha)
     if isinstance(image, Image.Image):
         _require_pixels(image.size, name)
         if channels != "rgb":
@@ -119,6 +127,17 @@ def to_picture(image: Any, name: str, *, channels: str = "rgb", alpha: str = WHI
     return Picture(np.ascontiguousarray(array), False)
 
 
+def _read_file(content: bytes, name: str, alpha: str) -> Picture:
+    """Decode the content of a file.
+
+    Raises: UserError with the name.
+    """
+    try:
+        return read_picture(content, alpha)
+    except UserError as error:
+        raise UserError(f"{name} cannot be decoded as an image ({error})") from error
+
+
 def _require_pixels(shape: tuple[int, ...], name: str) -> None:
     """Refuse an image without pixels.
 
@@ -135,8 +154,8 @@ def _what_instead(given: Any) -> str:
     """Return what to give instead of an object that is not an image, for a message."""
     if given is None:
         return "which cv2.imread returns for a file that it cannot read: check the path"
-    if isinstance(given, bytes | bytearray | io.IOBase):
-        return "the content of a file: give Image.open of Pillow, or the path"
+    if isinstance(given, io.IOBase):
+        return "an open file: give its path, or its content, as read() returns it"
     return "not an image: give paths, a folder, arrays [height, width, 3] or Pillow's images"
 
 
@@ -173,18 +192,19 @@ def is_array(given: Any) -> bool:
 
 
 def paths_or_arrays(given: Any) -> tuple[Sequence[str] | None, Sequence[Any]]:
-    """Return the images that a caller passes, as paths or as arrays.
+    """Return the images that a caller passes, as paths or as what an `ArrayStore` takes.
 
-    Returns: (paths, []) or (None, arrays).
+    Returns: (paths, []) if all are paths, else (None, images).
 
-    Raises: UserError if the images are neither paths nor arrays, or both, or are ambiguous.
+    Raises: UserError if something is not an image, or is ambiguous, or if a pattern has no match.
     """
     if isinstance(given, str | Path):
         check_local(given)
-        return list_files(Path(given)), []
+        matches = match_pattern(given)
+        return list_files(Path(given)) if matches is None else matches, []
     if isinstance(given, NameList):
         return given, []
-    if isinstance(given, Image.Image):
+    if isinstance(given, (Image.Image, *BYTES)):
         return None, [given]
     if is_array(given):
         array = _as_array(given, "images")
@@ -193,15 +213,30 @@ def paths_or_arrays(given: Any) -> tuple[Sequence[str] | None, Sequence[Any]]:
         if array.dtype.kind == "O":  # a column of a table
             return paths_or_arrays(np.atleast_1d(array).tolist())
         return None, _split_array(array)
-    if not isinstance(given, Iterable) or isinstance(given, bytes | bytearray | io.IOBase):
+    if not isinstance(given, Iterable) or isinstance(given, io.IOBase):
         raise UserError(f"images are {type(given).__name__}, {_what_instead(given)}")
-    items = list(given)
-    named = [isinstance(item, str | Path) for item in items]
-    if all(named) and items:
+    items: list[Any] = []
+    for item in given:
+        matches = match_pattern(item) if isinstance(item, str | Path) else None
+        items += [item] if matches is None else matches
+    if items and all(isinstance(item, str | Path) for item in items):
         return [str(item) for item in items], []
-    if any(named):
-        raise UserError("images are paths and arrays, mixed: give one or the other")
     return None, items
+
+
+def match_pattern(name: str | Path) -> list[str] | None:
+    """Return the images that a pattern such as `photos/**/*.jpg` matches, sorted.
+
+    Returns: None if the name has none of `*?[`, or is itself the name of a file or folder.
+    Raises: UserError if no image matches.
+    """
+    pattern = os.path.expanduser(name)
+    if not glob.has_magic(pattern) or os.path.lexists(pattern):
+        return None
+    found = [path for path in glob.iglob(pattern, recursive=True) if is_image_name(path)]
+    if not found:
+        raise UserError(f"no image matches '{name}': correct the pattern, or name a folder")
+    return sorted(found)
 
 
 def _split_array(array: np.ndarray) -> list[np.ndarray]:

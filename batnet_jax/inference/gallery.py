@@ -1,0 +1,82 @@
+"""Galleries that a model searches: a feature file, images, or features in memory."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from batnet_jax.errors import UserError
+from batnet_jax.inference.feature_file import (
+    FeatureFile,
+    check_fingerprint,
+    is_feature_file,
+    open_features,
+)
+from batnet_jax.retrieval import ItemLists, top_k
+from batnet_jax.retrieval.row_file import RowFile
+
+
+class Embedder(Protocol):
+    """What a gallery is compared with: a `Model`."""
+
+    dim: int
+    fingerprint: str
+
+    def find_images(self, images: Any, channels: str = "rgb", boxes: Any = None) -> Any:
+        """Return paths, or None and images."""
+
+    def embed_found(self, paths: Any, images: Any, channels: str = "rgb") -> np.ndarray:
+        """Return features [n, d]."""
+        ...
+
+
+def open_gallery(model: Embedder, gallery: Any, channels: str) -> FeatureFile:
+    """Return the features and the paths of a gallery.
+
+    Args:
+      model: embeds images, and tells whether a file is of its own features.
+      gallery: a file of features (.npz, .npy, .index); features [n, d] of floats; or images, see
+        `Model.embed`.
+      channels: of arrays.
+
+    Raises: UserError if the features are of another model or another length.
+    """
+    if isinstance(gallery, str | Path) and is_feature_file(Path(gallery)):
+        found = open_features(Path(gallery))
+        check_fingerprint(Path(gallery), found.fingerprint, model.fingerprint)
+    elif isinstance(gallery, np.ndarray) and gallery.ndim == 2 and gallery.dtype.kind == "f":
+        found = FeatureFile(gallery, None, model.fingerprint)
+    else:
+        paths, images = model.find_images(gallery, channels)
+        found = FeatureFile(model.embed_found(paths, images, channels), paths, model.fingerprint)
+    dim = found.features.shape[1]
+    if dim != model.dim:
+        raise UserError(
+            f"the gallery holds features of {dim} dimensions, and the model's have {model.dim}: "
+            "embed the gallery with this model"
+        )
+    return found
+
+
+def search_lists(
+    features: np.ndarray,
+    gallery: np.ndarray | RowFile,
+    top: int,
+    left_out: ItemLists | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Search as `retrieval.top_k` does, and leave out some gallery images of each query.
+
+    Args:
+      features: of q queries, [q, d].
+      gallery: [n, d].
+      top: k.
+      left_out: the gallery images to leave out, for each query; None for none.
+
+    Returns: indices and cosines of each query, at most k of each.
+    """
+    most = 0 if left_out is None else int(left_out.counts.max(initial=0))
+    found = list(zip(*top_k(features, gallery, top + most), strict=True))
+    if left_out is not None:
+        kept = [~np.isin(indices, left_out.of(q)) for q, (indices, _) in enumerate(found)]
+        found = [(i[keep], s[keep]) for (i, s), keep in zip(found, kept, strict=True)]
+    return [(indices[:top], scores[:top]) for indices, scores in found]

@@ -1,0 +1,73 @@
+"""Ranked lists as Python objects: the hits of each query, and a table of pandas."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from batnet_jax.errors import UserError
+
+
+class Hit(NamedTuple):
+    """A gallery image in a ranked list."""
+
+    rank: int
+    """From 1."""
+    score: float
+    """The cosine between the features, -1 to 1."""
+    index: int
+    """In the gallery, from 0."""
+    path: str | None
+    """None if the gallery has no paths."""
+
+
+@dataclass(frozen=True, eq=False)
+class RankedHits(Sequence[list[Hit]]):
+    """The ranked lists of q queries: a sequence of lists of `Hit`, in the order of the queries.
+
+    Attributes:
+      queries: q names: the path of a query, or `image 3` of an image without one.
+      indices: q arrays [k] int32, gallery images, best first. k is less than was asked for if the
+        gallery is smaller, or holds the query itself.
+      scores: q arrays [k] float32, cosines.
+      paths: of all gallery images; None if they have none.
+    """
+
+    queries: Sequence[str]
+    indices: Sequence[np.ndarray]
+    scores: Sequence[np.ndarray]
+    paths: Sequence[str] | None
+
+    def __len__(self) -> int:
+        return len(self.queries)
+
+    def __getitem__(self, q: Any) -> Any:
+        if isinstance(q, slice):
+            return [self[i] for i in range(*q.indices(len(self)))]
+        found = zip(self.indices[q].tolist(), self.scores[q].tolist(), strict=True)
+        return [
+            Hit(rank, score, i, None if self.paths is None else str(self.paths[i]))
+            for rank, (i, score) in enumerate(found, 1)
+        ]
+
+    def __iter__(self) -> Iterator[list[Hit]]:
+        return (self[q] for q in range(len(self)))
+
+    def __repr__(self) -> str:
+        most = max((len(found) for found in self.indices), default=0)
+        return f"RankedHits({len(self)} queries, up to {most} hits each)"
+
+    def to_pandas(self) -> Any:
+        """Return a DataFrame with a row for each hit: query, rank, score, index, path.
+
+        Raises: UserError if pandas is not installed.
+        """
+        try:
+            import pandas  # type: ignore[import-not-found]
+        except ImportError as error:
+            raise UserError("to_pandas needs pandas: pip install pandas") from error
+        rows = [
+            (query, *hit) for query, hits in zip(self.queries, self, strict=True) for hit in hits
+        ]
+        return pandas.DataFrame(rows, columns=["query", *Hit._fields])

@@ -15,6 +15,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.inference.model import Model, load_with_config
 from batnet_jax.modes.train import prepare
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
+from batnet_jax.runtime.quiet import hushed_absl
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 from batnet_jax.training import loop
 from batnet_jax.training.fitted import fit_negatives
@@ -89,7 +90,8 @@ def train(
     older = {name: value for name, value in older_settings(folder).items() if name not in given}
     set_fields(settings, older)
     settings, data = prepare(settings, folder, given)
-    figures = loop.train(settings, data, folder)
+    with hushed_absl():
+        figures = loop.train(settings, data, folder)
     return Trained(figures, load_with_config(settings, folder))
 
 

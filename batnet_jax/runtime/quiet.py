@@ -1,7 +1,9 @@
 """Messages of libraries that say nothing to a user."""
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
@@ -36,17 +38,29 @@ def hush_xla() -> None:
     os.environ.setdefault(LEVEL, FATAL_ALONE)
 
 
+@contextlib.contextmanager
+def hushed_absl() -> Iterator[None]:
+    """Let Orbax log errors alone within the context."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def hush_libraries() -> None:
     """Keep the lines of XLA, absl and Orbax away; call it before JAX is imported.
 
-    What Orbax raises it also logs, several times with a traceback: these are dropped.
+    What Orbax raises it also logs, several times with a traceback: these lines are dropped, and its
+    advice on how often to save.
     """
     hush_xla()
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.ERROR)
     logging.get_absl_logger().addFilter(lambda record: not record.exc_info)
-    handler = logging.get_absl_handler()
-    if handler is not None:
-        handler.python_handler.stream = _Stderr()
+    logging.use_absl_handler()
+    handler: Any = logging.get_absl_handler()
+    handler.python_handler.stream = _Stderr()
     show = sys.unraisablehook
 
     def show_others(unraisable: Any) -> None:

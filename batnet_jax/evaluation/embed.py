@@ -18,7 +18,10 @@ from batnet_jax.runtime.progress import progress_bar
 from batnet_jax.runtime.signals import Terminated
 
 DELAY = 2.0
-"""Seconds until compiling is shown: often another evaluation has compiled the same program."""
+"""Seconds until compiling is shown: the program may be in the cache."""
+
+_compiled: set[tuple[int, tuple[int, ...]]] = set()
+"""The programs, by function and shape, that this process has run."""
 
 Embed = Callable[[np.ndarray], np.ndarray]
 """Images [b, h, w, 3] bytes to features [b, d] float32."""
@@ -48,17 +51,16 @@ def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
     Each of several processes passes its own images and gets the features of its own images.
     """
     replicated, step = devices.replicate(variables), embed_on_devices(model)
-    is_compiled = False
 
     def embed(images: np.ndarray) -> np.ndarray:
-        nonlocal is_compiled
         split = devices.split(images)
-        if is_compiled:
+        program = id(step), split.shape
+        if program in _compiled:
             features = np.asarray(step(replicated, split))
         else:
             with compiling("embed", model, split.shape, delay=DELAY):
                 features = np.asarray(step(replicated, split))
-            is_compiled = True
+            _compiled.add(program)
         return features.reshape(-1, features.shape[-1])
 
     return embed

@@ -64,8 +64,7 @@ def test_it_runs(path, tmp_path, monkeypatch):
     text = json.dumps(outputs(notebook))
     assert re.search(r"mAP \d+%, Rank-1 \d+%", text)
     assert "Traceback" not in text
-    model = (tmp_path / "runs" / "first" / "checkpoints").iterdir()
-    assert [step.name for step in model] == [str(steps_of(notebook))]
+    assert (tmp_path / "runs" / "first" / "checkpoints" / str(steps_of(notebook))).is_dir()
 
 
 def steps_of(notebook):

@@ -17,6 +17,8 @@ ALLOWED = {
     "data/pedestrians/draw.py": "into memory",
     "inference/feature_file.py": "a temporary path",
     "inference/index_file.py": "a temporary path",
+    "inference/model.py": "by index_file.py",
+    "modes/search.py": "by index_file.py",
     "runtime/processes.py": "the null device",
     "report/ranked_list.py": "into memory",
     "report/thumbnails.py": "into memory",

@@ -27,6 +27,8 @@ DISTANCES = ("distmat", "distances", "distance", "dists", "dist", "distancematri
 SUFFIXES = (".npz", ".mat", ".npy", ".csv")
 MOST_UNPACKED = 20
 """Limit of the unpacked size of a compressed .mat, in sizes of the file."""
+IN_MEMORY = 10**9
+"""Bytes of an .npy that are read into memory. A larger file is memory-mapped."""
 _SIDES = {"query": ("query_", "q_", "q"), "gallery": ("gallery_", "g_", "g")}
 
 
@@ -92,7 +94,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if suffix == ".csv":
             return _read_csv(path)
         if suffix == ".npy":
-            return {"features": _map_npy(path)}
+            return {"features": _read_npy(path)}
         if suffix == ".mat":
             return _read_mat(path)
         with open_npz(path) as archive:
@@ -104,17 +106,25 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"'{path}' cannot be read ({why}): write it again") from error
 
 
-def _map_npy(path: Path) -> np.ndarray:
-    """Memory-map an .npy.
+def _read_npy(path: Path) -> np.ndarray:
+    """Read an .npy, or memory-map one that is larger than `IN_MEMORY`.
+
+    The system ends a process by a signal if the process touches a mapped file that has been cut
+    off. A file that is read raises an exception instead.
 
     Raises: OSError or ValueError if the file is damaged, or no regular file.
     """
     with open(open_regular(path), "rb") as file:
-        place = place_npy(file, 0, os.fstat(file.fileno()).st_size)
-        if 0 in place.shape:
-            return np.empty(place.shape, place.dtype)
+        size = os.fstat(file.fileno()).st_size
+        place = place_npy(file, 0, size)
         order = "F" if place.is_fortran else "C"
-        return np.memmap(file, place.dtype, "r", place.data, place.shape, order)
+        if size > IN_MEMORY and 0 not in place.shape:  # nothing can be mapped
+            return np.memmap(file, place.dtype, "r", place.data, place.shape, order)
+        array = np.empty(place.shape, place.dtype, order)
+        file.seek(place.data)
+        if file.readinto(array.reshape(-1, order="A").view(np.uint8).data) != array.nbytes:
+            raise ValueError("it has been cut off")
+        return array
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """Damaged files of features end in a UserError, whatever the damage; whole ones are read."""
 
+import os
 import random
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from scipy.io import savemat
 
 from batnet_jax.errors import UserError
+from batnet_jax.evaluation import labelled_features
 from batnet_jax.evaluation.labelled_features import read_arrays, read_pair
 from batnet_jax.inference.feature_file import open_features
 
@@ -103,3 +105,24 @@ def test_cells_of_a_table_may_hold_line_breaks(tmp_path):
     found = read_arrays(tmp_path / "a.csv")
     assert found["path"].tolist() == ["a\nb.jpg", "c\u2028d.jpg"]
     assert found["pid"].tolist() == ["1", "3"]
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("shape", [(), (0, 4), (5,), (6, 4), (2, 3, 4)])
+@pytest.mark.parametrize("most", [0, 10**9])
+def test_an_npy_is_read_or_mapped(most, shape, order, tmp_path, monkeypatch):
+    monkeypatch.setattr(labelled_features, "IN_MEMORY", most)
+    values = np.asarray(np.arange(np.prod(shape, dtype=int)).reshape(shape), order=order)
+    np.save(tmp_path / "x.npy", values)
+    found = read_arrays(tmp_path / "x.npy")["features"]
+    np.testing.assert_array_equal(found, values)
+    assert found.dtype == values.dtype
+    assert isinstance(found, np.memmap) == (most == 0 and values.size > 0)
+
+
+def test_an_npy_that_is_cut_off_while_it_is_used(tmp_path):
+    path = tmp_path / "x.npy"
+    np.save(path, np.ones((1000, 64)))
+    found = read_arrays(path)["features"]
+    os.truncate(path, 200)
+    assert found.sum() == 64_000  # a mapped file would end the process here by SIGBUS

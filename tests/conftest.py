@@ -1,6 +1,7 @@
 """Fixtures of several test files, and the order in which the files run."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import tempfile
@@ -8,7 +9,7 @@ import tempfile
 import jax
 import numpy as np
 import pytest
-from support import toy_backbone
+from support import fast_jit, toy_backbone
 from support.chromium import browser, open_page, page, phone  # noqa: F401 - fixtures
 from support.fake_gcloud import World
 from support.paths import ROOT
@@ -39,8 +40,16 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     choose_cpu_libraries()
+    compile_faster()
     toy_backbone.install()
     config.option.loadscopereorder = False  # pytest-xdist keeps the order of the next function
+
+
+def compile_faster():
+    """Let LLVM not optimise programs of the CPU: most tests compile longer than they compute."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if importlib.util.find_spec("libtpu") is None:  # it aborts on flags of a CPU
+        os.environ["XLA_FLAGS"] = f"{fast_jit.FLAGS} {flags}"  # the last of two flags counts
 
 
 def programs_folder(config):

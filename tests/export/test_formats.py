@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export
-from support import needs
+from support import fast_jit, needs
 from support.fast_jit import jit
 
 from batnet_jax.config import default_config
@@ -130,11 +130,10 @@ def test_stablehlo_runs_with_jax_alone(tmp_path, short_backbone):
     (tmp_path / "m.stablehlo").write_bytes(formats.to_stablehlo(model, variables, SIZE))
     np.savez(tmp_path / "images.npz", **{str(b): photos(b) for b in BATCHES})
     command = [sys.executable, "-c", RUN_ALONE, "m.stablehlo", "images.npz", "features.npz"]
-    quick = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
     done = subprocess.run(
         command,
         cwd=tmp_path,
-        env=os.environ | {"XLA_FLAGS": quick},
+        env=os.environ | {"XLA_FLAGS": fast_jit.FLAGS},
         capture_output=True,
         text=True,
         timeout=300,

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.evaluator_cases import FEW, make_case, rank, rank_seeds
+from support.fast_jit import FLAGS
 from support.paths import ROOT
 
 from batnet_jax.retrieval import (
@@ -277,7 +278,7 @@ print(json.dumps(rank_seeds(block=8, chunk=64)))
 
 @pytest.mark.parametrize("devices", [2, 3])
 def test_the_number_of_devices_does_not_matter(devices):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"--xla_force_host_platform_device_count={devices} {FLAGS}"
     done = subprocess.run(
         [sys.executable, "-c", SEVERAL], cwd=ROOT, capture_output=True, text=True, timeout=300,
         env=os.environ | {"XLA_FLAGS": flags},
@@ -301,7 +302,7 @@ def test_two_hosts_give_the_result_of_one():
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = str(probe.getsockname()[1])
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {FLAGS}"}
     hosts = [
         subprocess.Popen(
             [sys.executable, "-c", HOSTS, port, str(number)], cwd=ROOT, text=True,

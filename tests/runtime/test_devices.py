@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import Mesh, PartitionSpec
-from support import toy_backbone
+from support import fast_jit, toy_backbone
 from support.paths import ROOT
 
 from batnet_jax.config import default_config
@@ -113,15 +113,10 @@ def results(tmp_path_factory):
 def compute(path, count):
     """Return the results of a process with `count` devices."""
     # Without optimisation the compiler takes a third of the time.
-    flags = [
-        f"--xla_force_host_platform_device_count={count}",
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-    ]
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",
-        "XLA_FLAGS": " ".join(flags),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count} {fast_jit.FLAGS}",
         "PYTHONPATH": os.pathsep.join(
             [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         ),

@@ -18,7 +18,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from support import toy_backbone
+from support import fast_jit, toy_backbone
 from support.fast_jit import jit
 from support.paths import ROOT
 
@@ -224,15 +224,10 @@ def child(what, path):
 
 
 def run_child(what, path):
-    flags = [
-        "--xla_force_host_platform_device_count=2",
-        "--xla_backend_optimization_level=0",
-        "--xla_llvm_disable_expensive_passes=true",
-    ]
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "JAX_ENABLE_X64": "1",
-        "XLA_FLAGS": " ".join(flags),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=2 {fast_jit.FLAGS}",
         "PYTHONPATH": os.pathsep.join(
             [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         ),

@@ -5,4 +5,6 @@ from functools import partial
 import jax
 
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in FAST.items())
+"""The same for XLA_FLAGS of a process that begins."""
 jit = partial(jax.jit, compiler_options=FAST)

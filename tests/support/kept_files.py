@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 
+from support.fast_jit import FLAGS as FAST_FLAGS
 from support.paths import ROOT
 
 TIME = 1_700_000_000 * 10**9
@@ -33,10 +34,7 @@ EVALUATE = (
     "--config.eval.datasets='pedestrians:tiny','folder:photos','market1501'",
 )
 # The whole network is compiled here, in a third of the time: see fast_jit.py.
-FLAGS = (
-    "--xla_force_host_platform_device_count=1 --xla_backend_optimization_level=0"
-    " --xla_llvm_disable_expensive_passes=true"
-)
+FLAGS = f"--xla_force_host_platform_device_count=1 {FAST_FLAGS}"
 
 
 def run_python(folder, *arguments):

@@ -17,6 +17,7 @@ from absl import flags
 
 from batnet_jax import main
 from batnet_jax.commands.words import to_flags
+from support import fast_jit
 from support.paths import ROOT
 
 SMALL = (
@@ -54,7 +55,7 @@ TOY = (str(ROOT / "tests" / "support" / "toy_main.py"),)
 def run_main(*arguments, devices=1, entry=MAIN):
     """Run a command line in a process of its own and return the finished process."""
     environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {fast_jit.FLAGS}",
         "JAX_PLATFORMS": "cpu",
     }
     command = [sys.executable, *entry, *map(str, arguments)]

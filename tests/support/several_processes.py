@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+from support.fast_jit import FLAGS
 from support.paths import ROOT
 from support.run_main import SMALL, TOY
 
@@ -13,7 +14,6 @@ CHILD = ROOT / "tests" / "support" / "subprocess_main.py"
 """The script of each process that checks functions."""
 
 # Unoptimised code compiles in a third of the time.
-FLAGS = "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
 
 STEPS = 24
 PLAN = (

@@ -64,10 +64,11 @@ def open_index(path: Path) -> RowFile:
 
 def _has_checksum(file: BinaryIO, end: int) -> bool:
     """Return whether what follows an index is its checksum, or nothing, as faiss writes it."""
-    file.seek(end)
+    file.seek(max(0, end - len(_SUM) - _DIGITS))
+    last = file.read(len(_SUM) + _DIGITS)  # of the vectors
     given = file.read(_LONGEST_END)
-    if not given.startswith(_SUM):
-        return not given or given.startswith(_OLDER)
+    if not given.startswith(_SUM):  # a checksum among the vectors: some of their bytes are missing
+        return _SUM not in last and (not given or given.startswith(_OLDER))
     digits, mark = given[len(_SUM) :][:_DIGITS], given[len(_SUM) + _DIGITS :]
     return digits == f"{zlib.crc32(mark, crc_of(file, 0, end)):08x}".encode()
 

@@ -137,6 +137,19 @@ def test_damaged_indices(tmp_path, examples):
     fuzz_files(examples, reads, [whole])
 
 
+@pytest.mark.parametrize("end", [b"", b"batnet_jax fingerprint " + FINGERPRINT.encode()])
+def test_an_index_that_lacks_as_many_bytes_as_its_checksum_has(end, tmp_path):
+    """What follows the vectors then looks like the end of an index without a checksum."""
+    needs.package("faiss")
+    path = tmp_path / "F.index"
+    write_index(path, FEATURES, FINGERPRINT)
+    whole = path.read_bytes()
+    length = whole.index(b"batnet_jax fingerprint") - whole.index(b"batnet_jax crc32")
+    path.write_bytes(whole[:100] + whole[100 + length :][: 45 + 1920 - 100] + end)
+    with pytest.raises(UserError, match="is damaged: write it again with"):
+        open_features(path)
+
+
 def test_indices_of_faiss_itself(tmp_path):
     """Flat ones are read, others are refused, and what follows them is no checksum."""
     faiss = needs.package("faiss")

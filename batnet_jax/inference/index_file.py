@@ -64,8 +64,8 @@ def open_index(path: Path) -> RowFile:
 
 def _has_checksum(file: BinaryIO, end: int) -> bool:
     """Return whether what follows an index is its checksum, or nothing, as faiss writes it."""
-    file.seek(max(0, end - len(_SUM) - _DIGITS))
-    last = file.read(len(_SUM) + _DIGITS)  # of the vectors
+    file.seek(max(0, end - _LONGEST_END))
+    last = file.read(min(end, _LONGEST_END))  # of the vectors
     given = file.read(_LONGEST_END)
     if not given.startswith(_SUM):  # a checksum among the vectors: some of their bytes are missing
         return _SUM not in last and (not given or given.startswith(_OLDER))

@@ -1,5 +1,7 @@
 """The experiments of docs/results.md: their configs, their arms and their seeds."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 
@@ -15,6 +17,8 @@ class Experiment(NamedTuple):
     arms: dict[str, dict[str, Any]]
     """The settings in which the runs differ. The others are compared with the first arm."""
     seeds: int
+    elsewhere: Mapping[str, tuple[str, str]] = MappingProxyType({})
+    """First rows of the table, whose runs are an arm of another experiment."""
 
 
 EXPERIMENTS = {
@@ -31,6 +35,19 @@ EXPERIMENTS = {
             "plain_attention": {"model.attention": "plain"},
         },
         seeds=10,
+    ),
+    "last_epoch": Experiment(
+        "The demo with a tenth of the rate in the last of its 13 epochs, on one device and on "
+        "several, paired by seed with the demo.",
+        "demo",
+        {"decay_epochs": (12,)},
+        {
+            "one_device": {},
+            "two_devices": {"devices": 2},
+            "four_devices": {"devices": 4},
+        },
+        seeds=10,
+        elsewhere={"demo": ("demo", "one_device"), "demo_four_devices": ("demo", "four_devices")},
     ),
     "recipe": Experiment(
         "The demo's recipe with one change at a time.",

@@ -152,13 +152,16 @@ def run(
 
 
 def read_results(name: str) -> dict[str, dict[int, dict[str, Any]]]:
-    """Return the results of an experiment by arm and seed."""
-    found: dict[str, dict[int, dict[str, Any]]] = {arm: {} for arm in EXPERIMENTS[name].arms}
-    for path in (RESULTS / name).glob("*.json"):
-        result = json.loads(path.read_text())
-        if result["arm"] in found:
-            found[result["arm"]][result["seed"]] = result
-    return found
+    """Return the results of an experiment by arm and seed, those of other experiments first."""
+    experiment = EXPERIMENTS[name]
+    places = dict(experiment.elsewhere) | {arm: (name, arm) for arm in experiment.arms}
+    return {arm: read_arm(*place) for arm, place in places.items()}
+
+
+def read_arm(name: str, arm: str) -> dict[int, dict[str, Any]]:
+    """Return the results of an arm by seed."""
+    paths = (RESULTS / name).glob(f"{arm}-*.json")
+    return {run["seed"]: run for run in (json.loads(path.read_text()) for path in sorted(paths))}
 
 
 def paired_difference(ours: dict[int, float], other: dict[int, float]) -> tuple[float, float, int]:
@@ -186,7 +189,7 @@ def table(name: str) -> str:
     """Return an experiment's table as Markdown, with the command and the machine below it."""
     experiment, found = EXPERIMENTS[name], read_results(name)
     found = {arm: runs for arm, runs in found.items() if runs}
-    if not found:
+    if not found.keys() & experiment.arms.keys():
         return f"No run of `{name}` has finished yet."
     first = next(iter(found))
     head = ["", "runs", "mAP", "Rank-1", "lowest Rank-1", f"mAP minus `{first}`", "95 % interval"]

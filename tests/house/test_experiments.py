@@ -62,6 +62,20 @@ def test_a_table(one_experiment):
     assert len([line for line in lines if line.startswith("|")]) == 4
 
 
+def test_rows_of_another_experiment_come_first(one_experiment, monkeypatch):
+    again = experiments.Experiment(
+        "Again?", "demo", {}, {"c": {}}, 1, elsewhere={"constant": ("one", "a")}
+    )
+    monkeypatch.setitem(experiments.EXPERIMENTS, "two", again)
+    assert experiments.table("two") == "No run of `two` has finished yet."
+    result = json.loads((one_experiment / "one" / "a-1.json").read_text())
+    (one_experiment / "two").mkdir()
+    (one_experiment / "two" / "c-1.json").write_text(json.dumps(result | {"mAP": 0.75}))
+    lines = experiments.table("two").splitlines()
+    assert lines[2].startswith("| `constant` | 2 | 0.600 ± 0.141 |")
+    assert lines[3].startswith("| `c` | 1 | 0.750 | 0.800 | 0.800 | +0.050 | ")
+
+
 def test_a_run_that_is_missing_is_run_once(one_experiment, monkeypatch, tmp_path):
     trained = []
     monkeypatch.setattr(

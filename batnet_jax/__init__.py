@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from batnet_jax.commands.in_python import Trained, load_config, train
     from batnet_jax.inference.hits import RankedHits
-    from batnet_jax.inference.model import Model, load
+    from batnet_jax.inference.loading import load
+    from batnet_jax.inference.model import Model
 
 __all__ = ["Model", "RankedHits", "Trained", "load", "load_config", "train"]
 _HOMES = {
     "Model": "inference.model",
     "RankedHits": "inference.hits",
     "Trained": "commands.in_python",
-    "load": "inference.model",
+    "load": "inference.loading",
     "load_config": "commands.in_python",
     "train": "commands.in_python",
 }

@@ -29,8 +29,8 @@ from batnet_jax import retrieval
 from batnet_jax.data.run_data import open_run_data, open_store
 from batnet_jax.evaluation.embed import embed_step, extract_features
 from batnet_jax.evaluation.ranked_test import choose_same_camera
-from batnet_jax.inference.model import read_config
 from batnet_jax.inference.restore import restore_network
+from batnet_jax.inference.saved_settings import read_config
 from batnet_jax.models.layers import Conv
 from batnet_jax.workdir import checkpoints
 

@@ -12,7 +12,8 @@ from batnet_jax.commands.config_files import find_config
 from batnet_jax.commands.words import name_of, read_data, value_of
 from batnet_jax.config import FIELDS, default_config, flatten, set_fields
 from batnet_jax.errors import UserError
-from batnet_jax.inference.model import Model, load_with_config
+from batnet_jax.inference.loading import load_with_config
+from batnet_jax.inference.model import Model
 from batnet_jax.modes.train import prepare
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
 from batnet_jax.runtime.quiet import hushed_absl

@@ -2,7 +2,9 @@
 
 restore: the network and the variables of a checkpoint.
 saved_settings: the settings of a checkpoint or of a file of weights.
-model: `load`, and `Model`, which turns images into features.
+loading: `load`, which returns a `Model`.
+model: `Model`, which turns images into features.
+box_steps: steps of a few sizes for boxes in a stream of frames.
 hits: ranked lists of a search in Python.
 feature_file: features and image paths as an .npz.
 search: a gallery ranked for each query.

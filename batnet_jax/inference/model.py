@@ -1,4 +1,4 @@
-"""A trained model that embeds images, loaded from its checkpoint alone.
+"""A trained model that embeds images, see `loading.load`.
 
 An evaluation computes the same features: both use the same decoding and the same step.
 """
@@ -13,13 +13,13 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from batnet_jax.data.files.safe_open import check_local
-from batnet_jax.data.loading.loader import ImageStore, prefetch, resize_into
+from batnet_jax.data.loading.loader import ImageStore, prefetch
 from batnet_jax.data.loading.user_arrays import CHANNELS, ArrayStore, cut_boxes, paths_or_arrays
 from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.attention import mean_masks
 from batnet_jax.evaluation.embed import make_embed
+from batnet_jax.inference.box_steps import MAX_BOXES, BoxSteps
 from batnet_jax.inference.evaluate_model import evaluate_model
 from batnet_jax.inference.feature_file import (
     INDEX_SUFFIX,
@@ -33,28 +33,17 @@ from batnet_jax.inference.gallery import open_gallery, search_lists
 from batnet_jax.inference.hits import RankedHits
 from batnet_jax.inference.index_file import write_index
 from batnet_jax.inference.own_files import find_own_files
-from batnet_jax.inference.restore import restore_train_state
-from batnet_jax.inference.saved_settings import choose_checkpoint, read_config, refuse_step
 from batnet_jax.models import feature_sizes
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime import devices
-from batnet_jax.runtime.compilation_cache import use_compilation_cache
-from batnet_jax.runtime.paths import is_file
 from batnet_jax.runtime.progress import progress_bar
-from batnet_jax.runtime.xla_flags import choose_cpu_libraries
-from batnet_jax.validation import check_trusted, from_saved, validate
-from batnet_jax.weights.given import load_given
-from batnet_jax.workdir import checkpoints
-from batnet_jax.workdir.same_run import check_image_size
 
-MAX_BOXES = 32
-"""The most boxes that `prepare_boxes` prepares for in one step."""
 BAR_DELAY = 2.0
 """Seconds until a progress bar is shown."""
 
 
 class Model:
-    """A trained network that embeds images; `load` returns one.
+    """A trained network that embeds images; `loading.load` returns one.
 
     Attributes:
       config: all settings of the run that trained the network.
@@ -86,7 +75,7 @@ class Model:
         self.fingerprint = fingerprint(config, variables)
         self._network, self._variables = network, variables
         self._embed = make_embed(network, variables)
-        self._box_batches: tuple[int, ...] = ()
+        self._box_steps: BoxSteps | None = None
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -125,8 +114,8 @@ class Model:
         """
         paths, found = self.find_images(images, channels, boxes)
         order = "rgb" if boxes is not None else channels
-        if boxes is not None and self._box_batches:
-            features = self._embed_crops(found)
+        if boxes is not None and self._box_steps is not None:
+            features = self._box_steps.embed(found)
         else:
             features = self.embed_found(paths, found, order, progress=progress)
         return unit_length(features) if normalize else features
@@ -250,25 +239,7 @@ class Model:
 
         Raises: UserError if `most` is out of range.
         """
-        if not 1 <= most <= MAX_BOXES:
-            raise UserError(f"most={most} must be 1 to {MAX_BOXES}: more boxes take several steps")
-        sizes = [2**power for power in range(most.bit_length()) if 2**power < most] + [most]
-        self._box_batches = tuple(sorted({devices.round_up(size) for size in sizes}))
-        for size in self._box_batches:
-            self._embed(np.zeros((size, *self.image_size, 3), np.uint8))
-
-    def _embed_crops(self, crops: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the features of crops in memory, by the steps of `prepare_boxes`."""
-        features = np.empty((len(crops), self.dim), np.float32)
-        largest = self._box_batches[-1]
-        for start in range(0, len(crops), largest):
-            part = crops[start : start + largest]
-            size = next(size for size in self._box_batches if size >= len(part))
-            images = np.zeros((size, *self.image_size, 3), np.uint8)
-            for crop, image in zip(part, images, strict=False):
-                resize_into(crop, image)
-            features[start : start + len(part)] = self._embed(images)[: len(part)]
-        return features
+        self._box_steps = BoxSteps(self._embed, self.image_size, most)
 
     def check_gallery(self, path: str | os.PathLike) -> None:
         """Check that a file that `embed` or `search` wrote holds features of this model.
@@ -364,63 +335,3 @@ class Model:
         with contextlib.closing(store), prefetch(store, plan) as batches:
             for start, (_, batch) in zip(range(0, total, self.batch), batches, strict=True):
                 yield batch, min(self.batch, total - start)
-
-
-def load(
-    path: str | os.PathLike,
-    *,
-    step: int = 0,
-    batch: int = 0,
-    image_size: tuple[int, int] | None = None,
-    trust: str | Collection[str] = (),
-) -> Model:
-    """Load a trained model from a workdir, a checkpoint, or a file of weights.
-
-    Args:
-      path: a workdir, of a run or made by `--mode=import`; `<workdir>/checkpoints/<step>`; a copy
-        of such a folder; or a .pth, .pth.tar or .safetensors file, see docs/weights.md. A file is
-        known by the names of its tensors, and a warning on stderr says what it does not tell.
-      step: the checkpoint of a workdir; 0 = the latest.
-      batch: images per step, over all devices; 0 = `config.eval.batch`, which gives the features
-        of an evaluation to the last bit. A smaller batch embeds a single image sooner.
-      image_size: (height, width) for a file of weights, which does not tell it; None = what its
-        authors use. A checkpoint has its own.
-      trust: packages of your own that may be imported, as in "mypkg", if the checkpoint's network
-        has parts of them, see docs/extend.md. A checkpoint alone imports nothing.
-
-    Compiled programs are kept in the user's cache, see `runtime.compilation_cache`.
-
-    Raises: UserError if the checkpoint or the file is missing, damaged or unknown, or names code
-      that is not trusted.
-    """
-    # As main does; without effect if JAX has already computed something.
-    choose_cpu_libraries()
-    use_compilation_cache()
-    check_local(path)
-    path = Path(path)
-    config = read_config(path, step)
-    check_trusted(config, path, trust, sections=("model",))
-    if image_size is not None:
-        config.data.image_size = tuple(image_size)
-        validate(config)
-    return load_with_config(config, path, step=step, batch=batch)
-
-
-def load_with_config(
-    config: ml_collections.ConfigDict, path: Path, *, step: int = 0, batch: int = 0
-) -> Model:
-    """Load a trained model as `load` does, with settings that must describe its network.
-
-    Raises: UserError if the config describes another network or another image size.
-    """
-    batch = batch or config.eval.batch
-    if is_file(path):
-        refuse_step(path, step)
-        network, variables = load_given(config, path)
-        return Model(network, variables, config=config, step=0, batch=batch)
-    workdir, step = choose_checkpoint(path, step)
-    saved = checkpoints.restore_metadata(workdir, step).get("config")
-    if saved:
-        check_image_size(config, tuple(from_saved(saved).data.image_size), path)
-    network, state = restore_train_state(config, workdir, step)
-    return Model(network, state.tested(), config=config, step=int(state.step), batch=batch)

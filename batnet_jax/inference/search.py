@@ -9,9 +9,10 @@ import numpy as np
 
 from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
-from batnet_jax.inference import feature_file, model
+from batnet_jax.inference import feature_file, loading
 from batnet_jax.inference.feature_file import FeatureFile
 from batnet_jax.inference.gallery import search_lists
+from batnet_jax.inference.model import Model
 from batnet_jax.retrieval import ItemLists, top_k
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.people import name_of, read_names
@@ -32,7 +33,7 @@ class Searcher:
         """Open a gallery of features, or embed a gallery of images.
 
         Args:
-          config: see `model.load_with_config`.
+          config: see `loading.load_with_config`.
           workdir: a workdir or a checkpoint.
           source: an .npz that embed wrote, an .npy of features, or images (see `list_files`).
           batch: images per step; 0 = the config's.
@@ -40,7 +41,7 @@ class Searcher:
         Raises: UserError if the gallery does not exist, or the model is needed and missing.
         """
         self._load_model = functools.partial(
-            model.load_with_config, config, workdir, step=config.eval.step, batch=batch
+            loading.load_with_config, config, workdir, step=config.eval.step, batch=batch
         )
         self.source = source
         self.workdir = workdir
@@ -53,7 +54,7 @@ class Searcher:
         self._is_checked = not feature_file.is_feature_file(source)
 
     @functools.cached_property
-    def model(self) -> model.Model:
+    def model(self) -> Model:
         """The model."""
         return self._load_model()
 

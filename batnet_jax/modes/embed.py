@@ -13,7 +13,8 @@ from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.loading.user_images import ImageFiles, list_files
 from batnet_jax.errors import UserError, printable
 from batnet_jax.inference.feature_file import write_features
-from batnet_jax.inference.model import BAR_DELAY, Model, load_with_config
+from batnet_jax.inference.loading import load_with_config
+from batnet_jax.inference.model import BAR_DELAY, Model
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.runtime.progress import progress_bar
 

@@ -37,7 +37,7 @@ def run(
     """Print a ranked list for each query image; write the lists, and an index for faiss, if asked.
 
     Args:
-      config: see `model.load_with_config`.
+      config: see `loading.load_with_config`.
       workdir: a workdir or a checkpoint.
       gallery: see `Searcher`.
       query: see `list_files`; None to write an index only.

@@ -63,14 +63,14 @@ def test_nothing_is_compiled_after_the_preparation(prepared):
 
 
 def test_steps_are_the_smallest_that_hold_the_boxes(prepared, monkeypatch):
-    assert prepared._box_batches == (1, 2, 4, 8)
+    assert prepared._box_steps.sizes == (1, 2, 4, 8)
     sizes = []
 
     def embed(images):
         sizes.append(len(images))
         return np.zeros((len(images), prepared.dim), np.float32)
 
-    monkeypatch.setattr(prepared, "_embed", embed)
+    monkeypatch.setattr(prepared._box_steps, "_embed", embed)
     for count in (1, 2, 3, 5, 8, 19):
         prepared.embed(FRAME, boxes=BOXES[:count])
     assert sizes == [1, 2, 4, 8, 8, 8, 8, 4]

@@ -12,7 +12,7 @@ from support.tiny_run import small_config, write_run
 
 from batnet_jax import load
 from batnet_jax.errors import UserError
-from batnet_jax.inference import model
+from batnet_jax.inference import loading
 from batnet_jax.inference.feature_file import open_features, read_fingerprint, write_features
 from batnet_jax.inference.fingerprint import fingerprint
 from batnet_jax.inference.search import Searcher
@@ -30,7 +30,7 @@ class Marked(Colours):
 @pytest.fixture
 def world(tmp_path, monkeypatch):
     """A gallery, and its features by step 7."""
-    monkeypatch.setattr(model, "load_with_config", lambda *_, step, **__: Marked(step or 7))
+    monkeypatch.setattr(loading, "load_with_config", lambda *_, step, **__: Marked(step or 7))
     write_gallery(tmp_path / "gallery")
     paths = sorted(str(path) for path in (tmp_path / "gallery").rglob("*.png"))
     features = Marked(7).embed(paths)

@@ -16,6 +16,7 @@ from batnet_jax.data.run_data import open_store, open_tests
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.embed import extract_features, make_embed
 from batnet_jax.inference import model as model_module
+from batnet_jax.inference.loading import load_with_config
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import googlenet
 from batnet_jax.runtime import devices
@@ -228,4 +229,4 @@ def test_another_image_size_is_refused(run):
     config = small_config(run)
     config.data.image_size = (32, 64)
     with pytest.raises(UserError, match=r"trained on images of \(64, 32\)"):
-        model_module.load_with_config(config, run)
+        load_with_config(config, run)

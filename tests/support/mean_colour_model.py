@@ -8,7 +8,7 @@ import numpy as np
 from batnet_jax.config import default_config
 from batnet_jax.data.loading.loader import decode
 from batnet_jax.data.loading.user_arrays import paths_or_arrays
-from batnet_jax.inference import model
+from batnet_jax.inference import loading
 
 SIZE = (16, 16)
 COLOURS = {
@@ -49,7 +49,7 @@ def write_gallery(folder):
 
 def use_colours(monkeypatch):
     """Puts `Colours` in the place of every model."""
-    monkeypatch.setattr(model, "load_with_config", lambda *_, **__: Colours())
+    monkeypatch.setattr(loading, "load_with_config", lambda *_, **__: Colours())
 
 
 def config():

@@ -20,7 +20,7 @@ from batnet_jax.commands import run
 from batnet_jax.commands.command_line import parse
 from batnet_jax.config import default_config, flatten
 from batnet_jax.export.model_card import ExportedModel, model_card
-from batnet_jax.inference.model import load
+from batnet_jax.inference.loading import load
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.modes.export import with_settings

@@ -39,7 +39,7 @@ def run(
     """Serve the page until a signal ends the process.
 
     Args:
-      config: see `model.load_with_config`.
+      config: see `loading.load_with_config`.
       workdir: a workdir or a checkpoint.
       gallery: see `Searcher`.
       host: the address to listen at.

@@ -1,0 +1,79 @@
+"""Load a model from a workdir, a checkpoint, or a file of weights."""
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+import ml_collections
+
+from batnet_jax.data.files.safe_open import check_local
+from batnet_jax.inference.model import Model
+from batnet_jax.inference.restore import restore_train_state
+from batnet_jax.inference.saved_settings import choose_checkpoint, read_config, refuse_step
+from batnet_jax.runtime.compilation_cache import use_compilation_cache
+from batnet_jax.runtime.paths import is_file
+from batnet_jax.runtime.xla_flags import choose_cpu_libraries
+from batnet_jax.validation import check_trusted, from_saved, validate
+from batnet_jax.weights.given import load_given
+from batnet_jax.workdir import checkpoints
+from batnet_jax.workdir.same_run import check_image_size
+
+
+def load(
+    path: str | os.PathLike,
+    *,
+    step: int = 0,
+    batch: int = 0,
+    image_size: tuple[int, int] | None = None,
+    trust: str | Collection[str] = (),
+) -> Model:
+    """Load a trained model from a workdir, a checkpoint, or a file of weights.
+
+    Args:
+      path: a workdir, of a run or made by `--mode=import`; `<workdir>/checkpoints/<step>`; a copy
+        of such a folder; or a .pth, .pth.tar or .safetensors file, see docs/weights.md. A file is
+        known by the names of its tensors, and a warning on stderr says what it does not tell.
+      step: the checkpoint of a workdir; 0 = the latest.
+      batch: images per step, over all devices; 0 = `config.eval.batch`, which gives the features
+        of an evaluation to the last bit. A smaller batch embeds a single image sooner.
+      image_size: (height, width) for a file of weights, which does not tell it; None = what its
+        authors use. A checkpoint has its own.
+      trust: packages of your own that may be imported, as in "mypkg", if the checkpoint's network
+        has parts of them, see docs/extend.md. A checkpoint alone imports nothing.
+
+    Compiled programs are kept in the user's cache, see `runtime.compilation_cache`.
+
+    Raises: UserError if the checkpoint or the file is missing, damaged or unknown, or names code
+      that is not trusted.
+    """
+    # As main does; without effect if JAX has already computed something.
+    choose_cpu_libraries()
+    use_compilation_cache()
+    check_local(path)
+    path = Path(path)
+    config = read_config(path, step)
+    check_trusted(config, path, trust, sections=("model",))
+    if image_size is not None:
+        config.data.image_size = tuple(image_size)
+        validate(config)
+    return load_with_config(config, path, step=step, batch=batch)
+
+
+def load_with_config(
+    config: ml_collections.ConfigDict, path: Path, *, step: int = 0, batch: int = 0
+) -> Model:
+    """Load a trained model as `load` does, with settings that must describe its network.
+
+    Raises: UserError if the config describes another network or another image size.
+    """
+    batch = batch or config.eval.batch
+    if is_file(path):
+        refuse_step(path, step)
+        network, variables = load_given(config, path)
+        return Model(network, variables, config=config, step=0, batch=batch)
+    workdir, step = choose_checkpoint(path, step)
+    saved = checkpoints.restore_metadata(workdir, step).get("config")
+    if saved:
+        check_image_size(config, tuple(from_saved(saved).data.image_size), path)
+    network, state = restore_train_state(config, workdir, step)
+    return Model(network, state.tested(), config=config, step=int(state.step), batch=batch)

@@ -61,6 +61,11 @@ class SumWriter:
         self._left, self._sum = self._size, 0
 
 
+def has_sums(comment: bytes) -> bool:
+    """Return whether the comment of an .npz is of `SumWriter`."""
+    return comment.startswith(_START)
+
+
 def read_sums(comment: bytes, start: int, end: int) -> BlockSums | None:
     """Return the checksums in a comment; None if it has none.
 
@@ -71,7 +76,7 @@ def read_sums(comment: bytes, start: int, end: int) -> BlockSums | None:
 
     Raises: ValueError if they are damaged, or of an array of another size.
     """
-    if not comment.startswith(_START):
+    if not has_sums(comment):
         return None
     own, rest = comment[len(_START) :][:_DIGITS], comment[len(_START) + _DIGITS :]
     if own != f"{zlib.crc32(rest):08x}".encode():

@@ -1,4 +1,4 @@
-"""Feature files: the features of images and their paths in an .npz, written incrementally.
+"""Feature files: the features of images, their paths and columns in an .npz.
 
 `np.load` reads a feature file like any other .npz. The file is not compressed and its features
 begin at a multiple of 64 bytes, so other programs can memory-map features larger than memory.
@@ -12,15 +12,17 @@ import io
 import os
 import struct
 import sys
+import types
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from batnet_jax.errors import UserError, one_line, printable
-from batnet_jax.inference.block_sums import SumWriter, block_size, read_sums
+from batnet_jax.inference.block_sums import SumWriter, block_size, has_sums, read_sums
+from batnet_jax.inference.columns import check_columns, read_columns
 from batnet_jax.inference.index_file import crc_of, open_index, read_end
 from batnet_jax.retrieval.row_file import BlockSums, RowFile
 from batnet_jax.runtime.atomic_write import atomic_path
@@ -47,6 +49,8 @@ class FeatureFile(NamedTuple):
     """The n image paths; None if the file has none."""
     fingerprint: str | None = None
     """The fingerprint of the model that embedded the images; None if the file has none."""
+    columns: Mapping[str, np.ndarray] = types.MappingProxyType({})
+    """What else is known of the images, such as `camera`: by name, [n] of numbers or strings."""
 
 
 def is_feature_file(path: Path) -> bool:
@@ -55,7 +59,9 @@ def is_feature_file(path: Path) -> bool:
 
 
 def open_features(path: Path) -> FeatureFile:
-    """Open an .npz with `features` and optionally `paths`, an .npy of features, or an index.
+    """Open an .npz with `features`, `paths` and columns, an .npy of features, or an index.
+
+    The paths and the columns may be missing.
 
     Features that take more than `IN_MEMORY` stay in the file, unless they are compressed. An .index
     has no paths. Whatever checksums a file has are compared: those of an .npz before or when its
@@ -66,12 +72,10 @@ def open_features(path: Path) -> FeatureFile:
     suffix = path.suffix.lower()
     try:
         if suffix == ".npy":
-            features, paths = _open_npy(path), None
-        elif suffix == INDEX_SUFFIX:
-            features, paths = _in_memory(open_index(path)), None
-        else:
-            features, paths = _open_npz(path)
-        return FeatureFile(features, paths, read_fingerprint(path))
+            return FeatureFile(_open_npy(path), None)
+        if suffix == INDEX_SUFFIX:
+            return FeatureFile(_in_memory(open_index(path)), None, read_fingerprint(path))
+        return _open_npz(path)
     except UserError:
         raise
     except Exception as error:  # damaged files raise many types
@@ -94,6 +98,11 @@ def read_fingerprint(path: Path) -> str | None:
             end = read_end(file, _MARKED_BYTES)
     except OSError as error:
         raise UserError(f"'{path}' cannot be read ({reason(error)})") from error
+    return _find_mark(end)
+
+
+def _find_mark(end: bytes) -> str | None:
+    """Return the fingerprint in the last bytes of a file."""
     found = end.removeprefix(_MARK).decode("ascii", "replace")
     return found if end.startswith(_MARK) and found.isalnum() else None
 
@@ -126,8 +135,8 @@ def check_fingerprint(path: Path, found: str | None, wanted: str) -> None:
         )
 
 
-def _open_npz(path: Path) -> tuple[np.ndarray | RowFile, list[str] | None]:
-    """Return the features and the paths of an .npz."""
+def _open_npz(path: Path) -> FeatureFile:
+    """Return the contents of an .npz."""
     with open_npz(path) as archive:
         if "features" not in archive.names:
             names = ", ".join(archive.names) or "nothing"
@@ -139,6 +148,8 @@ def _open_npz(path: Path) -> tuple[np.ndarray | RowFile, list[str] | None]:
         else:
             features = archive.read(["features"])["features"]
             _check_type(path, features.shape, features.dtype)
+        columns = read_columns(archive, len(features), is_ours=has_sums(archive.comment))
+        fingerprint = _find_mark(archive.comment[-_MARKED_BYTES:])
     if paths is not None and (paths.ndim != 1 or paths.dtype.kind not in "US"):
         raise UserError(
             f"'{path}' holds paths of shape {paths.shape}, {paths.dtype}: must be strings [images]"
@@ -147,7 +158,8 @@ def _open_npz(path: Path) -> tuple[np.ndarray | RowFile, list[str] | None]:
         raise UserError(
             f"'{path}' holds {len(features)} features and {len(paths)} paths: write it again"
         )
-    return features, None if paths is None else paths.astype(np.str_).tolist()
+    names = None if paths is None else paths.astype(np.str_).tolist()
+    return FeatureFile(features, names, fingerprint, columns)
 
 
 def _open_npy(path: Path) -> np.ndarray | RowFile:
@@ -203,8 +215,9 @@ def write_features(
     shape: tuple[int, int],
     paths: Sequence[str],
     fingerprint: str | None = None,
+    columns: Mapping[str, np.ndarray] | None = None,
 ) -> None:
-    """Write the arrays `features` [n, d] float32 and `paths` [n], checksums and the fingerprint.
+    """Write `features` [n, d] float32, `paths` [n], columns, checksums and the fingerprint.
 
     Args:
       path: the file; appears when complete.
@@ -212,9 +225,12 @@ def write_features(
       shape: n and d.
       paths: n names.
       fingerprint: of the model; None to leave it out.
+      columns: see `FeatureFile`; each becomes an array of the .npz, by its name.
 
-    Raises: OSError if the file cannot be written; then an old file at the path is unchanged.
+    Raises: UserError if a column does not fit; OSError if the file cannot be written; then an old
+      file at the path is unchanged.
     """
+    checked = check_columns(columns or {}, shape[0])
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as file,
@@ -233,6 +249,9 @@ def write_features(
         archive.comment = sums.comment(mark(fingerprint))
         with _open_member(archive, file, "paths.npy") as out:
             np.lib.format.write_array(out, np.array(paths, np.str_), allow_pickle=False)
+        for name, values in checked.items():
+            with _open_member(archive, file, f"{name}.npy") as out:
+                np.lib.format.write_array(out, values, allow_pickle=False)
 
 
 def _open_member(archive: zipfile.ZipFile, file: BinaryIO, name: str) -> Any:
@@ -240,6 +259,6 @@ def _open_member(archive: zipfile.ZipFile, file: BinaryIO, name: str) -> Any:
     info = zipfile.ZipInfo(name)
     info.external_attr = 0o644 << 16
     zip64 = 20  # bytes of the extra field that ZipFile puts before ours for an unknown size
-    start = file.tell() + 30 + len(name) + zip64 + 4
+    start = file.tell() + 30 + len(name.encode()) + zip64 + 4
     info.extra = struct.pack("<HH", _PADDING_ID, -start % _ALIGNMENT) + bytes(-start % _ALIGNMENT)
     return archive.open(info, "w", force_zip64=True)

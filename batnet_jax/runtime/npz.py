@@ -58,10 +58,11 @@ class Npz:
     Attributes:
       file: the archive's, open for reading.
       names: of the arrays.
+      members: the number of members by the archive's last record, arrays or not.
       comment: of the archive.
     """
 
-    def __init__(self, file: BinaryIO, archive: zipfile.ZipFile):
+    def __init__(self, file: BinaryIO, archive: zipfile.ZipFile, members: int):
         """Keep an open archive."""
         self.file = file
         self.comment = archive.comment
@@ -70,6 +71,7 @@ class Npz:
         found = {info.filename: info for info in archive.infolist()}
         self._infos = {n.removesuffix(".npy"): i for n, i in found.items() if n.endswith(".npy")}
         self.names = list(self._infos)
+        self.members = members
 
     def read(self, names: Iterable[str], most: int | None = None) -> dict[str, np.ndarray]:
         """Read some arrays as a whole.
@@ -104,6 +106,15 @@ class Npz:
             raise ValueError("it is cut off")
         return place_npy(self.file, start, end)
 
+    def describe(self, name: str) -> tuple[tuple[int, ...], np.dtype]:
+        """Return the shape and the type that the header of an array declares, whatever they are.
+
+        Raises: ValueError if the header is damaged.
+        """
+        with self._archive.open(self._infos[name]) as member:
+            shape, _, dtype = _read_header(io.BytesIO(member.read(_HEADER_BYTES)))
+        return shape, dtype
+
     def crc(self, name: str) -> int:
         """Return the CRC-32 of an array's bytes, from the header to the last value."""
         return self._infos[name].CRC
@@ -132,9 +143,9 @@ def open_npz(path: Path) -> Iterator[Npz]:
     """
     with open(open_regular(path), "rb") as file:
         try:
-            _check_directory(file)
+            members = _check_directory(file)
             with zipfile.ZipFile(file) as archive:
-                yield Npz(file, archive)
+                yield Npz(file, archive, members)
         except (OSError, ValueError, MemoryError):
             raise
         except (
@@ -190,16 +201,7 @@ def place_npy(file: BinaryIO, start: int, end: int) -> Place:
     """
     file.seek(start)
     head = io.BytesIO(file.read(min(end - start, _HEADER_BYTES)))
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about headers of Python 2, and odd literals
-            shape, is_fortran, dtype = readers[np.lib.format.read_magic(head)](head)
-    except Exception as error:  # NumPy parses Python, and raises many types
-        raise ValueError(f"the header of an array is damaged ({one_line(error)})") from error
+    shape, is_fortran, dtype = _read_header(head)
     if dtype.hasobject:
         raise ValueError("it holds Python's objects; arrays of numbers and strings are read")
     if dtype.kind not in KINDS or not dtype.itemsize:
@@ -212,8 +214,27 @@ def place_npy(file: BinaryIO, start: int, end: int) -> Place:
     return Place(start, data, end, shape, dtype, bool(is_fortran))
 
 
-def _check_directory(file: BinaryIO) -> None:
+def _read_header(head: io.BytesIO) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Return the shape, whether the first index changes fastest, and the type in a header.
+
+    Raises: ValueError if the header is damaged.
+    """
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about headers of Python 2, and odd literals
+            return readers[np.lib.format.read_magic(head)](head)
+    except Exception as error:  # NumPy parses Python, and raises many types
+        raise ValueError(f"the header of an array is damaged ({one_line(error)})") from error
+
+
+def _check_directory(file: BinaryIO) -> int:
     """Check the size of an archive's list of members, which `zipfile` reads as a whole.
+
+    Returns: the number of members that the archive declares; a zip64 may have more than 65,535.
 
     Raises: ValueError if it is too large, or if there is no archive.
     """
@@ -223,7 +244,7 @@ def _check_directory(file: BinaryIO) -> None:
     place = tail.rfind(b"PK\5\6")
     if place < 0 or len(tail) < place + _END.size:
         raise ValueError("it is no .npz, or is cut off")
-    size = _END.unpack_from(tail, place)[5]
+    _, _, _, _, members, size, _, _ = _END.unpack_from(tail, place)
     locator = place - 20
     if size == 0xFFFFFFFF and locator >= 0 and tail[locator : locator + 4] == b"PK\6\7":
         (record,) = struct.unpack_from("<Q", tail, locator + 8)
@@ -231,3 +252,4 @@ def _check_directory(file: BinaryIO) -> None:
         size = int.from_bytes(file.read(8), "little")
     if size > _DIRECTORY_BYTES:
         raise ValueError(f"its list of arrays takes {size:,} bytes")
+    return members

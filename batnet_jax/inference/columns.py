@@ -1,0 +1,90 @@
+"""The columns of a gallery: what is known of each image beside its feature, such as its camera."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from batnet_jax.errors import UserError, printable
+from batnet_jax.runtime.npz import Npz
+
+RESERVED = ("features", "paths")
+"""Names of a feature file's own arrays."""
+KINDS = "biufUS"
+"""Kinds of the types of columns: booleans, integers, floats and strings."""
+_MOST_NAME = 100
+"""Limit of the bytes of a name."""
+
+
+def check_columns(columns: Mapping[str, object], count: int) -> dict[str, np.ndarray]:
+    """Return columns as arrays that a feature file can hold.
+
+    Args:
+      columns: by name, [n] booleans, integers, floats or strings.
+      count: n.
+
+    Raises: UserError if a name or a column is something else.
+    """
+    found = {}
+    for name, values in columns.items():
+        if not is_name(name):
+            raise UserError(
+                f"a column cannot be named {printable(repr(name))}: give up to {_MOST_NAME}"
+                f" printable bytes without / and \\, and neither {' nor '.join(RESERVED)}"
+            )
+        array = np.asarray(values)
+        if array.shape != (count,) or array.dtype.kind not in KINDS or not array.dtype.itemsize:
+            raise UserError(
+                f"the column {name} has the shape {array.shape} and the type {array.dtype}: must be"
+                f" numbers, booleans or strings, one for each of the {count} images"
+            )
+        try:
+            found[name] = as_column(array)
+        except UnicodeDecodeError:
+            raise UserError(f"the column {name} holds bytes that are no UTF-8") from None
+    return found
+
+
+def is_name(name: object) -> bool:
+    """Return whether a column can have this name."""
+    if not isinstance(name, str) or name in RESERVED or name != name.strip():
+        return False
+    is_plain = name.isprintable() and not set(name) & set("/\\")
+    return is_plain and 0 < len(name.encode(errors="replace")) <= _MOST_NAME
+
+
+def as_column(array: np.ndarray) -> np.ndarray:
+    """Return an array in this machine's order of bytes, and bytes as strings.
+
+    Raises: UnicodeDecodeError if bytes are no UTF-8.
+    """
+    if array.dtype.kind == "S":
+        return np.char.decode(array, "utf-8")
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
+
+
+def read_columns(archive: Npz, count: int, *, is_ours: bool) -> dict[str, np.ndarray]:
+    """Read the columns of a feature file.
+
+    Arrays of other shapes and types are left alone, because files of others may hold them.
+
+    Args:
+      archive: the open file.
+      count: the number of images.
+      is_ours: whether `write_features` wrote the file, which then holds nothing but columns.
+
+    Raises: ValueError if the file is damaged, or a column has not one value for each image.
+    """
+    names = []
+    for name in archive.names:
+        if name in RESERVED:
+            continue
+        shape, dtype = archive.describe(name)
+        if is_name(name) and len(shape) == 1 and dtype.kind in KINDS and dtype.itemsize:
+            if shape != (count,):
+                raise ValueError(f"its column {name} has {shape[0]} values for {count} images")
+            names.append(name)
+        elif is_ours:
+            raise ValueError(f"its array {printable(name)} is no column")
+    if is_ours and archive.members != len(archive.names):
+        raise ValueError("its list of arrays is damaged")
+    return {name: as_column(array) for name, array in archive.read(names).items()}

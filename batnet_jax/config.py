@@ -215,11 +215,11 @@ FIELDS: dict[str, Field] = {
     ),
     "loss.margin": Field(
         1.0,
-        "of the triplet loss, Euclidean; of the circle loss, of cosines (published code)",
+        "of multi_task, Euclidean; of circle, of cosines and below 1 (published code)",
         least=0,
     ),
     "loss.num_negatives": Field(
-        5, "hardest negatives of an anchor; 1 = batch-hard (paper, 4.3)", above=0
+        5, "of multi_task and soft_triplet: hardest negatives; 1 = batch-hard (paper, 4.3)", above=0
     ),
     "loss.label_smoothing": Field(
         0.1, "of the cross-entropy; 0 = none (published code)", least=0, most=1

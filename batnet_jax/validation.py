@@ -325,7 +325,7 @@ def _check_warmup(config: ml_collections.ConfigDict) -> None:
 
 
 def _check_batch(config: ml_collections.ConfigDict) -> None:
-    """Refuse a batch with too few negatives, or that `accumulate` does not divide.
+    """Refuse a batch with too few negatives or in unequal parts, and a margin above cosines.
 
     Raises: UserError.
     """
@@ -335,6 +335,12 @@ def _check_batch(config: ml_collections.ConfigDict) -> None:
         negatives >= config.loss.num_negatives,
         f"a batch of {identities} x {images} has {negatives} negatives an anchor, fewer than "
         f"config.loss.num_negatives={config.loss.num_negatives}: raise config.batch.identities",
+    )
+    circle = config.loss.function == "circle"
+    _require(
+        not circle or config.loss.margin < 1,
+        f"config.loss.margin={config.loss.margin} is no margin of cosines, which circle loss takes:"
+        " choose one below 1, as 0.25",
     )
     parts, size = config.batch.accumulate, identities * images
     _require(

@@ -23,6 +23,8 @@ from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
+from batnet_jax.runtime.tpu_program import called_by, computations
+
 FLAGS = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 H100 = """
 gpu_device_info {
@@ -94,21 +96,6 @@ def program(task: dict) -> tuple[str, int]:
     return step.lower(*placed).compile().as_text(), len(jax.tree.leaves(placed[0]))
 
 
-def computations(text: str) -> tuple[dict[str, list[str]], str]:
-    """The lines of each computation of a program, and the name of the one where it starts."""
-    lines, entry, current = {}, "", None
-    for line in text.splitlines():
-        head = re.match(r"(ENTRY )?%?([\w.\-]+) .*\{$", line)
-        if head:
-            current = lines[head[2]] = []
-            entry = head[2] if head[1] else entry
-        elif line.startswith("}"):
-            current = None
-        elif current is not None:
-            current.append(line.strip())
-    return lines, entry
-
-
 def count_kernels(text: str) -> dict[tuple[str, str], list[float]]:
     """Return [kernels, bytes] by (kind, part of the step): forward, backward or rest."""
     lines, entry = computations(text)
@@ -124,13 +111,13 @@ def count_kernels(text: str) -> dict[tuple[str, str], list[float]]:
             shapes[result] = shape
             if code == "while":
                 trips = re.search(r'known_trip_count":\{"n":"(\d+)"', rest)
-                walk(called(rest, "body"), times * int(trips[1] if trips else 1))
+                walk(called_by(rest, "body"), times * int(trips[1] if trips else 1))
             elif code == "call":
-                walk(called(rest, "to_apply"), times)
+                walk(called_by(rest, "to_apply"), times)
             elif code in ("fusion", "custom-call", "copy"):
                 kind = code if code == "copy" else "product, convolution"
                 if code == "fusion":
-                    inside = " ".join(lines[called(rest, "calls")])
+                    inside = " ".join(lines[called_by(rest, "calls")])
                     kind = next(kind for kind, sign in KINDS if re.search(sign, inside))
                 operands = re.findall(r"%([\w.\-]+)", rest.split(")")[0])
                 moved = sum(map(size_of, [shape, *(shapes.get(o, "") for o in operands)]))
@@ -140,13 +127,6 @@ def count_kernels(text: str) -> dict[tuple[str, str], list[float]]:
 
     walk(entry, 1)
     return counts
-
-
-def called(rest: str, attribute: str) -> str:
-    """Return the name of the computation that an instruction calls."""
-    match = re.search(attribute + r"=%?([\w.\-]+)", rest)
-    assert match, rest
-    return match[1]
 
 
 def size_of(shape: str) -> int:

@@ -14,7 +14,7 @@ compile() {  # NAME [ARGUMENT ...]
   shift
   rm -f "requirements/$name.txt"  # its versions would be preferred
   "$uv" pip compile --quiet --no-config --universal --python-version "$python" --generate-hashes \
-    --no-annotate --no-emit-index-url --no-emit-find-links --custom-compile-command "make pins" \
+    --no-annotate --custom-compile-command "make pins" \
     --constraints constraints.txt "${before[@]}" --output-file "requirements/$name.txt" "$@"
 }
 # A package with a marker (; sys_platform == 'win32') is not there for the files that follow.

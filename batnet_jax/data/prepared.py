@@ -1,19 +1,17 @@
 """Prepared data sets: written once, under a lock, then opened for random access."""
 
-import contextlib
 import fcntl
 import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from absl import logging
 from tensorflow_datasets.proto import tf_example_pb2
 
 from batnet_jax.data.builder import NO_READING, Reading, ReIDBuilder
@@ -22,6 +20,7 @@ from batnet_jax.data.label_index import INDEX_NAME, NAMES, read_index
 from batnet_jax.errors import ArgumentError, UserError, one_line
 from batnet_jax.runtime.atomic_write import open_lock
 from batnet_jax.runtime.paths import exists, is_folder
+from batnet_jax.runtime.quiet import hushed_absl
 from batnet_jax.runtime.resource_errors import is_out_of_reach
 
 LOOKED_AT = 200
@@ -267,7 +266,7 @@ def make_builder(
         variant = prepared[0] if len(prepared) == 1 else ""
     config = cls.choose_config(variant, str(manual_dir), reading)
     try:
-        with _quiet_absl():
+        with hushed_absl():  # of a warning about custom configs
             builder = cls(data_dir=data_dir, config=config, file_format="array_record")
     except Exception as error:  # TFDS reads the files of an earlier preparation
         raise UserError(
@@ -277,17 +276,6 @@ def make_builder(
     builder.reading = reading
     builder.final_path = Path(builder.data_dir)
     return builder
-
-
-@contextlib.contextmanager
-def _quiet_absl() -> Iterator[None]:
-    """Suppress TFDS's warning about custom configs."""
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def is_prepared(builder: ReIDBuilder) -> bool:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from batnet_jax.runtime.progress import format_seconds
 from batnet_jax.workdir.environment import describe, read_starts
 
 
@@ -54,16 +55,6 @@ def seconds_of_steps(lines: Sequence[Mapping[str, float]], settings: Mapping[str
             taken += (step - last) * images / rate
         last = step
     return taken
-
-
-def format_seconds(seconds: float) -> str:
-    """Return a duration as in `41 s`, `6 min 3 s` or `2 h 5 min`."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
 def _day(time: Any) -> str:

@@ -40,7 +40,7 @@ def hush_xla() -> None:
 
 @contextlib.contextmanager
 def hushed_absl() -> Iterator[None]:
-    """Let Orbax log errors alone within the context."""
+    """Let Orbax and TFDS log errors alone within the context."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -92,9 +92,9 @@ def instructions(text: str) -> Iterator[tuple[str, int]]:
             kind = code[1] if code else ""
             if kind == "while":
                 trips = _TRIPS.search(line)
-                yield from walk(_called(line, "body"), times * int(trips[1] if trips else 1))
+                yield from walk(called_by(line, "body"), times * int(trips[1] if trips else 1))
             elif kind == "call":
-                yield from walk(_called(line, "to_apply"), times)
+                yield from walk(called_by(line, "to_apply"), times)
             elif kind == "conditional":
                 branches = re.findall(r"%([\w.\-]+)", _branches(line))
                 options = [list(walk(branch, times)) for branch in branches]
@@ -122,7 +122,8 @@ def computations(text: str) -> tuple[dict[str, list[str]], str]:
     return lines, entry
 
 
-def _called(line: str, attribute: str) -> str:
+def called_by(line: str, attribute: str) -> str:
+    """Return the name of the computation that an instruction calls; empty if it calls none."""
     found = re.search(attribute + r"=%?([\w.\-]+)", line)
     return found[1] if found else ""
 

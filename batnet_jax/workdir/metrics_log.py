@@ -3,10 +3,11 @@
 import json
 import math
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
-from batnet_jax.errors import UserError
+from batnet_jax.errors import UserError, printable
 from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.read_files import is_number, read_bytes, reason
@@ -51,7 +52,7 @@ class MetricsLog:
         Args:
           workdir: of the run; exists.
           step: steps taken so far. Lines of later steps, which a killed process took without
-            saving a checkpoint, are removed. Damaged lines are removed, too.
+            saving a checkpoint, are removed. Damaged lines are removed, too, and counted on stderr.
 
         Raises: UserError if `metrics.jsonl` is there and cannot be read.
         """
@@ -65,6 +66,11 @@ class MetricsLog:
                 "resumes the run"
             ) from error
         kept = [line for line in lines if _step_of(line) <= step]
+        damaged = sum(_parse(line) is None for line in lines if line.endswith("\n"))
+        if damaged:
+            are = "line is" if damaged == 1 else "lines are"
+            line = f"warning: '{path}': {damaged} damaged {are} removed"
+            print(printable(line), file=sys.stderr)
         if kept != lines:
             write_atomically(path, "".join(kept))
         self._file = path.open("a")

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -39,6 +40,12 @@ def check_workdir(config: ml_collections.ConfigDict, workdir: Path) -> None:
         _check_config(config, workdir)
 
 
+@functools.cache
+def _say_once(line: str) -> None:
+    """Print a line on stderr, the first time: a start checks its workdir twice."""
+    print(line, file=sys.stderr)
+
+
 def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Check that a run with this config can resume the run of a workdir.
 
@@ -59,7 +66,7 @@ def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
             f"warning: '{path}' is damaged or has been changed, and is left out: the settings that"
             " the run's checkpoint holds fit this command"
         )
-        print(printable(line), file=sys.stderr)
+        _say_once(printable(line))
     except OSError as error:
         raise UserError(
             f"'{path}' cannot be read ({reason(error)}): let this user read it, or name another "

@@ -140,6 +140,15 @@ def test_recipes_of_others_say_whose_figures_they_name(name):
     assert (model.num_parts, model.attention, model.dropout) == (0, "none", 0)
 
 
+def test_a_margin_that_cosines_cannot_have_is_refused():
+    config = default_config()
+    config.loss.function = "circle"
+    with pytest.raises(UserError, match=r"config\.loss\.margin=1\.0 is no margin of cosines"):
+        validate(config)
+    config.loss.margin = 0.99
+    validate(config)
+
+
 def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
     """As its comment says."""
     _, _, small = strong_baseline(position="p4", reduction=16)

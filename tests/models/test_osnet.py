@@ -12,6 +12,7 @@ from support import needs
 from support.fast_jit import jit
 from support.networks import shapes_of
 from support.tiny_osnet import HEAD, KINDS, SIZE, draw, make_config
+from support.torch_networks import settle
 
 from batnet_jax import weights
 from batnet_jax.models import BACKBONES, BATNet, osnet
@@ -94,15 +95,6 @@ def test_names_that_show_the_layouts():
     path = ("params", "blk4", "unit0", "instance_norm", "scale")
     assert NAMES[OSNET_IBN](path) == "conv4.0.IN.weight"
     assert NAMES[OSNET](("params", "part_streams", "stream0_blk3", "unit0", "conv1", "bn")) is None
-
-
-def settle(network, images):
-    """Give a network the statistics of images, so that its features are of the usual size."""
-    for module in network.modules():
-        if hasattr(module, "momentum"):
-            module.momentum = 1.0
-    network.train()(images)
-    network.eval()
 
 
 def compare_features(kind, backbone, width, size, tmp_path):

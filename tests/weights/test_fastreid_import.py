@@ -10,6 +10,7 @@ from support import needs
 from support.fast_jit import jit
 from support.tiny_resnet import BARE, SIZE, WIDTH, shapes_of
 from support.tiny_weights import write
+from support.torch_networks import settle
 
 import batnet_jax
 from batnet_jax import weights
@@ -110,15 +111,6 @@ def make_network(options, *, gem, units=(3, 4, 6, 3), width=WIDTH):
         if name.endswith(("theta.weight", "phi.weight", "g.weight")):
             value.data.mul_(0.1)  # a block multiplies three of its inputs
     return network
-
-
-def settle(network, pixels):
-    """Give a network the statistics of images, so that its features are of the usual size."""
-    for module in network.modules():
-        if hasattr(module, "momentum"):
-            module.momentum = 1.0
-    network.train()(pixels)
-    network.eval()
 
 
 def compare_features(backbone, gem, width, size, tmp_path):

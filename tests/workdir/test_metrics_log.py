@@ -23,7 +23,7 @@ DAMAGED = [
 ]  # fmt: skip
 
 
-def test_damaged_lines_are_left_out_and_counted(tmp_path):
+def test_damaged_lines_are_left_out_and_counted(tmp_path, capsys):
     path = tmp_path / "metrics.jsonl"
     assert read_whole_lines(tmp_path) == ([], [])
     lines = [b'{"step": 1}', *DAMAGED, b'{"step": 9, "loss": 2.0}', b'{"step": 10']
@@ -33,6 +33,11 @@ def test_damaged_lines_are_left_out_and_counted(tmp_path):
     assert f"metrics.jsonl': {len(DAMAGED)} damaged lines are left out" in message
     MetricsLog(tmp_path, step=5).close()  # a resumed run goes on behind step 5
     assert path.read_bytes() == b'{"step": 1}\n'
+    assert f"metrics.jsonl': {len(DAMAGED)} damaged lines are removed" in capsys.readouterr().err
+    path.write_bytes(b'{"step": 1}\n{"step": 9}\n{"step": 10')  # killed, and not damaged
+    MetricsLog(tmp_path, step=5).close()
+    assert path.read_bytes() == b'{"step": 1}\n'
+    assert not capsys.readouterr().err
 
 
 def points(path):

@@ -100,6 +100,11 @@ OUTPUT = Option("output", "the file to write", "path", shown="FILE")
 QUERY = Option("query", "an image, a folder or a list", "path")
 GALLERY = Option("gallery", "what embed wrote, a folder or a list", "path")
 IMAGES = Option("images", "a folder, or a list with a path a line", "path")
+WHERE = Option(
+    "where",
+    "search only images whose columns pass, as in 'camera=3 and time>2024-01-01'",
+    shown="FILTER",
+)
 AP = ("precision", "trapezoid")
 SAME_CAMERA = ("remove", "keep")
 
@@ -169,6 +174,7 @@ COMMANDS: dict[str, Command] = {
                 "far=0.001 or 0.1%",
                 shown="SCORE|far=RATE",
             ),
+            WHERE,
         ),
         settings="saved",
         examples=("batnet search runs/people me.jpg photos.npz --top=20",),

@@ -13,6 +13,7 @@ from batnet_jax.inference.feature_file import (
     open_features,
 )
 from batnet_jax.retrieval import ItemLists, top_k
+from batnet_jax.retrieval.chosen_rows import ChosenRows
 from batnet_jax.retrieval.row_file import RowFile
 
 
@@ -58,11 +59,33 @@ def open_gallery(model: Embedder, gallery: Any, channels: str) -> FeatureFile:
     return found
 
 
+def top_of_rows(
+    features: np.ndarray, gallery: np.ndarray | RowFile, top: int, rows: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Search as `retrieval.top_k` does, among some gallery images.
+
+    Args:
+      features: of q queries, [q, d].
+      gallery: [n, d].
+      top: k.
+      rows: [m] gallery images to search, ascending; None for all.
+
+    Returns: indices [q, min(k, m)] int32 among all gallery images, and cosines.
+    """
+    if rows is None:
+        return top_k(features, gallery, top)
+    if not len(rows):
+        return np.empty((len(features), 0), np.int32), np.empty((len(features), 0), np.float32)
+    places, scores = top_k(features, ChosenRows(gallery, rows), top)
+    return rows.astype(np.int32)[places], scores
+
+
 def search_lists(
     features: np.ndarray,
     gallery: np.ndarray | RowFile,
     top: int,
     left_out: ItemLists | None = None,
+    rows: np.ndarray | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Search as `retrieval.top_k` does, and leave out some gallery images of each query.
 
@@ -71,11 +94,12 @@ def search_lists(
       gallery: [n, d].
       top: k.
       left_out: the gallery images to leave out, for each query; None for none.
+      rows: the gallery images to search, ascending; None for all.
 
     Returns: indices and cosines of each query, at most k of each.
     """
     most = 0 if left_out is None else int(left_out.counts.max(initial=0))
-    found = list(zip(*top_k(features, gallery, top + most), strict=True))
+    found = list(zip(*top_of_rows(features, gallery, top + most, rows), strict=True))
     if left_out is not None:
         kept = [~np.isin(indices, left_out.of(q)) for q, (indices, _) in enumerate(found)]
         found = [(i[keep], s[keep]) for (i, s), keep in zip(found, kept, strict=True)]

@@ -33,6 +33,7 @@ from batnet_jax.inference.gallery import open_gallery, search_lists
 from batnet_jax.inference.hits import RankedHits
 from batnet_jax.inference.index_file import write_index
 from batnet_jax.inference.own_files import find_own_files
+from batnet_jax.inference.where import find_rows
 from batnet_jax.models import feature_sizes
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime import devices
@@ -133,6 +134,7 @@ class Model:
         channels: str = "rgb",
         boxes: Any = None,
         keep_own: bool = False,
+        where: str | None = None,
     ) -> RankedHits:
         """Return the gallery images most similar to each query, best first.
 
@@ -145,16 +147,21 @@ class Model:
           channels: see `embed`.
           boxes: see `embed`; of the query.
           keep_own: list a gallery image that is the query's own file, too.
+          where: search only the gallery images that pass this filter of their columns, as in
+            `camera = 3 and time > 2024-01-01`; see `inference.where`.
 
         Returns: q lists of hits, see `RankedHits`.
 
-        Raises: UserError if the gallery is of another model, or something is not an image.
+        Raises: UserError if the gallery is of another model, something is not an image, or the
+          filter cannot be read or names a column that the gallery does not have.
         """
         opened = open_gallery(self, gallery, channels)
+        count = len(opened.features)
+        rows = None if where is None else find_rows(where, opened.columns, opened.paths, count)
         paths, found = self.find_images(images, channels, boxes)
         features = self.embed_found(paths, found, "rgb" if boxes is not None else channels)
         own = None if keep_own or paths is None else find_own_files(paths, opened.paths)
-        lists = search_lists(features, opened.features, top, own)
+        lists = search_lists(features, opened.features, top, own, rows)
         names = [f"image {q}" for q in range(len(found))] if paths is None else list(paths)
         return RankedHits(names, [i for i, _ in lists], [s for _, s in lists], opened.paths)
 

@@ -11,9 +11,10 @@ from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file, loading
 from batnet_jax.inference.feature_file import FeatureFile
-from batnet_jax.inference.gallery import search_lists
+from batnet_jax.inference.gallery import search_lists, top_of_rows
 from batnet_jax.inference.model import Model
-from batnet_jax.retrieval import ItemLists, top_k
+from batnet_jax.inference.where import find_rows
+from batnet_jax.retrieval import ItemLists
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.people import name_of, read_names
 
@@ -58,18 +59,21 @@ class Searcher:
         """The model."""
         return self._load_model()
 
-    def search(self, images: Any, top: int) -> tuple[np.ndarray, np.ndarray]:
+    def search(
+        self, images: Any, top: int, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Return the gallery images most similar to each query, best first.
 
         Args:
           images: q queries; see `Model.embed`.
           top: k; all n if the gallery has fewer.
+          rows: the gallery images to search, see `find_rows`; None for all.
 
         Returns: indices [q, k] int32 and cosines [q, k] float32; see `retrieval.top_k`.
 
         Raises: UserError if the gallery is of another model, or a query is not an image.
         """
-        return self.search_features(self.embed(images), top)
+        return self.search_features(self.embed(images), top, rows)
 
     def embed(self, images: Any) -> np.ndarray:
         """Return the features of images, [q, d], that can be compared with the gallery's.
@@ -85,12 +89,28 @@ class Searcher:
             )
         return self.model.embed(images)
 
-    def search_features(self, features: np.ndarray, top: int) -> tuple[np.ndarray, np.ndarray]:
+    def search_features(
+        self, features: np.ndarray, top: int, rows: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Search as `search` does, for features [q, d] of `embed`, or means of some."""
-        return top_k(features, self.gallery.features, top)
+        return top_of_rows(features, self.gallery.features, top, rows)
+
+    def find_rows(self, where: str | None) -> np.ndarray | None:
+        """Return the gallery images that pass a filter, see `where`; None for all, without one.
+
+        Raises: UserError if the filter cannot be read, or names a column that is missing.
+        """
+        if where is None:
+            return None
+        gallery = self.gallery
+        return find_rows(where, gallery.columns, gallery.paths, len(gallery.features))
 
     def search_lists(
-        self, features: np.ndarray, top: int, left_out: ItemLists | None = None
+        self,
+        features: np.ndarray,
+        top: int,
+        left_out: ItemLists | None = None,
+        rows: np.ndarray | None = None,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Search as `search_features` does, and leave out some gallery images of each query.
 
@@ -98,10 +118,11 @@ class Searcher:
           features: of q queries.
           top: k.
           left_out: the gallery images to leave out, for each query; None for none.
+          rows: the gallery images to search, see `find_rows`; None for all.
 
         Returns: indices and cosines of each query, at most k of each.
         """
-        return search_lists(features, self.gallery.features, top, left_out)
+        return search_lists(features, self.gallery.features, top, left_out, rows)
 
     def _check_fingerprint(self) -> None:
         """Check, before the first search, that the gallery is of this model."""

@@ -33,6 +33,7 @@ def run(
     keep_own: bool = False,
     pool: str = "none",
     accept: str | None = None,
+    where: str | None = None,
 ) -> None:
     """Print a ranked list for each query image; write the lists, and an index for faiss, if asked.
 
@@ -47,6 +48,7 @@ def run(
       keep_own: list a gallery image that is the query's own file, too.
       pool: "none", or "mean" or "max" to make one query of all images of `query`.
       accept: see `accept.parse_accept`; None to list hits of any score.
+      where: search the gallery images that pass this filter, see `inference.where`; None for all.
 
     Raises: UserError if something is missing or does not fit.
     """
@@ -61,6 +63,7 @@ def run(
     # If the gallery's features are given, a batch needs room for the queries only.
     few = min(len(queries), config.eval.batch) if feature_file.is_feature_file(gallery) else 0
     searcher = Searcher(config, workdir, gallery, batch=few)
+    rows = searcher.find_rows(where)
     shown = []  # files are written before anything is printed: nobody may read it
     if queries:
         lowest = None if wanted is None else threshold(wanted, workdir, searcher.model.step)
@@ -70,13 +73,15 @@ def run(
                 f"{len(queries)} images accepts other people at another rate"
             )
             print(line, file=sys.stderr)
-        lists = rank_queries(searcher, queries, top, keep_own=keep_own, pool=pool, name=str(query))
+        options = {"keep_own": keep_own, "pool": pool, "rows": rows}
+        lists = rank_queries(searcher, queries, top, name=str(query), **options)
         if lowest is not None:
             lists = [keep_accepted(one, lowest) for one in lists]
         shown += [format_list(one, lowest) for one in lists]
         if output is not None:
             source = {"gallery": str(gallery), "model": str(workdir), "step": searcher.model.step}
             source |= {} if lowest is None else {"accept": lowest}
+            source |= {} if where is None else {"where": where}
             with report_write_errors("output", output):
                 write_atomically(output, to_bytes(output, source, lists))
             shown += [f"written: {printable(str(output))}"]
@@ -89,7 +94,14 @@ def run(
 
 
 def rank_queries(
-    searcher: Searcher, queries: Sequence[str], top: int, *, keep_own: bool, pool: str, name: str
+    searcher: Searcher,
+    queries: Sequence[str],
+    top: int,
+    *,
+    keep_own: bool,
+    pool: str,
+    name: str,
+    rows: np.ndarray | None = None,
 ) -> list[dict[str, Any]]:
     """Return a ranked list for each query: `query`, its name, and `hits`, see `hits`.
 
@@ -101,6 +113,7 @@ def rank_queries(
       pool: "none", or how all images become one query: "mean" or "max" of their features. The list
         then also has `pooled`, the number of images.
       name: of the pooled query.
+      rows: the gallery images to search; None for all.
     """
     features = searcher.embed(queries)
     own = None if keep_own else find_own_files(queries, searcher.gallery.paths)
@@ -108,7 +121,7 @@ def rank_queries(
         features = features.mean(0, keepdims=True) if pool == "mean" else features.max(0)[None]
         if own is not None:  # of all images
             own = check_left_out(1, len(searcher.gallery.features), ignore=[own.items])
-    found = searcher.search_lists(features, top, own)
+    found = searcher.search_lists(features, top, own, rows)
     if pool != "none":
         return [{"query": name, "pooled": len(queries), "hits": hits(searcher, *found[0])}]
     return [
@@ -155,16 +168,18 @@ def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
     if "pooled" in one:
         head += f" ({one['pooled']} images as one query)"
     width = max((len(hit.get("name") or "") for hit in one["hits"]), default=0)
-    rows = []
+    lines = []
     for hit in one["hits"]:
         name = f"{printable(hit.get('name') or '-'):{width}}  " if width else ""
-        rows.append(f"{hit['rank']:5}  {hit['score']:7.4f}  {name}{hit['path']}")
-    if lowest is not None and not rows:
+        lines.append(f"{hit['rank']:5}  {hit['score']:7.4f}  {name}{hit['path']}")
+    if lowest is not None and not lines:
         best = (
-            "the gallery is empty" if one["best"] is None else f"the best scores {one['best']:.4f}"
+            "no image is left to search"
+            if one["best"] is None
+            else f"the best scores {one['best']:.4f}"
         )
-        rows = [f"    -  nobody is like this: {best}, and {lowest:.4f} is needed"]
-    return "\n".join(map(printable, [head, *rows]))
+        lines = [f"    -  nobody is like this: {best}, and {lowest:.4f} is needed"]
+    return "\n".join(map(printable, [head, *lines]))
 
 
 def write_index(path: Path, features: np.ndarray | RowFile, fingerprint: str | None = None) -> None:

@@ -160,7 +160,7 @@ def top_k(
     query = checks.features("query_features", query_features, metric)
     gallery = _check_gallery(gallery_features, metric)
     checks.same_dimension(query.shape[1], gallery.shape[1])
-    k, chunk = min(k, len(gallery)), min(CHUNK, len(gallery))
+    k, chunk = min(k, len(gallery)), _chunk_length(len(gallery))
     if block is None:
         block = _even_size(len(query), _BLOCK)
     best = _search(query, gallery, k, metric, checks.positive_int("block", block), chunk)
@@ -201,6 +201,11 @@ def _search(
     if tile is not None:
         best[tile.block] = _merge_best(best[tile.block], tile.scores, tile.first)
     return best
+
+
+def _chunk_length(count: int) -> int:
+    """Return the length of a chunk: a power of two, so that few lengths are compiled for."""
+    return min(CHUNK, 1 << max(count - 1, 0).bit_length())
 
 
 def _even_size(number: int, most: int) -> int:

@@ -173,3 +173,27 @@ def test_another_suffix_is_refused_before_the_work(world, monkeypatch):
     for name in ("F.txt", "F", "F.npz"):
         with pytest.raises(UserError, match=r"written as \.json, \.jsonl, \.csv"):
             run(world, output=world / name)
+
+
+def test_a_filter_is_applied_before_ranking(world, capsys):
+    """By columns of the file; two images pass, and both are listed."""
+    features = Colours().embed([str(world / "gallery" / name) for name in COLOURS])
+    columns = {"camera": np.array([1, 2, 1, 3, 2])}
+    write_features(
+        world / "F.npz", [features], shape=features.shape, paths=list(COLOURS), columns=columns
+    )
+    common = {"gallery": world / "F.npz", "top": 9, "output": world / "F.json"}
+    run(world, where="camera=2 or path like '*<b>*'", **common)
+    saved = json.loads((world / "F.json").read_text())
+    assert saved["where"] == "camera=2 or path like '*<b>*'"
+    (one,) = saved["results"]
+    passing = ["deep/dark red.png", "blue <b>.png", "grey.png"]
+    wanted = [(name, cosine) for name, cosine in expected() if name in passing]
+    assert [hit["path"] for hit in one["hits"]] == [name for name, _ in wanted]
+    assert [list(COLOURS)[hit["index"]] for hit in one["hits"]] == [name for name, _ in wanted]
+    assert [hit["score"] for hit in one["hits"]] == pytest.approx([s for _, s in wanted], abs=1e-6)
+    run(world, where="camera>3", accept="0.5", **common)
+    assert json.loads((world / "F.json").read_text())["results"][0]["hits"] == []
+    assert "no image is left to search" in capsys.readouterr().out
+    with pytest.raises(UserError, match="no column 'cam': it has camera, path"):
+        run(world, where="cam=3", **common)

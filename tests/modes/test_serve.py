@@ -250,7 +250,7 @@ def test_a_transparent_query_is_laid_on_white_and_it_is_said(client, searcher):
     image = np.full((8, 8, 4), (250, 10, 10, 0), np.uint8)
     image[:, :4] = (20, 240, 20, 255)
     seen, search = [], searcher.search
-    searcher.search = lambda images, top: seen.append(images) or search(images, top)
+    searcher.search = lambda *words: seen.append(words[0]) or search(*words)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     found = client.post("/search", content=buffer.getvalue(), headers=IMAGE).json()

@@ -38,6 +38,10 @@ def gallery(request, tmp_path, monkeypatch):
 def client(gallery, tmp_path):
     needs.package("starlette")
     needs.package("httpx2")
+    return make_client(gallery, tmp_path)
+
+
+def make_client(gallery, tmp_path):
     from starlette.testclient import TestClient
 
     from batnet_jax.modes.serve.access import HostNames
@@ -47,8 +51,9 @@ def client(gallery, tmp_path):
     return TestClient(make_app(searcher, HostNames("127.0.0.1")), base_url="http://localhost")
 
 
-def ask(client):
-    return client.post("/search?top=3", content=RED, headers=IMAGE)
+def ask(client, top=3, **parameters):
+    params = {"top": top, **parameters}
+    return client.post("/search", params=params, content=RED, headers=IMAGE)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -85,3 +90,30 @@ def test_a_damaged_block_is_noticed(client, gallery, capsys):
     else:
         assert answer.status_code == 503
         assert "do not have their checksum: embed the images again" in capsys.readouterr().err
+
+
+def test_a_filter_of_columns(client, gallery, tmp_path):
+    """In both searches; a wrong filter is answered in one line."""
+    if gallery.suffix == ".npy":
+        assert ask(client, where="camera=1").json() == {
+            "error": "where: the gallery has no column 'camera': it has none"
+        }
+        return
+    held = feature_file.open_features(gallery)
+    columns = {"camera": np.array([1, 2, 1, 2, 1])}
+    feature_file.write_features(
+        gallery, [held.features[:]], shape=held.features.shape, paths=held.paths, columns=columns
+    )
+    filtered = make_client(gallery, tmp_path)
+    everything = ask(filtered, top=5).json()["hits"]
+    for camera in (1, 2):
+        found = ask(filtered, top=5, where=f"camera={camera}").json()
+        wanted = [hit for hit in everything if columns["camera"][hit["index"]] == camera]
+        assert [hit["index"] for hit in found["hits"]] == [hit["index"] for hit in wanted]
+        assert found["gallery"] == 5
+    similar = filtered.get("/gallery/0/similar", params={"where": "camera=1"}).json()["hits"]
+    assert sorted(hit["index"] for hit in similar) == [2, 4]
+    assert ask(filtered, where="camera=9").json()["hits"] == []
+    answer = ask(filtered, where="camera=\n")
+    assert answer.status_code == 400
+    assert answer.json()["error"].startswith("where: the filter cannot be read: a value is missing")

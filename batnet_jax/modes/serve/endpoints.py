@@ -77,13 +77,19 @@ class Endpoints:
     async def search(self, request: Request) -> Response:
         """Answer with the ranked list, as JSON, of the image in the request's body."""
         top, box = _parse_top(request), parse_box(request.query_params.get("box"))
+        where = request.query_params.get("where")
         content = await _read_image(request)
-        return await self._in_turn(self._searches, request, lambda: self._find(content, box, top))
+        return await self._in_turn(
+            self._searches, request, lambda: self._find(content, box, top, where)
+        )
 
     async def similar(self, request: Request) -> Response:
         """Answer with the ranked list of a gallery image, which is not in its own list."""
         number, top = self._parse_item(request), _parse_top(request)
-        return await self._in_turn(self._searches, request, lambda: self._find_like(number, top))
+        where = request.query_params.get("where")
+        return await self._in_turn(
+            self._searches, request, lambda: self._find_like(number, top, where)
+        )
 
     async def embed(self, request: Request) -> Response:
         """Answer with the feature of the image in the request's body."""
@@ -147,31 +153,44 @@ class Endpoints:
             except MemoryError as error:
                 raise HTTPException(503, "there is too little memory for this image") from error
 
-    def _find(self, content: bytes, box: Box | None, top: int) -> Response:
+    def _find(self, content: bytes, box: Box | None, top: int, where: str | None) -> Response:
         """Decode an image and search it.
 
-        Raises: HTTPException if the image cannot be decoded, or the gallery cannot be read.
+        Raises: HTTPException if the image cannot be decoded, the filter is wrong, or the gallery
+          cannot be read.
         """
         start = time.perf_counter()
+        rows = self._passing(where)
         model = self._searcher.model
         image, note = decode_query(content, box, model.image_size, model.alpha)
-        indices, scores = _readable(lambda: self._searcher.search(image[None], top))
+        indices, scores = _readable(lambda: self._searcher.search(image[None], top, rows))
         return self._answer(indices[0], scores[0], start, note)
 
-    def _find_like(self, number: int, top: int) -> Response:
+    def _find_like(self, number: int, top: int, where: str | None) -> Response:
         """Search a gallery image by its own feature.
 
-        Raises: HTTPException if the gallery cannot be read.
+        Raises: HTTPException if the filter is wrong, or the gallery cannot be read.
         """
         start = time.perf_counter()
+        rows = self._passing(where)
 
         def find() -> tuple[np.ndarray, np.ndarray]:
             feature = read_rows(self._searcher.gallery.features, slice(number, number + 1))
-            return self._searcher.search_features(feature, top + 1)
+            return self._searcher.search_features(feature, top + 1, rows)
 
         indices, scores = _readable(find)
         others = indices[0] != number
         return self._answer(indices[0][others][:top], scores[0][others][:top], start, "")
+
+    def _passing(self, where: str | None) -> np.ndarray | None:
+        """Return the gallery images that pass a filter; None for all.
+
+        Raises: HTTPException if the filter is wrong.
+        """
+        try:
+            return self._searcher.find_rows(where)
+        except UserError as error:
+            raise HTTPException(400, f"where: {error}") from error
 
     def _embed(self, image: np.ndarray) -> np.ndarray:
         return _readable(lambda: self._searcher.embed(image[None]))

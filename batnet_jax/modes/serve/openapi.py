@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from batnet_jax.inference.where import EXAMPLE, MAX_CHARACTERS
 from batnet_jax.modes.serve.endpoints import MAX_HITS, MAX_SAMPLES, SIZES
 from batnet_jax.modes.serve.uploads import FORMATS, MAX_BYTES, MAX_PIXELS
 from batnet_jax.version import VERSION
@@ -97,6 +98,12 @@ BOX = {
     "description": "x0,y0,x1,y1 in pixels of the upright image: search this part alone.",
     "schema": {**TEXT, "pattern": r"^[0-9.]+,[0-9.]+,[0-9.]+,[0-9.]+$"},
 }
+WHERE = {
+    "name": "where",
+    "in": "query",
+    "description": f"Search only images whose columns pass this filter, as in {EXAMPLE}.",
+    "schema": {**TEXT, "maxLength": MAX_CHARACTERS},
+}
 ITEM = {"name": "number", "in": "path", "required": True, "schema": INTEGER}
 BODY = {
     "required": True,
@@ -127,14 +134,18 @@ def describe_api() -> dict[str, Any]:
         "info": {"title": "batnet serve", "version": VERSION},
         "paths": {
             "/search": {
-                "post": _call("Rank the gallery for an image", "RankedList", TOP, BOX, body=True)
+                "post": _call(
+                    "Rank the gallery for an image", "RankedList", TOP, BOX, WHERE, body=True
+                )
             },
             "/embed": {"post": _call("Embed an image", "Feature", normalize, BOX, body=True)},
             "/health": {"get": _call("Describe the model and the gallery", "Health")},
             "/gallery": {"get": _call("Count the gallery; name some images", "Gallery", samples)},
             "/gallery/{number}": {"get": _picture(size)},
             "/gallery/{number}/similar": {
-                "get": _call("Rank the gallery for one of its images", "RankedList", ITEM, TOP)
+                "get": _call(
+                    "Rank the gallery for one of its images", "RankedList", ITEM, TOP, WHERE
+                )
             },
         },
         "components": {

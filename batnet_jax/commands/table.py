@@ -99,7 +99,7 @@ WORDS = {
 OUTPUT = Option("output", "the file to write", "path", shown="FILE")
 QUERY = Option("query", "an image, a folder or a list", "path")
 GALLERY = Option("gallery", "what embed wrote, a folder or a list", "path")
-IMAGES = Option("images", "a folder, or a list with a path a line", "path")
+IMAGES = Option("images", "a folder, a list with a path a line, or a table", "path")
 WHERE = Option(
     "where",
     "search only images whose columns pass, as in 'camera=3 and time>2024-01-01'",
@@ -143,11 +143,23 @@ COMMANDS: dict[str, Command] = {
         "Writes the features of images to a file.",
         module="embed",
         words=(RUN, "images", "output"),
-        needs=(IMAGES, OUTPUT.saying("the .npz to write", "F.npz")),
-        takes=(Option("skip_unreadable", "leave out images that cannot be read", "switch", False),),
+        needs=(OUTPUT.saying("the .npz to write", "F.npz"),),
+        takes=(
+            IMAGES,
+            Option("skip_unreadable", "leave out images that cannot be read", "switch", False),
+            Option("append", "keep the file's images; add those that it lacks", "switch", False),
+            Option(
+                "update",
+                "embed what is new or has changed; remove what is gone from the images",
+                "switch",
+                False,
+            ),
+            Option("remove", "remove images from the file, without --images", shown="PATTERN|LIST"),
+        ),
         settings="saved",
         examples=(
             "batnet embed runs/people photos photos.npz",
+            "batnet embed runs/people photos photos.npz --update",
             "batnet embed osnet_x1_0_msmt17.pth photos photos.npz",
         ),
     ),

@@ -1,6 +1,6 @@
 """The columns of a gallery: what is known of each image beside its feature, such as its camera."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -88,3 +88,56 @@ def read_columns(archive: Npz, count: int, *, is_ours: bool) -> dict[str, np.nda
     if is_ours and archive.members != len(archive.names):
         raise ValueError("its list of arrays is damaged")
     return {name: as_column(array) for name, array in archive.read(names).items()}
+
+
+def join_columns(
+    parts: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]], count: int
+) -> dict[str, np.ndarray]:
+    """Return the columns of images whose values come from several tables.
+
+    A value that no table has is missing: NaN among numbers, which makes integers floats, and ""
+    among texts. Numbers and texts of one name become texts.
+
+    Args:
+      parts: columns [n], and for each image its row in them, [count] int64; -1 for none. A later
+        table's value comes before an earlier one's.
+      count: images.
+    """
+    names = dict.fromkeys(name for columns, _ in parts for name in columns)
+    return {
+        name: _join([(columns[name], rows) for columns, rows in parts if name in columns], count)
+        for name in names
+    }
+
+
+def _join(parts: Sequence[tuple[np.ndarray, np.ndarray]], count: int) -> np.ndarray:
+    """Return one column; see `join_columns`."""
+    used = [(values, rows) for values, rows in parts if (rows >= 0).any()] or list(parts[:1])
+    has_text = any(values.dtype.kind == "U" for values, _ in used)
+    if has_text:
+        used = [(_as_text(values), rows) for values, rows in used]
+    is_whole = np.zeros(count, bool)
+    for _, rows in used:
+        is_whole |= rows >= 0
+    types = [values.dtype for values, _ in used]
+    if not has_text and not is_whole.all():
+        types.append(np.dtype(np.float64))
+    joined = np.zeros(count, np.result_type(*types))
+    if not has_text and not is_whole.all():
+        joined[:] = np.nan
+    for values, rows in used:
+        joined[rows >= 0] = values[rows[rows >= 0]]
+    return joined
+
+
+def _as_text(values: np.ndarray) -> np.ndarray:
+    """Return numbers as texts, whole ones without a point and NaN as ""."""
+    if values.dtype.kind == "U":
+        return values
+    if values.dtype.kind != "f":
+        return values.astype(np.str_)
+    shown = [
+        "" if np.isnan(value) else str(int(value)) if value.is_integer() else repr(value)
+        for value in values.astype(np.float64).tolist()
+    ]
+    return np.array(shown, np.str_) if shown else np.empty(0, "<U1")

@@ -14,7 +14,7 @@ import struct
 import sys
 import types
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -34,6 +34,7 @@ INDEX_SUFFIX = ".index"
 SUFFIXES = (".npz", ".npy", INDEX_SUFFIX)
 IN_MEMORY = 256 * 10**6
 """Bytes of features that are read into memory; more are read from the file at each search."""
+NO_COLUMNS: Mapping[str, np.ndarray] = types.MappingProxyType({})
 _ALIGNMENT = 64
 _MARK = b"batnet_jax fingerprint "
 _MARKED_BYTES = len(_MARK) + 32
@@ -49,7 +50,7 @@ class FeatureFile(NamedTuple):
     """The n image paths; None if the file has none."""
     fingerprint: str | None = None
     """The fingerprint of the model that embedded the images; None if the file has none."""
-    columns: Mapping[str, np.ndarray] = types.MappingProxyType({})
+    columns: Mapping[str, np.ndarray] = NO_COLUMNS
     """What else is known of the images, such as `camera`: by name, [n] of numbers or strings."""
 
 
@@ -215,7 +216,7 @@ def write_features(
     shape: tuple[int, int],
     paths: Sequence[str],
     fingerprint: str | None = None,
-    columns: Mapping[str, np.ndarray] | None = None,
+    columns: Mapping[str, np.ndarray] | Callable[[], Mapping[str, np.ndarray]] = NO_COLUMNS,
 ) -> None:
     """Write `features` [n, d] float32, `paths` [n], columns, checksums and the fingerprint.
 
@@ -225,12 +226,14 @@ def write_features(
       shape: n and d.
       paths: n names.
       fingerprint: of the model; None to leave it out.
-      columns: see `FeatureFile`; each becomes an array of the .npz, by its name.
+      columns: see `FeatureFile`; each becomes an array of the .npz, by its name. Or a function that
+        returns them, which is called after the last batch.
 
     Raises: UserError if a column does not fit; OSError if the file cannot be written; then an old
       file at the path is unchanged.
     """
-    checked = check_columns(columns or {}, shape[0])
+    if not callable(columns):
+        check_columns(columns, shape[0])
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as file,
@@ -249,7 +252,8 @@ def write_features(
         archive.comment = sums.comment(mark(fingerprint))
         with _open_member(archive, file, "paths.npy") as out:
             np.lib.format.write_array(out, np.array(paths, np.str_), allow_pickle=False)
-        for name, values in checked.items():
+        found = columns() if callable(columns) else columns
+        for name, values in check_columns(found, shape[0]).items():
             with _open_member(archive, file, f"{name}.npy") as out:
                 np.lib.format.write_array(out, values, allow_pickle=False)
 

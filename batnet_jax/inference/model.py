@@ -328,7 +328,7 @@ class Model:
             store: Any = ArrayStore(images, self.image_size, channels=channels, alpha=self.alpha)
         else:
             store = ImageStore(
-                ImageFiles(paths),
+                paths if isinstance(paths, ImageFiles) else ImageFiles(paths),
                 image_size=self.image_size,
                 cache_gb=0.0,
                 workers=workers,

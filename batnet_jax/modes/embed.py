@@ -1,21 +1,27 @@
-"""The mode `embed`: write the features of images to a file."""
+"""The mode `embed`: write the features of images to a file, or bring such a file up to date."""
 
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import ml_collections
 import numpy as np
 
+from batnet_jax.data.loading.described_images import DescribedImages, describe_images
 from batnet_jax.data.loading.loader import ImageStore
-from batnet_jax.data.loading.user_images import ImageFiles, list_files
+from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError, printable
-from batnet_jax.inference.feature_file import write_features
+from batnet_jax.inference import living_gallery
+from batnet_jax.inference.columns import check_columns
+from batnet_jax.inference.feature_file import FeatureFile, open_features, write_features
+from batnet_jax.inference.living_gallery import Plan
 from batnet_jax.inference.loading import load_with_config
 from batnet_jax.inference.model import BAR_DELAY, Model
-from batnet_jax.modes.flags import report_write_errors
+from batnet_jax.modes.flags import given_fields, report_write_errors
+from batnet_jax.runtime.file_lock import only_writer
+from batnet_jax.runtime.paths import is_file
 from batnet_jax.runtime.progress import progress_bar
 
 
@@ -23,65 +29,189 @@ def run(
     config: ml_collections.ConfigDict,
     workdir: Path,
     *,
-    images: Path,
+    images: Path | None,
     output: Path,
     skip_unreadable: bool,
+    append: bool = False,
+    update: bool = False,
+    remove: str | None = None,
 ) -> None:
     """Write the features of images to a file.
 
     Args:
-      config: see `load_with_config`.
+      config: see `load_with_config`. `data.layout` and `data.pattern` name the identities and the
+        cameras of a folder if the command line gives them.
       workdir: a workdir or a checkpoint.
-      images: see `list_files`.
+      images: see `describe_images`; None if images are only removed.
       output: the .npz to write.
       skip_unreadable: leave out images that cannot be read, and name them on stderr. Every image
         is decoded twice then.
+      append: keep the images that the file has, and add those that it does not have.
+      update: embed what is new or has changed, and remove what `images` does not have any more.
+      remove: remove images from the file, see `living_gallery.plan_remove`.
 
-    Raises: UserError if the model or the images are missing, or an image cannot be read.
+    Raises: UserError if the model or the images are missing, an image cannot be read, or another
+      process is writing the file.
     """
     if output.suffix.lower() != ".npz":
         raise UserError(f"--output={output} does not end in .npz: features are written as .npz")
-    paths = list_files(images)
-    model = load_with_config(config, workdir, step=config.eval.step)
-    if skip_unreadable:
-        paths = readable(paths, model)
-    line = f"{model}: {len(paths)} images of '{images}' go to '{output}'"
+    given = [f"--{n}" for n, on in zip(("append", "update", "remove"), (append, update, remove),
+                                       strict=True) if on]  # fmt: skip
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other: run one after the other")
+    if (images is None) == (remove is None):
+        what = "--images (or --remove)" if images is None else "either --images or --remove"
+        raise UserError(f"--mode=embed needs {what}: a folder, a list or a table")
+    with report_write_errors("output", output), only_writer(output):
+        if remove is not None:
+            _remove(output, remove)
+            return
+        assert images is not None
+        fields = given_fields()
+        reading = {n: config.data[n] for n in ("layout", "pattern") if f"data.{n}" in fields}
+        found = describe_images(images, **reading)
+        check_columns(found.columns, len(found))
+        model = load_with_config(config, workdir, step=config.eval.step)
+        found.alpha = model.alpha
+        old = _open_old(output, model) if append or update else None
+        if old is None:
+            plan = living_gallery.plan_all(len(found))
+        else:
+            plan_of = living_gallery.plan_append if append else living_gallery.plan_update
+            plan = plan_of(old, found)
+        _embed(model, found, old, plan, output, str(images), skip_unreadable)
+
+
+def _open_old(path: Path, model: Model) -> FeatureFile | None:
+    """Return the gallery that is to be changed; None if there is none yet.
+
+    Raises: UserError if it is damaged, of another model, or does not tell its model or its paths.
+    """
+    if not is_file(path):
+        return None
+    found = open_features(path)
+    if found.paths is None or found.fingerprint is None:
+        lacks = "paths" if found.paths is None else "the fingerprint of their model"
+        raise UserError(f"'{path}' has features without {lacks}: embed all images anew")
+    if (found.fingerprint, found.features.shape[1]) != (model.fingerprint, model.dim):
+        raise UserError(
+            f"'{path}' was embedded by another model ({found.fingerprint[:8]}, this one is"
+            f" {model.fingerprint[:8]}): embed all images anew, or give that model"
+        )
+    return found
+
+
+def _embed(
+    model: Model,
+    images: DescribedImages,
+    old: FeatureFile | None,
+    plan: Plan,
+    output: Path,
+    source: str,
+    skip_unreadable: bool,
+) -> None:
+    """Embed the fresh images of a plan, and write the file.
+
+    Raises: UserError if an image cannot be read.
+    """
+    chosen = plan.listed[plan.is_fresh].tolist()
+    if skip_unreadable and chosen:
+        keep = readable(images.take(chosen), model, allow_none=old is not None)
+        lost = sorted(set(chosen) - {chosen[i] for i in keep})
+        plan = plan.without(lost)
+        chosen = plan.listed[plan.is_fresh].tolist()
+    if old is not None and plan.is_nothing():
+        columns = living_gallery.merge_columns(old, plan, images)
+        if living_gallery.merge_paths(old, plan, images) == old.paths and same(
+            columns, old.columns
+        ):
+            print(printable(f"nothing to write: {output}, {plan.counts()}"))
+            return
+    fresh = images.take(chosen)
+    line = f"{model}: {len(fresh)} images of '{source}' go to '{output}'"
     print(printable(line), file=sys.stderr)
     start = time.perf_counter()
-    with progress_bar(len(paths), description="embed", delay=BAR_DELAY) as bar:
+    with progress_bar(len(fresh), description="embed", delay=BAR_DELAY) as bar:
 
         def parts() -> Iterator[np.ndarray]:
-            for part in model.embed_parts(paths):
+            for part in model.embed_parts(fresh) if len(fresh) else ():
                 yield part
                 bar.update(len(part))
 
-        with report_write_errors("output", output):
-            shape = len(paths), model.dim
-            fingerprint = model.fingerprint
-            write_features(output, parts(), shape=shape, paths=paths, fingerprint=fingerprint)
-    rate = len(paths) / (time.perf_counter() - start)
-    line = f"written: {output}, features [{len(paths)}, {model.dim}], {rate:.1f} images/s"
-    print(printable(line))
+        def columns() -> dict[str, np.ndarray]:
+            images.digests[chosen] = fresh.digests
+            return living_gallery.merge_columns(old, plan, images)
+
+        write_features(
+            output,
+            living_gallery.merge_features(old and old.features, plan, parts(), model.dim),
+            shape=(len(plan.old), model.dim),
+            paths=(paths := living_gallery.merge_paths(old, plan, images)),
+            fingerprint=model.fingerprint,
+            columns=columns,
+        )
+    seconds = time.perf_counter() - start
+    twins = living_gallery.describe_twins(paths, columns())
+    if twins:
+        print(twins, file=sys.stderr)
+    rate = f"{len(fresh) / seconds:.1f} images/s"
+    counts = "" if old is None else f", {plan.counts()}"
+    print(printable(f"written: {output}, features [{len(paths)}, {model.dim}]{counts}, {rate}"))
 
 
-def readable(paths: Sequence[str], model: Model) -> list[str]:
-    """Return the paths of images that can be read, and name the others on stderr.
+def same(columns: Mapping[str, np.ndarray], others: Mapping[str, np.ndarray]) -> bool:
+    """Return whether columns have the same names and values."""
+    return columns.keys() == others.keys() and all(
+        values.dtype == others[name].dtype
+        and np.array_equal(values, others[name], equal_nan=values.dtype.kind == "f")
+        for name, values in columns.items()
+    )
 
-    Raises: UserError if no image can be read.
+
+def _remove(path: Path, removed: str) -> None:
+    """Remove images from a file of features.
+
+    Raises: UserError if the file cannot be read, or has no such image.
     """
-    files, kept = ImageFiles(paths), []
+    old = open_features(path)
+    if old.paths is None:
+        raise UserError(f"'{path}' has features without paths: --remove has nothing to compare")
+    plan = living_gallery.plan_remove(old, removed)
+    shape = len(plan.old), old.features.shape[1]
+    write_features(
+        path,
+        living_gallery.merge_features(old.features, plan, iter(()), shape[1]),
+        shape=shape,
+        paths=living_gallery.merge_paths(old, plan, None),
+        fingerprint=old.fingerprint,
+        columns=living_gallery.merge_columns(old, plan, None),
+    )
+    print(printable(f"written: {path}, features [{shape[0]}, {shape[1]}], {plan.counts()}"))
+
+
+def readable(images: ImageFiles, model: Model, *, allow_none: bool = False) -> list[int]:
+    """Return which images can be read, and name the others on stderr.
+
+    Args:
+      images: n files.
+      model: decodes them.
+      allow_none: return nothing if no image can be read.
+
+    Raises: UserError if no image can be read, unless `allow_none`.
+    """
+    kept = []
     workers = max(model.config.data.workers, os.cpu_count() or 1)
     options = {"image_size": model.image_size, "cache_gb": 0.0, "alpha": model.alpha}
     with (
-        ImageStore(files, workers=workers, **options) as store,
-        progress_bar(len(paths), description="look", delay=BAR_DELAY) as bar,
+        ImageStore(images, workers=workers, **options) as store,
+        progress_bar(len(images), description="look", delay=BAR_DELAY) as bar,
     ):
-        for path, error in zip(paths, store.errors(), strict=True):
+        for i, error in enumerate(store.errors()):
             if error is None:
-                kept.append(path)
+                kept.append(i)
             else:
                 print(f"left out: {error}", file=sys.stderr)
             bar.update()
-    if not kept:
-        raise UserError(f"none of the {len(paths)} images can be read: give others")
+    if not kept and not allow_none:
+        raise UserError(f"none of the {len(images)} images can be read: give others")
     return kept

@@ -34,7 +34,7 @@ def test_embed_and_search(tmp_path):
     assert f"written: {out}, features [13, 32]" in done.stdout
     assert "images/s" in done.stdout
     with np.load(out) as arrays:
-        assert set(arrays) == {"features", "paths"}
+        assert set(arrays) == {"features", "paths", "bytes", "modified", "digest"}
         assert arrays["paths"].tolist() == paths
         features = arrays["features"]
     np.testing.assert_allclose(np.square(features[:, :16]).sum(1), 1, atol=1e-5)  # of float32

@@ -191,10 +191,11 @@ def is_array(given: Any) -> bool:
     return any(hasattr(given, name) for name in ("__array__", "__array_interface__"))
 
 
-def paths_or_arrays(given: Any) -> tuple[Sequence[str] | None, Sequence[Any]]:
+def paths_or_arrays(given: Any) -> tuple[Any, Sequence[Any]]:
     """Return the images that a caller passes, as paths or as what an `ArrayStore` takes.
 
-    Returns: (paths, []) if all are paths, else (None, images).
+    Returns: (paths, []) if all are paths, else (None, images). `ImageFiles` are returned in the
+      place of paths.
 
     Raises: UserError if something is not an image, or is ambiguous, or if a pattern has no match.
     """
@@ -202,7 +203,7 @@ def paths_or_arrays(given: Any) -> tuple[Sequence[str] | None, Sequence[Any]]:
         check_local(given)
         matches = match_pattern(given)
         return list_files(Path(given)) if matches is None else matches, []
-    if isinstance(given, NameList):
+    if isinstance(given, NameList | ImageFiles):
         return given, []
     if isinstance(given, (Image.Image, *BYTES)):
         return None, [given]

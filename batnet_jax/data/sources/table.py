@@ -69,7 +69,7 @@ class Table(Folder):
                 "the labels, so empty both"
             )
         rows, _ = read_rows(Path(manual_dir))
-        files = _find_files(Path(manual_dir), rows)
+        files = find_files(Path(manual_dir), rows)
         facts = repr(sorted((*row[1:4], row.name, *files[row.path][1:]) for row in rows))
         name = hashlib.sha256(facts.encode(errors="replace")).hexdigest()[:16]
         return tfds.core.BuilderConfig(name=name)
@@ -78,7 +78,7 @@ class Table(Folder):
         """See the base class."""
         path = self.manual_path
         rows, line = read_rows(path)
-        files = _find_files(path, rows)
+        files = find_files(path, rows)
         by_split: dict[str, list[Row]] = defaultdict(list)
         for row in rows:
             for split in row.splits:
@@ -120,7 +120,7 @@ def _parts(path: Path, found: Mapping[str, Sequence[Row]]) -> dict[str, str]:
     return parts
 
 
-def _find_files(path: Path, rows: Sequence[Row]) -> dict[str, _File]:
+def find_files(path: Path, rows: Sequence[Row]) -> dict[str, _File]:
     """Return the file of each path in a table, which is relative to the table's folder.
 
     Raises: UserError naming the first row whose file is missing.

@@ -73,7 +73,7 @@ def read_rows(path: Path) -> tuple[list[Row], str]:
 
     paths, people = need(PATHS, "path"), need(PIDS, "identity")
     camera, split, query, gallery = map(find, (CAMERAS, SPLITS, QUERY, GALLERY))
-    edges = _box_columns(path, filled)
+    edges = box_columns(path, filled)
     read = [column[0] for column in (paths, people, camera, split, query, gallery) if column]
     rest = [name for name in table.columns if name not in {*read, *edges}]
     line = f"columns read: {', '.join([*read, *edges])}"
@@ -91,7 +91,7 @@ def read_rows(path: Path) -> tuple[list[Row], str]:
     ]
     splits = _read_splits(path, numbers, split, _flags(path, numbers, query),
                           _flags(path, numbers, gallery))  # fmt: skip
-    boxes = _read_boxes(path, numbers, [filled[name] for name in edges])
+    boxes = read_boxes(path, numbers, [filled[name] for name in edges])
     rows = map(Row, numbers, paths[1], labels, splits, boxes)
     return list(rows), line + (f"; not read: {_few(rest)}" if rest else "")
 
@@ -162,7 +162,7 @@ def _read_splits(
     return splits
 
 
-def _box_columns(path: Path, names: Sequence[str] | dict[str, list[str]]) -> list[str]:
+def box_columns(path: Path, names: Sequence[str] | dict[str, list[str]]) -> list[str]:
     """Return the names of the columns of boxes; empty = the table has none.
 
     Raises: UserError if some of the four are missing.
@@ -180,7 +180,7 @@ def _box_columns(path: Path, names: Sequence[str] | dict[str, list[str]]) -> lis
     return []
 
 
-def _read_boxes(
+def read_boxes(
     path: Path, numbers: Sequence[int], columns: Sequence[Sequence[str]]
 ) -> list[Box | None]:
     """Return the box of each row; None = the whole image.

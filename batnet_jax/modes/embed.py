@@ -121,10 +121,8 @@ def _embed(
         plan = plan.without(lost)
         chosen = plan.listed[plan.is_fresh].tolist()
     if old is not None and plan.is_nothing():
-        columns = living_gallery.merge_columns(old, plan, images)
-        if living_gallery.merge_paths(old, plan, images) == old.paths and same(
-            columns, old.columns
-        ):
+        known = living_gallery.merge_columns(old, plan, images)
+        if living_gallery.merge_paths(old, plan, images) == old.paths and same(known, old.columns):
             print(printable(f"nothing to write: {output}, {plan.counts()}"))
             return
     fresh = images.take(chosen)

@@ -173,6 +173,12 @@ COMMANDS: dict[str, Command] = {
             Option("top", "length of a ranked list", "number", 10, least=1),
             OUTPUT.saying("the lists to write", "F.json|csv|jsonl"),
             Option("faiss", "the index of the gallery to write", "path", shown="FILE"),
+            Option(
+                "index",
+                "the kind of --faiss; auto = by the number of images",
+                default="auto",
+                choices=("auto", "flat", "hnsw", "ivfpq"),
+            ),
             Option("keep_own", "list the query's own file, too", "switch", False),
             Option(
                 "pool",

@@ -23,7 +23,9 @@ import numpy as np
 from batnet_jax.errors import UserError, one_line, printable
 from batnet_jax.inference.block_sums import SumWriter, block_size, has_sums, read_sums
 from batnet_jax.inference.columns import check_columns, read_columns
-from batnet_jax.inference.index_file import crc_of, open_index, read_end
+from batnet_jax.inference.index_end import crc_of, read_end
+from batnet_jax.inference.index_file import open_index
+from batnet_jax.inference.near_index import NearIndex
 from batnet_jax.retrieval.row_file import BlockSums, RowFile
 from batnet_jax.runtime.atomic_write import atomic_path
 from batnet_jax.runtime.npz import Npz, Place, open_npz, place_npy
@@ -45,7 +47,7 @@ class FeatureFile(NamedTuple):
     """The contents of a feature file."""
 
     features: np.ndarray | RowFile
-    """[n, d] of floats; a `RowFile` if they take more than `IN_MEMORY`."""
+    """[n, d] of floats; a `RowFile` if they take more than `IN_MEMORY`; an approximate index."""
     paths: Sequence[str] | None
     """The n image paths; None if the file has none."""
     fingerprint: str | None = None
@@ -65,8 +67,9 @@ def open_features(path: Path) -> FeatureFile:
     The paths and the columns may be missing.
 
     Features that take more than `IN_MEMORY` stay in the file, unless they are compressed. An .index
-    has no paths. Whatever checksums a file has are compared: those of an .npz before or when its
-    bytes are first used, and that of an index that we wrote.
+    has no columns, and faiss holds an approximate one in memory. Whatever checksums a file has are
+    compared: those of an .npz before or when its bytes are first used, and that of an index that we
+    wrote.
 
     Raises: UserError if the file cannot be read, is damaged, or has other contents.
     """
@@ -75,7 +78,9 @@ def open_features(path: Path) -> FeatureFile:
         if suffix == ".npy":
             return FeatureFile(_open_npy(path), None)
         if suffix == INDEX_SUFFIX:
-            return FeatureFile(_in_memory(open_index(path)), None, read_fingerprint(path))
+            features, paths = open_index(path)
+            rows = features if isinstance(features, NearIndex) else _in_memory(features)
+            return FeatureFile(rows, paths, read_fingerprint(path))
         return _open_npz(path)
     except UserError:
         raise

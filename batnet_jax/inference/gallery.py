@@ -12,6 +12,7 @@ from batnet_jax.inference.feature_file import (
     is_feature_file,
     open_features,
 )
+from batnet_jax.inference.near_index import NearIndex
 from batnet_jax.retrieval import ItemLists, top_k
 from batnet_jax.retrieval.chosen_rows import ChosenRows
 from batnet_jax.retrieval.row_file import RowFile
@@ -60,9 +61,14 @@ def open_gallery(model: Embedder, gallery: Any, channels: str) -> FeatureFile:
 
 
 def top_of_rows(
-    features: np.ndarray, gallery: np.ndarray | RowFile, top: int, rows: np.ndarray | None
+    features: np.ndarray,
+    gallery: np.ndarray | RowFile,
+    top: int,
+    rows: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search as `retrieval.top_k` does, among some gallery images.
+
+    An approximate index may miss some of the best, unless `rows` chooses what to compare.
 
     Args:
       features: of q queries, [q, d].
@@ -73,7 +79,8 @@ def top_of_rows(
     Returns: indices [q, min(k, m)] int32 among all gallery images, and cosines.
     """
     if rows is None:
-        return top_k(features, gallery, top)
+        is_near = isinstance(gallery, NearIndex)
+        return gallery.nearest(features, top) if is_near else top_k(features, gallery, top)
     if not len(rows):
         return np.empty((len(features), 0), np.int32), np.empty((len(features), 0), np.float32)
     places, scores = top_k(features, ChosenRows(gallery, rows), top)
@@ -87,7 +94,7 @@ def search_lists(
     left_out: ItemLists | None = None,
     rows: np.ndarray | None = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Search as `retrieval.top_k` does, and leave out some gallery images of each query.
+    """Search as `top_of_rows` does, and leave out some gallery images of each query.
 
     Args:
       features: of q queries, [q, d].

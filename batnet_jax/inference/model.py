@@ -31,7 +31,7 @@ from batnet_jax.inference.feature_file import (
 from batnet_jax.inference.fingerprint import fingerprint
 from batnet_jax.inference.gallery import open_gallery, search_lists
 from batnet_jax.inference.hits import RankedHits
-from batnet_jax.inference.index_file import write_index
+from batnet_jax.inference.index_file import choose_kind, write_index
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.where import find_rows
 from batnet_jax.models import feature_sizes
@@ -180,7 +180,13 @@ class Model:
         return mean_masks(self._network, self._variables, self._load(paths, found, channels))
 
     def save_index(
-        self, images: Any, path: str | os.PathLike, *, channels: str = "rgb", progress: bool = True
+        self,
+        images: Any,
+        path: str | os.PathLike,
+        *,
+        channels: str = "rgb",
+        kind: str = "auto",
+        progress: bool = True,
     ) -> Path:
         """Write the features of images to a file for `search`, or for other programs.
 
@@ -188,8 +194,10 @@ class Model:
           images: see `embed`.
           path: an .npz, as the command `embed` writes it: `features` [n, d] and `paths` [n] (for
             images without a path `image 3`), written incrementally; or an .index for faiss, of
-            vectors of unit length, without paths.
+            vectors of unit length, with the paths behind it.
           channels: see `embed`.
+          kind: of an .index: "flat", "hnsw" or "ivfpq"; "auto" = flat below 100,000 images, HNSW
+            below 3,000,000.
           progress: see `embed`.
 
         Returns: the path.
@@ -199,11 +207,13 @@ class Model:
         """
         path = Path(path)
         paths, found = self.find_images(images, channels)
+        names = [f"image {i}" for i in range(len(found))] if paths is None else list(paths)
         if path.suffix.lower() == INDEX_SUFFIX:
+            kind = choose_kind(kind, len(names), "kind")
             features = self.embed_found(paths, found, channels, progress=progress)
-            write_index(path, features, mark(self.fingerprint), user="an .index")
+            about = {"user": "an .index", "paths": names, "kind": kind}
+            write_index(path, features, mark(self.fingerprint), **about)
         elif path.suffix.lower() == ".npz":
-            names = [f"image {i}" for i in range(len(found))] if paths is None else paths
             with self._show(len(names), progress) as bar:
 
                 def batches() -> Iterator[np.ndarray]:

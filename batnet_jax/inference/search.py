@@ -36,7 +36,8 @@ class Searcher:
         Args:
           config: see `loading.load_with_config`.
           workdir: a workdir or a checkpoint.
-          source: an .npz that embed wrote, an .npy of features, or images (see `list_files`).
+          source: an .npz that embed wrote, an .npy of features, an index for faiss, or images (see
+            `list_files`).
           batch: images per step; 0 = the config's.
 
         Raises: UserError if the gallery does not exist, or the model is needed and missing.
@@ -69,7 +70,7 @@ class Searcher:
           top: k; all n if the gallery has fewer.
           rows: the gallery images to search, see `find_rows`; None for all.
 
-        Returns: indices [q, k] int32 and cosines [q, k] float32; see `retrieval.top_k`.
+        Returns: indices [q, k] int32 and cosines [q, k] float32; see `gallery.top_of_rows`.
 
         Raises: UserError if the gallery is of another model, or a query is not an image.
         """

@@ -1,6 +1,7 @@
 """The mode `search`: rank a gallery for query images; write the gallery as an index for faiss."""
 
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ import numpy as np
 from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError, printable
 from batnet_jax.inference import feature_file, index_file
+from batnet_jax.inference.feature_file import FeatureFile
+from batnet_jax.inference.near_index import SAMPLE, TOP, NearIndex
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.accept import parse_accept, threshold
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.modes.ranked_files import check_suffix, to_bytes
 from batnet_jax.retrieval import check_left_out
-from batnet_jax.retrieval.row_file import RowFile
 from batnet_jax.runtime.atomic_write import write_atomically
 
 
@@ -30,6 +32,7 @@ def run(
     top: int,
     output: Path | None,
     faiss: Path | None,
+    index: str = "auto",
     keep_own: bool = False,
     pool: str = "none",
     accept: str | None = None,
@@ -45,6 +48,7 @@ def run(
       top: length of a list.
       output: the file of lists to write; see `ranked_files`.
       faiss: the index to write.
+      index: its kind, see `index_file.choose_kind`.
       keep_own: list a gallery image that is the query's own file, too.
       pool: "none", or "mean" or "max" to make one query of all images of `query`.
       accept: see `accept.parse_accept`; None to list hits of any score.
@@ -86,10 +90,7 @@ def run(
                 write_atomically(output, to_bytes(output, source, lists))
             shown += [f"written: {printable(str(output))}"]
     if faiss is not None:
-        write_index(faiss, searcher.gallery.features, searcher.gallery.fingerprint)
-        count, dim = searcher.gallery.features.shape
-        kind = f"IndexFlatIP of {count} vectors of unit length, {dim} dimensions"
-        shown += [printable(f"written: {faiss}, {kind}")]
+        shown += [write_index(faiss, searcher.gallery, index)]
     print("\n".join(shown))
 
 
@@ -182,11 +183,35 @@ def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
     return "\n".join(map(printable, [head, *lines]))
 
 
-def write_index(path: Path, features: np.ndarray | RowFile, fingerprint: str | None = None) -> None:
-    """Write the index of `--faiss`, see `index_file.write_index`.
+def write_index(path: Path, gallery: FeatureFile, kind: str = "auto") -> str:
+    """Write the index of `--faiss`, and return a line that describes it.
 
-    Raises: UserError if the file cannot be written.
+    Args:
+      path: the file.
+      gallery: features, and paths for the names of the index.
+      kind: see `index_file.choose_kind`.
+
+    Raises: UserError if the file cannot be written, the kind needs more images, or the gallery is
+      an approximate index.
     """
-    mark = feature_file.mark(fingerprint)
+    features = gallery.features
+    if isinstance(features, NearIndex):
+        raise UserError(
+            "--faiss needs the features that embed wrote: an index of kind "
+            f"{features.kind} holds them rounded"
+        )
+    count, dim = features.shape
+    kind = index_file.choose_kind(kind, count, "--index")
+    what = {"user": "--faiss", "paths": gallery.paths, "kind": kind}
+    start = time.perf_counter()
     with report_write_errors("faiss", path):
-        index_file.write_index(path, features, mark, user="--faiss")
+        mark = feature_file.mark(gallery.fingerprint)
+        written = index_file.write_index(path, features, mark, **what)
+    name = {"flat": "IndexFlatIP", "hnsw": "HNSW", "ivfpq": "IVF-PQ"}[kind]
+    line = f"written: {path}, {name} of {count} vectors of unit length, {dim} dimensions"
+    if written.recall is not None:
+        line += (
+            f"; recall@{TOP} {written.recall:.3f} on {min(SAMPLE, count)} gallery images"
+            f" ({time.perf_counter() - start:.0f} s)"
+        )
+    return printable(line)

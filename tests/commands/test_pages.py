@@ -16,6 +16,7 @@ from batnet_jax.commands.words import to_flags
 from batnet_jax.config import FIELDS
 from batnet_jax.errors import UserError
 from batnet_jax.evaluation.comparison import UNITS
+from batnet_jax.inference.index_file import KINDS
 from batnet_jax.modes.tables import TABLES
 from batnet_jax.retrieval import POOLINGS, checks
 
@@ -70,6 +71,7 @@ def test_the_choices_are_those_of_the_code():
     """The table may import no other package, so it repeats their names."""
     options = all_options()
     assert {name: own.choices for name, own in options.items() if own.choices} == {
+        "index": KINDS,
         "pool": ("none", *POOLINGS),
         "resample": UNITS,
         "metric": checks.METRICS,

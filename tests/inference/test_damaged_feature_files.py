@@ -20,7 +20,12 @@ from batnet_jax.errors import UserError
 from batnet_jax.evaluation.labelled_features import read_arrays
 from batnet_jax.inference import block_sums, feature_file
 from batnet_jax.inference.block_sums import SumWriter, block_size, read_sums
-from batnet_jax.inference.feature_file import open_features, read_fingerprint, write_features
+from batnet_jax.inference.feature_file import (
+    FeatureFile,
+    open_features,
+    read_fingerprint,
+    write_features,
+)
 from batnet_jax.modes.search import write_index
 from batnet_jax.retrieval.row_file import RowFile
 from batnet_jax.runtime import npz
@@ -121,7 +126,7 @@ def test_damaged_indices(tmp_path, examples):
     """faiss would take all memory for some of them."""
     needs.package("faiss")
     path = tmp_path / "F.index"
-    write_index(path, FEATURES, FINGERPRINT)
+    write_index(path, FeatureFile(FEATURES, None, FINGERPRINT))
     whole, vectors = path.read_bytes(), read(path)[0]
     np.testing.assert_allclose(np.square(vectors).sum(1), 1, atol=1e-6)  # of float32
     assert read_fingerprint(path) == FINGERPRINT
@@ -142,7 +147,7 @@ def test_an_index_that_lacks_bytes_of_its_vectors(missing, tmp_path):
     """Its checksum may then lie among the vectors, and what follows looks like no checksum."""
     needs.package("faiss")
     path = tmp_path / "F.index"
-    write_index(path, FEATURES, FINGERPRINT)
+    write_index(path, FeatureFile(FEATURES, None, FINGERPRINT))
     whole = path.read_bytes()
     path.write_bytes(whole[:100] + whole[100 + missing :])
     with pytest.raises(UserError, match="is damaged: write it again with"):
@@ -171,14 +176,14 @@ def test_indices_of_faiss_itself(tmp_path):
         with pytest.raises(UserError, match="is damaged: write it again with"):
             open_features(path)
     faiss.write_index(faiss.IndexHNSWFlat(12, 4), str(path))
-    with pytest.raises(UserError, match="only flat indices are read"):
+    with pytest.raises(UserError, match="only flat indices are read, and others that this package"):
         open_features(path)
 
 
 def test_the_vectors_of_an_index_stay_in_the_file_if_they_are_many(tmp_path, monkeypatch):
     needs.package("faiss")
     path = tmp_path / "F.index"
-    write_index(path, FEATURES)
+    write_index(path, FeatureFile(FEATURES, None))
     few = read(path)[0]
     monkeypatch.setattr(feature_file, "IN_MEMORY", 0)
     assert isinstance(open_features(path).features, RowFile)

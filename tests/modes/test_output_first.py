@@ -17,6 +17,7 @@ from support.run_main import TOY
 from support.tiny_run import write_run
 
 from batnet_jax.errors import UserError
+from batnet_jax.inference.feature_file import FeatureFile
 from batnet_jax.modes import metrics, search
 from batnet_jax.report.ranked_list import Person, RankedList, draw_ranked_lists
 from batnet_jax.runtime import atomic_write
@@ -112,8 +113,9 @@ def test_an_index_that_cannot_be_written_leaves_the_old_one(failing, tmp_path, m
         monkeypatch.setattr(faiss, "write_index", fail)
     else:
         monkeypatch.setattr(atomic_write, "_flush", lambda _: os.stat("/nowhere"))
+    gallery = FeatureFile(np.eye(3, dtype=np.float32), None)
     with pytest.raises(UserError, match="cannot write --faiss=") as info:
-        search.write_index(path, np.eye(3, dtype=np.float32))
+        search.write_index(path, gallery, "hnsw" if failing == "library" else "flat")
     assert "\n" not in str(info.value)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["f.index"]

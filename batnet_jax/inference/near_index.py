@@ -1,0 +1,261 @@
+"""Approximate indices of faiss: HNSW, and IVF-PQ with 8-bit features to order its finds anew.
+
+Both hold each feature in one byte a dimension, and give cosines that differ from the exact ones in
+the third decimal. HNSW adds a graph of neighbours (Malkov and Yashunin, arXiv:1603.09320). IVF-PQ
+adds a product code of 1/8 byte a dimension (Jegou et al., TPAMI 2011): a search looks at the codes
+of the nearest lists only, and orders the best of them by the 8-bit features.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from batnet_jax.errors import UserError, one_line
+from batnet_jax.retrieval import top_k
+from batnet_jax.retrieval.chosen_rows import RowView
+from batnet_jax.retrieval.mapped_rows import read_rows
+from batnet_jax.retrieval.row_file import RowFile
+from batnet_jax.retrieval.scores import unit_length
+
+LEAST_TRAINING = 10_000
+"""Images that IVF-PQ needs: 39 for each of the 256 values of a code."""
+WANTED_RECALL = 0.95
+"""A search looks at as much of the index as finds this share of the best ten, if any does."""
+_NEIGHBOURS = 32
+"""Of each image in the graph of HNSW."""
+_BUILD_WIDTH = 100
+"""Candidates that are kept while an image is put into the graph."""
+_WIDTHS = {"hnsw": (32, 64, 128, 256, 512), "ivfpq": (8, 16, 32, 64, 128, 256)}
+"""Candidates of HNSW and lists of IVF-PQ that a search may look at."""
+_ANEW = 10
+"""The finds of IVF-PQ that are ordered anew, in lengths of the list that is asked for."""
+_TRAINING_BYTES = 10**9
+"""Limit of the features that an index is trained with."""
+_PER_LIST = 40
+"""Training images for each list of IVF-PQ."""
+SAMPLE = 200
+"""Gallery images that are searched to measure the recall."""
+TOP = 10
+
+
+class NearIndex(RowView):
+    """Features that faiss holds and searches, in place of an array [n, d].
+
+    Attributes:
+      kind: hnsw or ivfpq.
+      recall: the share of the best ten that was found when the index was built; None if unknown.
+    """
+
+    def __init__(self, index: Any, kind: str, recall: float | None):
+        """Keep an index of faiss."""
+        super().__init__((index.ntotal, index.d), np.dtype(np.float32))
+        self._index = index
+        self.kind, self.recall = kind, recall
+
+    def __getitem__(self, rows: slice | int | np.ndarray) -> np.ndarray:
+        """Return some features, of unit length but for the rounding to 8 bits."""
+        wanted = np.ascontiguousarray(np.arange(len(self))[rows], np.int64)
+        found = self._index.reconstruct_batch(wanted.reshape(-1))
+        return found.reshape(*wanted.shape, self.shape[1])
+
+    def read_into(self, first: int, out: np.ndarray) -> None:
+        """Read the rows from `first` on into `out`; see the base class."""
+        out[:] = self[first : first + len(out)]
+
+    def nearest(self, features: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the images most similar to each query, best first, equal scores by index.
+
+        Args:
+          features: [q, d] of queries.
+          k: length of a list; all n if there are fewer.
+
+        Returns: indices [q, k] int32 and cosines [q, k] float32. k is less where the index finds
+          fewer images of some query.
+        """
+        query = np.ascontiguousarray(unit_length(np.asarray(features, np.float32)))
+        if not np.isfinite(query).all():
+            raise UserError("the features of a query are not finite: the model is damaged")
+        k = min(k, len(self))
+        if not k or not len(query):
+            return np.zeros((len(query), k), np.int32), np.zeros((len(query), k), np.float32)
+        scores, indices = self._index.search(query, k, params=_width(self._index, self.kind, k))
+        if (indices < 0).any():  # too few images in the lists: look at all
+            widest = _width(self._index, self.kind, len(self))
+            scores, indices = self._index.search(query, k, params=widest)
+        found = int((indices >= 0).sum(1).min())
+        scores, indices = scores[:, :found], indices[:, :found]
+        order = np.lexsort((indices, -scores), axis=1)
+        rows = np.arange(len(query))[:, None]
+        return indices[rows, order].astype(np.int32), scores[rows, order]
+
+
+def import_faiss(user: str) -> Any:
+    """Return the module `faiss`.
+
+    Args:
+      user: the argument that needs it, for the message.
+
+    Raises: UserError if faiss is not installed.
+    """
+    try:
+        import faiss
+    except ImportError as error:
+        raise UserError(
+            f"{user} needs faiss, which is not installed: pip install 'batnet-jax[faiss]'"
+        ) from error
+    return faiss
+
+
+def build(
+    features: np.ndarray | RowFile, kind: str, rows_at_once: int, user: str
+) -> tuple[Any, float]:
+    """Build an index of faiss, and measure its recall.
+
+    Args:
+      features: [n, d], read block by block.
+      kind: hnsw or ivfpq.
+      rows_at_once: features of a block.
+      user: see `import_faiss`.
+
+    Returns: the index, which looks at as much as `WANTED_RECALL` needs, and the share of the best
+      ten that it finds for `SAMPLE` images of the gallery, which are no find of their own.
+    """
+    faiss = import_faiss(user)
+    count, dim = features.shape
+    # As many lists as make a search look at the centres and at the codes for about as long.
+    lists = 1 << max(0, int(np.log2(min(2 * count**0.5, count / _PER_LIST) or 1)))
+    codes = max(part for part in range(1, max(1, dim // 8) + 1) if dim % part == 0)
+    # np: without faiss's polysemous training, which takes minutes and helps another kind of search.
+    name = {
+        "hnsw": f"HNSW{_NEIGHBOURS}_SQ8",
+        "ivfpq": f"IVF{lists},PQ{codes}x8np,Refine(SQ8)",
+    }[kind]
+    index = faiss.index_factory(dim, name, faiss.METRIC_INNER_PRODUCT)
+    if kind == "hnsw":
+        index.hnsw.efConstruction = _BUILD_WIDTH
+    else:
+        index.k_factor = _ANEW
+    most = max(LEAST_TRAINING, min(max(_PER_LIST * lists, 65536), _TRAINING_BYTES // (4 * dim)))
+    index.train(_spread(features, min(count, most)))
+    for start in range(0, count, rows_at_once):
+        index.add(unit_length(read_rows(features, slice(start, start + rows_at_once))))
+    return index, _tune(index, kind, features)
+
+
+def _spread(features: np.ndarray | RowFile, number: int) -> np.ndarray:
+    """Return features of unit length, evenly spaced in the gallery."""
+    rows = np.linspace(0, len(features) - 1, number).astype(np.int64)
+    return unit_length(read_rows(features, np.unique(rows)))
+
+
+def _tune(index: Any, kind: str, features: np.ndarray | RowFile) -> float:
+    """Choose how much of an index a search looks at; return the recall that this gives."""
+    own = np.unique(np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64))
+    query = unit_length(read_rows(features, own))
+    exact = top_k(query, features, TOP + 1)[0]
+    recall = 0.0
+    for width in _WIDTHS[kind]:
+        _set_width(index, kind, width)
+        found = NearIndex(index, kind, None).nearest(query, TOP + 1)[0]
+        recall = _recall(query, own, exact, found, features)
+        if recall >= WANTED_RECALL:
+            break
+    return recall
+
+
+def _recall(
+    query: np.ndarray,
+    own: np.ndarray,
+    exact: np.ndarray,
+    found: np.ndarray,
+    features: np.ndarray | RowFile,
+) -> float:
+    """Return the share of the best ten that were found; a find of an equal score counts.
+
+    Args:
+      query: [q, d] of unit length.
+      own: [q] the gallery images that the queries are.
+      exact: [q, k + 1] the best gallery images.
+      found: [q, m] what the index has found.
+      features: of the gallery.
+    """
+    shares = []
+    for feature, self, best, items in zip(query, own, exact, found, strict=True):
+        wanted, got = best[best != self][:TOP], items[items != self][:TOP]
+        if not len(wanted):
+            continue
+        rows = np.concatenate([wanted, got])
+        scores = unit_length(read_rows(features, rows)) @ feature
+        last = scores[: len(wanted)].min() - 1e-6  # of float32
+        shares.append(min(1.0, (scores[len(wanted) :] >= last).sum() / len(wanted)))
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def _set_width(index: Any, kind: str, width: int) -> None:
+    """Set how much of an index a search looks at; the index's file keeps it."""
+    faiss = import_faiss("an index")
+    if kind == "hnsw":
+        index.hnsw.efSearch = width
+    else:
+        faiss.extract_index_ivf(index).nprobe = width
+
+
+def _width(index: Any, kind: str, k: int) -> Any:
+    """Return faiss's parameters of a search for k images."""
+    faiss = import_faiss("an index")
+    if kind == "hnsw":
+        return faiss.SearchParametersHNSW(efSearch=max(index.hnsw.efSearch, k))
+    lists = faiss.extract_index_ivf(index)
+    probes = lists.nlist if k >= index.ntotal else lists.nprobe
+    inner = faiss.SearchParametersIVF(nprobe=probes)
+    return faiss.IndexRefineSearchParameters(k_factor=_ANEW, base_index_params=inner)
+
+
+def read(path: Path, file: BinaryIO, length: int, kind: str, recall: float | None) -> NearIndex:
+    """Let faiss read an approximate index, whose checksum has been compared.
+
+    Args:
+      path: for messages.
+      file: the open file.
+      length: bytes of the index, from the start of the file.
+      kind: hnsw or ivfpq.
+      recall: measured when the index was built; None if unknown.
+
+    Raises: UserError if faiss is missing or cannot read the index.
+    """
+    faiss = import_faiss(f"'{path}'")
+    file.seek(0)
+    left = [length]
+
+    def read_some(count: int) -> bytes:
+        part = file.read(min(count, left[0]))
+        left[0] -= len(part)
+        return part
+
+    try:
+        with _one_line(path):
+            index = faiss.read_index(faiss.PyCallbackIOReader(read_some, 1 << 20))
+            fits = (
+                isinstance(index, faiss.IndexHNSW if kind == "hnsw" else faiss.IndexRefine)
+                and index.metric_type == faiss.METRIC_INNER_PRODUCT
+            )
+    except MemoryError as error:
+        raise UserError(f"'{path}' does not fit into memory") from error
+    if kind not in _WIDTHS or not fits or index.d < 1:
+        raise UserError(f"'{path}' holds no index of the kind it names: write it again")
+    return NearIndex(index, kind, recall)
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Report faiss's exceptions in one line."""
+    try:
+        yield
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"'{path}' cannot be read by faiss ({one_line(error)}): write it again with"
+            " --mode=search --faiss"
+        ) from error

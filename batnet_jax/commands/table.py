@@ -98,7 +98,12 @@ WORDS = {
 
 OUTPUT = Option("output", "the file to write", "path", shown="FILE")
 QUERY = Option("query", "an image, a folder or a list", "path")
-GALLERY = Option("gallery", "what embed wrote, a folder or a list", "path")
+GALLERY = Option(
+    "gallery",
+    "what embed wrote, a folder or a list; several with commas",
+    "path",
+    shown="PATH,PATH",
+)
 IMAGES = Option("images", "a folder, a list with a path a line, or a table", "path")
 WHERE = Option(
     "where",
@@ -263,7 +268,7 @@ COMMANDS: dict[str, Command] = {
         words=("query", "gallery"),
         needs=(QUERY.saying("a file of features of the queries"),),
         takes=(
-            GALLERY.saying("a file of features of the gallery"),
+            GALLERY.saying("a file of features of the gallery", "PATH"),
             Option("distances", "an .npy of distances, for files of labels alone", "path"),
             Option(
                 "metric",

@@ -12,6 +12,7 @@ from batnet_jax.inference.feature_file import (
     is_feature_file,
     open_features,
 )
+from batnet_jax.inference.joined_galleries import Places, join_galleries, places_of
 from batnet_jax.inference.near_index import NearIndex
 from batnet_jax.retrieval import ItemLists, top_k
 from batnet_jax.retrieval.chosen_rows import ChosenRows
@@ -32,17 +33,21 @@ class Embedder(Protocol):
         ...
 
 
-def open_gallery(model: Embedder, gallery: Any, channels: str) -> FeatureFile:
-    """Return the features and the paths of a gallery.
+def open_gallery(model: Embedder, gallery: Any, channels: str) -> tuple[FeatureFile, Places | None]:
+    """Return a gallery and, if it is a list of files, where its images come from.
 
     Args:
       model: embeds images, and tells whether a file is of its own features.
-      gallery: a file of features (.npz, .npy, .index); features [n, d] of floats; or images, see
-        `Model.embed`.
+      gallery: a file of features (.npz, .npy, .index), or a list of such files; features [n, d] of
+        floats; or images, see `Model.embed`.
       channels: of arrays.
 
     Raises: UserError if the features are of another model or another length.
     """
+    if isinstance(gallery, list | tuple) and gallery and all(map(_is_file, gallery)):
+        files = [open_gallery(model, one, channels)[0] for one in gallery]
+        names = [str(one) for one in gallery]
+        return join_galleries(files, names), places_of(files, names)
     if isinstance(gallery, str | Path) and is_feature_file(Path(gallery)):
         found = open_features(Path(gallery))
         check_fingerprint(Path(gallery), found.fingerprint, model.fingerprint)
@@ -57,7 +62,12 @@ def open_gallery(model: Embedder, gallery: Any, channels: str) -> FeatureFile:
             f"the gallery holds features of {dim} dimensions, and the model's have {model.dim}: "
             "embed the gallery with this model"
         )
-    return found
+    return found, None
+
+
+def _is_file(given: Any) -> bool:
+    """Return whether a gallery is a file of features."""
+    return isinstance(given, str | Path) and is_feature_file(Path(given))
 
 
 def top_of_rows(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from batnet_jax.errors import UserError
+from batnet_jax.inference.joined_galleries import Places
 
 
 class Hit(NamedTuple):
@@ -22,6 +23,20 @@ class Hit(NamedTuple):
     """None if the gallery has no paths."""
 
 
+class GalleryHit(NamedTuple):
+    """A gallery image in a ranked list of several galleries; see `Hit`."""
+
+    rank: int
+    score: float
+    index: int
+    """In all galleries, one after the other, from 0."""
+    path: str | None
+    gallery: str
+    """The path of the image's gallery."""
+    row: int
+    """In this gallery, from 0."""
+
+
 @dataclass(frozen=True, eq=False)
 class RankedHits(Sequence[list[Hit]]):
     """The ranked lists of q queries: a sequence of lists of `Hit`, in the order of the queries.
@@ -32,12 +47,15 @@ class RankedHits(Sequence[list[Hit]]):
         gallery is smaller, or holds the query itself.
       scores: q arrays [k] float32, cosines.
       paths: of all gallery images; None if they have none.
+      places: which of several galleries an image is in; then hits are of `GalleryHit`. None if
+        there is one gallery.
     """
 
     queries: Sequence[str]
     indices: Sequence[np.ndarray]
     scores: Sequence[np.ndarray]
     paths: Sequence[str] | None
+    places: Places | None = None
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -46,10 +64,13 @@ class RankedHits(Sequence[list[Hit]]):
         if isinstance(q, slice):
             return [self[i] for i in range(*q.indices(len(self)))]
         found = zip(self.indices[q].tolist(), self.scores[q].tolist(), strict=True)
-        return [
+        hits = [
             Hit(rank, score, i, None if self.paths is None else str(self.paths[i]))
             for rank, (i, score) in enumerate(found, 1)
         ]
+        if self.places is None:
+            return hits
+        return [GalleryHit(*hit, *self.places.find(hit.index)) for hit in hits]
 
     def __iter__(self) -> Iterator[list[Hit]]:
         return (self[q] for q in range(len(self)))
@@ -61,6 +82,8 @@ class RankedHits(Sequence[list[Hit]]):
     def to_pandas(self) -> Any:
         """Return a DataFrame with a row for each hit: query, rank, score, index, path.
 
+        Hits of several galleries have gallery and row, too.
+
         Raises: UserError if pandas is not installed.
         """
         try:
@@ -70,4 +93,5 @@ class RankedHits(Sequence[list[Hit]]):
         rows = [
             (query, *hit) for query, hits in zip(self.queries, self, strict=True) for hit in hits
         ]
-        return pandas.DataFrame(rows, columns=["query", *Hit._fields])
+        fields = Hit._fields if self.places is None else GalleryHit._fields
+        return pandas.DataFrame(rows, columns=["query", *fields])

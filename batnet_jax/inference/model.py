@@ -141,8 +141,8 @@ class Model:
         Args:
           images: q queries, see `embed`.
           gallery: a file that `save_index` or the command `embed` wrote, an .npy of features, an
-            index for faiss, features [n, d], or images, see `embed`. A file is read at each call;
-            its features stay on the disk if they take more than 256 MB.
+            index for faiss, or a list of such files; features [n, d]; or images, see `embed`. A
+            file is read at each call; its features stay on the disk if they take more than 256 MB.
           top: length of a list.
           channels: see `embed`.
           boxes: see `embed`; of the query.
@@ -155,7 +155,7 @@ class Model:
         Raises: UserError if the gallery is of another model, something is not an image, or the
           filter cannot be read or names a column that the gallery does not have.
         """
-        opened = open_gallery(self, gallery, channels)
+        opened, places = open_gallery(self, gallery, channels)
         count = len(opened.features)
         rows = None if where is None else find_rows(where, opened.columns, opened.paths, count)
         paths, found = self.find_images(images, channels, boxes)
@@ -163,7 +163,7 @@ class Model:
         own = None if keep_own or paths is None else find_own_files(paths, opened.paths)
         lists = search_lists(features, opened.features, top, own, rows)
         names = [f"image {q}" for q in range(len(found))] if paths is None else list(paths)
-        return RankedHits(names, [i for i, _ in lists], [s for _, s in lists], opened.paths)
+        return RankedHits(names, [i for i, _ in lists], [s for _, s in lists], opened.paths, places)
 
     def masks(self, images: Any, *, channels: str = "rgb") -> dict[str, np.ndarray]:
         """Return where the Bi-attention looks: its masks, as means over the channels.

@@ -1,6 +1,9 @@
 """Search: a model and a gallery, and the gallery images most similar to each query."""
 
+import copy
 import functools
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file, loading
 from batnet_jax.inference.feature_file import FeatureFile
 from batnet_jax.inference.gallery import search_lists, top_of_rows
+from batnet_jax.inference.joined_galleries import join_galleries, places_of
 from batnet_jax.inference.model import Model
 from batnet_jax.inference.where import find_rows
 from batnet_jax.retrieval import ItemLists
@@ -23,13 +27,20 @@ class Searcher:
     """A gallery and the model that embeds queries, which is restored when first needed.
 
     Attributes:
-      gallery: features [n, d], paths and the fingerprint of their model.
-      source: the feature file or the images of the gallery.
+      gallery: features [n, d], paths, columns and the fingerprint of their model; of several
+        galleries, all of them, one after the other.
+      sources: the feature file or the images of each gallery.
+      places: which of several galleries an image is in; None if there is one gallery.
       workdir: the workdir or the checkpoint of the model.
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, workdir: Path, source: Path, *, batch: int = 0
+        self,
+        config: ml_collections.ConfigDict,
+        workdir: Path,
+        source: Path | Sequence[Path],
+        *,
+        batch: int = 0,
     ):
         """Open a gallery of features, or embed a gallery of images.
 
@@ -37,7 +48,7 @@ class Searcher:
           config: see `loading.load_with_config`.
           workdir: a workdir or a checkpoint.
           source: an .npz that embed wrote, an .npy of features, an index for faiss, or images (see
-            `list_files`).
+            `list_files`); or several of them.
           batch: images per step; 0 = the config's.
 
         Raises: UserError if the gallery does not exist, or the model is needed and missing.
@@ -45,15 +56,40 @@ class Searcher:
         self._load_model = functools.partial(
             loading.load_with_config, config, workdir, step=config.eval.step, batch=batch
         )
-        self.source = source
+        self.sources = [source] if isinstance(source, Path) else list(source)
         self.workdir = workdir
+        self._files = [self._open(one) for one in self.sources]
+        self._join()
+
+    def reopened(self) -> "Searcher":
+        """Return a searcher of the same model, whose feature files are opened anew and checked.
+
+        Raises: UserError if a file is damaged, or of another model.
+        """
+        new = copy.copy(self)
+        new.__dict__.pop("common_folder", None)
+        new._files = [
+            feature_file.open_features(one) if feature_file.is_feature_file(one) else old
+            for one, old in zip(self.sources, self._files, strict=True)
+        ]
+        new._join()
+        new._check_gallery()
+        return new
+
+    def _open(self, source: Path) -> FeatureFile:
+        """Open a feature file, or embed images."""
         if feature_file.is_feature_file(source):
-            self.gallery = feature_file.open_features(source)
-        else:
-            paths = list_files(source)
-            features = self.model.embed(paths)
-            self.gallery = FeatureFile(features, paths, _fingerprint_of(self.model))
-        self._is_checked = not feature_file.is_feature_file(source)
+            return feature_file.open_features(source)
+        paths = list_files(source)
+        return FeatureFile(self.model.embed(paths), paths, _fingerprint_of(self.model))
+
+    def _join(self) -> None:
+        """Make one gallery of all."""
+        names = [str(one) for one in self.sources]
+        several = len(names) > 1
+        self.gallery = join_galleries(self._files, names) if several else self._files[0]
+        self.places = places_of(self._files, names) if several else None
+        self._is_checked = False
 
     @functools.cached_property
     def model(self) -> Model:
@@ -81,13 +117,7 @@ class Searcher:
 
         Raises: UserError as `search`.
         """
-        self._check_fingerprint()
-        dim = self.gallery.features.shape[1]
-        if dim != self.model.dim:
-            raise UserError(
-                f"'{self.source}' holds features of {dim} dimensions, and the model's have"
-                f" {self.model.dim}: embed the gallery with this model"
-            )
+        self._check_gallery()
         return self.model.embed(images)
 
     def search_features(
@@ -125,12 +155,31 @@ class Searcher:
         """
         return search_lists(features, self.gallery.features, top, left_out, rows)
 
-    def _check_fingerprint(self) -> None:
-        """Check, before the first search, that the gallery is of this model."""
+    def _check_gallery(self) -> None:
+        """Check, before the first search, that the gallery is of this model.
+
+        Raises: UserError if it is not.
+        """
+        if self._is_checked:
+            return
         own = _fingerprint_of(self.model)
-        if not self._is_checked and own is not None:
-            feature_file.check_fingerprint(self.source, self.gallery.fingerprint, own)
+        for source, file in zip(self.sources, self._files, strict=True):
+            if own is not None and feature_file.is_feature_file(source):
+                feature_file.check_fingerprint(source, file.fingerprint, own)
+            dim = file.features.shape[1]
+            if dim != self.model.dim:
+                raise UserError(
+                    f"'{source}' holds features of {dim} dimensions, and the model's have"
+                    f" {self.model.dim}: embed the gallery with this model"
+                )
         self._is_checked = True
+
+    @functools.cached_property
+    def common_folder(self) -> str:
+        """The folder above all images, with a slash at its end; "" if there is none."""
+        folders = {os.path.dirname(path) for path in self.gallery.paths or []}
+        mixed = len({os.path.isabs(folder) for folder in folders}) != 1
+        return os.path.join("" if mixed else os.path.commonpath(folders), "")
 
     @functools.cached_property
     def names(self) -> set[str]:

@@ -13,6 +13,7 @@ from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError, printable
 from batnet_jax.inference import feature_file, index_file
 from batnet_jax.inference.feature_file import FeatureFile
+from batnet_jax.inference.joined_galleries import split_paths
 from batnet_jax.inference.near_index import SAMPLE, TOP, NearIndex
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
@@ -43,7 +44,7 @@ def run(
     Args:
       config: see `loading.load_with_config`.
       workdir: a workdir or a checkpoint.
-      gallery: see `Searcher`.
+      gallery: see `Searcher`; several with commas between them, see `split_paths`.
       query: see `list_files`; None to write an index only.
       top: length of a list.
       output: the file of lists to write; see `ranked_files`.
@@ -64,9 +65,11 @@ def run(
     queries = [] if query is None else list_files(query)
     if faiss is not None:
         index_file.import_faiss("--faiss")  # fails before the work if faiss is missing
+    galleries = split_paths(str(gallery))
     # If the gallery's features are given, a batch needs room for the queries only.
-    few = min(len(queries), config.eval.batch) if feature_file.is_feature_file(gallery) else 0
-    searcher = Searcher(config, workdir, gallery, batch=few)
+    given = all(map(feature_file.is_feature_file, galleries))
+    few = min(len(queries), config.eval.batch) if given else 0
+    searcher = Searcher(config, workdir, galleries, batch=few)
     rows = searcher.find_rows(where)
     shown = []  # files are written before anything is printed: nobody may read it
     if queries:
@@ -142,6 +145,8 @@ def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[di
     """Return a ranked list: for each hit `rank` from 1, `score` (cosine), `index`, `path`.
 
     If the run knows people by name, each hit has `name`, too: None for a person it does not know.
+    If there are several galleries, each hit has `gallery` and `row`, its row there; `index` counts
+    the images of all galleries.
 
     Args:
       searcher: its gallery names the paths.
@@ -155,6 +160,9 @@ def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[di
     if searcher.names:
         for hit in found:
             hit["name"] = searcher.person(hit["index"])
+    if searcher.places:
+        for hit in found:
+            hit["gallery"], hit["row"] = searcher.places.find(hit["index"])
     return found
 
 
@@ -172,7 +180,8 @@ def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
     lines = []
     for hit in one["hits"]:
         name = f"{printable(hit.get('name') or '-'):{width}}  " if width else ""
-        lines.append(f"{hit['rank']:5}  {hit['score']:7.4f}  {name}{hit['path']}")
+        where = f"  ({hit['gallery']})" if "gallery" in hit else ""
+        lines.append(f"{hit['rank']:5}  {hit['score']:7.4f}  {name}{hit['path']}{where}")
     if lowest is not None and not lines:
         best = (
             "no image is left to search"

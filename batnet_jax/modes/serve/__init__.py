@@ -4,7 +4,8 @@ access: host names, the token and headers.
 connections: limits of connections and of their time.
 turns: whose request is worked on next.
 app: the routes.
-endpoints, uploads: answers, and the images of requests.
+endpoints, answers, uploads: what is answered, and the images of requests.
+following: a gallery whose file is replaced.
 openapi: the description of the endpoints.
 verdicts: words for scores.
 page.html, page.css, page.js, crop.js: the page in the browser, with the report's base.css.
@@ -23,6 +24,7 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.errors import UserError
+from batnet_jax.inference.joined_galleries import split_paths
 from batnet_jax.inference.search import Searcher
 
 
@@ -41,7 +43,8 @@ def run(
     Args:
       config: see `loading.load_with_config`.
       workdir: a workdir or a checkpoint.
-      gallery: see `Searcher`.
+      gallery: see `Searcher`; several with commas between them, see `split_paths`. Feature files
+        that are replaced meanwhile are opened anew.
       host: the address to listen at.
       port: 0 = any free port.
       token: what a request must know. None: the variable BATNET_TOKEN; else, if other machines can
@@ -52,7 +55,7 @@ def run(
       available, the token or a host name is not valid, or the model or the gallery is missing.
     """
     import_uvicorn()
-    from batnet_jax.modes.serve import access, app, server, verdicts
+    from batnet_jax.modes.serve import access, app, following, server, verdicts
 
     more_names = allow_host or []
     access.check_names(more_names)
@@ -63,12 +66,14 @@ def run(
         address, number = listener.getsockname()[:2]
         if token is None and not access.is_local(address):
             token = secrets.token_hex(24)
-        searcher = Searcher(config, workdir, gallery, batch=1)
+        searcher = Searcher(config, workdir, split_paths(str(gallery)), batch=1)
         searcher.search(np.zeros((1, 8, 8, 3), np.uint8), 1)  # compiles the network
         names = access.HostNames(address, [host, *more_names] if host else more_names)
         announce(host, address, number, token, len(searcher.gallery.features))
         bands = verdicts.read_bands(workdir, searcher.model.step)
-        server.serve(app.make_app(searcher, names, token, bands), listener)
+        live = following.Following(searcher)
+        live.start()
+        server.serve(app.make_app(live, names, token, bands), listener)
 
 
 def announce(host: str, address: str, port: int, token: str | None, count: int) -> None:

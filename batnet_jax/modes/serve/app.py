@@ -16,6 +16,7 @@ from starlette.routing import Route
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.serve.access import Guard, HostNames, refuse
 from batnet_jax.modes.serve.endpoints import Endpoints
+from batnet_jax.modes.serve.following import Following
 from batnet_jax.modes.serve.openapi import describe_api
 from batnet_jax.modes.serve.verdicts import Bands
 from batnet_jax.report.page import read_parts
@@ -24,17 +25,21 @@ FOLDER = Path(__file__).parent
 
 
 def make_app(
-    searcher: Searcher, names: HostNames, token: str | None = None, bands: Bands | None = None
+    searcher: Searcher | Following,
+    names: HostNames,
+    token: str | None = None,
+    bands: Bands | None = None,
 ) -> Guard:
     """Make the application: the page, and what `openapi.py` describes.
 
     Args:
-      searcher: the model and the gallery.
+      searcher: the model and the gallery, which may follow its files.
       names: the host names to answer to.
       token: what a request must know; None for nothing.
       bands: give the scores words; None for none.
     """
-    endpoints = Endpoints(searcher, bands)
+    following = searcher if isinstance(searcher, Following) else Following(searcher)
+    endpoints = Endpoints(following, bands)
     pages = {name: (FOLDER / name).read_text("utf-8") for name in ("page.html", "page.css")}
     scripts = "\n".join((FOLDER / name).read_text("utf-8") for name in ("page.js", "crop.js"))
     routes = [

@@ -9,6 +9,7 @@ from batnet_jax.version import VERSION
 
 NUMBER, TEXT = {"type": "number"}, {"type": "string"}
 INTEGER = {"type": "integer", "minimum": 0}
+CHANGES = {**INTEGER, "description": "How often the gallery has been replaced."}
 VERDICT = {
     "type": ["string", "null"],
     "enum": ["same", "unsure", "different", None],
@@ -26,14 +27,17 @@ SCHEMAS: dict[str, Any] = {
             "path": TEXT,
             "name": NAME,
             "verdict": VERDICT,
+            "gallery": {**TEXT, "description": "The image's gallery, if there are several."},
+            "row": {**INTEGER, "description": "The image's row in that gallery."},
         },
     },
     "RankedList": {
         "type": "object",
-        "required": ["hits", "gallery", "seconds", "note"],
+        "required": ["hits", "gallery", "changes", "seconds", "note"],
         "properties": {
             "hits": {"type": "array", "items": {"$ref": "#/components/schemas/Hit"}},
             "gallery": {**INTEGER, "description": "Images in the gallery."},
+            "changes": CHANGES,
             "seconds": NUMBER,
             "note": {**TEXT, "description": "What was done to transparency; mostly empty."},
         },
@@ -50,9 +54,10 @@ SCHEMAS: dict[str, Any] = {
     },
     "Gallery": {
         "type": "object",
-        "required": ["gallery", "samples"],
+        "required": ["gallery", "changes", "samples"],
         "properties": {
             "gallery": INTEGER,
+            "changes": CHANGES,
             "samples": {
                 "type": "array",
                 "items": {
@@ -65,11 +70,16 @@ SCHEMAS: dict[str, Any] = {
     },
     "Health": {
         "type": "object",
-        "required": ["status", "version", "gallery", "model", "bands"],
+        "required": ["status", "version", "gallery", "changes", "problem", "model", "bands"],
         "properties": {
             "status": {"const": "ok"},
             "version": TEXT,
             "gallery": INTEGER,
+            "changes": CHANGES,
+            "problem": {
+                "type": ["string", "null"],
+                "description": "Why a new gallery file is not in use; null if the newest is.",
+            },
             "model": {
                 "type": "object",
                 "required": ["name", "step", "dim", "input"],
@@ -105,6 +115,12 @@ WHERE = {
     "schema": {**TEXT, "maxLength": MAX_CHARACTERS},
 }
 ITEM = {"name": "number", "in": "path", "required": True, "schema": INTEGER}
+OF = {
+    "name": "changes",
+    "in": "query",
+    "description": "Of the answer that gave the number; 410 if the gallery has changed since.",
+    "schema": INTEGER,
+}
 BODY = {
     "required": True,
     "description": f"{', '.join(FORMATS)}; at most {MAX_BYTES >> 20} MB and "
@@ -144,7 +160,7 @@ def describe_api() -> dict[str, Any]:
             "/gallery/{number}": {"get": _picture(size)},
             "/gallery/{number}/similar": {
                 "get": _call(
-                    "Rank the gallery for one of its images", "RankedList", ITEM, TOP, WHERE
+                    "Rank the gallery for one of its images", "RankedList", ITEM, OF, TOP, WHERE
                 )
             },
         },
@@ -169,7 +185,7 @@ def _picture(size: dict[str, Any]) -> dict[str, Any]:
     answer = {"image/jpeg": {"schema": {**TEXT, "format": "binary"}}}
     return {
         "summary": "Show a gallery image",
-        "parameters": [ITEM, size],
+        "parameters": [ITEM, OF, size],
         "responses": _responses(answer),
     }
 

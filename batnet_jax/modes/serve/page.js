@@ -5,7 +5,7 @@ const [drop, file, figure, preview, hint, about, topSelect, statusLine, list, sa
     .map(byId);
 const large = byId("large");
 const WORDS = { same: "likely the same", unsure: "unsure", different: "likely not" };
-let query = null; /* { image: a file } or { like: a gallery number } */
+let query = null; /* { image: a file } or { like: a gallery image } */
 let shown = []; /* the hits on the page */
 let opened = 0; /* the place in `shown` of the hit that is shown large */
 let latest = 0; /* number of the latest search; answers to earlier ones are ignored */
@@ -34,11 +34,13 @@ function picture(hit, label, work) {
   const image = node("img");
   image.alt = label;
   image.loading = "lazy";
-  image.src = `gallery/${hit.index}`;
+  image.src = itemOf(hit);
   image.onerror = () => image.replaceWith(node("span", `no picture: ${label}`, "lost"));
   made.append(image);
   return made;
 }
+
+const itemOf = (hit, end = "") => `gallery/${hit.index}${end}?changes=${hit.changes}`;
 
 const named = (hit) => (hit.name ? `${hit.name}, ${hit.path}` : hit.path);
 
@@ -71,7 +73,7 @@ function enlarge(place) {
   const hit = shown[place];
   opened = place;
   byId("large-title").textContent = `${hit.rank}. ${named(hit)}`;
-  byId("large-image").src = `gallery/${hit.index}?size=large`;
+  byId("large-image").src = `${itemOf(hit)}&size=large`;
   byId("large-image").alt = named(hit);
   byId("large-about").replaceChildren(`cosine ${hit.score.toFixed(3)}`, ...verdict(hit));
   for (const step of large.querySelectorAll("[data-step]")) {
@@ -83,7 +85,7 @@ function enlarge(place) {
 
 async function ask() {
   if (query.like !== undefined) {
-    return fetch(`gallery/${query.like}/similar?top=${topSelect.value}`);
+    return fetch(`${itemOf(query.like, "/similar")}&top=${topSelect.value}`);
   }
   const box = cropped();
   return fetch(`search?top=${topSelect.value}${box ? `&box=${box.join(",")}` : ""}`, {
@@ -105,7 +107,7 @@ async function search() {
     const found = await answer.json().catch(() => ({ error: `error ${answer.status}` }));
     if (number !== latest) return;
     if (!answer.ok) throw new Error(found.error);
-    shown = found.hits;
+    shown = found.hits.map((hit) => ({ ...hit, changes: found.changes }));
     list.replaceChildren(...shown.map(card));
     const note = found.note ? `; query: ${found.note}` : "";
     say(`${shown.length} of ${found.gallery} images, ${found.seconds.toFixed(2)} s${note}`);
@@ -143,9 +145,9 @@ function useImage(chosen) {
 }
 
 function searchLike(hit) {
-  query = { like: hit.index };
+  query = { like: hit };
   large.close();
-  showQuery(`gallery/${hit.index}?size=large`, named(hit), false);
+  showQuery(`${itemOf(hit)}&size=large`, named(hit), false);
   search();
   title.focus();
   scrollTo({ top: 0 });
@@ -170,7 +172,8 @@ async function begin() {
       + `test's pairs of two identities score as high. Below ${different.toFixed(3)} it is `
       + `"${WORDS.different}".`;
   }
-  samples.replaceChildren(...gallery.samples.map((hit) => {
+  samples.replaceChildren(...gallery.samples.map((sample) => {
+    const hit = { ...sample, changes: gallery.changes };
     const item = node("li");
     item.append(picture(hit, `Search with ${named(hit)}`, () => searchLike(hit)));
     item.append(node("p", hit.name || hit.path, hit.name ? "name" : "path"));

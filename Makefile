@@ -17,7 +17,7 @@ SMOKE := $(addprefix tests/,runtime/test_devices.py house/test_exact_products.py
   retrieval/test_evaluator.py retrieval/test_count_pallas.py workdir/test_sealed_checkpoints.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all newest torch onnx browser notebook gpu docs bench baselines lint format clean
+.PHONY: help demo test test-all newest torch onnx browser notebook tables gpu docs bench baselines lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,8 @@ onnx: $(VENV)/.onnx  ## install what writes and runs .onnx files
 browser: $(VENV)/.browser  ## install Playwright: tests of pages run in Chromium, if it is there
 
 notebook: $(VENV)/.notebook  ## install what runs docs/notebooks/ (Jupyter's kernel, pandas)
+
+tables: $(VENV)/.tables  ## install DuckDB and Polars: tests open our .parquet in them
 
 gpu: $(VENV)/.gpu  ## install JAX for NVIDIA GPUs (CUDA 13)
 
@@ -122,6 +124,11 @@ $(VENV)/.browser: $(VENV)/.test requirements/browser.txt
 $(VENV)/.notebook: $(VENV)/.test requirements/notebook.txt
 	@echo "installing Jupyter's kernel and pandas into $(VENV)"
 	@$(HASHED) requirements/notebook.txt
+	@touch $@
+
+$(VENV)/.tables: $(VENV)/.test requirements/tables.txt
+	@echo "installing DuckDB and Polars into $(VENV)"
+	@$(HASHED) requirements/tables.txt
 	@touch $@
 
 $(VENV)/.gpu: $(VENV)/.test requirements/gpu.txt

@@ -145,10 +145,16 @@ COMMANDS: dict[str, Command] = {
         examples=("batnet report runs/people",),
     ),
     "embed": Command(
-        "Writes the features of images to a file.",
+        "Writes the features of images to a file, or to a folder of shards.",
         module="embed",
         words=(RUN, "images", "output"),
-        needs=(OUTPUT.saying("the .npz to write", "F.npz"),),
+        needs=(
+            OUTPUT.saying(
+                "the file to write, or a folder: several processes share it, and the same command "
+                "goes on after an interruption",
+                "F.npz|parquet|DIR",
+            ),
+        ),
         takes=(
             IMAGES,
             Option("skip_unreadable", "leave out images that cannot be read", "switch", False),
@@ -160,11 +166,25 @@ COMMANDS: dict[str, Command] = {
                 False,
             ),
             Option("remove", "remove images from the file, without --images", shown="PATTERN|LIST"),
+            Option(
+                "shard",
+                "embed every N-th shard of a folder from I on, I in 0..N-1; N processes share the "
+                "work",
+                shown="I/N",
+            ),
+            Option(
+                "shard_images",
+                "images of a shard of a folder; default: by their number",
+                "number",
+                least=1,
+            ),
         ),
         settings="saved",
+        shared=True,
         examples=(
             "batnet embed runs/people photos photos.npz",
             "batnet embed runs/people photos photos.npz --update",
+            "batnet embed runs/people photos gallery/",
             "batnet embed osnet_x1_0_msmt17.pth photos photos.npz",
         ),
     ),
@@ -263,7 +283,7 @@ COMMANDS: dict[str, Command] = {
         examples=("batnet compare runs/people runs/people2",),
     ),
     "metrics": Command(
-        "Measures features (.npz, .mat, .npy with .csv) of any framework; needs no run.",
+        "Measures features (.npz, .parquet, .mat, .npy with .csv) of any framework; needs no run.",
         module="metrics",
         words=("query", "gallery"),
         needs=(QUERY.saying("a file of features of the queries"),),

@@ -8,6 +8,7 @@ extra_figures: the figures that `eval` fields add, such as re-ranking.
 query_figures: the figures of each query, in `eval/step_<N>.npz`.
 evaluate: the whole, from a network to `eval/step_<N>.json` and the table on stdout.
 evaluated_run: a workdir read back: settings, an evaluation, learning curves.
+parquet/: features in Parquet files.
 paired: statistics of runs with the same queries or the same seeds.
 run_groups: settings that differ, and groups of runs that differ in the seed alone.
 comparison: all of this for several runs: `compare`.

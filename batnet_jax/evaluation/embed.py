@@ -45,12 +45,19 @@ def embed_step(variables: dict[str, Any], images: jax.Array, *, model: BATNet) -
     return jnp.concatenate(halves, axis=-1).astype(jnp.float32)
 
 
-def make_embed(model: Any, variables: dict[str, Any]) -> Embed:
+def make_embed(model: Any, variables: dict[str, Any], *, apart: bool = False) -> Embed:
     """Return a function that embeds images on all devices; b must be a multiple of their number.
 
     Each of several processes passes its own images and gets the features of its own images.
+
+    Args:
+      model: the network.
+      variables: `params` and `batch_stats`.
+      apart: each process calls the function when it likes, and computes on its own devices. Without
+        it all processes must call the function together.
     """
-    replicated, step = devices.replicate(variables), embed_on_devices(model)
+    on = devices.own_devices() if apart else None
+    replicated, step = devices.replicate(variables), embed_on_devices(model, on)
 
     def embed(images: np.ndarray) -> np.ndarray:
         split = devices.split(images)

@@ -3,28 +3,38 @@
 .npz and .mat: arrays of one set, as `features`, `pids`, `cameras`, `paths`; or of both sets, as
 `query_f`, `query_label`, `query_cam`, `gallery_f` (layumi's `pytorch_result.mat`); or a distance
 matrix `distmat` with `q_pids`, `g_pids`, `q_camids`, `g_camids` (Torchreid, FastReID).
+.parquet: a column of features, and columns `pid`, `camera`, `path`.
 .npy: features, or a distance matrix.
 .csv: identities, cameras and paths, a row an image; beside an .npy or .npz of its name.
 """
 
 import csv
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from batnet_jax.data.files.columns import CAMERAS, MISSING, PATHS, PIDS, cut_fractions, plain
+from batnet_jax.data.files.columns import (
+    CAMERAS,
+    FEATURES,
+    MISSING,
+    PATHS,
+    PIDS,
+    cut_fractions,
+    plain,
+)
 from batnet_jax.data.files.matlab_v5 import MAX_BYTES, read_mat
 from batnet_jax.errors import UserError, one_line
+from batnet_jax.evaluation.parquet.file import open_parquet
 from batnet_jax.runtime.npz import open_npz, place_npy
 from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.read_files import open_regular, read_bytes, reason
 
-FEATURES = ("features", "feature", "feats", "feat", "f", "embeddings", "embedding", "x")
 DISTANCES = ("distmat", "distances", "distance", "dists", "dist", "distancematrix")
-SUFFIXES = (".npz", ".mat", ".npy", ".csv")
+SUFFIXES = (".npz", ".parquet", ".mat", ".npy", ".csv")
 MOST_UNPACKED = 20
 """Limit of the unpacked size of a compressed .mat, in sizes of the file."""
 IN_MEMORY = 10**9
@@ -93,6 +103,8 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     try:
         if suffix == ".csv":
             return _read_csv(path)
+        if suffix == ".parquet":
+            return _read_parquet(path)
         if suffix == ".npy":
             return {"features": _read_npy(path)}
         if suffix == ".mat":
@@ -125,6 +137,15 @@ def _read_npy(path: Path) -> np.ndarray:
         if file.readinto(array.reshape(-1, order="A").view(np.uint8).data) != array.nbytes:
             raise ValueError("it has been cut off")
         return array
+
+
+def _read_parquet(path: Path) -> dict[str, np.ndarray]:
+    """Read the features of a .parquet into memory, as those of an .npz, and its other columns."""
+    found = open_parquet(path, sys.maxsize)
+    arrays = {name.lower(): column for name, column in found.columns.items()}
+    if found.paths is not None:
+        arrays["path"] = np.array(list(found.paths), np.str_)
+    return arrays | {"features": np.asarray(found.features)}
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:

@@ -7,8 +7,8 @@ import numpy as np
 from batnet_jax.errors import UserError, printable
 from batnet_jax.runtime.npz import Npz
 
-RESERVED = ("features", "paths")
-"""Names of a feature file's own arrays."""
+RESERVED = ("features", "paths", "path")
+"""Names of a feature file's own arrays, and of a .parquet's own columns."""
 KINDS = "biufUS"
 """Kinds of the types of columns: booleans, integers, floats and strings."""
 _MOST_NAME = 100
@@ -29,7 +29,7 @@ def check_columns(columns: Mapping[str, object], count: int) -> dict[str, np.nda
         if not is_name(name):
             raise UserError(
                 f"a column cannot be named {printable(repr(name))}: give up to {_MOST_NAME}"
-                f" printable bytes without / and \\, and neither {' nor '.join(RESERVED)}"
+                f" printable bytes without / and \\, and none of {', '.join(RESERVED)}"
             )
         array = np.asarray(values)
         if array.shape != (count,) or array.dtype.kind not in KINDS or not array.dtype.itemsize:

@@ -21,11 +21,16 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from batnet_jax.errors import UserError, one_line, printable
+from batnet_jax.evaluation.parquet.file import open_parquet, parquet_fingerprint
+from batnet_jax.evaluation.parquet.write import SUFFIX as PARQUET_SUFFIX
+from batnet_jax.evaluation.parquet.write import write_parquet
 from batnet_jax.inference.block_sums import SumWriter, block_size, has_sums, read_sums
-from batnet_jax.inference.columns import check_columns, read_columns
+from batnet_jax.inference.columns import check_columns, is_name, read_columns
 from batnet_jax.inference.index_end import crc_of, read_end
 from batnet_jax.inference.index_file import open_index
 from batnet_jax.inference.near_index import NearIndex
+from batnet_jax.inference.shard_gallery import open_shards
+from batnet_jax.inference.shards import is_shard_folder, read_manifest
 from batnet_jax.retrieval.row_file import BlockSums, RowFile
 from batnet_jax.runtime.atomic_write import atomic_path
 from batnet_jax.runtime.npz import Npz, Place, open_npz, place_npy
@@ -33,7 +38,7 @@ from batnet_jax.runtime.paths import is_folder
 from batnet_jax.runtime.read_files import open_regular, reason
 
 INDEX_SUFFIX = ".index"
-SUFFIXES = (".npz", ".npy", INDEX_SUFFIX)
+SUFFIXES = (".npz", PARQUET_SUFFIX, ".npy", INDEX_SUFFIX)
 IN_MEMORY = 256 * 10**6
 """Bytes of features that are read into memory; more are read from the file at each search."""
 NO_COLUMNS: Mapping[str, np.ndarray] = types.MappingProxyType({})
@@ -57,8 +62,10 @@ class FeatureFile(NamedTuple):
 
 
 def is_feature_file(path: Path) -> bool:
-    """Return whether a path is a feature file, judged by its suffix."""
-    return path.suffix.lower() in SUFFIXES and not is_folder(path)
+    """Return whether a path is a feature file, judged by its suffix, or a folder of shards."""
+    if is_folder(path):
+        return is_shard_folder(path)
+    return path.suffix.lower() in SUFFIXES
 
 
 def open_features(path: Path) -> FeatureFile:
@@ -75,6 +82,10 @@ def open_features(path: Path) -> FeatureFile:
     """
     suffix = path.suffix.lower()
     try:
+        if is_folder(path):
+            return _named(FeatureFile(*open_shards(path, IN_MEMORY)))
+        if suffix == PARQUET_SUFFIX:
+            return _named(FeatureFile(*open_parquet(path, IN_MEMORY)))
         if suffix == ".npy":
             return FeatureFile(_open_npy(path), None)
         if suffix == INDEX_SUFFIX:
@@ -86,19 +97,29 @@ def open_features(path: Path) -> FeatureFile:
         raise
     except Exception as error:  # damaged files raise many types
         why = reason(error) if isinstance(error, OSError) else one_line(error)
+        wanted = "a .parquet" if suffix == PARQUET_SUFFIX else "an .npz"
         raise UserError(
-            f"'{path}' cannot be read ({why}): give an .npz that embed wrote, or an .npy"
+            f"'{path}' cannot be read ({why}): give {wanted} that embed wrote, or an .npy"
         ) from error
+
+
+def _named(found: FeatureFile) -> FeatureFile:
+    """Return a feature file without the columns whose names no gallery can have."""
+    return found._replace(columns={n: c for n, c in found.columns.items() if is_name(n)})
 
 
 def read_fingerprint(path: Path) -> str | None:
     """Return the fingerprint of the model that embedded a file's images; None if there is none.
 
     Args:
-      path: an .npz, or an index for faiss; other files have none.
+      path: an .npz, a .parquet, a folder of shards, or an index for faiss; other files have none.
 
     Raises: UserError if the file cannot be read.
     """
+    if is_folder(path):
+        return read_manifest(path)[0].fingerprint
+    if path.suffix.lower() == PARQUET_SUFFIX:
+        return parquet_fingerprint(path)
     try:
         with open(open_regular(path), "rb") as file:  # a zip's comment is its end, too
             end = read_end(file, _MARKED_BYTES)
@@ -226,19 +247,28 @@ def write_features(
     """Write `features` [n, d] float32, `paths` [n], columns, checksums and the fingerprint.
 
     Args:
-      path: the file; appears when complete.
+      path: the file, an .npz or a .parquet; appears when complete.
       batches: [b, d] float32, in order; n rows in total. Consumed one at a time.
       shape: n and d.
       paths: n names.
       fingerprint: of the model; None to leave it out.
-      columns: see `FeatureFile`; each becomes an array of the .npz, by its name. Or a function that
-        returns them, which is called after the last batch.
+      columns: see `FeatureFile`; each becomes an array of the .npz or a column of the .parquet, by
+        its name. Or a function that returns them: of an .npz after the last batch, and of a
+        .parquet before the first one and, for some rows, after their batches.
 
     Raises: UserError if a column does not fit; OSError if the file cannot be written; then an old
       file at the path is unchanged.
     """
     if not callable(columns):
         check_columns(columns, shape[0])
+    if path.suffix.lower() == PARQUET_SUFFIX:
+
+        def checked() -> dict[str, np.ndarray]:
+            return check_columns(columns() if callable(columns) else columns, shape[0])
+
+        about = {"fingerprint": fingerprint, "columns": checked}
+        write_parquet(path, batches, shape=shape, paths=paths, **about)
+        return
     with (
         atomic_path(path) as temporary,
         temporary.open("wb") as file,

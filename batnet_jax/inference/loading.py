@@ -8,8 +8,9 @@ import ml_collections
 
 from batnet_jax.data.files.safe_open import check_local
 from batnet_jax.inference.model import Model
-from batnet_jax.inference.restore import restore_train_state
+from batnet_jax.inference.restore import restore_trained
 from batnet_jax.inference.saved_settings import choose_checkpoint, read_config, refuse_step
+from batnet_jax.runtime import processes
 from batnet_jax.runtime.compilation_cache import use_compilation_cache
 from batnet_jax.runtime.paths import is_file
 from batnet_jax.runtime.xla_flags import choose_cpu_libraries
@@ -60,9 +61,22 @@ def load(
 
 
 def load_with_config(
-    config: ml_collections.ConfigDict, path: Path, *, step: int = 0, batch: int = 0
+    config: ml_collections.ConfigDict,
+    path: Path,
+    *,
+    step: int = 0,
+    batch: int = 0,
+    apart: bool = False,
 ) -> Model:
     """Load a trained model as `load` does, with settings that must describe its network.
+
+    Args:
+      config: the settings.
+      path: see `load`.
+      step: see `load`.
+      batch: see `load`.
+      apart: each of several processes embeds images of its own. The first one reads the checkpoint
+        and sends the variables to the others.
 
     Raises: UserError if the config describes another network or another image size.
     """
@@ -70,10 +84,19 @@ def load_with_config(
     if is_file(path):
         refuse_step(path, step)
         network, variables = load_given(config, path)
-        return Model(network, variables, config=config, step=0, batch=batch)
+        return Model(network, variables, config=config, step=0, batch=batch, apart=apart)
+    workdir, step = processes.by_lead(lambda: _choose(config, path, step))
+    network, variables, taken = restore_trained(config, workdir, step)
+    return Model(network, variables, config=config, step=taken, batch=batch, apart=apart)
+
+
+def _choose(config: ml_collections.ConfigDict, path: Path, step: int) -> tuple[Path, int]:
+    """Return the workdir and the step of a checkpoint, after a look at its image size.
+
+    Raises: UserError if there is none, or its images have another size.
+    """
     workdir, step = choose_checkpoint(path, step)
     saved = checkpoints.restore_metadata(workdir, step).get("config")
     if saved:
         check_image_size(config, tuple(from_saved(saved).data.image_size), path)
-    network, state = restore_train_state(config, workdir, step)
-    return Model(network, state.tested(), config=config, step=int(state.step), batch=batch)
+    return workdir, step

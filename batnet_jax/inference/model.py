@@ -23,6 +23,7 @@ from batnet_jax.inference.box_steps import MAX_BOXES, BoxSteps
 from batnet_jax.inference.evaluate_model import evaluate_model
 from batnet_jax.inference.feature_file import (
     INDEX_SUFFIX,
+    PARQUET_SUFFIX,
     check_fingerprint,
     mark,
     read_fingerprint,
@@ -65,17 +66,27 @@ class Model:
         config: ml_collections.ConfigDict,
         step: int,
         batch: int,
+        apart: bool = False,
     ):
-        """Put the variables on the devices; the first `embed` compiles."""
+        """Put the variables on the devices; the first `embed` compiles.
+
+        Args:
+          network: the module.
+          variables: `params` and `batch_stats`.
+          config: the settings.
+          step: training steps taken.
+          batch: images per step.
+          apart: each of several processes embeds images of its own, when it likes.
+        """
         self.config = config
         self.step = step
         self.image_size: tuple[int, int] = tuple(config.data.image_size)
         self.alpha: str = config.data.alpha
         self.dim: int = sum(feature_sizes(variables["params"]).values())
-        self.batch = devices.round_up(batch)
+        self.batch = devices.round_up_own(batch) if apart else devices.round_up(batch)
         self.fingerprint = fingerprint(config, variables)
         self._network, self._variables = network, variables
-        self._embed = make_embed(network, variables)
+        self._embed = make_embed(network, variables, apart=apart)
         self._box_steps: BoxSteps | None = None
 
     def __repr__(self) -> str:
@@ -193,8 +204,9 @@ class Model:
         Args:
           images: see `embed`.
           path: an .npz, as the command `embed` writes it: `features` [n, d] and `paths` [n] (for
-            images without a path `image 3`), written incrementally; or an .index for faiss, of
-            vectors of unit length, with the paths behind it.
+            images without a path `image 3`), written incrementally; a .parquet with the columns
+            `features` and `path`; or an .index for faiss, of vectors of unit length, with the paths
+            behind it.
           channels: see `embed`.
           kind: of an .index: "flat", "hnsw" or "ivfpq"; "auto" = flat below 100,000 images, HNSW
             below 3,000,000.
@@ -213,7 +225,7 @@ class Model:
             features = self.embed_found(paths, found, channels, progress=progress)
             about = {"user": "an .index", "paths": names, "kind": kind}
             write_index(path, features, mark(self.fingerprint), **about)
-        elif path.suffix.lower() == ".npz":
+        elif path.suffix.lower() in (".npz", PARQUET_SUFFIX):
             with self._show(len(names), progress) as bar:
 
                 def batches() -> Iterator[np.ndarray]:
@@ -226,7 +238,7 @@ class Model:
                     path, batches(), shape=shape, paths=names, fingerprint=self.fingerprint
                 )
         else:
-            raise UserError(f"'{path}' does not end in .npz or {INDEX_SUFFIX}: choose one")
+            raise UserError(f"'{path}' does not end in .npz, {PARQUET_SUFFIX} or {INDEX_SUFFIX}")
         return path
 
     def evaluate(self, data: str | os.PathLike = "", *, trust: str | Collection[str] = ()) -> dict:
@@ -264,7 +276,7 @@ class Model:
         A file without a fingerprint gives a warning on stderr.
 
         Args:
-          path: an .npz of features, or an index for faiss.
+          path: an .npz or a .parquet of features, a folder of shards, or an index for faiss.
 
         Raises: UserError if the features are of another model, or the file cannot be read.
         """

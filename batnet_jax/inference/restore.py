@@ -21,13 +21,25 @@ def restore_network(
 
     Raises: UserError if the checkpoint has another architecture than the config.
     """
+    network, variables, _ = restore_trained(config, workdir, step)
+    return network, variables
 
-    def read_variables() -> tuple[int, dict[str, Any]]:
+
+def restore_trained(
+    config: ml_collections.ConfigDict, workdir: Path, step: int
+) -> tuple[Any, dict[str, Any], int]:
+    """Restore what `restore_network` does, and the number of training steps taken.
+
+    Raises: UserError if the checkpoint has another architecture than the config.
+    """
+
+    def read_variables() -> tuple[int, dict[str, Any], int]:
         _, state = restore_train_state(config, workdir, step)
-        return len(checkpoints.restore_metadata(workdir, step)["identities"]), state.tested()
+        num_identities = len(checkpoints.restore_metadata(workdir, step)["identities"])
+        return num_identities, state.tested(), int(state.step)
 
-    num_identities, variables = processes.by_lead(read_variables)
-    return make_model(config, num_identities), variables
+    num_identities, variables, taken = processes.by_lead(read_variables)
+    return make_model(config, num_identities), variables, taken
 
 
 def restore_train_state(

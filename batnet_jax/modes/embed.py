@@ -1,11 +1,13 @@
 """The mode `embed`: write the features of images to a file, or bring such a file up to date."""
 
+import functools
 import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
 
@@ -13,15 +15,18 @@ from batnet_jax.data.loading.described_images import DescribedImages, describe_i
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError, printable
+from batnet_jax.evaluation.parquet.write import SUFFIX as PARQUET
 from batnet_jax.inference import living_gallery
 from batnet_jax.inference.columns import check_columns
 from batnet_jax.inference.feature_file import FeatureFile, open_features, write_features
 from batnet_jax.inference.living_gallery import Plan
 from batnet_jax.inference.loading import load_with_config
 from batnet_jax.inference.model import BAR_DELAY, Model
+from batnet_jax.modes.embed_shards import parse_shard, run_shards
 from batnet_jax.modes.flags import given_fields, report_write_errors
+from batnet_jax.runtime import processes
 from batnet_jax.runtime.file_lock import only_writer
-from batnet_jax.runtime.paths import is_file
+from batnet_jax.runtime.paths import is_file, is_folder
 from batnet_jax.runtime.progress import progress_bar
 
 
@@ -35,26 +40,29 @@ def run(
     append: bool = False,
     update: bool = False,
     remove: str | None = None,
+    shard: str | None = None,
+    shard_images: int | None = None,
 ) -> None:
-    """Write the features of images to a file.
+    """Write the features of images to a file, or to a folder of shards.
 
     Args:
       config: see `load_with_config`. `data.layout` and `data.pattern` name the identities and the
         cameras of a folder if the command line gives them.
       workdir: a workdir or a checkpoint.
       images: see `describe_images`; None if images are only removed.
-      output: the .npz to write.
+      output: the .npz or .parquet to write, or a folder, see `embed_shards`.
       skip_unreadable: leave out images that cannot be read, and name them on stderr. Every image
         is decoded twice then.
       append: keep the images that the file has, and add those that it does not have.
       update: embed what is new or has changed, and remove what `images` does not have any more.
       remove: remove images from the file, see `living_gallery.plan_remove`.
+      shard: see `embed_shards.parse_shard`.
+      shard_images: images of a shard.
 
     Raises: UserError if the model or the images are missing, an image cannot be read, or another
       process is writing the file.
     """
-    if output.suffix.lower() != ".npz":
-        raise UserError(f"--output={output} does not end in .npz: features are written as .npz")
+    to_folder = check_output(output, shard, shard_images)
     given = [f"--{n}" for n, on in zip(("append", "update", "remove"), (append, update, remove),
                                        strict=True) if on]  # fmt: skip
     if len(given) > 1:
@@ -62,17 +70,28 @@ def run(
     if (images is None) == (remove is None):
         what = "--images (or --remove)" if images is None else "either --images or --remove"
         raise UserError(f"--mode=embed needs {what}: a folder, a list or a table")
+    if to_folder:
+        if given or images is None:
+            raise UserError(
+                f"{given[0]} changes a file, not a folder as --output={output}: embed into a new"
+                " folder, or into a file"
+            )
+        found, model = _prepare(config, workdir, images, look=False)
+        run_shards(
+            model,
+            found,
+            output=output,
+            shard=parse_shard(shard),
+            shard_images=shard_images,
+            readable=functools.partial(readable, model=model) if skip_unreadable else None,
+        )
+        return
     with report_write_errors("output", output), only_writer(output):
         if remove is not None:
             _remove(output, remove)
             return
         assert images is not None
-        fields = given_fields()
-        reading = {n: config.data[n] for n in ("layout", "pattern") if f"data.{n}" in fields}
-        found = describe_images(images, **reading)
-        check_columns(found.columns, len(found))
-        model = load_with_config(config, workdir, step=config.eval.step)
-        found.alpha = model.alpha
+        found, model = _prepare(config, workdir, images)
         old = _open_old(output, model) if append or update else None
         if old is None:
             plan = living_gallery.plan_all(len(found))
@@ -80,6 +99,46 @@ def run(
             plan_of = living_gallery.plan_append if append else living_gallery.plan_update
             plan = plan_of(old, found)
         _embed(model, found, old, plan, output, str(images), skip_unreadable)
+
+
+def _prepare(
+    config: ml_collections.ConfigDict, workdir: Path, images: Path, *, look: bool = True
+) -> tuple[DescribedImages, Model]:
+    """Return the images and the model; of several processes each has its own images and devices.
+
+    Raises: see `run`, in all processes.
+    """
+    fields = given_fields()
+    reading = {n: config.data[n] for n in ("layout", "pattern") if f"data.{n}" in fields}
+    found = processes.by_all(lambda: describe_images(images, **reading, look=look))
+    check_columns(found.columns, len(found))
+    model = load_with_config(config, workdir, step=config.eval.step, apart=True)
+    found.alpha = model.alpha
+    return found, model
+
+
+def check_output(output: Path, shard: str | None, shard_images: int | None) -> bool:
+    """Return whether the output is a folder: one that exists, or a name without a suffix.
+
+    Raises: UserError for a file of another suffix than .npz or .parquet, and for a file with
+      several processes or the flags of shards.
+    """
+    if not output.suffix or is_folder(output):
+        return True
+    if output.suffix.lower() not in (".npz", PARQUET):
+        raise UserError(
+            f"--output={output} does not end in .npz or {PARQUET}: name such a file, or a folder"
+            " without a suffix"
+        )
+    if shard is not None or shard_images is not None:
+        flag = "--shard" if shard is not None else "--shard_images"
+        raise UserError(f"{flag} needs a folder to write shards into, not --output={output}")
+    if not processes.alone():
+        raise UserError(
+            f"--output={output} is a file, which one process writes: name a folder, into which"
+            f" {jax.process_count()} processes write shards"
+        )
+    return False
 
 
 def _open_old(path: Path, model: Model) -> FeatureFile | None:

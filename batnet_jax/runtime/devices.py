@@ -90,6 +90,17 @@ def gather(own: np.ndarray, batch: int) -> np.ndarray:
     return whole.reshape(-1, *own.shape[2:])
 
 
+def own_devices() -> tuple[Any, ...] | None:
+    """Return the devices of this process; None if these are all devices."""
+    return None if jax.process_count() == 1 else tuple(jax.local_devices())
+
+
+def round_up_own(batch: int) -> int:
+    """Round a batch up to a multiple of the number of this process's devices."""
+    count = jax.local_device_count()
+    return -(-batch // count) * count
+
+
 def round_up(batch: int) -> int:
     """Round a batch up to a multiple of the number of devices of all processes."""
     count = jax.device_count()

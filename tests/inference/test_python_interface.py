@@ -82,6 +82,7 @@ def test_all_kinds_of_galleries_rank_alike(model, photos, tmp_path):
     assert open_features(written).paths == paths
     np.testing.assert_array_equal(open_features(written).features, features)
     galleries = [folder, paths, written, str(tmp_path / "F.npy"), features]
+    galleries.append(model.save_index(folder, tmp_path / "F.parquet"))
     if find_spec("faiss"):
         galleries.append(model.save_index(folder, tmp_path / "F.index"))
     wanted = None
@@ -109,7 +110,7 @@ def test_what_cannot_be_searched(model, run, photos, tmp_path):
         "was embedded by another model": lambda: model.search(PIXELS, tmp_path / "F.npz"),
         "features of 5 dimensions, and the": lambda: model.search(PIXELS, np.zeros((3, 5))),
         "does not exist": lambda: model.search(PIXELS, tmp_path / "nowhere"),
-        r"F.txt' does not end in .npz or .index": lambda: model.save_index(PIXELS, "F.txt"),
+        "F.txt' does not end in .npz, .parquet or": lambda: model.save_index(PIXELS, "F.txt"),
     }
     for message, call in cases.items():
         with pytest.raises(UserError, match=message):

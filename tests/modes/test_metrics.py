@@ -6,7 +6,9 @@ import sys
 from unittest import mock
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 from scipy.io import savemat
 from support import retrieval_oracle
 from support.run_main import call_main, parse_again
@@ -66,6 +68,17 @@ def test_two_npz(case, tmp_path, names):
         arrays = {name.replace("query", side): array for name, array in arrays}
         np.savez(tmp_path / f"{side}.npz", **arrays)
     found, _ = measure(tmp_path, tmp_path / "query.npz", tmp_path / "gallery.npz")
+    assert_figures(found, expected(case))
+
+
+def test_two_parquet(case, tmp_path):
+    """The features are lists, as pandas and our own `embed` write them."""
+    for side in ("query", "gallery"):
+        features, *labels = of(case, side).values()
+        named = zip(("pid", "camera"), map(pa.array, labels), strict=True)
+        table = pa.table({"embedding": pa.array(list(features)), **dict(named)})
+        parquet.write_table(table, tmp_path / f"{side}.parquet")
+    found, _ = measure(tmp_path, tmp_path / "query.parquet", tmp_path / "gallery.parquet")
     assert_figures(found, expected(case))
 
 
@@ -184,7 +197,10 @@ def test_mistakes(case, tmp_path):
     good = tmp_path / "good.npz"
     for words, message in {
         (tmp_path / "none.npz", good): "cannot be read (No such file",
-        (tmp_path / "none.pkl", good): "is no file of features: give .npz, .mat, .npy, .csv",
+        (
+            tmp_path / "none.pkl",
+            good,
+        ): "is no file of features: give .npz, .parquet, .mat",
         (tmp_path / "text.npz", good): "cannot be read",
         (tmp_path / "text.mat", good): "cannot be read",
         (tmp_path / "embedded.npz", good): "embedded.csv'",

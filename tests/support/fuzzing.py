@@ -37,7 +37,8 @@ def _watch(event, arguments):
         path, _, flags = arguments
         writes = flags & (os.O_WRONLY | os.O_RDWR) and flags & os.O_TMPFILE != os.O_TMPFILE
         named = isinstance(path, str | bytes | os.PathLike)
-        if writes and named and not os.path.abspath(os.fsdecode(path)).startswith(_inside):
+        # A file without a name is opened by its folder.
+        if writes and named and not f"{os.path.abspath(os.fsdecode(path))}/".startswith(_inside):
             _seen.append(f"writes {path!r}")
     elif event in FORBIDDEN:
         paths = [os.fsdecode(a) for a in arguments if isinstance(a, str | bytes | os.PathLike)]

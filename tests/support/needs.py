@@ -16,6 +16,7 @@ import pytest
 INSTALL = {
     "argcomplete": "pip install -e .",
     "axe_playwright_python.sync_playwright": "make browser",
+    "duckdb": "make tables",
     "faiss": "pip install -e '.[faiss]'",
     "gcsfs": "pip install -e '.[bucket]'",
     "httpx2": "pip install -e '.[test]'",
@@ -33,6 +34,7 @@ INSTALL = {
     "nbformat": "make notebook",
     "pandas": "make notebook",
     "playwright.sync_api": "make browser",
+    "polars": "make tables",
     "setuptools": "pip install -e '.[test]'",
     "sklearn": "pip install -e '.[test]'",
     "starlette": "pip install -e '.[serve]'",

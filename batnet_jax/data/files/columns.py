@@ -1,8 +1,9 @@
-"""The names that people give to the columns of labels, and the texts of a missing value."""
+"""The usual names of features and of columns of labels, and the texts of a missing value."""
 
 import re
 from collections.abc import Iterable, Sequence
 
+FEATURES = ("features", "feature", "feats", "feat", "f", "embeddings", "embedding", "x")
 PIDS = (
     "pids", "pid", "labels", "label", "identities", "identity", "ids", "id", "persons", "person",
     "personids", "personid", "identityids", "identityid", "names", "name", "targets", "target", "y",

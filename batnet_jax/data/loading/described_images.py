@@ -34,23 +34,28 @@ class DescribedImages(ImageFiles):
 
     Attributes:
       filenames: n paths.
-      columns: by name, [n]; `bytes` and `modified` among them.
+      columns: by name, [n]; `bytes` and `modified` among them if the files have been looked at.
       digests: [n] str, of the files whose bytes were read; "" for the others.
       alpha: what becomes of transparency around a box, one of `pixels.ALPHA`.
     """
 
     def __init__(
-        self, filenames: Sequence[str], columns: Mapping[str, np.ndarray], alpha: str = WHITE
+        self,
+        filenames: Sequence[str],
+        columns: Mapping[str, np.ndarray],
+        alpha: str = WHITE,
+        *,
+        look: bool = True,
     ):
-        """Look at the files' sizes and times."""
+        """Look at the files' sizes and times, unless `look` is False; `take` looks then."""
         super().__init__(filenames)
-        facts = [_stat(name) for name in self.filenames]
-        self.columns = {
-            **columns,
-            "bytes": np.array([size for size, _ in facts], np.int64),
-            "modified": np.array([time for _, time in facts], np.float64),
-        }
-        self.digests = np.zeros(len(facts), "<U32")
+        self.columns = dict(columns)
+        self._looked = look
+        if look:
+            facts = [_stat(name) for name in self.filenames]
+            self.columns["bytes"] = np.array([size for size, _ in facts], np.int64)
+            self.columns["modified"] = np.array([time for _, time in facts], np.float64)
+        self.digests = np.zeros(len(self), "<U32")
         self.alpha = alpha
         self._frame = threading.local()
 
@@ -87,9 +92,10 @@ class DescribedImages(ImageFiles):
 
     def take(self, chosen: Sequence[int]) -> "DescribedImages":
         """Return some of the images, with their sizes and times of before."""
-        few = DescribedImages([], {}, self.alpha)
-        few.filenames = [self.filenames[i] for i in chosen]
-        few.columns = {name: values[list(chosen)] for name, values in self.columns.items()}
+        names = [self.filenames[i] for i in chosen]
+        columns = {name: values[list(chosen)] for name, values in self.columns.items()}
+        few = DescribedImages(names, columns, self.alpha, look=not self._looked)
+        few._looked = True
         few.digests = self.digests[list(chosen)]
         return few
 
@@ -109,7 +115,7 @@ def box_at(columns: Mapping[str, np.ndarray], i: int) -> tuple[float, ...] | Non
 
 
 def describe_images(
-    place: Path, *, layout: str = "", pattern: str = "", alpha: str = WHITE
+    place: Path, *, layout: str = "", pattern: str = "", alpha: str = WHITE, look: bool = True
 ) -> DescribedImages:
     """List images and what is known of them.
 
@@ -119,14 +125,15 @@ def describe_images(
       layout: the levels of a folder, as `data.layout` has them; "" if they say nothing.
       pattern: of paths below a folder, as `data.pattern` has it; "" if they say nothing.
       alpha: see `DescribedImages`.
+      look: see `DescribedImages`.
 
     Raises: UserError if there is no image, a row or a name of the table is wrong, or a name does
       not fit the layout or the pattern.
     """
     if is_table(place) and (table := _read_described(place)):
-        return DescribedImages(*table, alpha)
+        return DescribedImages(*table, alpha, look=look)
     paths = list_files(place)
-    return DescribedImages(paths, _labels(place, paths, layout, pattern), alpha)
+    return DescribedImages(paths, _labels(place, paths, layout, pattern), alpha, look=look)
 
 
 def as_values(texts: Sequence[str]) -> np.ndarray:

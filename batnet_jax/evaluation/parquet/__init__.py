@@ -1,0 +1,10 @@
+"""Features in Parquet files, which pandas, Polars, DuckDB and Spark open.
+
+file: opens a file, ours or another program's.
+write: writes one.
+facts: what our files say of themselves in their metadata.
+seal: a checksum of the footer.
+rows: features of other programs, unpacked once.
+columns: numbers and texts beside the features.
+texts: paths in little memory.
+"""

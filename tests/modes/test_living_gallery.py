@@ -300,3 +300,21 @@ def test_a_list_may_end_in_csv(world, monkeypatch):
     """As before tables were read: a path a line, without names of columns."""
     (world / "list.csv").write_text("photos/0.png\nphotos/3.png\n")
     assert run(monkeypatch, images="list.csv") == ["0.png", "3.png"]
+
+
+def test_a_parquet_lives_as_an_npz_does(world, monkeypatch):
+    """The digests, which are known once an image has been read, are in the file, too."""
+    monkeypatch.setattr("batnet_jax.evaluation.parquet.write._GROUP_ROWS", 2)
+    run(monkeypatch, output="F.parquet")
+    write("5.png", 5)
+    os.remove("photos/0.png")
+    for output in ("F.npz", "F.parquet"):
+        assert run(monkeypatch, output=output, update=True) == ["5.png"]
+        assert run(monkeypatch, output=output, update=True) == []
+    wanted, found = open_features(Path("F.npz")), open_features(Path("F.parquet"))
+    np.testing.assert_array_equal(found.features, wanted.features)
+    assert list(found.paths) == wanted.paths
+    assert found.columns.keys() == wanted.columns.keys()
+    for name, values in wanted.columns.items():
+        np.testing.assert_array_equal(found.columns[name], values)
+    assert all(map(len, found.columns["digest"]))

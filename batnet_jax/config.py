@@ -277,6 +277,7 @@ FIELDS: dict[str, Field] = {
         0, "also CMC of one gallery image an identity, mean of N draws, as CUHK03 (ours)", least=0
     ),
     "eval.verification": Resumable(False, "also error rates over all pairs, thresholds (ours)"),
+    "eval.open_set": Resumable(False, "also identification of known and unknown people (ours)"),
     "eval.distractors": Resumable(
         False, "add Market-1501's 500,000 distractors to the gallery (ours)"
     ),

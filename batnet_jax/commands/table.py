@@ -213,9 +213,9 @@ COMMANDS: dict[str, Command] = {
             ),
             Option(
                 "accept",
-                "list only hits as good as a score, 0.6 or score=0.6, or as a false accept rate, "
-                "far=0.001 or 0.1%",
-                shown="SCORE|far=RATE",
+                "list only hits as good as a score, 0.6 or score=0.6, as a false accept rate of "
+                "pairs, far=0.001 or 0.1%, or as a false alarm rate of queries, alarm=0.01",
+                shown="SCORE|far=RATE|alarm=RATE",
             ),
             WHERE,
         ),

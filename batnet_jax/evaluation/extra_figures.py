@@ -1,4 +1,4 @@
-"""Extra figures: query expansion, re-ranking, single-shot CMC, verification."""
+"""Extra figures: query expansion, re-ranking, single-shot CMC, verification, open set."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,13 +22,14 @@ def compute_extra_figures(
 
     Args:
       config: `eval.expand`, `eval.expand_alpha`, `eval.rerank`, `eval.single_shot`,
-        `eval.verification`, `eval.ap` and `seed` are read.
+        `eval.verification`, `eval.open_set`, `eval.ap` and `seed` are read.
       query: q images.
       gallery: g images.
       same_camera: "remove" or "keep".
       left_out: gallery items that do not count, for each query; None for none.
     Returns: `expanded` and `reranked` as `retrieval.evaluate` returns them, `single_shot` as
-      `retrieval.single_shot_cmc` does, `verification` as `retrieval.verify` does.
+      `retrieval.single_shot_cmc` does, `verification` as `retrieval.verify` does, `open_set` as
+      `retrieval.identify` does.
     """
     figures: dict[str, Any] = {}
     if config.eval.expand:
@@ -68,6 +69,11 @@ def compute_extra_figures(
             figures["verification"] = retrieval.verify_sets(
                 query, gallery, progress=progress, same_camera=same_camera, left_out=left_out
             )
+    if config.eval.open_set:
+        with counting_bar("open set", "query") as progress:
+            figures["open_set"] = retrieval.identify_sets(
+                query, gallery, progress=progress, same_camera=same_camera, left_out=left_out
+            )
     return figures
 
 
@@ -88,6 +94,23 @@ def format_extra_figures(result: dict[str, Any], columns: list[str]) -> list[str
                 f"same person if the cosine is at least {point['threshold']:.3f}: accepts"
                 f" {100 * point['true_accept_rate']:.1f}% of same-person pairs,"
                 f" {100 * point['false_accept_rate']:.3g}% of different-person pairs"
+            )
+    if "open_set" in result:
+        lines += _format_open_set(result["open_set"])
+    return lines
+
+
+def _format_open_set(figures: Mapping[str, Any]) -> list[str]:
+    """Return a line for each false alarm rate that the queries were enough to measure."""
+    kind = {"given": "without mates", "removed": "whose mates were removed"}[figures["unmated"]]
+    lines = []
+    for point in figures["operating_points"]:
+        if point["resolved"]:
+            shares = ", ".join(f"{100 * v:.1f}% at rank {k}" for k, v in point["dir"].items())
+            lines.append(
+                f"open set: from a cosine of {point['threshold']:.3f} on"
+                f" {100 * point['false_alarm_rate']:.3g}% of {figures['num_unmated']:,} queries"
+                f" {kind} raise an alarm; identified: {shares}"
             )
     return lines
 

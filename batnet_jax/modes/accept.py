@@ -11,16 +11,22 @@ from batnet_jax.runtime.paths import is_file
 from batnet_jax.runtime.read_files import is_number, read_json, reason
 from batnet_jax.workdir import checkpoints
 
-FORMS = "a score as 0.6 or score=0.6, or a false accept rate as far=0.001 or 0.1%"
+FORMS = (
+    "a score as 0.6 or score=0.6, a false accept rate of pairs as far=0.001 or 0.1%, or a false"
+    " alarm rate of queries as alarm=0.01"
+)
 _AMBIGUOUS = 0.1
 """A plain number up to this may be meant as a rate: few people choose so low a score."""
 
 
 class Wanted(NamedTuple):
-    """The request of `--accept`: a score or a rate; the other one is None."""
+    """The request of `--accept`: a score or one of the rates; the others are None."""
 
     score: float | None
     rate: float | None
+    """The share of pairs of two people that are accepted."""
+    alarm: float | None = None
+    """The share of queries of unknown people for which anything is accepted."""
 
 
 def parse_accept(text: str) -> Wanted:
@@ -31,16 +37,16 @@ def parse_accept(text: str) -> Wanted:
     """
     given = text.strip().lower()
     name, number, percent = "", given, given.endswith("%")
-    if match := re.fullmatch(r"(score|far)\s*[=:]\s*(.*)", given):
+    if match := re.fullmatch(r"(score|far|alarm)\s*[=:]\s*(.*)", given):
         name, number = match.groups()
     try:
         value = float(number.removesuffix("%")) / (100 if percent else 1)
     except ValueError:
         raise UserError(f"--accept={text} is no number: give {FORMS}") from None
-    if name == "far" or (percent and name != "score"):
+    if name in ("far", "alarm") or (percent and name != "score"):
         if not 0 < value < 1:
             raise UserError(f"--accept={text}: a rate is between 0 and 1; give {FORMS}")
-        return Wanted(None, value)
+        return Wanted(None, None, value) if name == "alarm" else Wanted(None, value)
     if not -1 <= value <= 1:
         raise UserError(f"--accept={text}: a score is between -1 and 1; give {FORMS}")
     if not name and 0 < value <= _AMBIGUOUS:
@@ -51,21 +57,26 @@ def parse_accept(text: str) -> Wanted:
     return Wanted(value, None)
 
 
-def threshold(wanted: Wanted, workdir: Path, step: int) -> float:
-    """Return the lowest score to accept; look a rate up in the run's verification.
+def threshold(wanted: Wanted, workdir: Path, step: int, gallery: int = 0) -> float:
+    """Return the lowest score to accept; look a rate up in the run's evaluation.
 
-    A rate that the pairs were too few to measure gives a warning on stderr.
+    A rate that the pairs or queries were too few to measure gives a warning on stderr, and so does
+    a false alarm rate that was measured with a smaller gallery.
 
     Args:
       wanted: see `parse_accept`.
       workdir: a workdir, a checkpoint, or a file of weights, whose figures are in the workdir that
         its evaluation has made.
       step: of the model.
+      gallery: the number of images that are searched; 0 = unknown.
 
-    Raises: UserError if the step has no figures of verification, or none for the rate.
+    Raises: UserError if the step has no figures of verification or of the open set, or none for
+      the rate.
     """
     if wanted.score is not None:
         return wanted.score
+    if wanted.alarm is not None:
+        return _alarm_threshold(wanted.alarm, workdir, step, gallery)
     folder, points = read_points(workdir, step)
     if not points:
         raise UserError(
@@ -74,18 +85,54 @@ def threshold(wanted: Wanted, workdir: Path, step: int) -> float:
             " give a score"
         )
     rate = wanted.rate or 0.0
-    known = {float(point["wanted_false_accept_rate"]): point for point in points}
+    point = _find_point(points, "wanted_false_accept_rate", rate)
+    if not point["resolved"]:
+        line = (
+            f"warning: the test of '{folder}' has too few pairs of two people to measure the rate"
+            f" {rate:g}, fewer than {1 / rate:,.0f}; its threshold is a guess"
+        )
+        print(printable(line), file=sys.stderr)
+    return float(point["threshold"])
+
+
+def _alarm_threshold(rate: float, workdir: Path, step: int, gallery: int) -> float:
+    """Return the lowest score to accept at a false alarm rate; see `threshold`."""
+    folder, paths = _files(workdir, step)
+    found = next(filter(None, (_read_points(path, _OPEN_SET) for path in paths)), [])
+    if not found:
+        raise UserError(
+            f"--accept: step {step} of '{folder}' has no false alarm rates: evaluate it with"
+            f" --mode=eval --workdir={folder} --config.eval.step={step}"
+            " --config.eval.open_set=True, or give a score"
+        )
+    point = _find_point(found, _OPEN_SET.rate, rate)
+    lines = []
+    if not point["resolved"]:
+        lines.append(
+            f"warning: the test of '{folder}' has fewer than {1 / rate:,.0f} queries without mates,"
+            f" too few to measure the rate {rate:g}; its threshold is a guess"
+        )
+    if gallery > point["total"]:
+        lines.append(
+            f"warning: --accept: the rate {rate:g} was measured with {point['total']:,.0f} gallery"
+            f" images; among {gallery:,} more queries raise an alarm"
+        )
+    for line in lines:
+        print(printable(line), file=sys.stderr)
+    return float(point["threshold"])
+
+
+def _find_point(points: list[dict[str, Any]], name: str, rate: float) -> dict[str, Any]:
+    """Return the operating point of a rate.
+
+    Raises: UserError if the rate was not measured.
+    """
+    known = {float(point[name]): point for point in points}
     found = next((own for own in known if abs(own - rate) <= 1e-9 * own), None)
     if found is None:
         rates = ", ".join(f"{own:g}" for own in sorted(known))
         raise UserError(f"--accept: the rate {rate:g} was not measured: give one of {rates}")
-    if not known[found]["resolved"]:
-        line = (
-            f"warning: the test of '{folder}' has too few pairs of two people to measure the rate"
-            f" {rate:g}; its threshold is a guess"
-        )
-        print(printable(line), file=sys.stderr)
-    return float(known[found]["threshold"])
+    return known[found]
 
 
 def read_points(workdir: Path, step: int) -> tuple[Path, list[dict[str, Any]]]:
@@ -97,23 +144,47 @@ def read_points(workdir: Path, step: int) -> tuple[Path, list[dict[str, Any]]]:
 
     Raises: UserError if the file is damaged.
     """
-    own = found_workdir(workdir) if is_file(workdir) else None
-    folder, _ = checkpoints.locate(own or workdir)
-    names = (f"eval/step_{step}.json", f"report/verification_step_{step}.json")
-    found = (_read_points(folder / name) for name in names)
+    folder, paths = _files(workdir, step)
+    found = (_read_points(path, _VERIFICATION) for path in paths)
     return folder, next(filter(None, found), [])
 
 
-def _read_points(path: Path) -> list[dict[str, Any]]:
+class _Kind(NamedTuple):
+    """Figures that have operating points, by their names in a file of an evaluation."""
+
+    name: str
+    rate: str
+    total: str
+    """What the points were measured with."""
+
+
+_VERIFICATION = _Kind("verification", "wanted_false_accept_rate", "num_negative")
+_OPEN_SET = _Kind("open_set", "wanted_false_alarm_rate", "num_gallery")
+
+
+def _files(workdir: Path, step: int) -> tuple[Path, list[Path]]:
+    """Return a model's workdir, and the files of its evaluation and of its report."""
+    own = found_workdir(workdir) if is_file(workdir) else None
+    folder, _ = checkpoints.locate(own or workdir)
+    names = (f"eval/step_{step}.json", f"report/verification_step_{step}.json")
+    return folder, [folder / name for name in names]
+
+
+def _read_points(path: Path, kind: _Kind) -> list[dict[str, Any]]:
     """Return the operating points of a file; none if the file or its figures are missing.
+
+    Each has its rate, `threshold`, `resolved` and `total`.
 
     Raises: UserError if the file is damaged.
     """
     try:
-        points = read_json(path).get("verification", {}).get("operating_points", [])
-        names = ("wanted_false_accept_rate", "threshold", "resolved")
-        found = [{name: point[name] for name in names} for point in points]
-        if not all(is_number(point[name]) for point in found for name in names[:2]):
+        figures = read_json(path).get(kind.name, {})
+        total = figures.get(kind.total, 0)
+        names = (kind.rate, "threshold", "resolved")
+        points = figures.get("operating_points", [])
+        found = [{name: point[name] for name in names} | {"total": total} for point in points]
+        numbers = (kind.rate, "threshold", "total")
+        if not all(is_number(point[name]) for point in found for name in numbers):
             raise ValueError("no numbers")
         return found
     except (FileNotFoundError, NotADirectoryError):

@@ -17,7 +17,7 @@ from batnet_jax.inference.joined_galleries import split_paths
 from batnet_jax.inference.near_index import SAMPLE, TOP, NearIndex
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
-from batnet_jax.modes.accept import parse_accept, threshold
+from batnet_jax.modes.accept import Wanted, parse_accept, threshold
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.modes.ranked_files import check_suffix, to_bytes
 from batnet_jax.retrieval import check_left_out
@@ -73,8 +73,8 @@ def run(
     rows = searcher.find_rows(where)
     shown = []  # files are written before anything is printed: nobody may read it
     if queries:
-        lowest = None if wanted is None else threshold(wanted, workdir, searcher.model.step)
-        if wanted is not None and wanted.rate is not None and pool != "none" and len(queries) > 1:
+        lowest = None if wanted is None else _threshold(wanted, workdir, searcher, rows)
+        if wanted is not None and wanted.score is None and pool != "none" and len(queries) > 1:
             line = (
                 "warning: --accept: the rate was measured for queries of one image; a query of "
                 f"{len(queries)} images accepts other people at another rate"
@@ -95,6 +95,12 @@ def run(
     if faiss is not None:
         shown += [write_index(faiss, searcher.gallery, index)]
     print("\n".join(shown))
+
+
+def _threshold(wanted: Wanted, workdir: Path, searcher: Searcher, rows: np.ndarray | None) -> float:
+    """Return the lowest score to accept; see `accept.threshold`."""
+    count = len(searcher.gallery.features) if rows is None else len(rows)
+    return threshold(wanted, workdir, searcher.model.step, count)
 
 
 def rank_queries(

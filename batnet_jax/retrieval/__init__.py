@@ -23,10 +23,11 @@ Modules, in the order of the data:
     ranked_lists         the k best -> heads of ranked lists, without junk and removed items
     single_shot          scores -> CMC with one drawn gallery image for each person
     verification         scores -> error rates over all pairs
+    open_set             scores -> who is identified, and who raises a false alarm
 
 Functions named `..._sets` take an `ImageSet` of queries and one of gallery images. The functions
-without this ending (`evaluate`, `evaluate_reranked`, `single_shot_cmc`, `verify`) take a user's six
-arrays, check them and call the former.
+without this ending (`evaluate`, `evaluate_reranked`, `single_shot_cmc`, `verify`, `identify`) take
+a user's six arrays, check them and call the former.
 """
 
 from batnet_jax.retrieval.camera_pairs import camera_pairs
@@ -44,6 +45,7 @@ from batnet_jax.retrieval.image_set import (
 from batnet_jax.retrieval.left_out import SameImageWarning, check_left_out, find_same_images
 from batnet_jax.retrieval.matches import ItemLists, take_lists
 from batnet_jax.retrieval.multi_query import POOLINGS, pool_queries, pool_tracks
+from batnet_jax.retrieval.open_set import identify, identify_sets
 from batnet_jax.retrieval.ranked_lists import Place, first_places
 from batnet_jax.retrieval.reranking.evaluate import evaluate_reranked, evaluate_reranked_sets
 from batnet_jax.retrieval.reranking.k_reciprocal import KReciprocal, reranked_rows
@@ -75,6 +77,8 @@ __all__ = [
     "expand_queries",
     "find_same_images",
     "first_places",
+    "identify",
+    "identify_sets",
     "pool_queries",
     "pool_tracks",
     "reranked_rows",

@@ -113,3 +113,11 @@ def iterate_scores(
     for start in range(0, len(query), block):
         which = slice(start, min(start + block, len(query)))
         yield which, _block_scores(pad_block(query[which], block), *on_device)
+
+
+def minus_distances(
+    query: Float32[np.ndarray, "b d"], scores: Float32[np.ndarray, "b g"]
+) -> np.ndarray:
+    """Turn scores q.g - |g|^2 / 2 into -|q - g|, float64 [b, g]."""
+    squares = np.einsum("nd,nd->n", query, query, dtype=np.float64)
+    return -np.sqrt(np.maximum(squares[:, None] - 2.0 * scores, 0))

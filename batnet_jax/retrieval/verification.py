@@ -17,7 +17,7 @@ from batnet_jax.retrieval.image_set import ImageSet, check_pair
 from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.matches import ItemLists, find_matches, keep_items, match_keys
-from batnet_jax.retrieval.scores import block_size, iterate_scores
+from batnet_jax.retrieval.scores import block_size, iterate_scores, minus_distances
 
 BINS = 2**16
 _COARSE = 128  # bins of the histograms that are returned
@@ -123,7 +123,7 @@ def verify_sets(
     for which, scores in blocks:
         similarities = np.asarray(scores)[: which.stop - which.start]
         if metric == "euclidean":
-            similarities = _minus_distances(features[0][which], similarities)
+            similarities = minus_distances(features[0][which], similarities)
         for row, q in zip(similarities, range(which.start, which.stop), strict=True):
             bins = np.clip((row - low) * (BINS / (high - low)), 0, BINS - 1).astype(np.int64)
             relevant, removed, others = (lists.of(q) for lists in matches)
@@ -144,12 +144,6 @@ def _similarity_range(features: tuple[np.ndarray, np.ndarray], metric: str) -> t
         return -1.001, 1.001  # rounded cosines may exceed 1 a little
     lengths = [np.einsum("nd,nd->n", f, f, dtype=np.float64).max(initial=0) for f in features]
     return -1.001 * max(float(np.sqrt(lengths).sum()), 1e-30), 0.0
-
-
-def _minus_distances(query: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Turn scores q.g - |g|^2 / 2 into -|q - g|."""
-    squares = np.einsum("nd,nd->n", query, query, dtype=np.float64)
-    return -np.sqrt(np.maximum(squares[:, None] - 2.0 * scores, 0))
 
 
 def _figures(

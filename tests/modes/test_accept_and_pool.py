@@ -105,7 +105,10 @@ def test_rates_that_are_not_known(world, capsys):
     with pytest.raises(UserError, match=r"0\.02 was not measured: give one of 0\.001, 0\.01, 0\.1"):
         run(world, accept="2%")
     assert run(world, accept="far=0.001")["accept"] == 0.95
-    assert "too few pairs of two people to measure the rate 0.001" in capsys.readouterr().err
+    assert (
+        "too few pairs of two people to measure the rate 0.001, fewer than 1,000"
+        in capsys.readouterr().err
+    )
     path = world / "run" / "eval" / "step_5.json"
     path.write_text("{}")
     with pytest.raises(UserError, match=r"step 5 of .* has no thresholds: .*eval\.verification"):
@@ -119,11 +122,44 @@ def test_rates_that_are_not_known(world, capsys):
     assert run(world, accept="score=0.05")["accept"] == 0.05  # a score needs no evaluation
 
 
+def test_a_false_alarm_rate_is_looked_up(world, capsys):
+    path = world / "run" / "eval" / "step_5.json"
+    points = [
+        {"wanted_false_alarm_rate": rate, "threshold": score, "resolved": rate > 0.01}
+        for rate, score in ((0.1, 0.6), (0.01, 0.9))
+    ]
+    result = {"operating_points": points, "num_gallery": 5}
+    path.write_text(json.dumps({"open_set": result}))
+    assert run(world, accept="alarm=0.1")["accept"] == 0.6
+    assert capsys.readouterr().err == ""
+    assert run(world, accept="Alarm: 1%")["accept"] == 0.9
+    assert "fewer than 100 queries without mates, too few to measure the rate 0.01" in (
+        capsys.readouterr().err
+    )
+    path.write_text(json.dumps({"open_set": result | {"num_gallery": 4}}))
+    run(world, accept="alarm=0.1")
+    assert "measured with 4 gallery images; among 5 more queries raise an alarm" in (
+        capsys.readouterr().err
+    )
+    run(world, accept="alarm=0.1", where="path like '*re*'")  # no more images than 4
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"0\.2 was not measured: give one of 0\.01, 0\.1"):
+        run(world, accept="alarm=0.2")
+    for text in ({}, {"verification": {"operating_points": POINTS}}):
+        path.write_text(json.dumps(text))
+        with pytest.raises(UserError, match=r"no false alarm rates: .*eval\.open_set=True"):
+            run(world, accept="alarm=0.1")
+    for odd in (7, {"operating_points": [{}]}, result | {"num_gallery": "x"}):
+        path.write_text(json.dumps({"open_set": odd}))
+        with pytest.raises(UserError, match="is damaged: evaluate the step again"):
+            run(world, accept="alarm=0.1")
+
+
 def test_the_forms():
     for text, wanted in {
         "0.62": (0.62, None), "-0.5": (-0.5, None), "0": (0, None), "1": (1, None),
         "score=0.01": (0.01, None), " Score : .7 ": (0.7, None), "far=1e-3": (None, 1e-3),
-        "0.1%": (None, 1e-3), "far=10%": (None, 0.1),
+        "0.1%": (None, 1e-3), "far=10%": (None, 0.1), "alarm=0.01": (None, None, 0.01),
     }.items():  # fmt: skip
         assert parse_accept(text) == Wanted(*wanted), text
     for text, message in {
@@ -137,6 +173,8 @@ def test_the_forms():
         "high": "is no number",
         "": "is no number",
         "far=": "is no number",
+        "alarm=0": "a rate is between 0 and 1",
+        "alarm=": "is no number",
     }.items():
         with pytest.raises(UserError) as raised:
             parse_accept(text)

@@ -78,7 +78,7 @@ def test_the_extra_figures_of_an_evaluation():
     config = default_config()
     assert compute_extra_figures(config, *sets, "remove") == {}
     config.eval.expand, config.eval.expand_alpha = 3, 2.0
-    config.eval.rerank = config.eval.verification = True
+    config.eval.rerank = config.eval.verification = config.eval.open_set = True
     config.eval.single_shot = 4
     config.eval.ap = "trapezoid"
     config.seed = 5
@@ -91,6 +91,7 @@ def test_the_extra_figures_of_an_evaluation():
         "reranked": evaluate_reranked(*case, ap="trapezoid"),
         "single_shot": retrieval.single_shot_cmc(*case, trials=4, seed=5),
         "verification": retrieval.verify(*case),
+        "open_set": retrieval.identify(*case),
     }
     kept = compute_extra_figures(config, *sets, "keep")
     assert all(kept[name] != figures[name] for name in figures)
@@ -108,5 +109,8 @@ def test_the_extra_figures_of_an_evaluation():
         )
     ] + ["reranked"]
     points = figures["verification"]["operating_points"]
-    assert len(lines) == 3 + len(points)
+    known = [p for p in figures["open_set"]["operating_points"] if p["resolved"]]
+    assert len(lines) == 3 + len(points) + len(known)
+    assert known
+    assert f"identified: {100 * known[0]['dir']['1']:.1f}% at rank 1, " in lines[3 + len(points)]
     assert f"at least {points[0]['threshold']:.3f}" in lines[3]

@@ -12,6 +12,7 @@ verbs
   setup    copies this package to all hosts and installs it, with constraints.txt
   train    starts main on all hosts and waits for its end; the machine stays
   eval     the same with --mode=eval
+  embed    the same with --mode=embed: all hosts embed images into one folder
   run      create, setup, train, delete; anew after a preemption; deletes on failure and ctrl-C too
   logs     follows the log of a host
   status   what the machine and the run on it are doing
@@ -456,7 +457,7 @@ number() {
 parse() {
   if (($# == 0)); then mistake "no verb given: see launch/tpu_vm.sh --help"; fi
   case $1 in
-    plan | create | setup | train | eval | run | logs | status | delete) VERB=$1 ;;
+    plan | create | setup | train | eval | embed | run | logs | status | delete) VERB=$1 ;;
     --help | -h) usage && exit 0 ;;
     *) mistake "unknown verb '$1': see launch/tpu_vm.sh --help" ;;
   esac
@@ -516,9 +517,9 @@ require_machine() {
 
 # What main would refuse, or lose, is said before a machine costs anything.
 check_main() {
-  local argument config='' workdir=''
+  local argument config='' workdir='' output=''
   case $VERB in
-    plan | train | eval | run) ;;
+    plan | train | eval | embed | run) ;;
     *)
       if ((${#MAIN[@]})); then mistake "$VERB takes no arguments of main"; fi
       return
@@ -528,8 +529,16 @@ check_main() {
     case $argument in
       --config=*) config=${argument#*=} ;;
       --workdir=*) workdir=${argument#*=} ;;
+      --output=*) output=${argument#*=} ;;
     esac
   done
+  if [[ $VERB == embed ]]; then
+    if [[ ! $workdir || ! $output || $output == *://* ]]; then
+      mistake "embed needs a run, and a folder that all hosts share:" \
+        "-- --workdir=gs://BUCKET/RUN --images=/mnt/images --output=/mnt/gallery"
+    fi
+    return
+  fi
   if [[ ! -f $ROOT/$config ]]; then
     mistake "--config=$config: name a file of configs/ after --, as in -- --config=configs/demo.py"
   fi
@@ -582,9 +591,9 @@ main() {
       require_machine
       train
       ;;
-    eval)
+    eval | embed)
       require_machine
-      MAIN+=(--mode=eval)
+      MAIN+=("--mode=$VERB")
       train
       ;;
     run) run ;;

@@ -3,7 +3,6 @@
 `table` has the flags; this module defines them for absl, and ml_collections adds --config.FIELD.
 """
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -79,8 +78,7 @@ def parse(argv: list[str]) -> None:
         if flags.FLAGS["config"].present:
             raise UserError(f"--mode={MODE.value} reads the settings of the runs: omit --config")
         return
-    joining = os.environ.get("BATNET_DISTRIBUTED") == "1"  # precedes reading a checkpoint
-    if CONFIG.value is None and settings == "saved" and WORKDIR.value and not joining:
+    if CONFIG.value is None and settings == "saved" and WORKDIR.value:
         return
     if CONFIG.value is None and settings == "source":
         return

@@ -73,9 +73,13 @@ def load_mode(name: str) -> ModuleType:
 
 def run_mode(mode: ModuleType) -> None:
     """Run a mode with the settings and flags of the command line."""
+    is_saved = CONFIG.value is None and command().settings == "saved"
+    if is_saved:
+        processes.join()  # reading a checkpoint starts JAX, which is too late to join then
     config, workdir = settings()
     use_compilation_cache()
-    processes.join()
+    if not is_saved:
+        processes.join()
     keep_older_settings(config, workdir)
     check_together(config)
     with Signals().listen(alone=processes.alone()):
@@ -95,7 +99,7 @@ def settings() -> tuple[ml_collections.ConfigDict, Path]:
         return read_config(values()["source"]), Path("runs")
     if CONFIG.value is None:
         workdir = gcs.path_of(WORKDIR.value or "")
-        config = read_config(workdir)
+        config = processes.by_lead(lambda: read_config(workdir))
         open_own_code(config, is_saved=True)
         return config, workdir
     config = fit_negatives(CONFIG.value, given_fields())

@@ -28,7 +28,8 @@ LEAST_IMAGES, MOST_IMAGES = 1024, 65_536
 """Images of a shard, unless the user says otherwise."""
 _SHARDS = 256
 """Shards of a gallery that is neither small nor large."""
-_PART = re.compile(r"part-([0-9]{5,9})\.parquet")
+PART = re.compile(r"part-([0-9]{5,9})\.parquet")
+"""The names of shards."""
 
 
 class Plan(NamedTuple):
@@ -105,7 +106,7 @@ def on_disk(folder: Path) -> set[int]:
 
     Raises: OSError if the folder cannot be read.
     """
-    found = (_PART.fullmatch(name) for name in os.listdir(folder))
+    found = (PART.fullmatch(name) for name in os.listdir(folder))
     return {int(match[1]) for match in found if match and match[0] == name_of(int(match[1]))}
 
 

@@ -123,6 +123,10 @@ def check_output(output: Path, shard: str | None, shard_images: int | None) -> b
     Raises: UserError for a file of another suffix than .npz or .parquet, and for a file with
       several processes or the flags of shards.
     """
+    if str(output).startswith("gs:/"):
+        raise UserError(
+            f"--output={output} is in a bucket: name a folder, in which a bucket may be mounted"
+        )
     if not output.suffix or is_folder(output):
         return True
     if output.suffix.lower() not in (".npz", PARQUET):

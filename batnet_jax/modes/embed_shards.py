@@ -22,6 +22,7 @@ from batnet_jax.inference.model import BAR_DELAY, Model
 from batnet_jax.inference.shards import MANIFEST, PLAN, Plan
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.runtime import processes
+from batnet_jax.runtime.atomic_write import remove_orphans
 from batnet_jax.runtime.paths import exists, is_folder
 from batnet_jax.runtime.preemption import is_agreed
 from batnet_jax.runtime.progress import Bar, progress_bar
@@ -333,6 +334,7 @@ def finish(job: Job, seconds: float) -> None:
         raise UserError(f"none of the {plan.images} images can be read: give others")
     shards.write_manifest(folder, plan, rows)
     (folder / shards.LOCK).unlink(missing_ok=True)
+    remove_orphans(folder, shards.PART.pattern)
     line = f"written: {folder}, features [{total}, {plan.dim}] in {plan.shards} shards, {rate}"
     print(printable(line))
 

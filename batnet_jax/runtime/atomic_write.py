@@ -29,7 +29,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stem = path.name[:50]
-    _remove_orphans(path.parent, stem)
+    remove_orphans(path.parent, re.escape(stem))
     temporary = path.with_name(f"{stem}.{secrets.token_hex(4)}.partial")
     with temporary.open("xb") as lock:
         try:
@@ -117,9 +117,14 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _remove_orphans(folder: Path, stem: str) -> None:
-    """Remove the temporary files of killed processes: old files that nobody has locked."""
-    name = re.compile(rf"{re.escape(stem)}\.[0-9a-f]{{8}}\.partial")
+def remove_orphans(folder: Path, pattern: str) -> None:
+    """Remove the temporary files of killed processes: old files that nobody has locked.
+
+    Args:
+      folder: of the files.
+      pattern: a regular expression of the names that were to be written.
+    """
+    name = re.compile(rf"(?:{pattern})\.[0-9a-f]{{8}}\.partial")
     for entry in os.scandir(folder):
         with contextlib.suppress(OSError):  # another process may have removed the file
             if name.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):

@@ -17,6 +17,7 @@ from support.fake_gcloud import (
     LOCAL,
     MACHINE,
     SLURM,
+    SLURM_EMBED,
     TPU,
     needs_linux,
     ours,
@@ -25,10 +26,10 @@ from support.fake_gcloud import (
 
 pytestmark = needs_linux
 
-# --- all three -----------------------------------------------------------------------------------
+# --- all -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("script", [TPU, SLURM, LOCAL], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [TPU, SLURM, SLURM_EMBED, LOCAL], ids=lambda path: path.name)
 def test_shellcheck_finds_nothing(script):
     checker = Path(sys.executable).with_name("shellcheck")
     found = checker if checker.exists() else needs.program("shellcheck")
@@ -36,7 +37,7 @@ def test_shellcheck_finds_nothing(script):
     assert (done.stdout, done.returncode) == ("", 0)
 
 
-@pytest.mark.parametrize("script", [TPU, SLURM, LOCAL], ids=lambda path: path.name)
+@pytest.mark.parametrize("script", [TPU, SLURM, SLURM_EMBED, LOCAL], ids=lambda path: path.name)
 def test_help_names_all_options(world, script):
     status, out, _ = world.run("bash", script, *(["run"] if script == TPU else []), "--help")
     assert status == 0
@@ -63,6 +64,14 @@ MISTAKES = {
     "arguments": ([TPU, "create", *MACHINE, *ARGUMENTS], "create takes no arguments"),
     "slurm option": ([SLURM, "--fast"], "unknown option '--fast'"),
     "slurm arguments": ([SLURM], "no arguments of main"),
+    "array arguments": ([SLURM_EMBED], "no arguments of main"),
+    "array option": ([SLURM_EMBED, "--fast"], "unknown option '--fast'"),
+    "array outside": ([SLURM_EMBED, *ARGUMENTS], "not in a Slurm array"),
+    "embed in a bucket": (
+        [TPU, "embed", *HERE, *ARGUMENTS, "--output=gs://b/g"],
+        "a folder that all",
+    ),
+    "embed nothing": ([TPU, "embed", *HERE, *ARGUMENTS], "embed needs a run, and a folder"),
     "slurm outside": ([SLURM, *ARGUMENTS], "sbatch"),
     "local option": ([LOCAL, "--fast"], "unknown option '--fast'"),
     "local arguments": ([LOCAL], "no arguments of main"),
@@ -208,6 +217,54 @@ def test_slurm_says_what_is_missing(world, job, tmp_path):
     shutil.rmtree(tmp_path / "repository/.venv")
     status, _, err = world.run("bash", SLURM, *ARGUMENTS, env=job)
     assert (status, "make gpu" in err) == (2, True)
+
+
+# --- slurm_embed.sbatch --------------------------------------------------------------------------
+
+EMBED = ["--", "--workdir=runs/people", "--images=photos", "--output=gallery"]
+
+
+@pytest.mark.parametrize(
+    ("given", "shard"),
+    [
+        ({"TASK_ID": "0", "TASK_MIN": "0", "TASK_COUNT": "8"}, "0/8"),
+        ({"TASK_ID": "16", "TASK_MIN": "1", "TASK_COUNT": "16"}, "15/16"),
+        ({"TASK_ID": "6", "TASK_MIN": "2", "TASK_COUNT": "3", "TASK_STEP": "2"}, "2/3"),
+        ({"TASK_ID": "17", "TASK_MIN": "3", "TASK_COUNT": "2"}, "0/2"),
+    ],
+    ids=["the first", "from 1 on", "in steps", "a few numbers"],
+)
+def test_a_task_of_an_array_embeds_its_share(world, job, given, shard):
+    array = {f"SLURM_ARRAY_{name}": value for name, value in given.items()}
+    status, _, err = world.run("bash", SLURM_EMBED, *EMBED, *AWKWARD, env=job | array)
+    assert (status, err) == (0, "")
+    main = [".venv/bin/python", "-m", "batnet_jax.main", "--mode=embed", f"--shard={shard}"]
+    assert world.calls("srun") == [[*main, *EMBED[1:], *AWKWARD]]
+    assert world.calls("scontrol") == []
+    assert ours(world.environments("srun")[0]) == {}
+
+
+@pytest.mark.parametrize(
+    ("main", "requeues"), [(0, []), (1, []), (2, []), (143, [["requeue", "7"]])]
+)
+def test_a_task_that_was_stopped_is_requeued(world, job, main, requeues):
+    world.plan("main", main, main)
+    array = job | {"SLURM_ARRAY_TASK_ID": "0"}
+    assert world.run("bash", SLURM_EMBED, *EMBED, env=array)[0] == main
+    assert world.calls("scontrol") == requeues
+    bound = {"BATNET_MAX_REQUEUES": "3", "SLURM_RESTART_COUNT": "3"}
+    status, _, err = world.run("bash", SLURM_EMBED, *EMBED, env=array | bound)
+    assert (status, "the same sbatch command goes on" in err) == (main, main == 143)
+    assert world.calls("scontrol") == requeues
+
+
+def test_the_dry_run_of_an_array_calls_nothing(world):
+    status, out, _ = world.run("bash", SLURM_EMBED, "--dry-run", *EMBED)
+    assert status == 0
+    assert out.splitlines()[0].startswith("srun .venv/bin/python -m batnet_jax.main --mode=embed")
+    assert world.calls("srun") == world.calls("scontrol") == []
+    options = re.findall(r"^#SBATCH (.*)$", SLURM_EMBED.read_text(), re.MULTILINE)
+    assert {"--array=0-7", "--requeue", "--open-mode=append", "--signal=TERM@60"} <= set(options)
 
 
 # --- local.sh ------------------------------------------------------------------------------------

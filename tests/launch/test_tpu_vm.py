@@ -295,6 +295,16 @@ def test_arguments_survive_all_quoting(make_world):
     assert world.environments("python") == [{"BATNET_DISTRIBUTED": "1"}] * 2
 
 
+def test_embed_is_a_mode(world):
+    """All hosts embed into one folder; the settings are those of the run."""
+    world.run(TPU, "create", *MACHINE)
+    world.run(TPU, "setup", *HERE)
+    words = ["--workdir=gs://bucket/run", "--images=/mnt/images", "--output=/mnt/gallery"]
+    status, _, err = world.run(TPU, "embed", *HERE, "--", *words)
+    assert status == 0, err
+    assert world.calls("python") == [["-m", "batnet_jax.main", *words, "--mode=embed"]]
+
+
 def test_eval_is_a_mode(world):
     world.run(TPU, "create", *MACHINE)
     world.run(TPU, "setup", *HERE)

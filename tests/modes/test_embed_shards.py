@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -209,6 +210,8 @@ def test_outputs_that_are_refused(tmp_path):
     ):
         with pytest.raises(UserError, match=message):
             check_output(tmp_path / output, *flags)
+    with pytest.raises(UserError, match="is in a bucket: name a folder"):
+        check_output(Path("gs://bucket/gallery"), None, None)
     status, said = call_main(*words, "--shard=0/2")
     assert (status, said.count("\n"), "needs --output" in said) == (2, 1, True)
 
@@ -283,6 +286,17 @@ def test_the_bar_counts_what_is_on_the_disk(whole, embed, monkeypatch):
     embed(whole)
     assert begun == [(20, 14)]
     assert 14 + sum(counts) == 20
+
+
+def test_what_killed_processes_have_begun_is_removed(whole, embed):
+    """Once the gallery is whole, and nobody has the file open any more."""
+    (whole / "_manifest.json").unlink()
+    old, young = (whole / f"part-0000{n}.parquet.0123abcd.partial" for n in (1, 2))
+    old.touch()
+    os.utime(old, (1e9, 1e9))
+    young.touch()
+    embed(whole)
+    assert (old.exists(), young.exists()) == (False, True)
 
 
 def test_shards_by_the_number_of_images():

@@ -18,6 +18,7 @@ from support.paths import ROOT
 
 TPU = ROOT / "launch" / "tpu_vm.sh"
 SLURM = ROOT / "launch" / "slurm.sbatch"
+SLURM_EMBED = ROOT / "launch" / "slurm_embed.sbatch"
 LOCAL = ROOT / "launch" / "local.sh"
 
 HERE = ["--zone=us-central2-b"]

@@ -104,6 +104,12 @@ GALLERY = Option(
     "path",
     shown="PATH,PATH",
 )
+INDEX = Option(
+    "index",
+    "the kind of --faiss; auto = by the number of images",
+    default="auto",
+    choices=("auto", "flat", "hnsw", "ivfpq"),
+)
 IMAGES = Option("images", "a folder, a list with a path a line, or a table", "path")
 WHERE = Option(
     "where",
@@ -198,12 +204,7 @@ COMMANDS: dict[str, Command] = {
             Option("top", "length of a ranked list", "number", 10, least=1),
             OUTPUT.saying("the lists to write", "F.json|csv|jsonl"),
             Option("faiss", "the index of the gallery to write", "path", shown="FILE"),
-            Option(
-                "index",
-                "the kind of --faiss; auto = by the number of images",
-                default="auto",
-                choices=("auto", "flat", "hnsw", "ivfpq"),
-            ),
+            INDEX,
             Option("keep_own", "list the query's own file, too", "switch", False),
             Option(
                 "pool",
@@ -221,6 +222,25 @@ COMMANDS: dict[str, Command] = {
         ),
         settings="saved",
         examples=("batnet search runs/people me.jpg photos.npz --top=20",),
+    ),
+    "load": Command(
+        "Loads what embed wrote into a database, for galleries larger than memory.",
+        module="load",
+        words=("gallery", "to"),
+        needs=(
+            Option("to", "the database: lancedb: and a folder or an address", shown="lancedb:DIR"),
+        ),
+        takes=(
+            GALLERY.saying("what embed wrote; images of known paths are replaced"),
+            INDEX.saying("the database's own index; auto = by the number of images"),
+            Option("delete", "remove the images that pass a filter, as path like 'old/*'"),
+        ),
+        settings="none",
+        on_cpu=True,
+        examples=(
+            "batnet load photos.npz lancedb:photos",
+            "batnet search runs/people me.jpg lancedb:photos",
+        ),
     ),
     "serve": Command(
         "Serves a page that ranks a gallery for an image.",

@@ -1,7 +1,7 @@
 """Galleries that a model searches: a feature file, images, or features in memory."""
 
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
@@ -13,10 +13,15 @@ from batnet_jax.inference.feature_file import (
     open_features,
 )
 from batnet_jax.inference.joined_galleries import Places, join_galleries, places_of
+from batnet_jax.inference.lance_gallery import LanceRows, is_lance, open_lance
 from batnet_jax.inference.near_index import NearIndex
+from batnet_jax.inference.where import find_rows
 from batnet_jax.retrieval import ItemLists, top_k
 from batnet_jax.retrieval.chosen_rows import ChosenRows
 from batnet_jax.retrieval.row_file import RowFile
+
+Rows: TypeAlias = np.ndarray | str | None
+"""Gallery images to search: their indices, a condition of a database, or None for all."""
 
 
 class Embedder(Protocol):
@@ -48,8 +53,8 @@ def open_gallery(model: Embedder, gallery: Any, channels: str) -> tuple[FeatureF
         files = [open_gallery(model, one, channels)[0] for one in gallery]
         names = [str(one) for one in gallery]
         return join_galleries(files, names), places_of(files, names)
-    if isinstance(gallery, str | Path) and is_feature_file(Path(gallery)):
-        found = open_features(Path(gallery))
+    if isinstance(gallery, str | Path) and is_gallery(gallery):
+        found = open_kept(gallery)
         check_fingerprint(Path(gallery), found.fingerprint, model.fingerprint)
     elif isinstance(gallery, np.ndarray) and gallery.ndim == 2 and gallery.dtype.kind == "f":
         found = FeatureFile(gallery, None, model.fingerprint)
@@ -70,11 +75,38 @@ def _is_file(given: Any) -> bool:
     return isinstance(given, str | Path) and is_feature_file(Path(given))
 
 
+def is_gallery(gallery: Any) -> bool:
+    """Return whether something names features that are kept: a file of them, or a database."""
+    is_name = isinstance(gallery, str | Path)
+    return is_lance(gallery) or (is_name and is_feature_file(Path(gallery)))
+
+
+def open_kept(gallery: str | Path) -> FeatureFile:
+    """Open a file of features or a database of them.
+
+    Raises: UserError if it is missing or damaged.
+    """
+    return open_lance(gallery) if is_lance(gallery) else open_features(Path(gallery))
+
+
+def choose_rows(gallery: FeatureFile, where: str | None) -> Rows:
+    """Return what `top_of_rows` needs to search the gallery images that pass a filter.
+
+    Args:
+      gallery: an open one.
+      where: the filter, see `where`; None for all images.
+
+    Raises: UserError if the filter cannot be read, or names a column that is missing.
+    """
+    if where is None:
+        return None
+    if isinstance(gallery.features, LanceRows):
+        return gallery.features.condition(where)
+    return find_rows(where, gallery.columns, gallery.paths, len(gallery.features))
+
+
 def top_of_rows(
-    features: np.ndarray,
-    gallery: np.ndarray | RowFile,
-    top: int,
-    rows: np.ndarray | None,
+    features: np.ndarray, gallery: np.ndarray | RowFile, top: int, rows: Rows
 ) -> tuple[np.ndarray, np.ndarray]:
     """Search as `retrieval.top_k` does, among some gallery images.
 
@@ -84,10 +116,14 @@ def top_of_rows(
       features: of q queries, [q, d].
       gallery: [n, d].
       top: k.
-      rows: [m] gallery images to search, ascending; None for all.
+      rows: [m] gallery images to search, ascending; None for all; see `choose_rows`.
 
-    Returns: indices [q, min(k, m)] int32 among all gallery images, and cosines.
+    Returns: indices [q, min(k, m)] among all gallery images, int32 or of a database int64, and
+      cosines.
     """
+    if isinstance(gallery, LanceRows):
+        return gallery.nearest(features, top, rows if isinstance(rows, str) else None)
+    assert not isinstance(rows, str)
     if rows is None:
         is_near = isinstance(gallery, NearIndex)
         return gallery.nearest(features, top) if is_near else top_k(features, gallery, top)
@@ -102,7 +138,7 @@ def search_lists(
     gallery: np.ndarray | RowFile,
     top: int,
     left_out: ItemLists | None = None,
-    rows: np.ndarray | None = None,
+    rows: Rows = None,
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Search as `top_of_rows` does, and leave out some gallery images of each query.
 

@@ -10,6 +10,7 @@ import numpy as np
 from batnet_jax.errors import UserError
 from batnet_jax.inference.columns import join_columns
 from batnet_jax.inference.feature_file import IN_MEMORY, FeatureFile
+from batnet_jax.inference.lance_gallery import is_lance
 from batnet_jax.retrieval.chosen_rows import JoinedRows
 
 MAX_GALLERIES = 1000
@@ -37,7 +38,7 @@ def split_paths(text: str) -> list[Path]:
 
     Raises: UserError if no division gives paths that all exist.
     """
-    if "," not in text or os.path.lexists(text):
+    if "," not in text or os.path.lexists(text) or is_lance(text):
         return [Path(text)]
     words = text.split(",")[: MAX_GALLERIES + 1]
     if len(words) > MAX_GALLERIES:

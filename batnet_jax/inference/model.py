@@ -30,11 +30,10 @@ from batnet_jax.inference.feature_file import (
     write_features,
 )
 from batnet_jax.inference.fingerprint import fingerprint
-from batnet_jax.inference.gallery import open_gallery, search_lists
+from batnet_jax.inference.gallery import choose_rows, open_gallery, search_lists
 from batnet_jax.inference.hits import RankedHits
 from batnet_jax.inference.index_file import choose_kind, write_index
 from batnet_jax.inference.own_files import find_own_files
-from batnet_jax.inference.where import find_rows
 from batnet_jax.models import feature_sizes
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime import devices
@@ -167,8 +166,7 @@ class Model:
           filter cannot be read or names a column that the gallery does not have.
         """
         opened, places = open_gallery(self, gallery, channels)
-        count = len(opened.features)
-        rows = None if where is None else find_rows(where, opened.columns, opened.paths, count)
+        rows = choose_rows(opened, where)
         paths, found = self.find_images(images, channels, boxes)
         features = self.embed_found(paths, found, "rgb" if boxes is not None else channels)
         own = None if keep_own or paths is None else find_own_files(paths, opened.paths)

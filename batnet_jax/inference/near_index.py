@@ -7,6 +7,7 @@ of the nearest lists only, and orders the best of them by the 8-bit features.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,7 @@ import numpy as np
 
 from batnet_jax.errors import UserError, one_line
 from batnet_jax.retrieval import top_k
-from batnet_jax.retrieval.chosen_rows import RowView
+from batnet_jax.retrieval.chosen_rows import ChosenRows, RowView
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.row_file import RowFile
 from batnet_jax.retrieval.scores import unit_length
@@ -37,7 +38,8 @@ _TRAINING_BYTES = 10**9
 _PER_LIST = 40
 """Training images for each list of IVF-PQ."""
 SAMPLE = 200
-"""Gallery images that are searched to measure the recall."""
+"""Gallery images that are searched to measure the recall, before the index holds them: an image in
+the graph of HNSW is found far more easily."""
 TOP = 10
 
 
@@ -55,10 +57,15 @@ class NearIndex(RowView):
         self._index = index
         self.kind, self.recall = kind, recall
 
+    @functools.cached_property
+    def _places(self) -> np.ndarray:
+        """The place of each image in the index."""
+        return np.argsort(import_faiss("an index").vector_to_array(self._index.id_map))
+
     def __getitem__(self, rows: slice | int | np.ndarray) -> np.ndarray:
         """Return some features, of unit length but for the rounding to 8 bits."""
         wanted = np.ascontiguousarray(np.arange(len(self))[rows], np.int64)
-        found = self._index.reconstruct_batch(wanted.reshape(-1))
+        found = _inner(self._index).reconstruct_batch(self._places[wanted.reshape(-1)])
         return found.reshape(*wanted.shape, self.shape[1])
 
     def read_into(self, first: int, out: np.ndarray) -> None:
@@ -121,7 +128,7 @@ def build(
       user: see `import_faiss`.
 
     Returns: the index, which looks at as much as `WANTED_RECALL` needs, and the share of the best
-      ten that it finds for `SAMPLE` images of the gallery, which are no find of their own.
+      ten that it found for `SAMPLE` images of the gallery before it held them.
     """
     faiss = import_faiss(user)
     count, dim = features.shape
@@ -139,76 +146,90 @@ def build(
     else:
         index.k_factor = _ANEW
     most = max(LEAST_TRAINING, min(max(_PER_LIST * lists, 65536), _TRAINING_BYTES // (4 * dim)))
-    index.train(_spread(features, min(count, most)))
+    places = np.linspace(0, count - 1, min(count, most)).astype(np.int64)
+    index.train(unit_length(read_rows(features, np.unique(places))))
+    held = np.unique(np.linspace(0, count - 1, min(SAMPLE, count // 2)).astype(np.int64))
+    named = faiss.IndexIDMap(index)
     for start in range(0, count, rows_at_once):
-        index.add(unit_length(read_rows(features, slice(start, start + rows_at_once))))
-    return index, _tune(index, kind, features)
+        numbers = np.arange(start, min(start + rows_at_once, count))
+        kept = ~np.isin(numbers, held)
+        rows = unit_length(read_rows(features, slice(start, start + rows_at_once)))
+        named.add_with_ids(np.ascontiguousarray(rows[kept]), numbers[kept])
+    query = unit_length(read_rows(features, held))
+    recall = _tune(named, kind, features, query, np.setdiff1d(np.arange(count), held))
+    if len(held):
+        named.add_with_ids(query, held)
+    return named, recall
 
 
-def _spread(features: np.ndarray | RowFile, number: int) -> np.ndarray:
-    """Return features of unit length, evenly spaced in the gallery."""
-    rows = np.linspace(0, len(features) - 1, number).astype(np.int64)
-    return unit_length(read_rows(features, np.unique(rows)))
+def _tune(
+    index: Any,
+    kind: str,
+    features: np.ndarray | RowFile,
+    query: np.ndarray,
+    rows: np.ndarray,
+) -> float:
+    """Choose how much of an index a search looks at; return the recall that this gives.
 
-
-def _tune(index: Any, kind: str, features: np.ndarray | RowFile) -> float:
-    """Choose how much of an index a search looks at; return the recall that this gives."""
-    own = np.unique(np.linspace(0, len(features) - 1, min(SAMPLE, len(features))).astype(np.int64))
-    query = unit_length(read_rows(features, own))
-    exact = top_k(query, features, TOP + 1)[0]
+    Args:
+      index: it holds all but the queries.
+      kind: hnsw or ivfpq.
+      features: of the gallery.
+      query: features of images that are not in the index.
+      rows: the gallery images that are.
+    """
+    if not len(query):
+        return 1.0
+    exact = top_k(query, ChosenRows(features, rows), TOP)[1]
     recall = 0.0
     for width in _WIDTHS[kind]:
         _set_width(index, kind, width)
-        found = NearIndex(index, kind, None).nearest(query, TOP + 1)[0]
-        recall = _recall(query, own, exact, found, features)
+        found = NearIndex(index, kind, None).nearest(query, TOP)[0]
+        recall = _recall(query, exact, found, features)
         if recall >= WANTED_RECALL:
             break
     return recall
 
 
 def _recall(
-    query: np.ndarray,
-    own: np.ndarray,
-    exact: np.ndarray,
-    found: np.ndarray,
-    features: np.ndarray | RowFile,
+    query: np.ndarray, exact: np.ndarray, found: np.ndarray, features: np.ndarray | RowFile
 ) -> float:
     """Return the share of the best ten that were found; a find of an equal score counts.
 
     Args:
       query: [q, d] of unit length.
-      own: [q] the gallery images that the queries are.
-      exact: [q, k + 1] the best gallery images.
+      exact: [q, k] the best cosines.
       found: [q, m] what the index has found.
       features: of the gallery.
     """
     shares = []
-    for feature, self, best, items in zip(query, own, exact, found, strict=True):
-        wanted, got = best[best != self][:TOP], items[items != self][:TOP]
-        if not len(wanted):
-            continue
-        rows = np.concatenate([wanted, got])
-        scores = unit_length(read_rows(features, rows)) @ feature
-        last = scores[: len(wanted)].min() - 1e-6  # of float32
-        shares.append(min(1.0, (scores[len(wanted) :] >= last).sum() / len(wanted)))
-    return float(np.mean(shares)) if shares else 1.0
+    for feature, best, items in zip(query, exact, found, strict=True):
+        scores = unit_length(read_rows(features, items.astype(np.int64))) @ feature
+        good = (scores >= best.min() - 1e-6).sum()  # of float32
+        shares.append(min(1.0, good / len(best)))
+    return float(np.mean(shares))
 
 
 def _set_width(index: Any, kind: str, width: int) -> None:
     """Set how much of an index a search looks at; the index's file keeps it."""
     faiss = import_faiss("an index")
     if kind == "hnsw":
-        index.hnsw.efSearch = width
+        _inner(index).hnsw.efSearch = width
     else:
-        faiss.extract_index_ivf(index).nprobe = width
+        faiss.extract_index_ivf(_inner(index)).nprobe = width
+
+
+def _inner(index: Any) -> Any:
+    """Return the index inside the one that numbers its images."""
+    return import_faiss("an index").downcast_index(index.index)
 
 
 def _width(index: Any, kind: str, k: int) -> Any:
     """Return faiss's parameters of a search for k images."""
     faiss = import_faiss("an index")
     if kind == "hnsw":
-        return faiss.SearchParametersHNSW(efSearch=max(index.hnsw.efSearch, k))
-    lists = faiss.extract_index_ivf(index)
+        return faiss.SearchParametersHNSW(efSearch=max(_inner(index).hnsw.efSearch, k))
+    lists = faiss.extract_index_ivf(_inner(index))
     probes = lists.nlist if k >= index.ntotal else lists.nprobe
     inner = faiss.SearchParametersIVF(nprobe=probes)
     return faiss.IndexRefineSearchParameters(k_factor=_ANEW, base_index_params=inner)
@@ -238,13 +259,13 @@ def read(path: Path, file: BinaryIO, length: int, kind: str, recall: float | Non
     try:
         with _one_line(path):
             index = faiss.read_index(faiss.PyCallbackIOReader(read_some, 1 << 20))
-            fits = (
-                isinstance(index, faiss.IndexHNSW if kind == "hnsw" else faiss.IndexRefine)
-                and index.metric_type == faiss.METRIC_INNER_PRODUCT
-            )
+            kinds = {"hnsw": faiss.IndexHNSW, "ivfpq": faiss.IndexRefine}
+            fits = isinstance(index, faiss.IndexIDMap) and kind in kinds
+            fits = fits and isinstance(_inner(index), kinds[kind])
+            fits = fits and index.metric_type == faiss.METRIC_INNER_PRODUCT
     except MemoryError as error:
         raise UserError(f"'{path}' does not fit into memory") from error
-    if kind not in _WIDTHS or not fits or index.d < 1:
+    if not fits or index.d < 1:
         raise UserError(f"'{path}' holds no index of the kind it names: write it again")
     return NearIndex(index, kind, recall)
 

@@ -4,6 +4,7 @@ import functools
 import os
 from collections.abc import Callable, Sequence
 
+from batnet_jax.inference.lance_gallery import LancePaths
 from batnet_jax.retrieval import ItemLists, check_left_out
 
 
@@ -18,6 +19,8 @@ def find_own_files(queries: Sequence[str], gallery: Sequence[str] | None) -> Ite
     """
     if gallery is None or not queries:
         return None
+    if isinstance(gallery, LancePaths):
+        return gallery.rows.find_own(queries)
 
     @functools.cache  # many files lie in few folders
     def resolve(folder: str) -> str:

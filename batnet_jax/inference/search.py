@@ -14,11 +14,19 @@ from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError
 from batnet_jax.inference import feature_file, loading
 from batnet_jax.inference.feature_file import FeatureFile
-from batnet_jax.inference.gallery import search_lists, top_of_rows
+from batnet_jax.inference.gallery import (
+    Rows,
+    choose_rows,
+    is_gallery,
+    open_kept,
+    search_lists,
+    top_of_rows,
+)
 from batnet_jax.inference.joined_galleries import join_galleries, places_of
+from batnet_jax.inference.lance_gallery import LanceRows
 from batnet_jax.inference.model import Model
-from batnet_jax.inference.where import find_rows
 from batnet_jax.retrieval import ItemLists
+from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.workdir import checkpoints
 from batnet_jax.workdir.people import name_of, read_names
 
@@ -47,8 +55,8 @@ class Searcher:
         Args:
           config: see `loading.load_with_config`.
           workdir: a workdir or a checkpoint.
-          source: an .npz that embed wrote, an .npy of features, an index for faiss, or images (see
-            `list_files`); or several of them.
+          source: an .npz that embed wrote, an .npy of features, an index for faiss, a database
+            (see `lance_gallery`), or images (see `list_files`); or several of them.
           batch: images per step; 0 = the config's.
 
         Raises: UserError if the gallery does not exist, or the model is needed and missing.
@@ -69,7 +77,7 @@ class Searcher:
         new = copy.copy(self)
         new.__dict__.pop("common_folder", None)
         new._files = [
-            feature_file.open_features(one) if feature_file.is_feature_file(one) else old
+            open_kept(one) if is_gallery(one) else old
             for one, old in zip(self.sources, self._files, strict=True)
         ]
         new._join()
@@ -78,8 +86,8 @@ class Searcher:
 
     def _open(self, source: Path) -> FeatureFile:
         """Open a feature file, or embed images."""
-        if feature_file.is_feature_file(source):
-            return feature_file.open_features(source)
+        if is_gallery(source):
+            return open_kept(source)
         paths = list_files(source)
         return FeatureFile(self.model.embed(paths), paths, _fingerprint_of(self.model))
 
@@ -96,9 +104,7 @@ class Searcher:
         """The model."""
         return self._load_model()
 
-    def search(
-        self, images: Any, top: int, rows: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def search(self, images: Any, top: int, rows: Rows = None) -> tuple[np.ndarray, np.ndarray]:
         """Return the gallery images most similar to each query, best first.
 
         Args:
@@ -121,27 +127,44 @@ class Searcher:
         return self.model.embed(images)
 
     def search_features(
-        self, features: np.ndarray, top: int, rows: np.ndarray | None = None
+        self, features: np.ndarray, top: int, rows: Rows = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Search as `search` does, for features [q, d] of `embed`, or means of some."""
         return top_of_rows(features, self.gallery.features, top, rows)
 
-    def find_rows(self, where: str | None) -> np.ndarray | None:
+    def find_rows(self, where: str | None) -> Rows:
         """Return the gallery images that pass a filter, see `where`; None for all, without one.
 
         Raises: UserError if the filter cannot be read, or names a column that is missing.
         """
-        if where is None:
-            return None
-        gallery = self.gallery
-        return find_rows(where, gallery.columns, gallery.paths, len(gallery.features))
+        return choose_rows(self.gallery, where)
+
+    def has(self, number: int) -> bool:
+        """Return whether there is a gallery image of a number."""
+        rows = self.gallery.features
+        return bool(rows.path(number)) if isinstance(rows, LanceRows) else number < len(rows)
+
+    def sample(self, number: int) -> list[int]:
+        """Return the numbers of some gallery images, evenly spaced."""
+        rows = self.gallery.features
+        if isinstance(rows, LanceRows):
+            return rows.sample(number)
+        chosen = np.unique(np.linspace(0, len(rows) - 1, min(number, len(rows))).astype(int))
+        return chosen.tolist()
+
+    def feature(self, number: int) -> np.ndarray:
+        """Return the feature of a gallery image, [1, d]."""
+        rows = self.gallery.features
+        if isinstance(rows, LanceRows):
+            return rows.feature(number)
+        return read_rows(rows, slice(number, number + 1))
 
     def search_lists(
         self,
         features: np.ndarray,
         top: int,
         left_out: ItemLists | None = None,
-        rows: np.ndarray | None = None,
+        rows: Rows = None,
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Search as `search_features` does, and leave out some gallery images of each query.
 
@@ -164,7 +187,7 @@ class Searcher:
             return
         own = _fingerprint_of(self.model)
         for source, file in zip(self.sources, self._files, strict=True):
-            if own is not None and feature_file.is_feature_file(source):
+            if own is not None and is_gallery(source):
                 feature_file.check_fingerprint(source, file.fingerprint, own)
             dim = file.features.shape[1]
             if dim != self.model.dim:
@@ -177,7 +200,10 @@ class Searcher:
     @functools.cached_property
     def common_folder(self) -> str:
         """The folder above all images, with a slash at its end; "" if there is none."""
-        folders = {os.path.dirname(path) for path in self.gallery.paths or []}
+        paths = self.gallery.paths or []
+        if isinstance(self.gallery.features, LanceRows):  # a database has too many paths
+            return ""
+        folders = {os.path.dirname(path) for path in paths}
         mixed = len({os.path.isabs(folder) for folder in folders}) != 1
         return os.path.join("" if mixed else os.path.commonpath(folders), "")
 

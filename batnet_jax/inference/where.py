@@ -16,7 +16,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,7 +44,7 @@ _EQUAL = {"=": True, "==": True, "!=": False, "<>": False}
 _TRUTH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
-class _Token(NamedTuple):
+class Token(NamedTuple):
     """A part of a filter."""
 
     text: str
@@ -73,16 +73,20 @@ def find_rows(
 
     Raises: UserError if the filter cannot be read, or names a column that is missing.
     """
-    return np.flatnonzero(_Parser(where, columns, paths, count).parse())
+    return np.flatnonzero(Parser(where, columns, paths, count).parse())
 
 
-class _Parser:
-    """Reads a filter from left to right, and computes the mask of each part."""
+class Parser:
+    """Reads a filter from left to right, and computes the mask of each part.
+
+    A subclass may compute something else of each part: it overrides `none` and the methods that
+    compare, and joins its results by `&`, `|` and `~`.
+    """
 
     def __init__(
         self,
         where: str,
-        columns: Mapping[str, np.ndarray],
+        columns: Mapping[str, Any],
         paths: Sequence[str] | None,
         count: int,
     ):
@@ -91,26 +95,26 @@ class _Parser:
         self._next = 0
         self._depth = 0
 
-    def parse(self) -> np.ndarray:
+    def parse(self) -> Any:
         """Return the mask [n] of the whole filter."""
         mask = self._either()
         if self._peek():
             raise self._wrong("`and` or `or` is missing before")
         return mask
 
-    def _either(self) -> np.ndarray:
+    def _either(self) -> Any:
         mask = self._both()
         while self._skip("or"):
             mask = mask | self._both()
         return mask
 
-    def _both(self) -> np.ndarray:
+    def _both(self) -> Any:
         mask = self._one()
         while self._skip("and"):
             mask = mask & self._one()
         return mask
 
-    def _one(self) -> np.ndarray:
+    def _one(self) -> Any:
         """Return the mask of a comparison, of a negation or of what stands in parentheses."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
@@ -125,7 +129,7 @@ class _Parser:
         self._depth -= 1
         return mask
 
-    def _compare(self) -> np.ndarray:
+    def _compare(self) -> Any:
         """Return the mask of a comparison of a column."""
         token = self._take("a column")
         if token.means("and", "or", "in", "like", ")", ",", *_SIGNS, *_EQUAL):
@@ -134,31 +138,58 @@ class _Parser:
         negated = self._skip("not")
         sign = self._take("=, <, in or like")
         if sign.means("in"):
-            mask = np.zeros(self._count, bool)
+            mask = self.none()
             self._need("(")
             while True:
-                mask |= _equals(name, column, self._value())
+                mask = mask | self.equals(name, column, self._value())
                 if self._skip(")"):
                     break
                 self._need(",")
         elif sign.means("like"):
-            mask = _is_like(name, column, self._value().text)
+            mask = self.is_like(name, column, self._value().text)
         elif sign.means(*_EQUAL) and not negated:
-            mask = _equals(name, column, self._value())
+            mask = self.equals(name, column, self._value())
             negated = not _EQUAL[sign.text]
         elif sign.means(*_SIGNS) and not negated:
-            mask = _is_ordered(name, column, sign.text, self._value())
+            mask = self.is_ordered(name, column, sign.text, self._value())
         else:
             raise self._wrong("=, !=, <, <=, >, >=, in or like is missing before", sign)
         return ~mask if negated else mask
 
-    def _value(self) -> _Token:
+    def none(self) -> Any:
+        """Return the mask of no image."""
+        return np.zeros(self._count, bool)
+
+    def equals(self, name: str, column: Any, value: Token) -> Any:
+        """Return the mask of the items of a column that equal a value."""
+        if column.dtype.kind == "U":
+            return column == value.text
+        return _plain(column) == to_number(name, column.dtype, value)
+
+    def is_ordered(self, name: str, column: Any, sign: str, value: Token) -> Any:
+        """Return the mask of the items of a column that are less or greater than a value."""
+        if column.dtype.kind == "U":
+            check_text(name, sign, value)
+            return _SIGNS[sign](column, value.text)
+        return _SIGNS[sign](_plain(column), to_number(name, column.dtype, value))
+
+    def is_like(self, name: str, column: Any, pattern: str) -> Any:
+        """Return the mask of the texts of a column that match a pattern of `*`, `?` and `[...]`."""
+        check_like(name, column.dtype)
+        try:
+            matches = re.compile(fnmatch.translate(pattern)).match
+        except (re.error, OverflowError, RecursionError):
+            raise UserError(f"{printable(repr(pattern))} is no pattern of *, ? and [...]") from None
+        texts, places = np.unique(column, return_inverse=True)
+        return np.array([matches(text) is not None for text in texts.tolist()], bool)[places]
+
+    def _value(self) -> Token:
         token = self._take("a value")
         if token.means("and", "or", "not", "in", "like", "(", ")", ",", *_SIGNS, *_EQUAL):
             raise self._wrong("a value is missing before", token)
         return token
 
-    def _column(self, name: str) -> np.ndarray:
+    def _column(self, name: str) -> Any:
         if name in self._columns:
             return self._columns[name]
         if name == PATH and self._paths is not None:
@@ -167,7 +198,7 @@ class _Parser:
         known = f"it has {', '.join(names)}" if names else "it has none"
         raise UserError(f"the gallery has no column {printable(repr(name))}: {known}")
 
-    def _split(self) -> list[_Token]:
+    def _split(self) -> list[Token]:
         """Return the tokens of the filter."""
         if len(self._where) > MAX_CHARACTERS:
             raise UserError(
@@ -181,19 +212,19 @@ class _Parser:
                 continue
             found = _TOKEN.match(self._where, place)
             if found is None:
-                rest = _Token(self._where[place:], place)
+                rest = Token(self._where[place:], place)
                 raise self._wrong("there is no sense in", rest)
             text = found[0]
             if found["text"]:
                 text = text[1:-1].replace(text[0] * 2, text[0])
-            tokens.append(_Token(text, place, bool(found["text"])))
+            tokens.append(Token(text, place, bool(found["text"])))
             place = found.end()
         return tokens
 
-    def _peek(self) -> _Token | None:
+    def _peek(self) -> Token | None:
         return self._tokens[self._next] if self._next < len(self._tokens) else None
 
-    def _take(self, wanted: str) -> _Token:
+    def _take(self, wanted: str) -> Token:
         token = self._peek()
         if token is None:
             raise self._wrong(f"{wanted} is missing at the end of")
@@ -212,7 +243,7 @@ class _Parser:
             at = "before" if self._peek() else "at the end of"
             raise self._wrong(f"{sign} is missing {at}")
 
-    def _wrong(self, what: str, token: _Token | None = None) -> UserError:
+    def _wrong(self, what: str, token: Token | None = None) -> UserError:
         """Return the error that shows the rest of the filter from a token, or the next one, on."""
         token = token or self._peek()
         rest = self._where[token.place :] if token else self._where
@@ -222,35 +253,19 @@ class _Parser:
         )
 
 
-def _equals(name: str, column: np.ndarray, value: _Token) -> np.ndarray:
-    """Return the mask of the items of a column that equal a value."""
-    if column.dtype.kind == "U":
-        return column == value.text
-    return _plain(column) == _number(name, column, value)
-
-
-def _is_ordered(name: str, column: np.ndarray, sign: str, value: _Token) -> np.ndarray:
-    """Return the mask of the items of a column that are less or greater than a value."""
-    if column.dtype.kind != "U":
-        return _SIGNS[sign](_plain(column), _number(name, column, value))
+def check_text(name: str, sign: str, value: Token) -> None:
+    """Raise UserError if a column of texts would be ordered by a number."""
     if not value.is_quoted and _NUMBER.fullmatch(value.text):
         raise UserError(
             f"the column {name} holds texts, and {value.text} is a number: quote it, as in"
             f" {name} {sign} '{value.text}', to compare by characters"
         )
-    return _SIGNS[sign](column, value.text)
 
 
-def _is_like(name: str, column: np.ndarray, pattern: str) -> np.ndarray:
-    """Return the mask of the texts of a column that match a pattern of `*`, `?` and `[...]`."""
-    if column.dtype.kind != "U":
+def check_like(name: str, dtype: np.dtype) -> None:
+    """Raise UserError if a column is not of texts."""
+    if dtype.kind != "U":
         raise UserError(f"the column {name} holds numbers, and `like` is for texts: use = or in")
-    try:
-        matches = re.compile(fnmatch.translate(pattern)).match
-    except (re.error, OverflowError, RecursionError):
-        raise UserError(f"{printable(repr(pattern))} is no pattern of *, ? and [...]") from None
-    texts, places = np.unique(column, return_inverse=True)
-    return np.array([matches(text) is not None for text in texts.tolist()], bool)[places]
 
 
 def _plain(column: np.ndarray) -> np.ndarray:
@@ -258,13 +273,13 @@ def _plain(column: np.ndarray) -> np.ndarray:
     return column.astype(np.float64) if column.dtype.kind == "f" else column
 
 
-def _number(name: str, column: np.ndarray, value: _Token) -> float | int | bool:
+def to_number(name: str, dtype: np.dtype, value: Token) -> float | int | bool:
     """Return a value that a column of numbers or booleans can be compared with.
 
     Raises: UserError if the value is no number.
     """
     text = value.text.strip()
-    if column.dtype.kind == "b":
+    if dtype.kind == "b":
         if text.lower() not in _TRUTH:
             raise UserError(f"the column {name} is true or false, not {printable(repr(text))}")
         return _TRUTH[text.lower()]
@@ -278,7 +293,7 @@ def _number(name: str, column: np.ndarray, value: _Token) -> float | int | bool:
             f"the column {name} holds numbers, and {printable(repr(text))} is neither a number nor"
             " a date such as 2024-01-31"
         )
-    if column.dtype.kind == "f":
+    if dtype.kind == "f":
         try:
             return float(number)
         except OverflowError:

@@ -13,14 +13,16 @@ from batnet_jax.data.loading.user_images import list_files
 from batnet_jax.errors import UserError, printable
 from batnet_jax.inference import feature_file, index_file
 from batnet_jax.inference.feature_file import FeatureFile
+from batnet_jax.inference.gallery import Rows, is_gallery
 from batnet_jax.inference.joined_galleries import split_paths
+from batnet_jax.inference.lance_gallery import LanceRows
 from batnet_jax.inference.near_index import SAMPLE, TOP, NearIndex
 from batnet_jax.inference.own_files import find_own_files
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.accept import Wanted, parse_accept, threshold
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.modes.ranked_files import check_suffix, to_bytes
-from batnet_jax.retrieval import check_left_out
+from batnet_jax.retrieval import ItemLists
 from batnet_jax.runtime.atomic_write import write_atomically
 
 
@@ -67,7 +69,7 @@ def run(
         index_file.import_faiss("--faiss")  # fails before the work if faiss is missing
     galleries = split_paths(str(gallery))
     # If the gallery's features are given, a batch needs room for the queries only.
-    given = all(map(feature_file.is_feature_file, galleries))
+    given = all(map(is_gallery, galleries))
     few = min(len(queries), config.eval.batch) if given else 0
     searcher = Searcher(config, workdir, galleries, batch=few)
     rows = searcher.find_rows(where)
@@ -111,7 +113,7 @@ def rank_queries(
     keep_own: bool,
     pool: str,
     name: str,
-    rows: np.ndarray | None = None,
+    rows: Rows = None,
 ) -> list[dict[str, Any]]:
     """Return a ranked list for each query: `query`, its name, and `hits`, see `hits`.
 
@@ -130,7 +132,8 @@ def rank_queries(
     if pool != "none":
         features = features.mean(0, keepdims=True) if pool == "mean" else features.max(0)[None]
         if own is not None:  # of all images
-            own = check_left_out(1, len(searcher.gallery.features), ignore=[own.items])
+            items = np.unique(own.items)
+            own = ItemLists(items, np.array([0, len(items)]))
     found = searcher.search_lists(features, top, own, rows)
     if pool != "none":
         return [{"query": name, "pooled": len(queries), "hits": hits(searcher, *found[0])}]
@@ -210,6 +213,8 @@ def write_index(path: Path, gallery: FeatureFile, kind: str = "auto") -> str:
       an approximate index.
     """
     features = gallery.features
+    if isinstance(features, LanceRows):
+        raise UserError("--faiss needs the features that embed wrote, not a database of them")
     if isinstance(features, NearIndex):
         raise UserError(
             "--faiss needs the features that embed wrote: an index of kind "

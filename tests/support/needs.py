@@ -23,6 +23,7 @@ INSTALL = {
     "ipykernel": "make notebook",
     "jax2onnx": "make onnx",
     "jax_plugins.xla_cuda13": "make gpu",
+    "lancedb": "pip install -e '.[lancedb]'",
     "libtpu": "pip install -e '.[tpu]'",
     "material": "make docs",
     "mkdocs": "make docs",

@@ -18,11 +18,11 @@ from batnet_jax.data.loading.described_images import box_at
 from batnet_jax.data.loading.user_arrays import cut_box
 from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError, printable
+from batnet_jax.inference.gallery import Rows
 from batnet_jax.inference.search import Searcher
 from batnet_jax.modes.search import hits
 from batnet_jax.modes.serve.uploads import Box, decode_query
 from batnet_jax.modes.serve.verdicts import Bands
-from batnet_jax.retrieval.mapped_rows import read_rows
 
 
 class Answers:
@@ -67,8 +67,7 @@ class Answers:
         rows = self._passing(where)
 
         def find() -> tuple[np.ndarray, np.ndarray]:
-            feature = read_rows(self.searcher.gallery.features, slice(number, number + 1))
-            return self.searcher.search_features(feature, top + 1, rows)
+            return self.searcher.search_features(self.searcher.feature(number), top + 1, rows)
 
         indices, scores = _readable(find)
         others = indices[0] != number
@@ -87,6 +86,20 @@ class Answers:
             feature = feature / (np.linalg.norm(feature) or 1)
         values = {"feature": feature.tolist(), "dim": len(feature), "step": model.step}
         return JSONResponse(values | {"note": note})
+
+    def samples(self, number: int) -> list[dict[str, Any]]:
+        """Return what `describe` does of some gallery images, evenly spaced.
+
+        Raises: HTTPException if the gallery cannot be read.
+        """
+        return _readable(lambda: [self.describe(i) for i in self.searcher.sample(number)])
+
+    def has(self, number: int) -> bool:
+        """Return whether there is a gallery image of a number.
+
+        Raises: HTTPException if the gallery cannot be read.
+        """
+        return _readable(lambda: self.searcher.has(number))
 
     def describe(self, i: int) -> dict[str, Any]:
         """Return the index, the path and, if people have names, the name of a gallery image."""
@@ -118,7 +131,7 @@ class Answers:
         _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         return Response(np.asarray(jpeg).tobytes(), media_type="image/jpeg")
 
-    def _passing(self, where: str | None) -> np.ndarray | None:
+    def _passing(self, where: str | None) -> Rows:
         """Return the gallery images that pass a filter; None for all.
 
         Raises: HTTPException if the filter is wrong.

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -101,8 +100,7 @@ class Endpoints:
         if wanted is None or wanted > MAX_SAMPLES:
             raise HTTPException(400, f"samples must be 0 to {MAX_SAMPLES}")
         count = answers.count
-        chosen = np.unique(np.linspace(0, count - 1, min(wanted, count)).astype(int))
-        samples = [answers.describe(int(i)) for i in chosen]
+        samples = answers.samples(wanted)
         return JSONResponse({"gallery": count, "changes": answers.changes, "samples": samples})
 
     async def gallery_image(self, request: Request) -> Response:
@@ -140,7 +138,7 @@ def _parse_item(request: Request, answers: Answers) -> int:
     number = parse_number(request.path_params["number"])
     if request.query_params.get("changes", str(answers.changes)) != str(answers.changes):
         raise HTTPException(410, "the gallery has changed: search again")
-    if number is None or number >= answers.count:
+    if number is None or not answers.has(number):
         raise HTTPException(404, "there is no such gallery image")
     return number
 

@@ -172,6 +172,11 @@ class LanceRows(RowView):
         """
         return to_sql(where, column_types(self.table.schema))
 
+    def count(self, where: str) -> int:
+        """Return how many images pass a condition of `condition`."""
+        with reading(self.name):
+            return self.table.count_rows(where)
+
     def path(self, number: int) -> str:
         """Return the path of an image; "" if there is no such image."""
         if number in self._known:

@@ -139,6 +139,13 @@ class Searcher:
         """
         return choose_rows(self.gallery, where)
 
+    def count(self, rows: Rows) -> int:
+        """Return how many gallery images `rows` chooses."""
+        features = self.gallery.features
+        if isinstance(rows, str):
+            return features.count(rows) if isinstance(features, LanceRows) else 0
+        return len(features) if rows is None else len(rows)
+
     def has(self, number: int) -> bool:
         """Return whether there is a gallery image of a number."""
         rows = self.gallery.features

@@ -99,10 +99,9 @@ def run(
     print("\n".join(shown))
 
 
-def _threshold(wanted: Wanted, workdir: Path, searcher: Searcher, rows: np.ndarray | None) -> float:
+def _threshold(wanted: Wanted, workdir: Path, searcher: Searcher, rows: Rows) -> float:
     """Return the lowest score to accept; see `accept.threshold`."""
-    count = len(searcher.gallery.features) if rows is None else len(rows)
-    return threshold(wanted, workdir, searcher.model.step, count)
+    return threshold(wanted, workdir, searcher.model.step, searcher.count(rows))
 
 
 def rank_queries(

@@ -77,6 +77,7 @@ def test_it_is_served(world):
     assert client.get(f"/gallery/{number}").headers["content-type"] == "image/jpeg"
     similar = client.get(f"/gallery/{number}/similar?top=9").json()["hits"]
     assert len(similar) == len(COLOURS) - 1
+    assert [searcher.count(searcher.find_rows(w)) for w in (None, "camera > 2")] == [5, 2]
     samples = client.get("/gallery?samples=3").json()
     assert (samples["gallery"], len(samples["samples"])) == (len(COLOURS), 3)
     assert client.get(f"/gallery/{2**40}").status_code == 404

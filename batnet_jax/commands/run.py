@@ -40,11 +40,10 @@ def run_line(argv: list[str]) -> int:
     Raises: UserError.
     """
     choose_cpu_libraries()
-    next_time = "starts from the beginning"
+    next_time = "; the same command starts from the beginning"
     try:
         parse(argv)
-        if command().resumes:
-            next_time = "resumes from the last checkpoint"
+        next_time = after_signal()
         if command().on_cpu:
             jax.config.update("jax_platforms", "cpu")
         run_mode(load_mode(MODE.value))
@@ -55,7 +54,7 @@ def run_line(argv: list[str]) -> int:
         return RUN_FAILURE
     except KeyboardInterrupt as error:
         signal = error if isinstance(error, Terminated) else Terminated(SIGINT)
-        print(f"{signal.word}; the same command {next_time}", file=sys.stderr)
+        print(f"{signal.word}{next_time}", file=sys.stderr)
         return signal.status
     except Exception as error:
         if processes.is_lost(error):
@@ -64,6 +63,17 @@ def run_line(argv: list[str]) -> int:
             traceback.print_exc()
         return 1
     return 0
+
+
+def after_signal() -> str:
+    """Return what the line about a signal says of the same command's next run."""
+    if MODE.value == "serve":
+        return ""
+    if command().resumes:
+        return "; the same command resumes from the last checkpoint"
+    if values().get("resume"):
+        return "; the same command goes on from the counts that it kept"
+    return "; the same command starts from the beginning"
 
 
 def load_mode(name: str) -> ModuleType:

@@ -329,6 +329,12 @@ COMMANDS: dict[str, Command] = {
                 "switch",
                 False,
             ),
+            Option(
+                "resume",
+                "keep the counts here, so that the same command goes on",
+                "path",
+                shown="F.npz",
+            ),
             OUTPUT.saying("the figures as JSON", "F.json"),
         ),
         settings="none",

@@ -11,7 +11,7 @@ matrix `distmat` with `q_pids`, `g_pids`, `q_camids`, `g_camids` (Torchreid, Fas
 import csv
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,15 +38,15 @@ SUFFIXES = (".npz", ".parquet", ".mat", ".npy", ".csv")
 MOST_UNPACKED = 20
 """Limit of the unpacked size of a compressed .mat, in sizes of the file."""
 IN_MEMORY = 10**9
-"""Bytes of an .npy that are read into memory. A larger file is memory-mapped."""
-_SIDES = {"query": ("query_", "q_", "q"), "gallery": ("gallery_", "g_", "g")}
+"""Bytes of an .npy of distances that are read into memory. A larger file is memory-mapped."""
+SIDES = {"query": ("query_", "q_", "q"), "gallery": ("gallery_", "g_", "g")}
 
 
 class Labelled(NamedTuple):
     """The images of one set."""
 
-    features: np.ndarray | None
-    """[n, d]; None in a file of labels alone."""
+    features: Any
+    """[n, d], an array or a `RowFile`; None in a file of labels alone."""
     pids: np.ndarray
     """[n] integers or strings."""
     cameras: Any
@@ -78,22 +78,26 @@ def read_pair(query: Path, gallery: Path | None, distances: Path | None = None) 
     if gallery is None:
         matrix = _find(arrays, ("",), DISTANCES) if distances is None else _read_matrix(distances)
         sides = [
-            _labelled(query, arrays, prefixes, features=matrix is None, beside=False)
-            for prefixes in _SIDES.values()
+            labelled(query, arrays, prefixes, features=matrix is None, beside=False)
+            for prefixes in SIDES.values()
         ]
         return LabelledPair(sides[0], sides[1], matrix)
     matrix = None if distances is None else _read_matrix(distances)
     sides = [
-        _labelled(path, found, ("", *prefixes), features=matrix is None)
+        labelled(path, found, ("", *prefixes), features=matrix is None)
         for path, found, prefixes in zip(
-            (query, gallery), (arrays, read_arrays(gallery)), _SIDES.values(), strict=True
+            (query, gallery), (arrays, read_arrays(gallery)), SIDES.values(), strict=True
         )
     ]
     return LabelledPair(sides[0], sides[1], matrix)
 
 
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
+def read_arrays(path: Path, without: Collection[str] = ()) -> dict[str, np.ndarray]:
     """Return the arrays of a file by their names in small letters; an .npy's is `features`.
+
+    Args:
+      path: the file.
+      without: names of arrays that are left out, as the file spells them.
 
     Raises: UserError if the file cannot be read.
     """
@@ -106,11 +110,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         if suffix == ".parquet":
             return _read_parquet(path)
         if suffix == ".npy":
-            return {"features": _read_npy(path)}
+            return {} if without else {"features": _read_npy(path)}
         if suffix == ".mat":
             return _read_mat(path)
         with open_npz(path) as archive:
-            return {name.lower(): array for name, array in archive.read(archive.names).items()}
+            names = [name for name in archive.names if name not in without]
+            return {name.lower(): array for name, array in archive.read(names).items()}
     except UserError:
         raise
     except Exception as error:  # damaged files raise many types
@@ -214,7 +219,7 @@ def _find(
     return next((named[name] for name in wanted if name in named), None)
 
 
-def _labelled(
+def labelled(
     path: Path,
     arrays: Mapping[str, np.ndarray],
     prefixes: Sequence[str],
@@ -250,7 +255,9 @@ def _labelled(
             f" `{side}{example}`{hint}"
         )
     cameras, paths = _find(found, prefixes, CAMERAS), _find(found, prefixes, PATHS)
-    lost = [str(pid).lower() in MISSING for pid in _vector(pids).ravel().tolist()]
+    numbers = _vector(pids)
+    texts = numbers.ravel().tolist() if numbers.dtype.kind not in "iu" else ()
+    lost = [str(pid).lower() in MISSING for pid in texts]
     if any(lost):
         raise UserError(
             f"'{path}' has {sum(lost)} images without an identity, first in row {lost.index(True)}:"
@@ -258,7 +265,7 @@ def _labelled(
         )
     return Labelled(
         matrix,
-        _vector(pids),
+        numbers,
         None if cameras is None else _vector(cameras),
         None if paths is None else _vector(paths).astype(str),
     )
@@ -298,6 +305,8 @@ def join_numbers(query: Any, gallery: Any, *, missing: bool = False) -> tuple[An
     Raises: UserError if two labels would become one number, unless `missing`.
     """
     if query is None or gallery is None:
+        return query, gallery
+    if all(getattr(one, "dtype", np.dtype(object)).kind in "iu" for one in (query, gallery)):
         return query, gallery
     texts = [np.asarray(one).astype(str).tolist() for one in (query, gallery)]
     lost = MISSING if missing else ()

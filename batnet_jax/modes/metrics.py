@@ -1,9 +1,10 @@
 """The mode `metrics`: the figures of features, or of distances, that any framework has written."""
 
+import contextlib
 import json
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 
 from batnet_jax.errors import UserError, printable
 from batnet_jax.evaluation.extra_figures import format_row
-from batnet_jax.evaluation.labelled_features import LabelledPair, join_numbers, read_pair
+from batnet_jax.evaluation.labelled_features import LabelledPair, join_numbers
+from batnet_jax.evaluation.sharded_features import read_large_pair
 from batnet_jax.modes.flags import check_json, report_write_errors
 from batnet_jax.retrieval import (
     Labels,
@@ -24,6 +26,11 @@ from batnet_jax.retrieval import (
 )
 from batnet_jax.retrieval.label_pairs import number_cameras, number_pids
 from batnet_jax.runtime.atomic_write import write_atomically
+from batnet_jax.runtime.paths import is_folder
+from batnet_jax.runtime.progress import Bar, progress_bar
+
+BAR_DELAY = 2.0
+"""Seconds until a progress bar is shown."""
 
 
 def run(
@@ -38,27 +45,30 @@ def run(
     same_camera: str,
     leave_out_own: bool,
     output: Path | None,
+    resume: Path | None = None,
 ) -> None:
     """Print the figures of two files; write them as JSON if asked.
 
     Args:
       config: not read.
       workdir: not read.
-      query: see `read_pair`.
-      gallery: see `read_pair`.
-      distances: see `read_pair`.
+      query: see `read_large_pair`.
+      gallery: see `read_large_pair`.
+      distances: see `read_large_pair`.
       metric: "cosine" or "euclidean"; distances are taken as they are.
       ap: see `retrieval.evaluate`.
       same_camera: see `retrieval.evaluate`.
       leave_out_own: leave out each query's own image: of the same path, or, if both sets are one
         file, of the same row.
       output: the .json to write.
+      resume: the .npz that keeps the counts, see `retrieval.evaluate`; None to keep none.
 
     Raises: UserError if a file cannot be read or does not fit.
     """
     del config, workdir
     check_json("output", output)
-    pair = read_pair(query, gallery, distances)
+    _check_resume(resume, distances)
+    pair = read_large_pair(query, gallery, distances)
     options: dict[str, Any] = {"ap": ap, "same_camera": same_camera}
     if leave_out_own:
         same_file = gallery is not None and query.resolve() == gallery.resolve()
@@ -72,16 +82,19 @@ def run(
             labels = pids[0], cameras[0], pids[1], cameras[1]
             figures = evaluate_distances(pair.distances, *labels, **options)
         else:
-            figures = evaluate(
-                np.asanyarray(pair.query.features),
-                pids[0],
-                cameras[0],
-                pair.gallery.features,
-                pids[1],
-                cameras[1],
-                metric=metric,
-                **options,
-            )
+            with _shown_progress(resume) as progress:
+                figures = evaluate(
+                    np.asanyarray(pair.query.features),
+                    pids[0],
+                    cameras[0],
+                    pair.gallery.features,
+                    pids[1],
+                    cameras[1],
+                    metric=metric,
+                    progress=progress,
+                    resume=resume,
+                    **options,
+                )
     for warning in told:
         print(f"warning: {warning.message}; here: --leave_out_own", file=sys.stderr)
     known = cameras[0] is not None and any(camera is not None for camera in cameras[0])
@@ -94,6 +107,43 @@ def run(
             write_atomically(output, json.dumps(files | figures | protocol, indent=2) + "\n")
         shown += [printable(f"written: {output}")]
     print("\n".join(shown))
+
+
+def _check_resume(resume: Path | None, distances: Path | None) -> None:
+    """Check the file of `--resume` before the work.
+
+    Raises: UserError if it cannot be used.
+    """
+    if resume is None:
+        return
+    if distances is not None:
+        raise UserError("--resume is for features: leave it out where distances are given")
+    if resume.suffix.lower() != ".npz":
+        raise UserError(f"--resume={resume} does not end in .npz: name an .npz to keep counts in")
+    if not is_folder(resume.absolute().parent):
+        raise UserError(f"--resume={resume}: its folder does not exist: make it, or name another")
+
+
+@contextlib.contextmanager
+def _shown_progress(resume: Path | None) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on stderr if an evaluation takes long.
+
+    Raises: UserError if the file of `--resume` cannot be written.
+    """
+    bars: list[Bar] = []
+    with contextlib.ExitStack() as stack:
+        if resume is not None:
+            stack.enter_context(report_write_errors("resume", resume))
+
+        def progress(done: int, total: int) -> None:
+            if not bars:
+                bar = progress_bar(total, description="evaluate", delay=BAR_DELAY)
+                bars.append(stack.enter_context(bar))
+            bars[0].update(done - seen[0])
+            seen[0] = done
+
+        seen = [0]
+        yield progress
 
 
 def chance_of(

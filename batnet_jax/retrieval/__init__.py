@@ -32,6 +32,7 @@ a user's six arrays, check them and call the former.
 
 from batnet_jax.retrieval.camera_pairs import camera_pairs
 from batnet_jax.retrieval.chance import chance_figures
+from batnet_jax.retrieval.chosen_rows import JoinedRows
 from batnet_jax.retrieval.distances import evaluate_distances
 from batnet_jax.retrieval.evaluator import Options, evaluate, evaluate_sets, evaluate_stream
 from batnet_jax.retrieval.expansion import expand_queries
@@ -58,6 +59,7 @@ __all__ = [
     "POOLINGS",
     "ImageSet",
     "ItemLists",
+    "JoinedRows",
     "KReciprocal",
     "Labels",
     "Options",

@@ -1,13 +1,14 @@
 """Checks of a user's arguments, made once at the boundary; inner code trusts them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from batnet_jax.errors import UserError, one_line
 from batnet_jax.retrieval.mapped_rows import ROWS_AT_ONCE, read_rows, view_rows
+from batnet_jax.retrieval.row_file import RowFile
 
 METRICS = ("cosine", "euclidean")
 AP_CONVENTIONS = ("precision", "trapezoid")
@@ -47,11 +48,13 @@ def positive_ints(name: str, given: Any) -> None:
 
 
 def as_array(name: str, given: Any) -> np.ndarray:
-    """Return `given` as an array; a mapped file stays one.
+    """Return `given` as an array; a mapped file and a `RowFile` stay what they are.
 
     Raises: UserError if the object gives none, such as lists of different lengths or a tensor on a
       GPU.
     """
+    if isinstance(given, RowFile):  # has the attributes that are checked, and is read in chunks
+        return cast(np.ndarray, given)
     try:
         return np.asanyarray(given)
     except Exception as error:  # the array protocol of any library

@@ -1,9 +1,12 @@
 """The standard single-query evaluation of person re-identification: arrays in, plain dict out."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
@@ -21,6 +24,7 @@ from batnet_jax.retrieval.image_set import (
 from batnet_jax.retrieval.label_pairs import number_cameras, number_pids
 from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
 from batnet_jax.retrieval.matches import ItemLists, keep_items
+from batnet_jax.retrieval.streaming.kept_counts import KeptCounts, evaluation_key
 from batnet_jax.retrieval.streaming.prepare_features import FeatureSource, make_source
 from batnet_jax.retrieval.streaming.ranks import relevant_ranks
 
@@ -78,6 +82,7 @@ def evaluate(
     block: int | None = None,
     chunk: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    resume: str | os.PathLike | None = None,
 ) -> dict[str, Any]:
     """Rank the gallery for every query and measure the ranks of the right images.
 
@@ -87,7 +92,7 @@ def evaluate(
 
     Memory does not grow with q x g: it holds the features, a second copy of the features whose
     identity some query has, and a tile of scores. `gallery_features` may be a mapped file larger
-    than memory (`np.load(path, mmap_mode="r")`).
+    than memory (`np.load(path, mmap_mode="r")`), or several files, see `JoinedRows`.
 
     Args:
       query_features: [q, d] finite floats, not necessarily normalised. float64 is rounded, and the
@@ -121,6 +126,8 @@ def evaluate(
       block: queries at a time on a device. None chooses.
       chunk: gallery items at a time. None chooses.
       progress: called as progress(gallery items seen, g) after each chunk.
+      resume: an .npz that is written every half minute and removed at the end. If it is there, an
+        evaluation that was ended goes on, with the same figures. For one process. None: no file.
 
     Returns: num_query, num_gallery (without junk), num_valid_query (queries with a match; the
       others are skipped), mAP, mINP, cmc {"1": ...}, ap; with ids or `ignore` num_left_out (pairs
@@ -158,9 +165,22 @@ def evaluate(
     left_out = check_left_out(
         len(query), len(gallery), query_ids=query_ids, gallery_ids=gallery_ids, ignore=ignore
     )
+    counts = None
+    if resume is not None:
+        if jax.process_count() > 1:
+            raise UserError("resume= is for an evaluation in one process: leave it out")
+        key = evaluation_key(query, gallery, options, junk, left_out)
+        counts = KeptCounts(Path(resume), key)
     try:
         result = evaluate_stream(
-            query, gallery.labels, source, options, junk=junk, left_out=left_out, progress=progress
+            query,
+            gallery.labels,
+            source,
+            options,
+            junk=junk,
+            left_out=left_out,
+            progress=progress,
+            counts=counts,
         )
     except checks.NotFiniteFeaturesError:  # of a chunk: name the rows of the whole gallery
         checks.features("gallery_features", gallery.features, metric)
@@ -208,6 +228,7 @@ def evaluate_stream(
     junk: ArrayLike | None = None,
     left_out: ItemLists | None = None,
     progress: Callable[[int, int], None] | None = None,
+    counts: KeptCounts | None = None,
 ) -> dict[str, Any]:
     """Evaluate a gallery whose features are computed, or read, during the evaluation.
 
@@ -219,6 +240,7 @@ def evaluate_stream(
       junk: [g] bool, or None.
       left_out: see `check_left_out`.
       progress: called as progress(gallery items seen, g) after each chunk.
+      counts: see `relevant_ranks`.
 
     Returns: see `evaluate`.
 
@@ -245,6 +267,7 @@ def evaluate_stream(
         block=options.block,
         chunk=options.chunk,
         progress=progress,
+        counts=counts,
     )
     return summarise_ranks(ranks, query.labels, len(kept), options, left_out)
 

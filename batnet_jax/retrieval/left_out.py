@@ -17,6 +17,7 @@ from jaxtyping import Int64
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval.checks import as_array
 from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet
+from batnet_jax.retrieval.mapped_rows import ROWS_AT_ONCE, read_rows
 from batnet_jax.retrieval.matches import ItemLists, find_matches, make_lists, match_keys
 
 _FIRST_COLUMNS = 8
@@ -165,10 +166,9 @@ def find_same_images(
     queries, items = relevant.queries, relevant.items
     kept = gallery.pids[items] != JUNK_PID
     queries, items = queries[kept], items[kept]
-    first = slice(0, _FIRST_COLUMNS)
-    columns = np.asarray(query.features[:, first])
+    columns = np.asarray(query.features[:, :_FIRST_COLUMNS])
     used, place = np.unique(items, return_inverse=True)
-    own_columns = np.asarray(gallery.features[used, first])
+    own_columns = _first_columns(gallery.features, used)
     alike = np.zeros(len(items), bool)
     for start in range(0, len(items), _PAIRS_AT_ONCE):
         part = slice(start, start + _PAIRS_AT_ONCE)
@@ -176,6 +176,17 @@ def find_same_images(
     pairs = np.stack([queries[alike], items[alike]])
     same = [_is_same(query.features[q], gallery.features[g]) for q, g in pairs.T]
     return pairs[:, np.array(same, bool)]
+
+
+def _first_columns(features: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the first columns of some rows; of a `RowFile` in pieces."""
+    if isinstance(features, np.ndarray):
+        return np.asarray(features[rows, :_FIRST_COLUMNS])
+    parts = [
+        read_rows(features, rows[start : start + ROWS_AT_ONCE])[:, :_FIRST_COLUMNS]
+        for start in range(0, max(len(rows), 1), ROWS_AT_ONCE)
+    ]
+    return np.concatenate(parts)
 
 
 def _is_same(one: np.ndarray, other: np.ndarray) -> bool:

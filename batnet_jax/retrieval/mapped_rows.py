@@ -5,6 +5,7 @@ import mmap
 import numpy as np
 from jaxtyping import Float32
 
+from batnet_jax.retrieval.chosen_rows import ChosenRows
 from batnet_jax.retrieval.row_file import RowFile
 
 ROWS_AT_ONCE = 4096
@@ -18,13 +19,20 @@ def read_rows(
     The pages of a mapped file (`np.load(path, mmap_mode="r")`) are released, because the system
     counts them as memory of the process.
     """
-    selected = features[rows]
     if isinstance(features, RowFile):
-        return np.asarray(selected, np.float32)
+        return np.asarray(_read_file(features, rows), np.float32)
+    selected = features[rows]
     is_copy = selected.dtype != np.float32 or not isinstance(rows, slice)
     copied = np.asarray(selected, np.float32) if is_copy else np.array(selected)
     release_pages(features)
     return copied
+
+
+def _read_file(features: RowFile, rows: np.ndarray | slice) -> np.ndarray:
+    """Return some rows of a file; ascending indices are read in long pieces."""
+    if isinstance(rows, slice) or len(rows) < 2 or rows[0] < 0 or (np.diff(rows) <= 0).any():
+        return features[rows]
+    return ChosenRows(features, rows)[:]
 
 
 def view_rows(features: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
@@ -38,8 +46,8 @@ def view_rows(features: np.ndarray, rows: slice) -> Float32[np.ndarray, "n d"]:
 
 
 def in_memory(array: np.ndarray) -> bool:
-    """Return whether an array is not a mapped file."""
-    return _mapping(array)[0] is None
+    """Return whether an array is neither a mapped file nor a `RowFile`."""
+    return isinstance(array, np.ndarray) and _mapping(array)[0] is None
 
 
 def release_pages(rows: np.ndarray) -> None:

@@ -51,5 +51,6 @@ Modules, in the order of the data:
     count             the arithmetic of one tile
     count_pallas      counting as a GPU kernel
     count_methods     the arithmetic on all devices, in the way that suits them
+    kept_counts       counts in a file, so that an evaluation that was ended goes on
     ranks             the loop: all groups meet all chunks
 """

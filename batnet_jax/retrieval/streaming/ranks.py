@@ -4,7 +4,7 @@ The ranks are exact, although neither the distance matrix nor a sorted gallery i
 package's docstring explains the terms.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -19,7 +19,9 @@ from batnet_jax.retrieval.metrics import Ranks
 from batnet_jax.retrieval.streaming import count_methods
 from batnet_jax.retrieval.streaming.chunk_cache import ChunkCache
 from batnet_jax.retrieval.streaming.chunks import Chunk, ChunkLoader
+from batnet_jax.retrieval.streaming.device_map import split
 from batnet_jax.retrieval.streaming.hidden_items import HiddenItems
+from batnet_jax.retrieval.streaming.kept_counts import KeptCounts
 from batnet_jax.retrieval.streaming.prepare_features import (
     ChunkPreparer,
     FeatureSource,
@@ -56,6 +58,7 @@ def relevant_ranks(
     block: int | None = None,
     chunk: int | None = None,
     progress: Progress | None = None,
+    counts: KeptCounts | None = None,
 ) -> Ranks:
     """Return the 1-based ranks of each query's relevant items, among the items that are kept.
 
@@ -73,6 +76,8 @@ def relevant_ranks(
       block: queries at a time on a device; None chooses.
       chunk: gallery items at a time; None chooses.
       progress: called as progress(gallery items seen, g) after each chunk.
+      counts: where the counts are kept, so that an evaluation that was ended goes on; None for
+        nowhere.
     """
     features = view_rows(query.features, slice(None))
     queries = make_queries(features, metric, dtype)  # the device works while the host plans
@@ -86,12 +91,22 @@ def relevant_ranks(
     chunks = ChunkLoader(source, plan, np.flatnonzero(is_matched), preparer)
     step_shape = count_methods.step_shape(plan.block_rows)
     counting = _Counting(plan, GroupLoader(plan, matched_index, queries, step_shape), chunks)
-    seen = 0
-    for number in counting.run():
+    start, arrays = (0, []) if counts is None else counts.read(len(plan.chunks))
+    if start:
+        counting.go_on(start, arrays)
+    seen = sum(map(len, plan.chunks[:start]))
+    if start and progress is not None:
+        progress(seen, len(gallery))
+    for number in counting.run(start):
         seen += len(plan.chunks[number])
+        if counts is not None and counts.is_due():
+            counts.write(number + 1, counting.counts_before(number + 1))
         if progress is not None:
             progress(seen, len(gallery))
-    return _sort_ranks(plan.relevant, counting.pages())
+    ranks = _sort_ranks(plan.relevant, counting.pages())
+    if counts is not None:
+        counts.remove()
+    return ranks
 
 
 def plan_tiles(
@@ -162,9 +177,9 @@ class _Counting:
         self._kept_tiles: dict[int, dict[int, _Tile]] = {}  # by group, then by home chunk
         self._cache = ChunkCache()
 
-    def run(self) -> Iterator[int]:
-        """Count everything; yield the number of each chunk when its work has been queued."""
-        for number in range(self._num_chunks):
+    def run(self, start: int = 0) -> Iterator[int]:
+        """Count the chunks from `start` on; yield each number when its work has been queued."""
+        for number in range(start, self._num_chunks):
             chunk = self._chunks.load(number)
             self._limit_queue(number)
             for k, group in enumerate(self._groups):
@@ -184,7 +199,32 @@ class _Counting:
 
     def pages(self) -> list[Page]:
         """Return the pages of all groups."""
-        return [page for group in self._loaded.values() for page in group.relevant]
+        return [page for k in sorted(self._loaded) for page in self._loaded[k].relevant]
+
+    def counts_before(self, number: int) -> list[np.ndarray] | None:
+        """Return thresholds and counts by the chunks before `number`, of all pages in turn.
+
+        None if a group has yet to meet one of these chunks.
+        """
+        if any(min(pending, default=number) < number for pending in self._pending):
+            return None
+        return [
+            np.asarray(array) for page in self.pages() for array in (page.thresholds, page.counts)
+        ]
+
+    def go_on(self, number: int, arrays: Sequence[np.ndarray]) -> None:
+        """Take what `counts_before` returned; `run` then starts from chunk `number`."""
+        given = iter(arrays)
+        for k, group in enumerate(self._groups):
+            if not self._pending[k]:
+                continue
+            loaded = self._load_group(group)
+            pages = [
+                page._replace(thresholds=split(next(given)), counts=split(next(given)))
+                for page in loaded.relevant
+            ]
+            self._loaded[k] = loaded._replace(relevant=pages)
+            self._pending[k] = set(range(number, self._num_chunks))
 
     def _limit_queue(self, number: int) -> None:
         """Wait for the devices, so that few chunks are in memory at once.

@@ -108,7 +108,7 @@ def read_arrays(path: Path, without: Collection[str] = ()) -> dict[str, np.ndarr
         if suffix == ".csv":
             return _read_csv(path)
         if suffix == ".parquet":
-            return _read_parquet(path)
+            return read_parquet(path)
         if suffix == ".npy":
             return {} if without else {"features": _read_npy(path)}
         if suffix == ".mat":
@@ -144,13 +144,20 @@ def _read_npy(path: Path) -> np.ndarray:
         return array
 
 
-def _read_parquet(path: Path) -> dict[str, np.ndarray]:
-    """Read the features of a .parquet into memory, as those of an .npz, and its other columns."""
-    found = open_parquet(path, sys.maxsize)
+def read_parquet(path: Path, in_memory: int = sys.maxsize) -> dict[str, Any]:
+    """Return the features of a .parquet, and its other columns.
+
+    Args:
+      path: the file.
+      in_memory: limit of the bytes of features that are read; more stay in the file.
+
+    Raises: UserError if the file cannot be read.
+    """
+    found = open_parquet(path, in_memory)
     arrays = {name.lower(): column for name, column in found.columns.items()}
     if found.paths is not None:
         arrays["path"] = np.array(list(found.paths), np.str_)
-    return arrays | {"features": np.asarray(found.features)}
+    return arrays | {"features": found.features}
 
 
 def _read_mat(path: Path) -> dict[str, np.ndarray]:

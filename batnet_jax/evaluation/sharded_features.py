@@ -16,6 +16,7 @@ from batnet_jax.evaluation.labelled_features import (
     labelled,
     read_arrays,
     read_pair,
+    read_parquet,
 )
 from batnet_jax.retrieval.chosen_rows import JoinedRows
 from batnet_jax.retrieval.row_file import RowFile
@@ -23,7 +24,7 @@ from batnet_jax.runtime.npz import Place, open_npz, place_npy
 from batnet_jax.runtime.paths import is_folder
 from batnet_jax.runtime.read_files import open_regular, reason
 
-SUFFIXES = (".npz", ".npy")
+SUFFIXES = (".npz", ".npy", ".parquet")
 LEAST_BYTES = 2**20
 """Features of fewer bytes are read into memory, as all labels are."""
 
@@ -58,7 +59,7 @@ def _is_large(gallery: Path) -> bool:
 
 
 def read_shards(folder: Path, prefixes: Sequence[str]) -> Labelled:
-    """Return the images of all .npz and .npy in a folder, in the order of their names.
+    """Return the images of all .npz, .npy and .parquet in a folder, in the order of their names.
 
     A .csv beside a file may hold its labels, as for a single file. The features stay in the files,
     unless they are compressed or few. Cameras and paths are None unless every file has some.
@@ -104,6 +105,9 @@ def _join(columns: Sequence[Any]) -> Any:
 
 def _read_shard(path: Path, prefixes: Sequence[str]) -> Labelled:
     """Return the images of a file; its features as a `RowFile` if they can stay in it."""
+    if path.suffix.lower() == ".parquet":
+        arrays = read_parquet(path, LEAST_BYTES)
+        return labelled(path, arrays, prefixes, features=True)
     try:
         features = _open_npz(path) if path.suffix.lower() == ".npz" else _open_npy(path)
     except UserError:

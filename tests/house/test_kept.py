@@ -139,7 +139,7 @@ def test_images_embed_to_a_feature_file_of_the_same_form(world):
     arguments = ("--mode=embed", "--workdir=run", "--images=photos", "--output=own.npz")
     succeed(run_main(world, *arguments))
     with np.load(world / "own.npz") as new, np.load(KEPT / "features.npz") as old:
-        assert new.files == old.files
+        assert new.files[: len(old.files)] == old.files  # columns may follow
         assert new["paths"].tolist() == old["paths"].tolist()
         np.testing.assert_allclose(new["features"], old["features"], atol=1e-4)
 

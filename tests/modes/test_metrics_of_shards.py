@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from support import needs
 from support.run_main import call_main
 
 from batnet_jax.evaluation import sharded_features
@@ -39,6 +40,13 @@ def world(tmp_path, small):
     return tmp_path
 
 
+def write_parquet(path, one):
+    pyarrow = needs.package("pyarrow")
+    features = pyarrow.array(list(one["features"]), pyarrow.list_(pyarrow.float32(), 6))
+    columns = {"embedding": features, "pid": one["pids"], "camera": one["cameras"]}
+    needs.package("pyarrow.parquet").write_table(pyarrow.table(columns), path)
+
+
 def measure(world, gallery, *words):
     output = world / "found.json"
     query = world / "query.npz"
@@ -65,7 +73,9 @@ def test_a_folder_is_one_gallery(world, metric):
     assert measure(world, "shards", flag) == measure(world, "gallery.npz", flag)
 
 
-@pytest.mark.parametrize("kind", ["npy and csv", "compressed", "float16", "small", "columns"])
+@pytest.mark.parametrize(
+    "kind", ["npy and csv", "parquet", "compressed", "float16", "small", "columns"]
+)
 def test_files_of_other_kinds(world, kind, monkeypatch):
     for path in sorted((world / "shards").iterdir()):
         one = dict(np.load(path))
@@ -74,6 +84,9 @@ def test_files_of_other_kinds(world, kind, monkeypatch):
             rows = zip(one["pids"].tolist(), one["cameras"].tolist(), strict=True)
             text = "pid,camera\n" + "".join(f"{pid},{camera}\n" for pid, camera in rows)
             path.with_suffix(".csv").write_text(text)
+            path.unlink()
+        elif kind == "parquet":
+            write_parquet(path.with_suffix(".parquet"), one)
             path.unlink()
         elif kind == "compressed":
             np.savez_compressed(path, **one)
@@ -98,7 +111,7 @@ def test_a_large_file_is_read_like_a_folder(world, monkeypatch):
 
 
 DAMAGE = {
-    "no file": ("holds no .npz and no .npy", lambda folder: [p.unlink() for p in folder.iterdir()]),
+    "no file": ("no .npz and no .npy and", lambda folder: [p.unlink() for p in folder.iterdir()]),
     "cut off": ("1.npz' cannot be read", lambda folder: os.truncate(folder / "1.npz", 300)),
     "a bit": ("2.npz' cannot be read", lambda folder: flip(folder / "2.npz", 300)),
     "another dim": ("has features of 5 dimensions, and '0.npz' of 6", lambda folder: np.savez(

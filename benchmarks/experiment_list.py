@@ -23,8 +23,7 @@ class Experiment(NamedTuple):
 
 EXPERIMENTS = {
     "demo": Experiment(
-        "The demo as it is, on one device and on several, whose sums differ in the last bits; and "
-        "with another attention, paired by seed.",
+        "The demo as it is, on one device and on several, whose sums differ in the last bits.",
         "demo",
         {},
         {
@@ -36,23 +35,24 @@ EXPERIMENTS = {
         },
         seeds=10,
     ),
-    "last_epoch": Experiment(
-        "The demo with a tenth of the rate in the last of its 13 epochs, on one device and on "
-        "several, paired by seed with the demo.",
+    "constant_rate": Experiment(
+        "The demo without its decay in the last epoch, on one device and on several; and with "
+        "another attention, paired by seed.",
         "demo",
-        {"decay_epochs": (12,)},
+        {"decay_epochs": ()},
         {
             "one_device": {},
             "two_devices": {"devices": 2},
             "four_devices": {"devices": 4},
+            "no_attention": {"model.attention": "none"},
+            "plain_attention": {"model.attention": "plain"},
         },
         seeds=10,
-        elsewhere={"demo": ("demo", "one_device"), "demo_four_devices": ("demo", "four_devices")},
     ),
     "recipe": Experiment(
-        "The demo's recipe with one change at a time.",
+        "The demo's recipe without its decay, with one change at a time.",
         "demo",
-        {},
+        {"decay_epochs": ()},
         {
             "as_it_is": {},
             "cosine": {"steps": 0, "num_epochs": 12, "schedule": "cosine"},

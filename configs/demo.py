@@ -16,9 +16,10 @@ def get_config():
     c.data.image_size = (128, 64)
     c.model.width = 0.25
     c.batch.identities = 8
-    # From scratch and in few steps: a high rate, led up to and not down (docs/training.md).
+    # From scratch and in few steps: a high rate until the last epoch (docs/training.md).
     c.steps = 975  # 13 epochs of 75 steps
     c.learning_rate = 3e-3
     c.warmup_epochs = 2
+    c.decay_epochs = (12,)
     c.checkpoint.every_epochs = 4
     return c

@@ -35,7 +35,7 @@ LEAST_EPOCHS = 20
 DECAYS = (0.6, 0.85)
 """Shares of a run at which a piecewise schedule decays."""
 CONSTANT_STEPS = 2000
-"""Steps up to which a run from scratch has no decay: it gains nothing there (docs/training.md)."""
+"""Steps up to which a run from scratch has no decay: its mean gains nothing (docs/training.md)."""
 TRAINED_RATE = 5e-4
 """The learning rate of a run that starts from weights (paper, 4.4); a higher one spoils them."""
 WARM_UP = 0.1

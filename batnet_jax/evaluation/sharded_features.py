@@ -1,4 +1,4 @@
-"""A gallery in several files of features, read from the disk when its rows are wanted."""
+"""Image sets in several files of features, read from the disk when rows are wanted."""
 
 import os
 from collections.abc import Sequence
@@ -30,30 +30,36 @@ LEAST_BYTES = 2**20
 
 
 def read_large_pair(query: Path, gallery: Path | None, distances: Path | None) -> LabelledPair:
-    """Read what `read_pair` reads, or a gallery in a large file or in a folder of files.
+    """Read what `read_pair` reads, or a set in a large file or in a folder of files.
 
     Args:
-      query: see `read_pair`.
-      gallery: see `read_pair`; or a folder, see `read_shards`.
+      query: see `read_pair`; or a folder, see `read_shards`.
+      gallery: see `read_pair`; or a folder.
       distances: see `read_pair`; not with a folder.
 
     Raises: UserError if a file cannot be read, or something is missing.
     """
-    if gallery is None or distances is not None or not _is_large(gallery):
+    if gallery is None or distances is not None or not (_is_large(query) or _is_large(gallery)):
         return read_pair(query, gallery, distances)
-    found = labelled(query, read_arrays(query), ("", *SIDES["query"]), features=True)
-    prefixes = ("", *SIDES["gallery"])
-    if is_folder(gallery):
-        return LabelledPair(found, read_shards(gallery, prefixes), None)
-    return LabelledPair(found, _read_shard(gallery, prefixes), None)
+    return LabelledPair(_read_set(query, "query"), _read_set(gallery, "gallery"), None)
 
 
-def _is_large(gallery: Path) -> bool:
-    """Return whether a gallery is a folder, or a file that is not read into memory."""
-    if is_folder(gallery):
+def _read_set(path: Path, side: str) -> Labelled:
+    """Return the images of a folder or of a file."""
+    prefixes = ("", *SIDES[side])
+    if is_folder(path):
+        return read_shards(path, prefixes)
+    if _is_large(path):
+        return _read_shard(path, prefixes)
+    return labelled(path, read_arrays(path), prefixes, features=True)
+
+
+def _is_large(path: Path) -> bool:
+    """Return whether a path is a folder, or a file that is not read into memory."""
+    if is_folder(path):
         return True
     try:
-        return gallery.suffix.lower() in SUFFIXES and gallery.stat().st_size > IN_MEMORY
+        return path.suffix.lower() in SUFFIXES and path.stat().st_size > IN_MEMORY
     except OSError:  # `read_pair` says what is wrong
         return False
 

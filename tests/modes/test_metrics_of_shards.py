@@ -104,6 +104,18 @@ def test_files_of_other_kinds(world, kind, monkeypatch):
     assert found == wanted
 
 
+def test_a_folder_of_queries(world):
+    (world / "queries").mkdir()
+    one = dict(np.load(world / "query.npz"))
+    for number, rows in enumerate(np.split(np.arange(19), [5])):
+        part = {name: column[rows] for name, column in one.items()}
+        np.savez(world / "queries" / f"{number}.npz", **part)
+    wanted = measure(world, "shards")
+    (world / "query.npz").unlink()
+    (world / "queries").rename(world / "query.npz")
+    assert measure(world, "shards") == wanted == measure(world, "gallery.npz")
+
+
 def test_a_large_file_is_read_like_a_folder(world, monkeypatch):
     wanted = measure(world, "gallery.npz")
     monkeypatch.setattr(sharded_features, "IN_MEMORY", 0)

@@ -319,6 +319,7 @@ def test_all_benchmarks_in_the_documents_are_run():
     known = SMALLER.keys() | {"rerank.py", "search.py", "export.py", "convolution.py", "kernels.py"}
     known |= {"gpu_program.py", "tpu_program.py"}  # they want the plugin for CUDA, and libtpu
     known |= {"rounded_products.py", "vit.py", "boxes.py"}  # they want a trained run, or minutes
+    known |= {"indices.py"}  # hours; tests/house/test_indices_table.py has its table
     known |= {"experiments.py"}  # hours; tests/house/test_experiments.py has its tables
     assert {c.split()[1].removeprefix("benchmarks/") for _, c in commands(*BENCHMARK)} <= known
 

@@ -180,8 +180,7 @@ class Parser:
             matches = re.compile(fnmatch.translate(pattern)).match
         except (re.error, OverflowError, RecursionError):
             raise UserError(f"{printable(repr(pattern))} is no pattern of *, ? and [...]") from None
-        texts, places = np.unique(column, return_inverse=True)
-        return np.array([matches(text) is not None for text in texts.tolist()], bool)[places]
+        return np.array([matches(text) is not None for text in column.tolist()], bool)
 
     def _value(self) -> Token:
         token = self._take("a value")

@@ -14,7 +14,7 @@ from support.tiny_run import PIXELS, write_photos, write_run
 import batnet_jax
 from batnet_jax.data.loading.loader import decode
 from batnet_jax.errors import UserError
-from batnet_jax.inference.feature_file import open_features
+from batnet_jax.inference.feature_file import open_features, write_features
 from batnet_jax.inference.hits import Hit, RankedHits
 from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import parse_positions
@@ -94,6 +94,30 @@ def test_all_kinds_of_galleries_rank_alike(model, photos, tmp_path):
         has_paths = not str(gallery).endswith(".npy") and gallery is not features
         path = paths[indices[0][0]] if has_paths else None
         assert found[0][0].path == path
+
+
+def test_a_filter_and_several_galleries(model, photos, tmp_path):
+    """A file may be in the list twice; equal scores are ordered by the galleries, then by row."""
+    folder, paths = photos
+    features, count = model.embed(folder), len(paths)
+    path = tmp_path / "a,b.npz"
+    write_features(
+        path, [features], shape=features.shape, paths=paths, fingerprint=model.fingerprint,
+        columns={"number": np.arange(count)},
+    )  # fmt: skip
+    everything = model.search(PIXELS, path, top=count)[0]
+    found = model.search(PIXELS, path, top=count, where="number >= 4 and number != 6")[0]
+    kept = [hit for hit in everything if hit.index >= 4 and hit.index != 6]
+    assert [hit.index for hit in found] == [hit.index for hit in kept]
+    assert [hit.rank for hit in found] == list(range(1, len(kept) + 1))
+    assert model.search(PIXELS, path, where="number > 99")[0] == []
+    with pytest.raises(UserError, match="no column 'camera': it has number, path"):
+        model.search(PIXELS, path, where="camera=3")
+    twice = model.search(PIXELS, [path, str(path)], top=2 * count)[0]
+    both = [(-hit.score, hit.index + more) for hit in everything for more in (0, count)]
+    assert [hit.index for hit in twice] == [index for _, index in sorted(both)]
+    assert [hit.row for hit in twice] == [hit.index % count for hit in twice]
+    assert {hit.gallery for hit in twice} == {str(path)}
 
 
 def test_an_index_of_images_without_paths(model, tmp_path):

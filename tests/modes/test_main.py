@@ -75,6 +75,7 @@ def test_eval_restores_on_any_number_of_devices(finished):
     before = json.loads(path.read_text())
     path.unlink()
     further = ["rerank=True", "expand=2", "single_shot=3", "verification=True", "breakdown=True"]
+    further += ["open_set=True"]
     further = [f"--config.eval.{field}" for field in further]
     process = run_small(folder, whole, "--mode=eval", "--config.eval.step=6", *further, devices=2)
     assert process.returncode == 0, process.stderr
@@ -82,7 +83,8 @@ def test_eval_restores_on_any_number_of_devices(finished):
     assert "mAP" in process.stdout
     assert "reranked" in process.stdout
     assert after.keys() - before.keys() == {
-        "reranked", "expanded", "single_shot", "verification", "per_camera", "per_identity"
+        "reranked", "expanded", "single_shot", "verification", "open_set", "per_camera",
+        "per_identity",
     }  # fmt: skip
     assert after["num_query"] == before["num_query"]
     # The last bits of features depend on the batch of a device, so that two ranks may swap.

@@ -7,10 +7,11 @@ named, and the old gallery stays.
 import os
 import sys
 import threading
+import traceback
 
 import numpy as np
 
-from batnet_jax.errors import UserError, printable
+from batnet_jax.errors import UserError, one_line, printable
 from batnet_jax.inference.feature_file import is_feature_file
 from batnet_jax.inference.search import Searcher
 
@@ -53,7 +54,7 @@ class Following:
             new = self.current.reopened()
             _search_all(new)
         except (UserError, MemoryError) as error:
-            self.problem = printable(str(error) or "there is too little memory")
+            self.problem = printable(str(error)) or "there is too little memory"
             line = f"warning: the gallery has changed, and the old one is kept: {self.problem}"
             print(line, file=sys.stderr)
             return
@@ -67,7 +68,11 @@ class Following:
 
     def _look_on(self) -> None:
         while not self._end.wait(SECONDS):
-            self.look()
+            try:
+                self.look()
+            except Exception as error:  # our fault; the server goes on with the old gallery
+                traceback.print_exc()
+                self.problem = one_line(error)
 
     def _facts(self) -> list | None:
         """Return what tells a replaced file from the old one."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.mean_colour_model import Colours, config, png, use_colours
 
@@ -19,6 +19,7 @@ from batnet_jax.modes import search
 FEATURES = np.random.default_rng(0).uniform(1, 255, (40, 3)).astype(np.float32)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), max_size=3))
 def test_joined_galleries_are_one(cuts):
     bounds = [0, *sorted(cuts), 40]

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.fuzzing import survives
 
@@ -190,6 +190,7 @@ EXPRESSIONS = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(EXPRESSIONS)
 def test_the_same_pass_as_one_by_one(expression):
     assert rows(write(expression)) == [i for i in range(6) if passes(expression, i)]
@@ -202,6 +203,7 @@ WORDS = st.sampled_from(
 )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(WORDS, max_size=12).map(" ".join) | st.text(max_size=30))
 def test_whatever_is_written_gives_a_result_or_a_line(where):
     found = survives(rows, where)

@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batnet_jax.inference.feature_file import open_features, write_features
@@ -26,6 +26,7 @@ def in_file(tmp_path_factory):
         return open_features(path).features
 
 
+@settings(deadline=None)
 @given(
     chosen=st.sets(st.integers(0, 299)),
     gap=st.sampled_from([20, 100, 2**16]),
@@ -44,6 +45,7 @@ def test_chosen_rows_are_those_of_the_array(in_file, chosen, gap, span, part):
             np.testing.assert_array_equal(found[slice(*part)], FEATURES[indices][slice(*part)])
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, 300), max_size=4), part=st.tuples(*[st.integers(0, 300)] * 2))
 def test_joined_rows_are_those_of_the_array(in_file, cuts, part):
     bounds = [0, *sorted(cuts), 300]

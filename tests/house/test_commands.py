@@ -271,6 +271,7 @@ SMALLER = {
     "baselines.py": small("folder"),
     "bench.py": ["--quick", "--only", "images"],
     "bi_attention.py": ["--batch=2", "--reductions", "16", "--repeats=1", "--ways", "ours"],
+    "embed_processes.py": ["--images=64", "--shard_images=8", "--processes=1"],
     "evaluator.py": ["--sizes", "64", "--only", "ours"],
     "evaluator_gpu.py": ["--size=64", "--repeats=1"],
     "host_overhead.py": [*small("demo"), "--windows=2", "--window_steps=2"],

@@ -87,7 +87,11 @@ def test_images_without_boxes_keep_their_batch(run, prepared):
 )
 def test_the_steps_for_a_number_of_boxes(most, sizes, run, monkeypatch):
     made = []
-    monkeypatch.setattr(model_module, "make_embed", lambda *_: lambda x: made.append(len(x)))
+
+    def make_embed(*_, **_options):
+        return lambda images: made.append(len(images))
+
+    monkeypatch.setattr(model_module, "make_embed", make_embed)
     model = batnet_jax.load(run)
     model.prepare_boxes(most)
     assert tuple(made) == sizes

@@ -142,7 +142,7 @@ def test_batches_are_embedded_one_by_one(model):
 
 
 def test_all_ways_to_name_a_checkpoint_agree(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(model_module, "make_embed", lambda _, variables: variables)
+    monkeypatch.setattr(model_module, "make_embed", lambda _, variables, **_options: variables)
     _, wanted = restore_network(small_config(run), run, 7)
     places = {
         "a workdir": run,
@@ -170,7 +170,7 @@ def test_a_smaller_batch_changes_only_the_rounding(run, model, photos):
 
 
 def test_an_older_checkpoint_takes_its_settings_from_the_workdir(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(model_module, "make_embed", lambda *_: None)
+    monkeypatch.setattr(model_module, "make_embed", lambda *_, **_options: None)
     whole = checkpoints.restore_metadata(run, 7)
     monkeypatch.setattr(
         checkpoints, "restore_metadata", lambda *_: {k: whole[k] for k in ("model", "identities")}

@@ -203,7 +203,7 @@ def rewrite(workdir, **changes):
 def test_metadata_of_any_kind(saved, tmp_path, monkeypatch, examples):
     """The checksum is right, as an attacker can compute it; the network is a stub."""
     monkeypatch.setattr("batnet_jax.inference.restore.state_shapes", fake_state)
-    monkeypatch.setattr("batnet_jax.inference.model.make_embed", lambda *_: None)
+    monkeypatch.setattr("batnet_jax.inference.model.make_embed", lambda *_, **_options: None)
     shutil.copytree(saved[0], tmp_path / "run")
 
     def check(name, value):

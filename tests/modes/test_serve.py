@@ -517,7 +517,8 @@ def test_a_hit_is_enlarged(page, address, tmp_path):
     page.keyboard.press("ArrowRight")
     assert page.evaluate(title) == "3. grey.png"
     page.keyboard.press("Escape")
-    assert page.evaluate("document.activeElement === document.querySelectorAll('#hits .show')[2]")
+    focused = "document.activeElement === document.querySelectorAll('#hits .show')[2]"
+    wait_for(page, focused)  # the dialog tells a moment later that it was closed
     page.keyboard.press("Enter")
     page.click("#large-search")
     wait_for(page, f"{HITS}.length === 4")

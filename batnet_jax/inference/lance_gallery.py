@@ -20,6 +20,7 @@ from batnet_jax.inference.lance_filter import quote_text, to_sql
 from batnet_jax.retrieval.chosen_rows import RowView
 from batnet_jax.retrieval.matches import ItemLists
 from batnet_jax.retrieval.scores import unit_length
+from batnet_jax.runtime.extras import import_extra
 
 SCHEME = "lancedb:"
 IMAGES, WHOLE = "images", "whole"
@@ -57,13 +58,7 @@ def import_lancedb(user: str) -> Any:
 
     Raises: UserError if LanceDB is not installed.
     """
-    try:
-        import lancedb  # type: ignore[import-not-found]
-    except ImportError as error:
-        raise UserError(
-            f"{user} needs LanceDB, which is not installed: pip install 'batnet-jax[lancedb]'"
-        ) from error
-    return lancedb
+    return import_extra("lancedb", name="LanceDB", extra="lancedb", user=user)
 
 
 def open_lance(gallery: str | Path) -> FeatureFile:

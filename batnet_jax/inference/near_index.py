@@ -20,6 +20,7 @@ from batnet_jax.retrieval.chosen_rows import ChosenRows, RowView
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.row_file import RowFile
 from batnet_jax.retrieval.scores import unit_length
+from batnet_jax.runtime.extras import import_extra
 
 LEAST_TRAINING = 10_000
 """Images that IVF-PQ needs: 39 for each of the 256 values of a code."""
@@ -107,13 +108,7 @@ def import_faiss(user: str) -> Any:
 
     Raises: UserError if faiss is not installed.
     """
-    try:
-        import faiss
-    except ImportError as error:
-        raise UserError(
-            f"{user} needs faiss, which is not installed: pip install 'batnet-jax[faiss]'"
-        ) from error
-    return faiss
+    return import_extra("faiss", name="faiss", extra="faiss", user=user)
 
 
 def build(

@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval.checks import as_array
-from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet
+from batnet_jax.retrieval.image_set import JUNK_PID, ImageSet, check_pair
 from batnet_jax.retrieval.mapped_rows import ROWS_AT_ONCE, read_rows
 from batnet_jax.retrieval.matches import ItemLists, find_matches, make_lists, match_keys
 
@@ -146,6 +146,33 @@ def _check_indices(given: Any, allowed: str) -> Int64[np.ndarray, " n"]:
     if array.ndim != 1 or (array.dtype.kind not in "iu" and array.size):
         raise UserError(f"ignore holds {str(given)[:40]!r}: {allowed}")
     return array.astype(np.int64)
+
+
+def check_test(
+    query: tuple[Any, Any, Any],
+    gallery: tuple[Any, Any, Any],
+    *,
+    metric: str,
+    same_camera: str,
+    **left_out: Any,
+) -> tuple[ImageSet, ImageSet, ItemLists | None]:
+    """Check the arrays of a test, and warn if a query's own image seems to count as a match.
+
+    Args:
+      query: features, pids and cameras, see `evaluate`.
+      gallery: the same.
+      metric: see `evaluate`.
+      same_camera: see `evaluate`.
+      left_out: `query_ids`, `gallery_ids` and `ignore`, see `check_left_out`.
+
+    Returns: the sets, and the items that are left out.
+
+    Raises: UserError as `evaluate`.
+    """
+    own, other = check_pair(query, gallery, metric)
+    lists = check_left_out(len(own), len(other), **left_out)
+    warn_of_same_images(own, other, lists, same_camera)
+    return own, other, lists
 
 
 def find_same_images(

@@ -8,8 +8,8 @@ from jaxtyping import ArrayLike
 
 from batnet_jax.retrieval import checks
 from batnet_jax.retrieval.evaluator import record_rounding
-from batnet_jax.retrieval.image_set import ImageSet, check_pair, no_match
-from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
+from batnet_jax.retrieval.image_set import ImageSet, no_match
+from batnet_jax.retrieval.left_out import check_test
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.retrieval.matches import ItemLists, find_matches, keep_items, match_keys
 from batnet_jax.retrieval.scores import block_size, iterate_scores
@@ -67,15 +67,15 @@ def single_shot_cmc(
     Raises:
       UserError: as `evaluate`.
     """
-    query, gallery = check_pair(
+    query, gallery, left_out = check_test(
         (query_features, query_pids, query_cameras),
         (gallery_features, gallery_pids, gallery_cameras),
-        metric,
+        metric=metric,
+        same_camera=same_camera,
+        query_ids=query_ids,
+        gallery_ids=gallery_ids,
+        ignore=ignore,
     )
-    left_out = check_left_out(
-        len(query), len(gallery), query_ids=query_ids, gallery_ids=gallery_ids, ignore=ignore
-    )
-    warn_of_same_images(query, gallery, left_out, same_camera)
     return single_shot_cmc_sets(
         query,
         gallery,

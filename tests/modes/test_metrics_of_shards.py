@@ -96,12 +96,11 @@ def test_files_of_other_kinds(world, kind, monkeypatch):
             np.savez(path, **one | {"features": one["features"].astype(np.float16)})
         else:
             monkeypatch.setattr(sharded_features, "LEAST_BYTES", 10**6)
-    found, wanted = measure(world, "shards"), measure(world, "gallery.npz")
-    if kind == "float16":
-        found["mAP"], wanted["mAP"] = 0, pytest.approx(0, abs=0.02)
-        found["mINP"], wanted["mINP"] = 0, 0
-        found["cmc"] = wanted["cmc"]
-    assert found == wanted
+    if kind == "float16":  # as the same numbers in float32
+        whole = dict(np.load(world / "gallery.npz"))
+        rounded = whole["features"].astype(np.float16).astype(np.float32)
+        np.savez(world / "gallery.npz", **whole | {"features": rounded})
+    assert measure(world, "shards") == measure(world, "gallery.npz")
 
 
 def test_a_folder_of_queries(world):

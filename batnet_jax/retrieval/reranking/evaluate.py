@@ -6,8 +6,8 @@ from typing import Any
 from jaxtyping import ArrayLike
 
 from batnet_jax.retrieval.evaluator import Options, record_rounding, summarise_ranks
-from batnet_jax.retrieval.image_set import ImageSet, all_junk, check_pair
-from batnet_jax.retrieval.left_out import check_left_out, warn_of_same_images
+from batnet_jax.retrieval.image_set import ImageSet, all_junk
+from batnet_jax.retrieval.left_out import check_test
 from batnet_jax.retrieval.matches import ItemLists, keep_items
 from batnet_jax.retrieval.reranking.k_reciprocal import (
     KReciprocal,
@@ -62,15 +62,15 @@ def evaluate_reranked(
 
     Raises: UserError as `evaluate`, and for settings out of range.
     """
-    query, gallery = check_pair(
+    query, gallery, left_out = check_test(
         (query_features, query_pids, query_cameras),
         (gallery_features, gallery_pids, gallery_cameras),
-        metric,
+        metric=metric,
+        same_camera=same_camera,
+        query_ids=query_ids,
+        gallery_ids=gallery_ids,
+        ignore=ignore,
     )
-    left_out = check_left_out(
-        len(query), len(gallery), query_ids=query_ids, gallery_ids=gallery_ids, ignore=ignore
-    )
-    warn_of_same_images(query, gallery, left_out, same_camera)
     return evaluate_reranked_sets(
         query,
         gallery,

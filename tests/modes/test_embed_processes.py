@@ -4,9 +4,9 @@ import os
 import signal
 import time
 
-import cv2
 import numpy as np
 import pytest
+from support.photos import write_noise
 from support.several_processes import finish, start
 from support.tiny_run import write_run
 
@@ -23,11 +23,7 @@ def base(tmp_path_factory):
     """Return a folder with a run, images, and their features as one process has them."""
     folder = tmp_path_factory.mktemp("base")
     write_run(folder / "run")
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(IMAGES):
-        pixels = rng.integers(0, 256, (40, 24, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / "images" / f"{number:02}.png"), pixels)
+    write_noise(folder / "images", IMAGES)
     batnet_jax.load(folder / "run").save_index(folder / "images", folder / "F.npz")
     return folder
 

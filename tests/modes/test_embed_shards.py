@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import cv2
 import numpy as np
 import pytest
 from support.paths import ROOT
+from support.photos import write_noise
 from support.run_main import call_main
 from support.tiny_run import write_run
 
@@ -37,11 +37,7 @@ def base(tmp_path_factory):
     """Return a folder with a run and images."""
     folder = tmp_path_factory.mktemp("base")
     write_run(folder / "run")
-    (folder / "images").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(IMAGES):
-        pixels = rng.integers(0, 256, (40, 24, 3), dtype=np.uint8)
-        cv2.imwrite(str(folder / "images" / f"{number:02}.png"), pixels)
+    write_noise(folder / "images", IMAGES)
     return folder
 
 

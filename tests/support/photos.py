@@ -20,6 +20,15 @@ def photo(height=96, width=48):
     return Image.fromarray(cv2.GaussianBlur(noisy, (0, 0), 1))
 
 
+def write_noise(folder, count):
+    """Make a folder of PNGs of noise, named by two digits from 00 on."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        pixels = rng.integers(0, 256, (40, 24, 3), dtype=np.uint8)
+        cv2.imwrite(str(folder / f"{number:02}.png"), pixels)
+
+
 def encode(image, form, **options):
     """Return the bytes of an image in one of Pillow's formats."""
     buffer = io.BytesIO()

@@ -116,6 +116,12 @@ WHERE = Option(
     "search only images whose columns pass, as in 'camera=3 and time>2024-01-01'",
     shown="FILTER",
 )
+ACCEPT = Option(
+    "accept",
+    "list only hits as good as a score, 0.6 or score=0.6, as a false accept rate of pairs, "
+    "far=0.001 or 0.1%, or as a false alarm rate of queries, alarm=0.01",
+    shown="SCORE|far=RATE|alarm=RATE",
+)
 AP = ("precision", "trapezoid")
 SAME_CAMERA = ("remove", "keep")
 
@@ -212,12 +218,7 @@ COMMANDS: dict[str, Command] = {
                 default="none",
                 choices=("none", "mean", "max"),
             ),
-            Option(
-                "accept",
-                "list only hits as good as a score, 0.6 or score=0.6, as a false accept rate of "
-                "pairs, far=0.001 or 0.1%, or as a false alarm rate of queries, alarm=0.01",
-                shown="SCORE|far=RATE|alarm=RATE",
-            ),
+            ACCEPT,
             WHERE,
         ),
         settings="saved",
@@ -256,6 +257,7 @@ COMMANDS: dict[str, Command] = {
                 "machines can reach --host",
             ),
             Option("allow_host", "more host names to answer to", "list", shown="NAME,NAME"),
+            ACCEPT,
         ),
         settings="saved",
         examples=("batnet serve runs/people photos.npz",),

@@ -1,18 +1,18 @@
 """Ranked lists as Python objects: the hits of each query, and a table of pandas."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from batnet_jax.errors import UserError
+from batnet_jax.inference.hit_columns import plain_rows, table_name
 from batnet_jax.inference.joined_galleries import Places
 
 
-class Hit(NamedTuple):
-    """A gallery image in a ranked list."""
-
+class _Hit(NamedTuple):
     rank: int
     """From 1."""
     score: float
@@ -23,9 +23,17 @@ class Hit(NamedTuple):
     """None if the gallery has no paths."""
 
 
-class GalleryHit(NamedTuple):
-    """A gallery image in a ranked list of several galleries; see `Hit`."""
+class Hit(_Hit):
+    """A gallery image in a ranked list: `rank`, `score`, `index`, `path`, and its columns beside.
 
+    Attributes:
+      columns: what the gallery keeps of the image, by name; see `plain_rows`. No item of the tuple.
+    """
+
+    columns: Mapping[str, Any] = types.MappingProxyType({})
+
+
+class _GalleryHit(NamedTuple):
     rank: int
     score: float
     index: int
@@ -35,6 +43,12 @@ class GalleryHit(NamedTuple):
     """The path of the image's gallery."""
     row: int
     """In this gallery, from 0."""
+
+
+class GalleryHit(_GalleryHit):
+    """A gallery image in a ranked list of several galleries; see `Hit`."""
+
+    columns: Mapping[str, Any] = types.MappingProxyType({})
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +63,8 @@ class RankedHits(Sequence[list[Hit]]):
       paths: of all gallery images; None if they have none.
       places: which of several galleries an image is in; then hits are of `GalleryHit`. None if
         there is one gallery.
+      columns: of the hits of all lists, one list after the other: by name, booleans, numbers or
+        strings. Empty if the gallery keeps none.
     """
 
     queries: Sequence[str]
@@ -56,6 +72,7 @@ class RankedHits(Sequence[list[Hit]]):
     scores: Sequence[np.ndarray]
     paths: Sequence[str] | None
     places: Places | None = None
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.queries)
@@ -64,13 +81,23 @@ class RankedHits(Sequence[list[Hit]]):
         if isinstance(q, slice):
             return [self[i] for i in range(*q.indices(len(self)))]
         found = zip(self.indices[q].tolist(), self.scores[q].tolist(), strict=True)
-        hits = [
+        hits: list[Any] = [
             Hit(rank, score, i, None if self.paths is None else str(self.paths[i]))
             for rank, (i, score) in enumerate(found, 1)
         ]
-        if self.places is None:
-            return hits
-        return [GalleryHit(*hit, *self.places.find(hit.index)) for hit in hits]
+        if self.places is not None:
+            places = map(self.places.find, self.indices[q].tolist())
+            hits = [
+                GalleryHit(hit.rank, hit.score, hit.index, hit.path, gallery, row)
+                for hit, (gallery, row) in zip(hits, places, strict=True)
+            ]
+        if self.columns:
+            q = range(len(self))[q]
+            start = sum(map(len, self.indices[:q]))
+            own = {name: v[start : start + len(hits)] for name, v in self.columns.items()}
+            for hit, columns in zip(hits, plain_rows(own, len(hits)), strict=True):
+                hit.columns = columns
+        return hits
 
     def __iter__(self) -> Iterator[list[Hit]]:
         return (self[q] for q in range(len(self)))
@@ -82,7 +109,8 @@ class RankedHits(Sequence[list[Hit]]):
     def to_pandas(self) -> Any:
         """Return a DataFrame with a row for each hit: query, rank, score, index, path.
 
-        Hits of several galleries have gallery and row, too.
+        Hits of several galleries have gallery and row, too. Columns of the gallery follow, in their
+        own types and under their own names; see `table_name`.
 
         Raises: UserError if pandas is not installed.
         """
@@ -94,4 +122,7 @@ class RankedHits(Sequence[list[Hit]]):
             (query, *hit) for query, hits in zip(self.queries, self, strict=True) for hit in hits
         ]
         fields = Hit._fields if self.places is None else GalleryHit._fields
-        return pandas.DataFrame(rows, columns=["query", *fields])
+        frame = pandas.DataFrame(rows, columns=["query", *fields])
+        kept = {table_name(name): values for name, values in self.columns.items()}
+        # One step for all columns: pandas copies at each.
+        return pandas.concat([frame, pandas.DataFrame(kept)], axis=1) if kept else frame

@@ -133,18 +133,22 @@ class LanceRows(RowView):
             raise UserError("the features of a query are not finite: the model is damaged")
         k = min(top, len(self))
         numbers, scores = np.empty((len(query), k), np.int64), np.empty((len(query), k), np.float32)
-        least = k
+        least, known = k, {}
         for start in range(0, len(query) if k else 0, _QUERIES_AT_ONCE):
             part = query[start : start + _QUERIES_AT_ONCE]
-            for place, (found, cosines) in enumerate(self._search(part, k, where), start):
+            for place, (found, cosines) in enumerate(self._search(part, k, where, known), start):
                 least = min(least, len(found))
                 numbers[place, : len(found)], scores[place, : len(found)] = found, cosines
+        self._known = known
         return numbers[:, :least], scores[:, :least]
 
     def _search(
-        self, query: np.ndarray, k: int, where: str | None
+        self, query: np.ndarray, k: int, where: str | None, known: dict[int, str]
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Yield the numbers and cosines of each query's images, equal cosines by number."""
+        """Yield the numbers and cosines of each query's images, equal cosines by number.
+
+        The paths of the images are added to `known`.
+        """
         with reading(self.name):
             search = self.table.search(list(query)).distance_type("cosine").with_row_id(True)
             search = search.nprobes(_PROBES).refine_factor(_ANEW).limit(k)
@@ -154,7 +158,7 @@ class LanceRows(RowView):
         of = found["query_index"].to_numpy() if len(query) > 1 else np.zeros(len(found), int)
         numbers = found["_rowid"].to_numpy().astype(np.int64)
         cosines = 1 - np.clip(found["_distance"].to_numpy(), 0, 2).astype(np.float32)
-        self._known = dict(zip(numbers.tolist(), found[PATH].to_pylist(), strict=True))
+        known.update(zip(numbers.tolist(), found[PATH].to_pylist(), strict=True))
         for place in range(len(query)):
             own = np.flatnonzero(of == place)
             own = own[np.lexsort((numbers[own], -cosines[own]))]
@@ -179,6 +183,20 @@ class LanceRows(RowView):
         with reading(self.name):
             found = self.table.take_row_ids([number]).select([PATH]).to_arrow()
         return found[PATH][0].as_py() if len(found) else ""
+
+    def columns(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the columns of some images, by name, [k] each, without their paths.
+
+        Nulls, which only other programs write, are NaN among numbers and "" among texts.
+        """
+        names = [name for name in column_types(self.table.schema) if name != PATH]
+        wanted, places = np.unique(numbers, return_inverse=True)
+        if not names or not len(wanted):
+            return {}
+        with reading(self.name):
+            take = self.table.take_row_ids(wanted.tolist()).with_row_id()
+            found = take.select(names).to_arrow().sort_by("_rowid")
+            return {name: _to_numpy(found[name])[places] for name in names}
 
     def feature(self, number: int) -> np.ndarray:
         """Return the feature of an image, [1, d].
@@ -252,6 +270,17 @@ def column_types(schema: Any) -> dict[str, np.dtype]:
         if kind is not None:
             found[field.name] = np.dtype(kind)
     return found
+
+
+def _to_numpy(column: Any) -> np.ndarray:
+    """Return a column of a table as an array; see `LanceRows.columns`."""
+    import pyarrow as pa
+
+    if pa.types.is_string(column.type):
+        return np.array(column.fill_null("").to_pylist(), np.str_)
+    if column.null_count:
+        column = column.cast(pa.float64()).fill_null(np.nan)
+    return column.to_numpy()
 
 
 class reading:  # noqa: N801 (a context manager)

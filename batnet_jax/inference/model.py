@@ -31,6 +31,7 @@ from batnet_jax.inference.feature_file import (
 )
 from batnet_jax.inference.fingerprint import fingerprint
 from batnet_jax.inference.gallery import choose_rows, open_gallery, search_lists
+from batnet_jax.inference.hit_columns import take_columns
 from batnet_jax.inference.hits import RankedHits
 from batnet_jax.inference.index_file import choose_kind, write_index
 from batnet_jax.inference.own_files import find_own_files
@@ -172,7 +173,9 @@ class Model:
         own = None if keep_own or paths is None else find_own_files(paths, opened.paths)
         lists = search_lists(features, opened.features, top, own, rows)
         names = [f"image {q}" for q in range(len(found))] if paths is None else list(paths)
-        return RankedHits(names, [i for i, _ in lists], [s for _, s in lists], opened.paths, places)
+        indices, scores = [i for i, _ in lists], [s for _, s in lists]
+        columns = take_columns(opened, np.concatenate(indices)) if indices else {}
+        return RankedHits(names, indices, scores, opened.paths, places, columns)
 
     def masks(self, images: Any, *, channels: str = "rgb") -> dict[str, np.ndarray]:
         """Return where the Bi-attention looks: its masks, as means over the channels.

@@ -22,9 +22,11 @@ from batnet_jax.inference.gallery import (
     search_lists,
     top_of_rows,
 )
+from batnet_jax.inference.hit_columns import plain_rows, take_columns
 from batnet_jax.inference.joined_galleries import join_galleries, places_of
-from batnet_jax.inference.lance_gallery import LanceRows
+from batnet_jax.inference.lance_gallery import LanceRows, column_types
 from batnet_jax.inference.model import Model
+from batnet_jax.inference.where import PATH
 from batnet_jax.retrieval import ItemLists
 from batnet_jax.retrieval.mapped_rows import read_rows
 from batnet_jax.workdir import checkpoints
@@ -139,6 +141,12 @@ class Searcher:
         """
         return choose_rows(self.gallery, where)
 
+    def column_names(self) -> list[str]:
+        """Return the names that a filter of this gallery can use."""
+        if isinstance(self.gallery.features, LanceRows):
+            return list(column_types(self.gallery.features.table.schema))
+        return [*self.gallery.columns, *([] if self.gallery.paths is None else [PATH])]
+
     def count(self, rows: Rows) -> int:
         """Return how many gallery images `rows` chooses."""
         features = self.gallery.features
@@ -222,6 +230,11 @@ class Searcher:
     def person(self, i: int) -> str | None:
         """Return the name of the person in gallery image i, by the folders of its path."""
         return name_of(self.gallery.paths[i], self.names) if self.gallery.paths else None
+
+    def columns(self, numbers: np.ndarray) -> list[dict[str, Any]]:
+        """Return the columns of gallery images, see `plain_rows`; empty if the gallery has none."""
+        found = take_columns(self.gallery, numbers)
+        return plain_rows(found, len(numbers)) if found else []
 
     def name(self, i: int) -> str:
         """Return the path of gallery image i, or its row if the gallery has no paths."""

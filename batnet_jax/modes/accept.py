@@ -1,4 +1,4 @@
-"""The flag `--accept` of `search`: the lowest score at which two images count as one person."""
+"""The flag `--accept` of `search` and `serve`: the lowest score of one person's images."""
 
 import re
 import sys
@@ -130,8 +130,14 @@ def _find_point(points: list[dict[str, Any]], name: str, rate: float) -> dict[st
     known = {float(point[name]): point for point in points}
     found = next((own for own in known if abs(own - rate) <= 1e-9 * own), None)
     if found is None:
+        below = max((own for own in known if own < rate), default=None)
+        above = min((own for own in known if own > rate), default=None)
+        near = " and ".join(f"{own:g}" for own in (below, above) if own is not None)
         rates = ", ".join(f"{own:g}" for own in sorted(known))
-        raise UserError(f"--accept: the rate {rate:g} was not measured: give one of {rates}")
+        raise UserError(
+            f"--accept: the rate {rate:g} was not measured; the nearest that were: {near}; give one"
+            f" of {rates}, or a score"
+        )
     return known[found]
 
 

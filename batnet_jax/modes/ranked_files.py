@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from batnet_jax.errors import UserError
+from batnet_jax.inference.hit_columns import table_name
 
 SUFFIXES = (".json", ".jsonl", ".csv")
 
@@ -26,6 +27,7 @@ def to_bytes(path: Path, source: Mapping[str, Any], lists: Sequence[Mapping[str,
 
     `.json`: one object, of the source and `results`. `.jsonl`: a line for each query, an object
     with the source. `.csv`: a row for each hit, with its query; a query without hits has one row.
+    Columns of the gallery stand behind the others there, under their own names; see `table_name`.
 
     Args:
       path: its suffix chooses the format; see `check_suffix`.
@@ -38,14 +40,24 @@ def to_bytes(path: Path, source: Mapping[str, Any], lists: Sequence[Mapping[str,
     if suffix == ".jsonl":
         return "".join(json.dumps({**one, **source}) + "\n" for one in lists).encode()
     rows = [
-        {**{name: value for name, value in one.items() if name != "hits"}, **hit}
+        {**{name: value for name, value in one.items() if name != "hits"}, **_flat(hit)}
         for one in lists
         for hit in one["hits"] or [{}]
     ]
+    kept = dict.fromkeys(
+        table_name(name) for one in lists for hit in one["hits"] for name in hit.get("columns", {})
+    )
     first = ["query", "rank", "score", "index", "path"]
-    names = dict.fromkeys([*first, *(name for row in rows for name in row)])
+    own = [name for row in rows for name in row if name not in kept]
+    names = dict.fromkeys([*first, *own, *kept])
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, list(names), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().encode("utf-8", "surrogateescape")
+
+
+def _flat(hit: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a hit whose columns are values of its own."""
+    columns = {table_name(name): value for name, value in hit.get("columns", {}).items()}
+    return {name: value for name, value in hit.items() if name != "columns"} | columns

@@ -154,7 +154,8 @@ def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[di
 
     If the run knows people by name, each hit has `name`, too: None for a person it does not know.
     If there are several galleries, each hit has `gallery` and `row`, its row there; `index` counts
-    the images of all galleries.
+    the images of all galleries. If the gallery keeps columns, each hit has `columns`, theirs by
+    name; see `plain_rows`.
 
     Args:
       searcher: its gallery names the paths.
@@ -171,6 +172,8 @@ def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[di
     if searcher.places:
         for hit in found:
             hit["gallery"], hit["row"] = searcher.places.find(hit["index"])
+    for hit, columns in zip(found, searcher.columns(indices), strict=False):
+        hit["columns"] = columns
     return found
 
 

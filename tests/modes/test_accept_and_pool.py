@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
@@ -102,8 +103,14 @@ def test_a_rate_of_single_images_is_no_rate_of_pooled_ones(world, capsys):
 
 
 def test_rates_that_are_not_known(world, capsys):
-    with pytest.raises(UserError, match=r"0\.02 was not measured: give one of 0\.001, 0\.01, 0\.1"):
+    with pytest.raises(
+        UserError, match=r"0\.02 was not measured; the nearest that were: 0\.01 and"
+    ):
         run(world, accept="2%")
+    for text, near in (("far=0.5", "0.1"), ("far=1e-9", "0.001"), ("far=0.05", "0.01 and 0.1")):
+        wanted = re.escape(f"were: {near}; give one of 0.001, 0.01, 0.1, or a score") + "$"
+        with pytest.raises(UserError, match=wanted):
+            run(world, accept=text)
     assert run(world, accept="far=0.001")["accept"] == 0.95
     assert (
         "too few pairs of two people to measure the rate 0.001, fewer than 1,000"
@@ -143,7 +150,9 @@ def test_a_false_alarm_rate_is_looked_up(world, capsys):
     )
     run(world, accept="alarm=0.1", where="path like '*re*'")  # no more images than 4
     assert capsys.readouterr().err == ""
-    with pytest.raises(UserError, match=r"0\.2 was not measured: give one of 0\.01, 0\.1"):
+    with pytest.raises(
+        UserError, match=r"0\.2 was not measured; .*: 0\.1; give one of 0\.01, 0\.1,"
+    ):
         run(world, accept="alarm=0.2")
     for text in ({}, {"verification": {"operating_points": POINTS}}):
         path.write_text(json.dumps(text))

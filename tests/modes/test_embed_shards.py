@@ -93,6 +93,8 @@ def test_the_commands_embed_into_a_folder_and_search_it(base, model, tmp_path, c
     assert call_main(*words)[0] == 0
     (hits,) = json.loads(output.read_text())["results"]
     assert hits["hits"][0]["path"] == str(query)
+    columns = hits["hits"][0]["columns"]
+    assert (columns["bytes"], len(columns["digest"])) == (query.stat().st_size, 32)
 
 
 def test_a_folder_has_what_a_file_has(base, whole, embed, monkeypatch, capsys):

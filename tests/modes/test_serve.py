@@ -202,6 +202,8 @@ def fits(value, schema, schemas):
         return False
     if isinstance(value, dict):
         own = schema.get("properties", {})
+        if more := schema.get("additionalProperties"):
+            own = dict.fromkeys(value, more) | own
         known = set(schema.get("required", [])) <= value.keys() <= own.keys()
         return known and all(fits(value[name], own[name], schemas) for name in value)
     return not isinstance(value, list) or all(fits(v, schema["items"], schemas) for v in value)
@@ -557,6 +559,107 @@ def test_a_part_is_chosen_by_keys_and_by_mouse(page, address, tmp_path):
     assert seen.errors == []
 
 
+@pytest.fixture
+def with_columns(searcher):
+    """Give the gallery columns; the images are in the order of their names."""
+    columns = {"camera": np.array([1, 2, 1, 2, 1]), "floor": np.array(["a", "a", "b", "b", ""])}
+    columns["digest"] = np.array(["0" * 32] * 5)
+    searcher.gallery = searcher.gallery._replace(columns=columns)
+
+
+@pytest.mark.usefixtures("with_columns")
+def test_a_filter_is_kept_and_its_error_is_beside_it(page, address, tmp_path):
+    """In the search of a file, of a part, and of a gallery image."""
+    (tmp_path / "q.png").write_bytes(RED)
+    seen, error = Seen(page), "document.getElementById('where-error').textContent"
+    page.goto(address)
+    page.get_by_label("Filter").fill("camera = 2")  # before there is a query
+    page.keyboard.press("Enter")
+    wait_for(page, f"{STATUS} === '2 of 5 images pass the filter'")
+    assert "columns: camera, floor, digest, path" in page.inner_text("#where-help")
+    page.set_input_files("#file", tmp_path / "q.png")
+    wait_for(page, f"{HITS}.length === 2")
+    two = ["deep/dark red.png", "grey.png"]
+    assert page.evaluate(SHOWN) == two
+    page.click("#cut")
+    wait_for(page, f"{HITS}.length === 2")
+    page.click("#hits .again >> nth=1")
+    wait_for(page, f"{HITS}.length === 1 && ({SHOWN})[0] === '{two[0]}'")
+    boxes = [url for url in seen.requests if "box=" in url]
+    assert len(boxes) == 1
+    asked = [url for url in seen.requests if "top=" in url]
+    assert len(asked) == 3
+    assert all("where=camera+%3D+2" in url for url in asked)
+    page.click("#hits .show >> nth=0")
+    assert page.inner_text("#large-about").startswith("cosine 0.6")
+    assert page.inner_text("#large-about").partition("\n")[0].endswith("camera 2 · floor a")
+    page.keyboard.press("Escape")
+    assert seen.errors == []
+
+    for wrong, told in (
+        ("floor=b and", "the filter cannot be read: a column is missing at the end of"),
+        ("camera=<b>", "the filter cannot be read: a value is missing before '<b>'"),
+        ("cam=1", "the gallery has no column 'cam': it has camera, floor, digest, path"),
+    ):
+        page.get_by_label("Filter").fill(wrong)
+        page.keyboard.press("Enter")
+        wait_for(page, f"{error}.includes({json.dumps(told)}) && {HITS}.length === 0")
+        assert page.get_attribute("#where", "aria-invalid") == "true"
+        assert page.evaluate(STATUS) == ""
+        assert "\n" not in page.evaluate(error)
+    page.get_by_label("Filter").fill("camera=7")
+    page.keyboard.press("Enter")
+    wait_for(page, f"{STATUS}.startsWith('None of 5 images passes the filter')")
+    assert page.evaluate(error) == ""
+    assert page.get_attribute("#where", "aria-invalid") is None
+    page.get_by_label("Filter").fill("")
+    wait_for(page, f"{HITS}.length === 4")
+
+
+def test_a_gallery_without_names_has_no_filter(page, address, searcher):
+    searcher.gallery = searcher.gallery._replace(paths=None)
+    page.goto(address)
+    wait_for(page, "document.querySelectorAll('#samples li').length === 5")
+    assert not page.is_visible("#where")
+
+
+@pytest.mark.usefixtures("with_columns")
+def test_a_filter_is_counted(client):
+    found = client.get("/gallery", params={"samples": 0, "where": "camera=1"}).json()
+    assert (found["passing"], found["gallery"]) == (3, 5)
+    assert found["columns"] == ["camera", "floor", "digest", "path"]
+    assert "passing" not in client.get("/gallery").json()
+    answer = client.get("/gallery", params={"where": "cam=1"})
+    assert (answer.status_code, answer.json()["error"][:33]) == (
+        400, "where: the gallery has no column ",
+    )  # fmt: skip
+
+
+def test_hits_below_the_score_are_left_out(app, searcher):
+    needs.package("httpx2")
+    from starlette.testclient import TestClient
+
+    def ask(lowest):
+        made = app.make_app(searcher, names(), lowest=lowest)
+        client = TestClient(made, base_url="http://localhost")
+        assert client.get("/health").json()["accept"] == lowest
+        found = client.post("/search?top=5", content=RED, headers=IMAGE).json()
+        similar = client.get("/gallery/4/similar?top=1").json()
+        schemas = client.get("/openapi.json").json()["components"]["schemas"]
+        assert fits(found, schemas["RankedList"], schemas)
+        return found, similar
+
+    everything, _ = ask(None)
+    assert "best" not in everything
+    scores = [hit["score"] for hit in everything["hits"]]
+    found, similar = ask(scores[1])  # as good as is enough
+    assert found["hits"] == everything["hits"][:2]
+    assert (found["accepted"], found["best"]) == (2, scores[0])
+    assert similar["accepted"] == 1
+    found, similar = ask(1.5)
+    assert (found["hits"], found["accepted"], found["best"]) == ([], 0, scores[0])
+
+
 def test_skeletons_stand_while_it_searches(page, address, searcher, tmp_path):
     go_on, find = threading.Event(), searcher.search
     searcher.search = lambda *words: (go_on.wait(60), find(*words))[1]
@@ -578,7 +681,11 @@ def test_axe_finds_nothing_serious(page, address, tmp_path, width, scheme):
     page.emulate_media(color_scheme=scheme)
     page.goto(address)
     wait_for(page, "document.querySelectorAll('#samples li').length === 5")
+    page.get_by_label("Filter").fill("camera=3")  # there is none
+    page.keyboard.press("Enter")
+    wait_for(page, "document.getElementById('where-error').textContent !== ''")
     assert serious_findings(page) == []
+    page.get_by_label("Filter").fill("")
     page.set_input_files("#file", tmp_path / "q.png")
     wait_for(page, f"{HITS}.length === 5")
     page.click("#cut")

@@ -1,5 +1,6 @@
 """The mode `serve`: who may ask it, by which name, and where it listens."""
 
+import json
 import re
 import socket
 import threading
@@ -214,7 +215,7 @@ def test_run(searcher, tmp_path, monkeypatch, capsys, host):
 
 def test_the_token_comes_from_the_environment(searcher, tmp_path, monkeypatch, capsys):
     given = []
-    monkeypatch.setattr(app, "make_app", lambda searcher, names, token, bands: given.append(token))
+    monkeypatch.setattr(app, "make_app", lambda searcher, names, token, *_: given.append(token))
     monkeypatch.setattr(server, "serve", lambda *_: None)
     more = {"gallery": tmp_path / "gallery", "host": "127.0.0.1", "port": 0}
     serve.run(config(), tmp_path / "run", **more)
@@ -223,3 +224,30 @@ def test_the_token_comes_from_the_environment(searcher, tmp_path, monkeypatch, c
     serve.run(config(), tmp_path / "run", **more, token="from-here")
     assert given == [None, "from-there", "from-here"]
     assert "/?token=from-here (" in capsys.readouterr().out
+
+
+def test_the_score_to_accept_is_looked_up(searcher, tmp_path, monkeypatch):
+    """As `search` looks it up; what is no score is refused before the model is loaded."""
+    given = []
+    monkeypatch.setattr(app, "make_app", lambda *words: given.append(words[4]))
+    monkeypatch.setattr(server, "serve", lambda *_: None)
+    run = tmp_path / "run"
+    (run / "eval").mkdir(parents=True)
+    far, alarm = (
+        [{f"wanted_false_{name}_rate": rate, "threshold": 10 * rate, "resolved": True}
+         for rate in (0.01, 0.05)] for name in ("accept", "alarm")
+    )  # fmt: skip
+    figures = {
+        "verification": {"operating_points": far},
+        "open_set": {"operating_points": alarm, "num_gallery": len(COLOURS) - 1},
+    }
+    (run / "eval" / "step_5.json").write_text(json.dumps(figures))
+    more = {"gallery": tmp_path / "gallery", "host": "127.0.0.1", "port": 0}
+    for text in (None, "0.6", "far=0.05", "alarm=1%"):
+        serve.run(config(), run, **more, accept=text)
+    assert given == [None, 0.6, 0.5, 0.1]
+    with pytest.raises(UserError, match=r"the nearest that were: 0\.01 and 0\.05; give one"):
+        serve.run(config(), run, **more, accept="2%")
+    monkeypatch.setattr(serve, "Searcher", None)
+    with pytest.raises(UserError, match="--accept=much is no number"):
+        serve.run(config(), run, **more, accept="much")

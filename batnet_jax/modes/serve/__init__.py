@@ -26,6 +26,7 @@ import numpy as np
 from batnet_jax.errors import UserError
 from batnet_jax.inference.joined_galleries import split_paths
 from batnet_jax.inference.search import Searcher
+from batnet_jax.modes.accept import parse_accept, threshold
 
 
 def run(
@@ -37,6 +38,7 @@ def run(
     port: int,
     token: str | None = None,
     allow_host: Sequence[str] | None = None,
+    accept: str | None = None,
 ) -> None:
     """Serve the page until a signal ends the process.
 
@@ -50,13 +52,16 @@ def run(
       token: what a request must know. None: the variable BATNET_TOKEN; else, if other machines can
         reach the address, a random token.
       allow_host: host names to answer to, beside the address and this machine's own.
+      accept: see `accept.parse_accept`; None to answer with hits of any score.
 
     Raises: UserError if the packages of the extra `serve` are not installed, the address is not
-      available, the token or a host name is not valid, or the model or the gallery is missing.
+      available, the token, a host name or `accept` is not valid, or the model or the gallery is
+      missing.
     """
     import_uvicorn()
     from batnet_jax.modes.serve import access, app, following, server, verdicts
 
+    wanted = None if accept is None else parse_accept(accept)
     more_names = allow_host or []
     access.check_names(more_names)
     token = os.environ.get("BATNET_TOKEN") if token is None else token
@@ -67,13 +72,15 @@ def run(
         if token is None and not access.is_local(address):
             token = secrets.token_hex(24)
         searcher = Searcher(config, workdir, split_paths(str(gallery)), batch=1)
+        count, step = len(searcher.gallery.features), searcher.model.step
+        lowest = None if wanted is None else threshold(wanted, workdir, step, count)
         searcher.search(np.zeros((1, 8, 8, 3), np.uint8), 1)  # compiles the network
         names = access.HostNames(address, [host, *more_names] if host else more_names)
-        announce(host, address, number, token, len(searcher.gallery.features))
-        bands = verdicts.read_bands(workdir, searcher.model.step)
+        announce(host, address, number, token, count)
+        bands = verdicts.read_bands(workdir, step)
         live = following.Following(searcher)
         live.start()
-        server.serve(app.make_app(live, names, token, bands), listener)
+        server.serve(app.make_app(live, names, token, bands, lowest), listener)
 
 
 def announce(host: str, address: str, port: int, token: str | None, count: int) -> None:

@@ -20,7 +20,7 @@ from batnet_jax.data.loading.user_images import ImageFiles
 from batnet_jax.errors import UserError, printable
 from batnet_jax.inference.gallery import Rows
 from batnet_jax.inference.search import Searcher
-from batnet_jax.modes.search import hits
+from batnet_jax.modes.search import hits, keep_accepted
 from batnet_jax.modes.serve.uploads import Box, decode_query
 from batnet_jax.modes.serve.verdicts import Bands
 
@@ -28,16 +28,24 @@ from batnet_jax.modes.serve.verdicts import Bands
 class Answers:
     """Answers about the gallery of a searcher."""
 
-    def __init__(self, searcher: Searcher, bands: Bands | None, changes: int = 0):
+    def __init__(
+        self,
+        searcher: Searcher,
+        bands: Bands | None,
+        changes: int = 0,
+        *,
+        lowest: float | None = None,
+    ):
         """Keep the searcher.
 
         Args:
           searcher: a gallery and its model.
           bands: give the scores words; None for none.
           changes: how often the gallery was replaced before.
+          lowest: the score below which hits are left out; None for no such score.
         """
         self.searcher, self.changes = searcher, changes
-        self._bands = bands
+        self._bands, self._lowest = bands, lowest
         self._common_folder = searcher.common_folder
 
     @property
@@ -94,6 +102,18 @@ class Answers:
         """
         return _readable(lambda: [self.describe(i) for i in self.searcher.sample(number)])
 
+    def column_names(self) -> list[str]:
+        """Return the names that a filter can use."""
+        return [printable(name) for name in self.searcher.column_names()]
+
+    def count_passing(self, where: str) -> int:
+        """Return how many gallery images pass a filter.
+
+        Raises: HTTPException if the filter is wrong, or the gallery cannot be read.
+        """
+        rows = self._passing(where)
+        return _readable(lambda: self.searcher.count(rows))
+
     def has(self, number: int) -> bool:
         """Return whether there is a gallery image of a number.
 
@@ -143,13 +163,15 @@ class Answers:
 
     def _answer(self, indices: np.ndarray, scores: np.ndarray, start: float, note: str) -> Response:
         """Answer with a ranked list."""
-        ranked = hits(self.searcher, indices, scores)
+        ranked = _readable(lambda: hits(self.searcher, indices, scores))
         for hit in ranked:
             hit["path"] = self._shown(hit["path"])
             hit["verdict"] = self._bands.verdict(hit["score"]) if self._bands else None
             if "gallery" in hit:
                 hit["gallery"] = printable(hit["gallery"])
         found = {"hits": ranked, "gallery": self.count, "changes": self.changes}
+        if self._lowest is not None:
+            found = keep_accepted(found, self._lowest)
         return JSONResponse(found | {"seconds": time.perf_counter() - start, "note": note})
 
     def _shown(self, path: str) -> str:

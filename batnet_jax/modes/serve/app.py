@@ -29,6 +29,7 @@ def make_app(
     names: HostNames,
     token: str | None = None,
     bands: Bands | None = None,
+    lowest: float | None = None,
 ) -> Guard:
     """Make the application: the page, and what `openapi.py` describes.
 
@@ -37,9 +38,10 @@ def make_app(
       names: the host names to answer to.
       token: what a request must know; None for nothing.
       bands: give the scores words; None for none.
+      lowest: the score below which hits are left out; None for no such score.
     """
     following = searcher if isinstance(searcher, Following) else Following(searcher)
-    endpoints = Endpoints(following, bands)
+    endpoints = Endpoints(following, bands, lowest)
     pages = {name: (FOLDER / name).read_text("utf-8") for name in ("page.html", "page.css")}
     scripts = "\n".join((FOLDER / name).read_text("utf-8") for name in ("page.js", "crop.js"))
     routes = [

@@ -28,16 +28,17 @@ SIZES = {"small": (512, 256), "large": (1024, 1024)}
 class Endpoints:
     """Answers to requests."""
 
-    def __init__(self, following: Following, bands: Bands | None):
-        self._following, self._bands = following, bands
+    def __init__(self, following: Following, bands: Bands | None, lowest: float | None = None):
+        self._following, self._bands, self._lowest = following, bands, lowest
         self._searches, self._pictures = Turns(MAX_SEARCHES), Turns(MAX_PICTURES)
-        self._newest = Answers(following.current, bands)
+        self._newest = Answers(following.current, bands, lowest=lowest)
 
     def _answers(self) -> Answers:
         """Return the answers about the newest gallery; a request asks once."""
         current = self._following.current
         if self._newest.searcher is not current:
-            self._newest = Answers(current, self._bands, self._following.changes)
+            changes = self._following.changes
+            self._newest = Answers(current, self._bands, changes, lowest=self._lowest)
         return self._newest
 
     async def health(self, request: Request) -> Response:
@@ -59,7 +60,7 @@ class Endpoints:
         )
         found = {"status": "ok", "version": VERSION, "gallery": answers.count, "model": about}
         found |= {"changes": answers.changes, "problem": self._following.problem}
-        return JSONResponse(found | {"bands": words})
+        return JSONResponse(found | {"bands": words, "accept": self._lowest})
 
     async def search(self, request: Request) -> Response:
         """Answer with the ranked list, as JSON, of the image in the request's body."""
@@ -95,13 +96,18 @@ class Endpoints:
         return await self._in_turn(self._searches, request, work)
 
     async def gallery(self, request: Request) -> Response:
-        """Answer with the number of gallery images, and some of them, evenly spaced."""
+        """Answer with the number of gallery images, their columns, and some of them.
+
+        With a filter, the answer counts the images that pass it, too.
+        """
         answers, wanted = self._answers(), parse_number(request.query_params.get("samples", "12"))
         if wanted is None or wanted > MAX_SAMPLES:
             raise HTTPException(400, f"samples must be 0 to {MAX_SAMPLES}")
-        count = answers.count
-        samples = answers.samples(wanted)
-        return JSONResponse({"gallery": count, "changes": answers.changes, "samples": samples})
+        where = request.query_params.get("where")
+        found = {"gallery": answers.count, "changes": answers.changes}
+        found |= {} if where is None else {"passing": answers.count_passing(where)}
+        found |= {"columns": answers.column_names(), "samples": answers.samples(wanted)}
+        return JSONResponse(found)
 
     async def gallery_image(self, request: Request) -> Response:
         """Answer with a gallery image, shrunk to one of `SIZES`, as JPEG."""

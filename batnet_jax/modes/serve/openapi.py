@@ -29,6 +29,12 @@ SCHEMAS: dict[str, Any] = {
             "verdict": VERDICT,
             "gallery": {**TEXT, "description": "The image's gallery, if there are several."},
             "row": {**INTEGER, "description": "The image's row in that gallery."},
+            "columns": {
+                "type": "object",
+                "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
+                "description": "What the gallery keeps of the image, by name, if it keeps any; "
+                "null for a missing number.",
+            },
         },
     },
     "RankedList": {
@@ -38,6 +44,15 @@ SCHEMAS: dict[str, Any] = {
             "hits": {"type": "array", "items": {"$ref": "#/components/schemas/Hit"}},
             "gallery": {**INTEGER, "description": "Images in the gallery."},
             "changes": CHANGES,
+            "accepted": {
+                **INTEGER,
+                "description": "With --accept: the hits that score as it asks for, which are all "
+                "that are listed.",
+            },
+            "best": {
+                "type": ["number", "null"],
+                "description": "With --accept: the score of the best image, listed or not.",
+            },
             "seconds": NUMBER,
             "note": {**TEXT, "description": "What was done to transparency; mostly empty."},
         },
@@ -54,10 +69,19 @@ SCHEMAS: dict[str, Any] = {
     },
     "Gallery": {
         "type": "object",
-        "required": ["gallery", "changes", "samples"],
+        "required": ["gallery", "changes", "columns", "samples"],
         "properties": {
             "gallery": INTEGER,
             "changes": CHANGES,
+            "passing": {
+                **INTEGER,
+                "description": "The images that pass the filter, if one is asked.",
+            },
+            "columns": {
+                "type": "array",
+                "items": TEXT,
+                "description": "The names that a filter can use.",
+            },
             "samples": {
                 "type": "array",
                 "items": {
@@ -70,7 +94,16 @@ SCHEMAS: dict[str, Any] = {
     },
     "Health": {
         "type": "object",
-        "required": ["status", "version", "gallery", "changes", "problem", "model", "bands"],
+        "required": [
+            "status",
+            "version",
+            "gallery",
+            "changes",
+            "problem",
+            "model",
+            "bands",
+            "accept",
+        ],
         "properties": {
             "status": {"const": "ok"},
             "version": TEXT,
@@ -91,6 +124,10 @@ SCHEMAS: dict[str, Any] = {
                 "two; `rate` of the pairs of two identities reach `same`.",
                 "required": ["same", "different", "rate"],
                 "properties": {"same": NUMBER, "different": NUMBER, "rate": NUMBER},
+            },
+            "accept": {
+                "type": ["number", "null"],
+                "description": "The score below which hits are left out, by --accept.",
             },
         },
     },
@@ -156,7 +193,9 @@ def describe_api() -> dict[str, Any]:
             },
             "/embed": {"post": _call("Embed an image", "Feature", normalize, BOX, body=True)},
             "/health": {"get": _call("Describe the model and the gallery", "Health")},
-            "/gallery": {"get": _call("Count the gallery; name some images", "Gallery", samples)},
+            "/gallery": {
+                "get": _call("Count the gallery; name some images", "Gallery", samples, WHERE)
+            },
             "/gallery/{number}": {"get": _picture(size)},
             "/gallery/{number}/similar": {
                 "get": _call(

@@ -3,11 +3,14 @@ const byId = (id) => document.getElementById(id);
 const [drop, file, figure, preview, hint, about, topSelect, statusLine, list, samples, title] =
   ["drop", "file", "query", "preview", "hint", "about", "top", "status", "hits", "samples", "results"]
     .map(byId);
-const large = byId("large");
+const [where, whereError, large] = ["where", "where-error", "large"].map(byId);
 const WORDS = { same: "likely the same", unsure: "unsure", different: "likely not" };
+const FILE_FACTS = new Set(["bytes", "modified", "digest", "x0", "y0", "x1", "y1"]);
+const WRONG_FILTER = "where: "; /* begins the server's answers about filters */
 let query = null; /* { image: a file } or { like: a gallery image } */
 let shown = []; /* the hits on the page */
 let opened = 0; /* the place in `shown` of the hit that is shown large */
+let accept = null; /* the score below which the server leaves hits out */
 let latest = 0; /* number of the latest search; answers to earlier ones are ignored */
 
 function say(text, bad = false) {
@@ -48,6 +51,13 @@ function verdict(hit) {
   return hit.verdict ? [node("p", WORDS[hit.verdict], `verdict ${hit.verdict}`)] : [];
 }
 
+/* What the gallery keeps of an image, but for the facts of its file. */
+function known(hit) {
+  return Object.entries(hit.columns || {})
+    .filter(([name, value]) => !FILE_FACTS.has(name) && value !== null && value !== "")
+    .map(([name, value]) => `${name} ${value}`);
+}
+
 function card(hit, place) {
   const item = node("li");
   const line = node("p", "", "line");
@@ -75,7 +85,8 @@ function enlarge(place) {
   byId("large-title").textContent = `${hit.rank}. ${named(hit)}`;
   byId("large-image").src = `${itemOf(hit)}&size=large`;
   byId("large-image").alt = named(hit);
-  byId("large-about").replaceChildren(`cosine ${hit.score.toFixed(3)}`, ...verdict(hit));
+  byId("large-about").replaceChildren(
+    [`cosine ${hit.score.toFixed(3)}`, ...known(hit)].join(" \u00b7 "), ...verdict(hit));
   for (const step of large.querySelectorAll("[data-step]")) {
     const by = Number(step.dataset.step);
     step.disabled = by !== 0 && !shown[place + by];
@@ -83,19 +94,66 @@ function enlarge(place) {
   if (!large.open) large.showModal();
 }
 
+const filterOf = () => (where.value.trim() ? `&${new URLSearchParams({ where: where.value })}` : "");
+
+/* What all requests for a list ask for, as a part of an address. */
+const wishes = () => `top=${topSelect.value}${filterOf()}`;
+
 async function ask() {
-  if (query.like !== undefined) {
-    return fetch(`${itemOf(query.like, "/similar")}&top=${topSelect.value}`);
-  }
+  if (query.like !== undefined) return fetch(`${itemOf(query.like, "/similar")}&${wishes()}`);
   const box = cropped();
-  return fetch(`search?top=${topSelect.value}${box ? `&box=${box.join(",")}` : ""}`, {
+  return fetch(`search?${wishes()}${box ? `&box=${box.join(",")}` : ""}`, {
     method: "POST", body: query.image, headers: { "Content-Type": query.image.type || "image/unknown" },
   });
+}
+
+/* Show what is wrong with the filter beside its field; return whether something is. */
+function refuseFilter(text) {
+  const isWrong = text.startsWith(WRONG_FILTER);
+  whereError.textContent = isWrong ? text.slice(WRONG_FILTER.length) : "";
+  if (isWrong) where.setAttribute("aria-invalid", "true");
+  else where.removeAttribute("aria-invalid");
+  return isWrong;
+}
+
+/* A filter that the gallery's columns allow. */
+function exampleOf(columns) {
+  if (columns.includes("camera")) return "camera=3";
+  return columns.includes("path") ? 'path like "*night*"' : `${columns[0]}=1`;
+}
+
+/* Check the filter while there is no query, and say how many images pass it. */
+async function countPassing() {
+  const number = ++latest;
+  refuseFilter("");
+  if (!where.value.trim()) return say("");
+  try {
+    const answer = await fetch(`gallery?samples=0${filterOf()}`);
+    const found = await answer.json().catch(() => ({ error: `error ${answer.status}` }));
+    if (number !== latest) return;
+    if (answer.ok) say(`${found.passing} of ${found.gallery} images pass the filter`);
+    else say(refuseFilter(found.error) ? "" : found.error, true);
+  } catch {
+    if (number === latest) say("The server does not answer.", true);
+  }
+}
+
+/* Say what was found in a gallery. */
+function sayFound(found) {
+  const time = `${found.seconds.toFixed(2)} s${found.note ? `; query: ${found.note}` : ""}`;
+  if (shown.length) return say(`${shown.length} of ${found.gallery} images, ${time}`);
+  if (accept !== null && found.best !== null) {
+    const needed = `${accept.toFixed(3)} is needed`;
+    return say(`Nobody is like this: the best scores ${found.best.toFixed(3)}, and ${needed}; ${time}`);
+  }
+  const why = where.value.trim() ? "passes the filter" : "is left";
+  return say(`None of ${found.gallery} images ${why}, ${time}`);
 }
 
 async function search() {
   if (!query) return;
   const number = ++latest;
+  refuseFilter("");
   say("Searching\u2026");
   title.textContent = "Most similar first";
   samples.hidden = true;
@@ -109,12 +167,12 @@ async function search() {
     if (!answer.ok) throw new Error(found.error);
     shown = found.hits.map((hit) => ({ ...hit, changes: found.changes }));
     list.replaceChildren(...shown.map(card));
-    const note = found.note ? `; query: ${found.note}` : "";
-    say(`${shown.length} of ${found.gallery} images, ${found.seconds.toFixed(2)} s${note}`);
+    sayFound(found);
   } catch (error) {
     if (number !== latest) return;
     list.replaceChildren();
-    say(error instanceof TypeError ? "The server does not answer." : error.message, true);
+    if (error instanceof TypeError) say("The server does not answer.", true);
+    else say(refuseFilter(error.message) ? "" : error.message, true);
   } finally {
     if (number === latest) list.removeAttribute("aria-busy");
   }
@@ -172,6 +230,11 @@ async function begin() {
       + `test's pairs of two identities score as high. Below ${different.toFixed(3)} it is `
       + `"${WORDS.different}".`;
   }
+  accept = health.accept;
+  if (accept !== null) byId("words").append(` Images below ${accept.toFixed(3)} are left out.`);
+  byId("filter").hidden = !gallery.columns.length;
+  byId("where-help").textContent = `Search only what passes, as in ${exampleOf(gallery.columns)}; `
+    + `columns: ${gallery.columns.join(", ")}`;
   samples.replaceChildren(...gallery.samples.map((sample) => {
     const hit = { ...sample, changes: gallery.changes };
     const item = node("li");
@@ -183,6 +246,8 @@ async function begin() {
 
 file.addEventListener("change", () => { useImage(file.files[0]); file.value = ""; });
 topSelect.addEventListener("change", search);
+where.addEventListener("change", () => (query ? search() : countPassing()));
+where.addEventListener("input", () => { if (!where.value) where.dispatchEvent(new Event("change")); });
 document.addEventListener("paste", (event) => useImage(event.clipboardData.files[0]));
 for (const name of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(name, (event) => {

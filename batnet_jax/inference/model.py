@@ -7,7 +7,6 @@ import contextlib
 import os
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ml_collections
@@ -21,27 +20,16 @@ from batnet_jax.evaluation.attention import mean_masks
 from batnet_jax.evaluation.embed import make_embed
 from batnet_jax.inference.box_steps import MAX_BOXES, BoxSteps
 from batnet_jax.inference.evaluate_model import evaluate_model
-from batnet_jax.inference.feature_file import (
-    INDEX_SUFFIX,
-    PARQUET_SUFFIX,
-    check_fingerprint,
-    mark,
-    read_fingerprint,
-    write_features,
-)
+from batnet_jax.inference.feature_file import check_fingerprint, read_fingerprint
 from batnet_jax.inference.fingerprint import fingerprint
 from batnet_jax.inference.gallery import choose_rows, open_gallery, search_lists
 from batnet_jax.inference.hit_columns import take_columns
 from batnet_jax.inference.hits import RankedHits
-from batnet_jax.inference.index_file import choose_kind, write_index
 from batnet_jax.inference.own_files import find_own_files
+from batnet_jax.inference.save_index import embed_bar, names_of, save_index
 from batnet_jax.models import feature_sizes
 from batnet_jax.retrieval.scores import unit_length
 from batnet_jax.runtime import devices
-from batnet_jax.runtime.progress import progress_bar
-
-BAR_DELAY = 2.0
-"""Seconds until a progress bar is shown."""
 
 
 class Model:
@@ -172,7 +160,7 @@ class Model:
         features = self.embed_found(paths, found, "rgb" if boxes is not None else channels)
         own = None if keep_own or paths is None else find_own_files(paths, opened.paths)
         lists = search_lists(features, opened.features, top, own, rows)
-        names = [f"image {q}" for q in range(len(found))] if paths is None else list(paths)
+        names = names_of(paths, len(found))
         indices, scores = [i for i, _ in lists], [s for _, s in lists]
         columns = take_columns(opened, np.concatenate(indices)) if indices else {}
         return RankedHits(names, indices, scores, opened.paths, places, columns)
@@ -203,11 +191,11 @@ class Model:
         """Write the features of images to a file for `search`, or for other programs.
 
         Args:
-          images: see `embed`.
-          path: an .npz, as the command `embed` writes it: `features` [n, d] and `paths` [n] (for
-            images without a path `image 3`), written incrementally; a .parquet with the columns
-            `features` and `path`; or an .index for faiss, of vectors of unit length, with the paths
-            behind it.
+          images: see `embed`; or a table of images, as a .csv, which the command `embed` reads.
+          path: an .npz, as the command `embed` writes it: `features` [n, d], `paths` [n] (for
+            images without a path `image 3`) and, if all images are files, columns; written
+            incrementally. `batnet embed --update` goes on from it. A .parquet with the same
+            columns; or an .index for faiss, of vectors of unit length, with the paths behind it.
           channels: see `embed`.
           kind: of an .index: "flat", "hnsw" or "ivfpq"; "auto" = flat below 100,000 images, HNSW
             below 3,000,000.
@@ -218,29 +206,8 @@ class Model:
         Raises: UserError for another suffix, or if faiss is missing; OSError if the file cannot be
           written.
         """
-        path = Path(path)
-        paths, found = self.find_images(images, channels)
-        names = [f"image {i}" for i in range(len(found))] if paths is None else list(paths)
-        if path.suffix.lower() == INDEX_SUFFIX:
-            kind = choose_kind(kind, len(names), "kind")
-            features = self.embed_found(paths, found, channels, progress=progress)
-            about = {"user": "an .index", "paths": names, "kind": kind}
-            write_index(path, features, mark(self.fingerprint), **about)
-        elif path.suffix.lower() in (".npz", PARQUET_SUFFIX):
-            with self._show(len(names), progress) as bar:
-
-                def batches() -> Iterator[np.ndarray]:
-                    for batch in self._batches(paths, found, channels):
-                        yield batch
-                        bar.update(len(batch))
-
-                shape = len(names), self.dim
-                write_features(
-                    path, batches(), shape=shape, paths=names, fingerprint=self.fingerprint
-                )
-        else:
-            raise UserError(f"'{path}' does not end in .npz, {PARQUET_SUFFIX} or {INDEX_SUFFIX}")
-        return path
+        save_index(self, images, Path(path), channels=channels, kind=kind, progress=progress)
+        return Path(path)
 
     def evaluate(self, data: str | os.PathLike = "", *, trust: str | Collection[str] = ()) -> dict:
         """Return the figures of the model on a test; write nothing.
@@ -290,7 +257,7 @@ class Model:
 
         Raises: see `embed`.
         """
-        return self._batches(*self.find_images(images, channels), channels)
+        return self.embed_batches(*self.find_images(images, channels), channels)
 
     def find_images(
         self, images: Any, channels: str = "rgb", boxes: Any = None
@@ -319,26 +286,17 @@ class Model:
         """Return the features [n, d] of what `find_images` has found."""
         total = len(images) if paths is None else len(paths)
         features, done = np.empty((total, self.dim), np.float32), 0
-        with self._show(total, progress) as bar:
-            for batch in self._batches(paths, images, channels):
+        with embed_bar(total, progress) as bar:
+            for batch in self.embed_batches(paths, images, channels):
                 features[done : done + len(batch)] = batch
                 done += len(batch)
                 bar.update(len(batch))
         return features
 
-    @contextlib.contextmanager
-    def _show(self, total: int, progress: bool) -> Iterator[Any]:
-        """Open a bar; one that shows nothing unless `progress`."""
-        if not progress:
-            yield SimpleNamespace(update=lambda count: None)
-            return
-        with progress_bar(total, description="embed", delay=BAR_DELAY) as bar:
-            yield bar
-
-    def _batches(
+    def embed_batches(
         self, paths: Sequence[str] | None, images: Sequence[Any], channels: str
     ) -> Iterator[np.ndarray]:
-        """Yield the features of files or, if `paths` is None, of images."""
+        """Yield the features of what `find_images` has found, a batch at a time."""
         for batch, count in self._load(paths, images, channels):
             yield self._embed(batch)[:count]
 

@@ -21,7 +21,8 @@ from batnet_jax.inference.columns import check_columns
 from batnet_jax.inference.feature_file import FeatureFile, open_features, write_features
 from batnet_jax.inference.living_gallery import Plan
 from batnet_jax.inference.loading import load_with_config
-from batnet_jax.inference.model import BAR_DELAY, Model
+from batnet_jax.inference.model import Model
+from batnet_jax.inference.save_index import BAR_DELAY
 from batnet_jax.modes.embed_shards import parse_shard, run_shards
 from batnet_jax.modes.flags import given_fields, report_write_errors
 from batnet_jax.runtime import processes

@@ -16,7 +16,8 @@ from batnet_jax.errors import UserError, printable
 from batnet_jax.evaluation.parquet.write import check_names, write_parquet
 from batnet_jax.inference import shards
 from batnet_jax.inference.claims import Claims
-from batnet_jax.inference.model import BAR_DELAY, Model
+from batnet_jax.inference.model import Model
+from batnet_jax.inference.save_index import BAR_DELAY
 from batnet_jax.inference.shards import MANIFEST, Plan
 from batnet_jax.modes.flags import report_write_errors
 from batnet_jax.modes.shard_folder import begin, check_seen, digest_of_images, find_missing

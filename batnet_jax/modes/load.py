@@ -10,7 +10,7 @@ from batnet_jax.inference.feature_file import is_feature_file, open_features
 from batnet_jax.inference.lance_gallery import is_lance
 from batnet_jax.inference.lance_load import delete as delete_images
 from batnet_jax.inference.lance_load import load
-from batnet_jax.inference.model import BAR_DELAY
+from batnet_jax.inference.save_index import BAR_DELAY
 from batnet_jax.runtime.progress import progress_bar
 
 

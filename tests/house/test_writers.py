@@ -18,7 +18,7 @@ ALLOWED = {
     "evaluation/parquet/seal.py": "a temporary path",
     "inference/feature_file.py": "a temporary path",
     "inference/index_file.py": "a temporary path",
-    "inference/model.py": "by index_file.py",
+    "inference/save_index.py": "by index_file.py",
     "modes/search.py": "by index_file.py",
     "runtime/processes.py": "the null device",
     "report/ranked_list.py": "into memory",

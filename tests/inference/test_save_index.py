@@ -1,4 +1,4 @@
-"""`Model.save_index` writes the file that `embed` writes, so that `embed --update` goes on from it."""
+"""`Model.save_index` writes what `embed` writes, so that `embed --update` goes on from its file."""
 
 import os
 

@@ -19,9 +19,9 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from orbax.checkpoint import multihost
 
 from batnet_jax.errors import RunFailure, UserError, first_line
+from batnet_jax.runtime import orbax_calls
 
 T = TypeVar("T")
 
@@ -207,9 +207,7 @@ def _attempt(make: Callable[[], T]) -> tuple[T, None] | tuple[None, UserError | 
 
 def _wait(seconds: int = BARRIER_SECONDS) -> None:
     """Wait for all processes; unlike JAX's collectives this has no other timeout."""
-    everyone = set(range(jax.process_count()))
-    name = f"batnet_{next(_barriers)}"
-    multihost.sync_global_processes(name, timeout=seconds, processes=everyone)
+    orbax_calls.wait_for_processes(f"batnet_{next(_barriers)}", seconds)
 
 
 def _gather(text: bytes) -> list[bytes]:

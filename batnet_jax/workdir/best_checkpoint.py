@@ -4,11 +4,8 @@ import json
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from orbax.checkpoint import checkpoint_managers as managers
 
 from batnet_jax.runtime.paths import exists
 from batnet_jax.runtime.read_files import is_number, read_json
@@ -84,24 +81,3 @@ def best(figures: Mapping[int, float], steps: Sequence[int], n: int = 1) -> list
     """
     known = [step for step in steps if step in figures]
     return sorted(known, key=lambda step: (-figures[step], step))[:n]
-
-
-@dataclass
-class BestValidated:
-    """A policy for Orbax that preserves the n best checkpoints of a workdir.
-
-    Orbax's own `BestN` needs the figures when a checkpoint is saved. Our checkpoints are saved
-    before the evaluation, so that a failed evaluation loses no steps.
-    """
-
-    workdir: Path
-    n: int
-
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: managers.PreservationContext
-    ) -> Sequence[bool]:
-        """Return for each checkpoint whether to keep it."""
-        del context
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        chosen = best(read(self.workdir), steps, self.n)
-        return [step in chosen for step in steps]

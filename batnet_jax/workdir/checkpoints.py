@@ -1,4 +1,4 @@
-"""Checkpoints, written by Orbax: the arrays of a state and metadata of the run.
+"""Checkpoints, written by Orbax (see `orbax_calls`): the arrays of a state and metadata of the run.
 
 A workdir's `checkpoints/<step>/` holds `state` (step, seed, params, batch_stats, opt_state and, in
 runs that have it, average) and `run` (JSON, see `metadata`). The metadata describes the network, so
@@ -9,22 +9,19 @@ and writes checkpoints.
 import json
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers as managers
-from orbax.checkpoint.options import MultiprocessingOptions
 
 from batnet_jax.errors import ArgumentError, UserError, printable
-from batnet_jax.runtime import processes
+from batnet_jax.runtime import orbax_calls, processes
 from batnet_jax.runtime.atomic_write import flush_tree
 from batnet_jax.runtime.paths import exists, is_folder, list_folder
-from batnet_jax.workdir.best_checkpoint import BestValidated, best, read
+from batnet_jax.workdir.best_checkpoint import best, read
 from batnet_jax.workdir.checkpoint_checks import (
     DamagedError,
     check_room,
@@ -77,7 +74,7 @@ def metadata(
 
 
 class NoManager:
-    """Takes the place of Orbax's manager in the processes that do not write."""
+    """Takes the place of a writer in the processes that do not write."""
 
     def wait_until_finished(self) -> None:
         """Do nothing."""
@@ -88,7 +85,7 @@ class NoManager:
 
 def open_manager(
     workdir: Path, *, keep: int = 1, keep_best: int = 0
-) -> ocp.CheckpointManager | NoManager:
+) -> orbax_calls.Writer | NoManager:
     """Open the manager of a workdir's checkpoints, which saves asynchronously and atomically.
 
     Incomplete checkpoints of a killed process are removed, so only one process may save in the
@@ -101,17 +98,16 @@ def open_manager(
     """
     if not processes.is_lead():
         return NoManager()
-    policies = [managers.LatestN(keep), BestValidated(workdir, keep_best)]
     folder = absolute(workdir / FOLDER)
     folder.mkdir(parents=True, exist_ok=True)
-    options = ocp.CheckpointManagerOptions(
-        preservation_policy=managers.AnyPreservationPolicy(policies),
-        create=processes.alone(),
-        cleanup_tmp_directories=True,
-        multiprocessing_options=_by_itself(),
-        async_options=ocp.AsyncOptions(post_finalization_callback=lambda: _flush_written(folder)),
+    return orbax_calls.Writer(
+        folder,
+        keep,
+        # Orbax's own `BestN` needs the figures when a checkpoint is saved. Our checkpoints are
+        # saved before the evaluation, so that a failed evaluation loses no steps.
+        choose=lambda steps: best(read(workdir), steps, keep_best),
+        before_naming=lambda: _flush_written(folder),
     )
-    return ocp.CheckpointManager(folder, options=options)
 
 
 def _flush_written(folder: Path) -> None:
@@ -126,16 +122,8 @@ def _flush_written(folder: Path) -> None:
             flush_tree(path)
 
 
-def _by_itself() -> MultiprocessingOptions:
-    """Return options with which Orbax does not wait for other processes."""
-    if processes.alone():
-        return MultiprocessingOptions()
-    own = jax.process_index()
-    return MultiprocessingOptions(primary_host=own, active_processes={own})
-
-
 def save(
-    manager: ocp.CheckpointManager | NoManager, step: int, state: Any, run: dict[str, Any]
+    manager: orbax_calls.Writer | NoManager, step: int, state: Any, run: dict[str, Any]
 ) -> None:
     """Copy a state to the host and start saving it; the state may be donated afterwards.
 
@@ -154,10 +142,8 @@ def save(
     # A copy: on a CPU, device_get may return the device's own memory, to which the next step writes
     # while Orbax reads.
     fetched = jax.tree.map(np.array, jax.device_get(_fields(state)))
-    check_room(str(manager.directory), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
-    arrays = ocp.args.StandardSave(fetched)  # type: ignore[call-arg]
-    saved = ocp.args.JsonSave(seal(run, fetched, step))  # type: ignore[call-arg]
-    manager.save(step, args=ocp.args.Composite(state=arrays, run=saved))
+    check_room(str(manager.folder), sum(leaf.nbytes for leaf in jax.tree.leaves(fetched)))
+    manager.save(step, fetched, seal(run, fetched, step))
 
 
 def _fields(state: Any) -> dict[str, Any]:
@@ -176,7 +162,7 @@ def steps_of(workdir: Path) -> list[int]:
     folder = workdir / FOLDER
     found = [p for p in list_folder(folder) if _STEP.fullmatch(p.name)] if exists(folder) else []
     if is_bucket(workdir):
-        found = [p for p in found if ocp.utils.is_checkpoint_finalized(p)]
+        found = [p for p in found if orbax_calls.is_complete(p)]
     return sorted(int(p.name) for p in found)
 
 
@@ -245,7 +231,7 @@ def restore_metadata(workdir: Path, step: int) -> dict[str, Any]:
     Raises: DamagedError if it cannot be read or does not have its checksum; UserError if it is
       another version's, of another step, or out of reach.
     """
-    run = _read(workdir, step, ocp.args.Composite(run=ocp.args.JsonRestore())).run
+    run = _read(workdir, step, orbax_calls.read_run)
     if not is_metadata(run):
         if has_own_checksum(run):
             raise other_version(workdir, step, "its metadata is not this version's")
@@ -260,17 +246,14 @@ def restore_metadata(workdir: Path, step: int) -> dict[str, Any]:
     return run
 
 
-def _read(workdir: Path, step: int, wanted: ocp.args.Composite) -> Any:
-    """Read some items of a checkpoint.
+def _read(workdir: Path, step: int, read_item: Callable[[Path], Any]) -> Any:
+    """Return what `read_item` reads from a checkpoint's folder.
 
-    Raises: DamagedError if they cannot be read or have another structure; UserError if they are
-      out of reach.
+    Raises: DamagedError if it cannot be read or has another structure; UserError if it is out of
+      reach.
     """
-    path = absolute(folder_of(workdir, step))
     try:
-        handler = ocp.CompositeCheckpointHandler()
-        with ocp.Checkpointer(handler, multiprocessing_options=_by_itself()) as reader:
-            return reader.restore(path, args=wanted)
+        return read_item(absolute(folder_of(workdir, step)))
     except UNREADABLE as error:
         raise unreadable(workdir, step, error) from error
 
@@ -290,9 +273,8 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
     sums = run.get("checksums", {})
     target = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), _fields(like))
     _check_declared(workdir, step, sum(leaf.nbytes for leaf in jax.tree.leaves(target)))
-    wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))  # type: ignore[call-arg]
     try:
-        restored = _read(workdir, step, wanted).state
+        restored = _read(workdir, step, lambda folder: orbax_calls.read_state(folder, target))
     except DamagedError as error:
         _refuse_other(workdir, step, sums, error.reason)
         raise
@@ -340,9 +322,8 @@ def _refuse_other(workdir: Path, step: int, sums: Mapping[str, int], reason: str
     Raises: UserError if every array can be read and matches its checksum, or if the checkpoint is
       out of reach.
     """
-    as_saved = ocp.args.Composite(state=ocp.args.PyTreeRestore())  # type: ignore[call-arg]
     try:
-        state = _read(workdir, step, as_saved).state
+        state = _read(workdir, step, orbax_calls.read_state)
     except DamagedError:
         return
     if have_checksums(state, sums):
@@ -362,14 +343,7 @@ def _check_declared(workdir: Path, step: int, nbytes: int) -> None:
 
     Raises: DamagedError if it does; UserError if the checkpoint is out of reach.
     """
-    path = absolute(folder_of(workdir, step)) / "state"
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=_by_itself())
-    try:
-        declared = sum(
-            declared_bytes(leaf) for leaf in jax.tree.leaves(handler.metadata(path).tree)
-        )
-    except UNREADABLE as error:
-        raise unreadable(workdir, step, error) from error
+    declared = sum(map(declared_bytes, _read(workdir, step, orbax_calls.declared_arrays)))
     if declared > 4 * nbytes + 10**8:
         reason = f"its arrays take {declared:,} bytes, the network's {nbytes:,}"
         raise damaged(workdir, step, reason)

@@ -1,11 +1,13 @@
 """A checkpoint that is whole stays where it is, whatever has changed around it."""
 
 import errno
+import re
 import shutil
 
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from support.paths import ROOT
 from support.stub_training import STEPS, Runs, fake_state, steps_saved
 from support.stub_training import prepared as prepared
 from support.stub_training import runs as runs
@@ -168,3 +170,11 @@ def test_the_data_put_back_resumes_the_run(runs, workdir, capfd):
     Runs(runs.folder, runs.data, runs.monkeypatch).train()
     assert f"resuming '{workdir}' after step {STEPS}" in capfd.readouterr().out
     assert steps_saved(workdir) == before
+
+
+def test_orbax_is_named_in_one_module():
+    """A new Orbax changes one file."""
+    package = ROOT / "batnet_jax"
+    naming = re.compile(r"^ *(from|import) orbax", re.MULTILINE)
+    files = [path for path in package.rglob("*.py") if naming.search(path.read_text())]
+    assert [str(path.relative_to(package)) for path in files] == ["runtime/orbax_calls.py"]

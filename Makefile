@@ -14,7 +14,7 @@ HASHED = $(PIP) --no-deps --no-build-isolation --require-hashes -r
 
 # What a new JAX, NumPy or Orbax may break first.
 SMOKE := $(addprefix tests/,runtime/test_devices.py house/test_exact_products.py \
-  retrieval/test_evaluator.py retrieval/test_count_pallas.py workdir/test_sealed_checkpoints.py)
+  retrieval/test_evaluator.py retrieval/test_count_kernels.py workdir/test_sealed_checkpoints.py)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all newest torch onnx browser notebook tables gpu docs bench baselines lint format clean

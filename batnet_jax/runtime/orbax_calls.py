@@ -3,6 +3,7 @@
 A checkpoint is a folder with two items: `state`, arrays, and `run`, JSON.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ class _Kept:
         return [step in chosen for step in steps]
 
 
-class Writer:
+class Writer(contextlib.AbstractContextManager):
     """Saves the checkpoints of one folder asynchronously and atomically."""
 
     def __init__(
@@ -76,6 +77,9 @@ class Writer:
     def close(self) -> None:
         """Wait until the last save is on the disk, and close the folder."""
         self._manager.close()
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def is_complete(folder: Path) -> bool:

@@ -109,7 +109,7 @@ def test_blocks_and_chunks_do_not_matter(seed, block, chunk):
     assert rank(case, block=block, chunk=chunk) == rank(case)
 
 
-@pytest.mark.parametrize("method", ["kernel", "sums"])
+@pytest.mark.parametrize("method", ["triton", "mosaic", "sums"])
 def test_all_methods_of_counting_agree(method, monkeypatch):
     """Most scores have ties."""
     for seed in range(6):

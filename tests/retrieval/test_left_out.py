@@ -63,7 +63,7 @@ def test_leave_one_out_against_the_oracle(metric, ap):
         assert evaluate(*in_itself(features, pids), metric=metric, ap=ap)["mAP"] > expected["mAP"]
 
 
-@pytest.mark.parametrize("method", ["windows", "kernel", "sums"])
+@pytest.mark.parametrize("method", ["windows", "triton", "mosaic", "sums"])
 @pytest.mark.parametrize("cached", [True, False])
 def test_any_items_of_any_chunk_may_be_ignored(method, cached, monkeypatch):
     """Most scores have ties, and the gallery has several chunks, so hidden items lie in others."""

@@ -48,7 +48,7 @@ def ranks_and_scores(monkeypatch, case, *, metric, block, chunk, same_camera="re
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
 @pytest.mark.parametrize("size", [(33, 150, 9), (90, 700, 40), (200, 1000, 12)], ids=str)
-@pytest.mark.parametrize("method", ["windows", "kernel", "sums"])
+@pytest.mark.parametrize("method", ["windows", "triton", "mosaic", "sums"])
 def test_ranks_are_a_stable_sort_of_the_evaluators_scores(monkeypatch, metric, size, method):
     monkeypatch.setattr(count_methods, "counting_method", lambda: method)
     num_query, num_gallery, identities = size

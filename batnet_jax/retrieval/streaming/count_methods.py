@@ -1,6 +1,7 @@
 """The arithmetic of tiles on all devices, counted in the way that suits each kind of device."""
 
 import functools
+import importlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -15,22 +16,34 @@ from batnet_jax.retrieval.streaming.tiling import STEP_ROWS
 
 DEPRECATED = (0, 11)
 """The first JAX that warns of Pallas' Triton backend."""
+KERNELS = {
+    "triton": "batnet_jax.retrieval.streaming.count_pallas",
+    "mosaic": "batnet_jax.retrieval.streaming.count_mosaic",
+}
+"""The modules of the kernels, which are imported where they count."""
 
 
 def counting_method() -> str:
     """Return how the devices count.
 
-    "windows": few queries at a time, in windows, which suits a CPU's cache. "kernel": the kernel of
+    "windows": few queries at a time, in windows, which suits a CPU's cache. "triton": the kernel of
     `count_pallas`, on GPUs for which Pallas compiles it, with a JAX that does not deprecate it.
-    "sums": plain sums of all queries, elsewhere, as on TPUs.
+    "mosaic": the kernel of `count_mosaic`, on TPUs from v4 on. "sums": plain sums of all queries,
+    elsewhere.
     """
     if jax.default_backend() == "cpu":
         return "windows"
-    return "kernel" if _has_kernel(jax.local_devices()[0]) else "sums"
+    device = jax.local_devices()[0]
+    if device.platform == "tpu":
+        old = re.match(
+            r"TPU v[23]\b", str(device.device_kind)
+        )  # too little memory beside the cores
+        return "sums" if old else "mosaic"
+    return "triton" if _has_triton(device) else "sums"
 
 
-def _has_kernel(device: Any) -> bool:
-    """Return whether Pallas compiles for a device: NVIDIA's, compute capability 8.0 (Ampere) on.
+def _has_triton(device: Any) -> bool:
+    """Return whether Pallas compiles for a GPU: NVIDIA's, compute capability 8.0 (Ampere) on.
 
     The kernel is written for Pallas' Triton backend, which JAX deprecates from 0.11 on. There the
     sums count, until a kernel for the backend that stays has been run on a GPU.
@@ -44,7 +57,7 @@ def _has_kernel(device: Any) -> bool:
 
 def step_shape(block_rows: int) -> StepShape | None:
     """Return the shape of the counting steps of a block; None if counting has no steps."""
-    if counting_method() == "kernel":
+    if counting_method() in KERNELS:
         return None
     return StepShape(_step_rows(block_rows), bounded=counting_method() == "sums")
 
@@ -79,9 +92,8 @@ def count_ahead(scores: Array, page: Page, columns: Array, num_items: Array, act
     arguments = (scores, page.items, page.thresholds, page.counts, columns, num_items, active)
     axes = (0, 0, 0, 0, None, None, 0)
     if page.steps is None:
-        from batnet_jax.retrieval.streaming import count_pallas
-
-        return on_devices(count_pallas.count_ahead, axes, (3,))(*arguments)
+        kernel = importlib.import_module(KERNELS[counting_method()])
+        return on_devices(kernel.count_ahead, axes, (3,))(*arguments)
     is_windows = counting_method() == "windows"
     function = _count_in_steps(_step_rows(scores.shape[1]), is_windows, page.steps.bound)
     function = on_devices(function, (*axes, 0, 0), (3,))

@@ -1,4 +1,4 @@
-"""The counting kernel for GPUs, run by Pallas's interpreter, against counting one by one."""
+"""The counting kernels of GPUs and TPUs, in the interpreter, against counting one by one."""
 
 from types import SimpleNamespace
 
@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from batnet_jax.retrieval.streaming import count_methods, count_pallas
+from batnet_jax.retrieval.streaming import count_methods, count_mosaic, count_pallas
 from batnet_jax.retrieval.streaming.tiling import PAGE_SLOTS
 
 
@@ -43,14 +43,38 @@ def expected_counts(scores, items, thresholds, counts, tie_columns, num_items, a
     return counts
 
 
-@pytest.mark.parametrize("columns", [64, 1024, 2500, 4096])  # programs take 1024 each
+@pytest.mark.parametrize("kernel", [count_pallas, count_mosaic], ids=["triton", "mosaic"])
+@pytest.mark.parametrize("columns", [64, 1024, 2500, 4096])  # programs and rounds take 1024, 2048
 @pytest.mark.parametrize("x64", [False, True])
-def test_equals_counting_one_by_one(columns, x64):
+def test_equals_counting_one_by_one(kernel, columns, x64):
     tile = make_tile(columns, seed=columns)
     with jax.enable_x64(x64):
-        got = jax.jit(count_pallas.count_ahead)(*map(jnp.asarray, tile))
+        got = jax.jit(kernel.count_ahead)(*map(jnp.asarray, tile))
     assert got.dtype == jnp.int32  # the next tile's counts take its memory
     np.testing.assert_array_equal(got, expected_counts(*tile))
+
+
+def test_a_tile_of_a_tpu_may_be_wider_than_the_memory_of_a_program(monkeypatch):
+    """Ties and the end of the items lie in any of the parts."""
+    monkeypatch.setattr(count_mosaic, "_WIDEST", 2048)
+    for columns, lacking in ((4500, 0), (4500, 2600), (2048, 3)):
+        scores, items, thresholds, counts, ties, _, active = make_tile(columns)
+        num_items = columns - lacking
+        scores[:, num_items:] = 0
+        tile = scores, items, thresholds, counts, np.minimum(ties, num_items), num_items, active
+        # Another function: `jit` would take the program of the width before.
+        got = jax.jit(lambda *tile: count_mosaic.count_ahead(*tile))(*map(jnp.asarray, tile))
+        np.testing.assert_array_equal(got, expected_counts(*tile))
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_lowering_for_a_tpu_makes_a_mosaic_kernel(monkeypatch, x64):
+    """This machine needs no TPU."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    with jax.enable_x64(x64):
+        count = jax.jit(lambda *tile: count_mosaic.count_ahead(*tile))
+        traced = count.trace(*map(jnp.asarray, make_tile(2500)))
+        assert "tpu_custom_call" in traced.lower(lowering_platforms=("tpu",)).as_text()
 
 
 @pytest.mark.skipif(
@@ -65,22 +89,25 @@ def test_lowering_for_a_gpu_makes_a_triton_kernel(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("platform", "capability", "method"),
+    ("platform", "name", "method"),
     [
         ("cpu", "", "windows"),
-        ("tpu", "", "sums"),
+        ("tpu", "TPU v3", "sums"),
+        ("tpu", "TPU v4", "mosaic"),
+        ("tpu", "TPU v5 lite", "mosaic"),
+        ("tpu", "TPU7x", "mosaic"),
         ("gpu", "7.5", "sums"),  # of a T4; Pallas's kernels need 8.0
-        ("gpu", "8.0", "kernel"),
-        ("gpu", "12.0", "kernel"),
+        ("gpu", "8.0", "triton"),
+        ("gpu", "12.0", "triton"),
         ("gpu", "gfx942", "sums"),
         ("gpu", "", "sums"),
     ],
 )
-def test_the_counting_method_depends_on_the_device(platform, capability, method, monkeypatch):
-    device = SimpleNamespace(platform=platform, compute_capability=capability)
+def test_the_counting_method_depends_on_the_device(platform, name, method, monkeypatch):
+    device = SimpleNamespace(platform=platform, compute_capability=name, device_kind=name)
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     monkeypatch.setattr(jax, "__version_info__", (0, 10, 9))
     assert count_methods.counting_method() == method
     monkeypatch.setattr(jax, "__version_info__", (0, 11, 0))  # it deprecates the kernel's backend
-    assert count_methods.counting_method() == {"kernel": "sums"}.get(method, method)
+    assert count_methods.counting_method() == {"triton": "sums"}.get(method, method)

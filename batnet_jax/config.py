@@ -79,6 +79,9 @@ FIELDS: dict[str, Field] = {
     "weight_decay": Field(
         1e-4, "L2 in the gradient of all parameters (paper, 4.4; published code)", least=0
     ),
+    "clip_norm": Field(
+        0.0, "largest norm of a step's gradient, over all parameters; 0 = any (ours)", least=0
+    ),
     "ema_decay": Field(
         0.0,
         "of a moving average of the weights, to test and embed with; 0 = none (ours)",
@@ -192,6 +195,11 @@ FIELDS: dict[str, Field] = {
         choices=("none", "bnneck", "bnneck_gem", "fc"),
         own=True,
     ),
+    "model.classifier": Field(
+        "linear",
+        "fc, or cosines with loss.class_margin: am_softmax, arcface (paper, 4.4)",
+        choices=("linear", "am_softmax", "arcface"),
+    ),
     "model.embedding_dim": Field(
         512,
         "of f_a and of f_p; 0, with a bnneck = the pooled map (paper, 4.4)",
@@ -221,6 +229,12 @@ FIELDS: dict[str, Field] = {
     "loss.num_negatives": Field(
         5, "of multi_task and soft_triplet: hardest negatives; 1 = batch-hard (paper, 4.3)", above=0
     ),
+    "loss.class_margin": Field(
+        0.35,
+        "of am_softmax, of cosines; of arcface, in radians, where 0.5 is usual (ours)",
+        least=0,
+        most=1.5,
+    ),
     "loss.label_smoothing": Field(
         0.1, "of the cross-entropy; 0 = none (published code)", least=0, most=1
     ),
@@ -232,6 +246,13 @@ FIELDS: dict[str, Field] = {
         0.5, "of random erasing (published code)", least=0, most=1
     ),
     "augment.erasing_start_epoch": Field(50, "from 0; no erasing before (paper, 4.4)", least=0),
+    "augment.colour_jitter": Field(
+        0.0,
+        "brightness, contrast and saturation change by up to this share; 0 = none (ours)",
+        least=0,
+        most=1,
+    ),
+    "augment.grey_probability": Field(0.0, "of an image without colours (ours)", least=0, most=1),
     # The evaluation
     "eval.datasets": Resumable(
         (),

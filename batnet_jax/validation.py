@@ -276,7 +276,7 @@ def _check_image_size(size: tuple[int, ...]) -> None:
 
 
 def _check_network(model: ml_collections.ConfigDict) -> None:
-    """Refuse unknown positions, and an embedding of size 0 where a head has a layer of it.
+    """Refuse unknown positions, an embedding of size 0 where a head has a layer, other classifiers.
 
     Raises: UserError.
     """
@@ -288,6 +288,11 @@ def _check_network(model: ml_collections.ConfigDict) -> None:
         model.embedding_dim or model.neck in POOLED_NECKS or is_import_path(model.neck),
         "config.model.embedding_dim=0 needs --config.model.neck=bnneck: the other heads end in a "
         "layer of that size; give more, or that neck",
+    )
+    _require(
+        model.classifier == "linear" or not is_import_path(model.neck),
+        f"config.model.classifier={model.classifier} is not for a head of your own, which has its "
+        "own classifier: leave it linear",
     )
 
 

@@ -61,4 +61,24 @@ EXPERIMENTS = {
         },
         seeds=3,
     ),
+    "recipes_of_today": Experiment(
+        "A quarter of the network without parts, on images of 64 x 32 pixels, with one change at a "
+        "time.",
+        "demo",
+        {"data.image_size": (64, 32), "model.num_parts": 0, "model.neck": "bnneck"},
+        {
+            "as_it_is": {},
+            "papers_head": {"model.neck": "none"},
+            "gem": {"model.neck": "bnneck_gem"},
+            "no_label_smoothing": {"loss.label_smoothing": 0.0},
+            "soft_triplet": {"loss.function": "soft_triplet"},
+            "circle": {"loss.function": "circle", "loss.margin": 0.25},
+            "am_softmax": {"model.classifier": "am_softmax"},
+            "arcface": {"model.classifier": "arcface", "loss.class_margin": 0.5},
+            "ema": {"ema_decay": 0.99},
+            "grey_and_jitter": {"augment.grey_probability": 0.05, "augment.colour_jitter": 0.2},
+            "clipping": {"clip_norm": 10.0},
+        },
+        seeds=5,
+    ),
 }

@@ -1,6 +1,7 @@
 """BAT-net, assembled (section 4.2, Fig. 5)."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -96,6 +97,8 @@ class BATNet(nn.Module):
       part_sampling: one of `part_streams.PART_SAMPLINGS`.
       neck: a key of `heads.HEADS`: the paper's heads ("none") or BNNeck heads; or a head, for both
         features.
+      classifier: a key of `heads.CLASSIFIERS`: the scores are those of an fc, or cosines. A head of
+        the user's own has its own.
       embedding_dim: dimension of f_a and of f_p; 0, with a BNNeck only: the map's channels.
       dropout: rate in the heads.
       width: multiplier of the backbone's channels; 1 is the paper's.
@@ -117,6 +120,7 @@ class BATNet(nn.Module):
     num_parts: int = 4
     part_sampling: str = "paper"
     neck: str | Callable[..., nn.Module] = "none"
+    classifier: str = "linear"
     embedding_dim: int = 512
     dropout: float = 0.1
     width: float = 1.0
@@ -208,7 +212,8 @@ class BATNet(nn.Module):
     def _head(self, name: str) -> nn.Module:
         """Return the head of a feature, `appearance` or `part`."""
         heads = choose(HEADS, self.neck)
-        head = heads[name] if isinstance(heads, Mapping) else heads
+        own = isinstance(heads, Mapping)
+        head = partial(heads[name], classifier=self.classifier) if own else heads
         return head(
             self.num_identities,
             self.embedding_dim,

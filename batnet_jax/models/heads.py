@@ -7,8 +7,43 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.linen.dtypes import promote_dtype
+from jax import lax
 
 from batnet_jax.models.layers import BatchNorm, Dropout
+
+FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+"""The initial values of an fc."""
+
+
+class Cosines(nn.Dense):
+    """An fc without bias, of unit features and unit columns: cosines, not scaled.
+
+    Wang et al., "NormFace: L2 Hypersphere Embedding for Face Verification", ACM MM 2017.
+    """
+
+    @nn.compact
+    def __call__(self, inputs: jax.Array) -> jax.Array:
+        """Map [b, d] to [b, features], in [-1, 1]; an input of zeros has cosines of 0."""
+        shape = (inputs.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, self.param_dtype)
+        inputs, kernel = promote_dtype(inputs, kernel, dtype=self.dtype)
+        columns = unit_length(kernel.T).T
+        return jnp.matmul(unit_length(inputs), columns, precision=lax.Precision.HIGHEST)
+
+
+def unit_length(vectors: jax.Array) -> jax.Array:
+    """Return vectors [..., d] of length 1; one of zeros stays, and has no gradient."""
+    squared = jnp.square(vectors).sum(-1, keepdims=True)
+    return vectors * lax.rsqrt(jnp.maximum(squared, 1e-24))
+
+
+CLASSIFIERS: Mapping[str, type[nn.Dense]] = {
+    "linear": nn.Dense,
+    "am_softmax": Cosines,
+    "arcface": Cosines,
+}
+"""The last layer of a head by `BATNet.classifier`; `step/class_margins.py` has the margins."""
 
 
 class Head(nn.Module):
@@ -25,6 +60,7 @@ class Head(nn.Module):
       batch_norm_axis: pmap's axis for BN, None for each device alone.
       axis_name: pmap's axis for dropout.
       dtype: of the computation, but at least float32.
+      classifier: a key of `CLASSIFIERS`.
     """
 
     num_identities: int
@@ -34,6 +70,7 @@ class Head(nn.Module):
     batch_norm_axis: str | None = None
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    classifier: str = "linear"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -43,17 +80,13 @@ class Head(nn.Module):
         x = BatchNorm(name="map_bn", **shared)(x, train=train)
         x = (nn.relu(x) if self.relu else x).mean((1, 2))
         x = Dropout(self.dropout, self.axis_name)(x, train=train)
-        dense = partial(
-            nn.Dense,
-            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-            dtype=dtype,
-        )
-        x = dense(self.embedding_dim, name="embedding")(x)
+        dense = {"kernel_init": FAN_IN, "dtype": dtype}
+        x = nn.Dense(self.embedding_dim, name="embedding", **dense)(x)
         x = BatchNorm(name="bn", **shared)(x, train=train)
         feature = nn.relu(x)
         x = Dropout(self.dropout, self.axis_name)(feature, train=train)
-        scores = dense(self.num_identities, name="classifier")(x)
-        return feature, scores
+        classifier = CLASSIFIERS[self.classifier]
+        return feature, classifier(self.num_identities, name="classifier", **dense)(x)
 
 
 class GeM(nn.Module):
@@ -92,6 +125,7 @@ class BNNeckHead(nn.Module):
       batch_norm_axis: pmap's axis for BN, None for each device alone.
       axis_name: pmap's axis for dropout.
       dtype: of the computation, but at least float32.
+      classifier: a key of `CLASSIFIERS`.
     """
 
     num_identities: int
@@ -101,6 +135,7 @@ class BNNeckHead(nn.Module):
     batch_norm_axis: str | None = None
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    classifier: str = "linear"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
@@ -108,20 +143,16 @@ class BNNeckHead(nn.Module):
 
         In training the feature is the one before the neck, otherwise the one behind it.
         """
-        dense = partial(
-            nn.Dense,
-            use_bias=False,
-            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-        )
         x = x.astype(jnp.promote_types(self.dtype, jnp.float32))
         before = GeM(name="pool")(x) if self.gem else x.mean((1, 2))
-        dtype = before.dtype
+        dense = {"kernel_init": FAN_IN, "dtype": before.dtype, "use_bias": False}
         if self.embedding_dim:
-            before = dense(self.embedding_dim, dtype=dtype, name="embedding")(before)
-        neck = BatchNorm(self.batch_norm_axis, dtype, use_bias=False, name="neck")
+            before = nn.Dense(self.embedding_dim, name="embedding", **dense)(before)
+        neck = BatchNorm(self.batch_norm_axis, before.dtype, use_bias=False, name="neck")
         behind = neck(before, train=train)
         x = Dropout(self.dropout, self.axis_name)(behind, train=train)
-        scores = dense(self.num_identities, dtype=dtype, name="classifier")(x)
+        classifier = CLASSIFIERS[self.classifier]
+        scores = classifier(self.num_identities, name="classifier", **dense)(x)
         return before if train else behind, scores
 
 
@@ -137,6 +168,7 @@ class FCHead(nn.Module):
       batch_norm_axis: pmap's axis for BN, None for each device alone.
       axis_name: pmap's axis for dropout.
       dtype: of the computation, but at least float32.
+      classifier: a key of `CLASSIFIERS`.
     """
 
     num_identities: int
@@ -145,20 +177,18 @@ class FCHead(nn.Module):
     batch_norm_axis: str | None = None
     axis_name: str | None = None
     dtype: Any = jnp.float32
+    classifier: str = "linear"
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> tuple[jax.Array, jax.Array]:
         """Map [b, h, w, c] to the feature [b, embedding_dim] and scores [b, num_identities]."""
         dtype = jnp.promote_types(self.dtype, jnp.float32)
-        dense = partial(
-            nn.Dense,
-            kernel_init=nn.initializers.variance_scaling(1.0, "fan_in", "normal"),
-            dtype=dtype,
-        )
-        x = dense(self.embedding_dim, name="embedding")(x.astype(dtype).mean((1, 2)))
+        dense = {"kernel_init": FAN_IN, "dtype": dtype}
+        x = nn.Dense(self.embedding_dim, name="embedding", **dense)(x.astype(dtype).mean((1, 2)))
         feature = nn.relu(BatchNorm(self.batch_norm_axis, dtype, name="bn")(x, train=train))
         x = Dropout(self.dropout, self.axis_name)(feature, train=train)
-        return feature, dense(self.num_identities, name="classifier")(x)
+        classifier = CLASSIFIERS[self.classifier]
+        return feature, classifier(self.num_identities, name="classifier", **dense)(x)
 
 
 HEADS: Mapping[str, Mapping[str, Callable[..., nn.Module]]] = {

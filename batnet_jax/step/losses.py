@@ -10,6 +10,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
+from batnet_jax.models.heads import unit_length
+
 CIRCLE_SCALE = 128.0
 """Gamma of the circle loss, for the re-identification of people (Sun et al., 4.1)."""
 
@@ -126,8 +128,7 @@ def circle_loss(
     Eq. 6 with Eq. 5 and 8.
     """
     del num_negatives
-    squared = jnp.square(features).sum(1, keepdims=True)
-    unit = features * lax.rsqrt(jnp.maximum(squared, 1e-24))
+    unit = unit_length(features)
     everyone, all_pids = _gather(unit, pids, axis_name)
     cosines = jnp.matmul(unit, everyone.T, precision=lax.Precision.HIGHEST)
     same = pids[:, None] == all_pids[None, :]

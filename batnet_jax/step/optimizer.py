@@ -4,6 +4,7 @@ A schedule is a function from step to learning rate.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import optax
 
@@ -51,6 +52,22 @@ def warm_up(schedule: optax.Schedule, *, steps: int, factor: float) -> optax.Sch
         return schedule
     line = optax.linear_schedule(factor, 1.0, steps)
     return lambda step: line(step) * schedule(step)
+
+
+def clip(gradients: Any, norm: float) -> Any:
+    """Return gradients, scaled down to a norm if theirs is larger; 0 scales none.
+
+    The norm is Euclidean, of all parameters together, before L2 is added. A gradient with NaN or
+    infinity stays one: the run's own check of its figures ends it. The optimizer's state does not
+    know of clipping, so that a checkpoint is read whatever the config says.
+
+    Pascanu, Mikolov & Bengio, "On the difficulty of training Recurrent Neural Networks", ICML 2013,
+    Algorithm 1.
+    """
+    if not norm:
+        return gradients
+    clipped, _ = optax.clip_by_global_norm(norm).update(gradients, optax.EmptyState())
+    return clipped
 
 
 def adam_l2(

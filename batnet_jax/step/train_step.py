@@ -21,6 +21,7 @@ from batnet_jax.runtime.devices import AXIS
 from batnet_jax.runtime.own_code import choose
 from batnet_jax.step import accumulation, augment, freezing, losses, optimizer
 from batnet_jax.step.averaging import Average, move_average, start_average
+from batnet_jax.step.class_margins import with_margin
 from batnet_jax.step.packing import pack_like, unpack
 
 
@@ -70,6 +71,8 @@ class Recipe(NamedTuple):
       accumulate: number of parts of a batch, see `accumulation`.
       frozen: parts of the network that stay as they are, see `models.FREEZABLE`.
       backbone_rate: of the learning rate, for the backbone.
+      classifier: of the network, whose margin the scores get, see `class_margins`.
+      clip_norm: see `optimizer.clip`; 0 = none.
       ema_decay: of the moving average of the weights, see `averaging`; 0 = none.
       axis_name: pmap's axis; None outside pmap, and on a single device, as collectives would only
         take time to compile.
@@ -85,6 +88,8 @@ class Recipe(NamedTuple):
     accumulate: int
     frozen: tuple[str, ...]
     backbone_rate: float
+    classifier: str
+    clip_norm: float
     ema_decay: float
     axis_name: str | None
 
@@ -112,6 +117,8 @@ def make_recipe(
         accumulate=config.batch.accumulate,
         frozen=parse_frozen(config.train.freeze),
         backbone_rate=config.train.backbone_rate,
+        classifier=config.model.classifier,
+        clip_norm=config.clip_norm,
         ema_decay=config.ema_decay,
         axis_name=axis_name,
     )
@@ -228,6 +235,8 @@ def train_step(
             rows["image"],
             enlarge_probability=recipe.augment.enlarge_probability,
             erasing_probability=erase,
+            jitter=recipe.augment.colour_jitter,
+            grey_probability=recipe.augment.grey_probability,
         )
         if recipe.frozen:
             params = freezing.stop_gradients(params, recipe.frozen)
@@ -242,8 +251,10 @@ def train_step(
         return used, updates.get("batch_stats", batch_stats)  # a network may have none
 
     def loss_fn(outputs):
+        margin = {"classifier": recipe.classifier, "margin": recipe.loss.class_margin}
+        scores = with_margin(outputs["scores"], batch["label"], **margin)
         return choose(losses.LOSSES, recipe.loss.function)(
-            outputs,
+            outputs | {"scores": scores},
             batch["label"],
             margin=recipe.loss.margin,
             num_negatives=recipe.loss.num_negatives,
@@ -263,6 +274,7 @@ def train_step(
     batch_stats = pack_like(batch_stats, state.batch_stats)
     if axis_name:  # without synchronised BN the devices' statistics differ, so keep their mean
         grads, loss, parts, batch_stats = lax.pmean((grads, loss, parts, batch_stats), axis_name)
+    grads = optimizer.clip(grads, recipe.clip_norm)
     params, batch_stats, opt_state = _update(state, grads, batch_stats, recipe)
     average = state.average
     if average is not None:

@@ -14,6 +14,7 @@ from batnet_jax import models
 from batnet_jax.config import FIELDS, RESUMABLE_FIELDS, default_config, flatten
 from batnet_jax.data.files.pixels import ALPHA
 from batnet_jax.errors import UserError
+from batnet_jax.models.heads import CLASSIFIERS
 from batnet_jax.models.init_variables import MAX_PARAMETERS
 from batnet_jax.retrieval import POOLINGS
 from batnet_jax.step.losses import LOSSES
@@ -228,6 +229,7 @@ def test_the_choices_are_those_of_the_code():
         "model.backbone": tuple(models.BACKBONES),
         "model.part_sampling": models.PART_SAMPLINGS,
         "model.neck": models.NECKS,
+        "model.classifier": tuple(CLASSIFIERS),
         "loss.function": tuple(LOSSES),
         "model.dtype": ("float32", "bfloat16"),
         "eval.ap": ("precision", "trapezoid"),

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image, ImageEnhance
 from support import training_oracle
 
 from batnet_jax.step import augment
@@ -200,3 +201,100 @@ def test_augment_erases_to_the_mean_colour(images):
     share = (got == 0).all(-1).mean((1, 2))
     assert (share > 0.01).all()
     assert (share < 0.45).all()
+
+
+# Other colours, which are off in the paper's configs.
+
+
+def colours_by_loops(image, brightness, contrast, saturation):
+    """The three changes in float64, by pixel."""
+
+    def grey(pixel):
+        return 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]
+
+    image = np.clip(np.float64(image) * brightness, 0, 255)
+    mean = np.mean([grey(pixel) for pixel in image.reshape(-1, 3)])
+    image = np.clip(contrast * image + (1 - contrast) * mean, 0, 255)
+    for row in image:
+        for x, pixel in enumerate(row.copy()):
+            row[x] = np.clip(saturation * pixel + (1 - saturation) * grey(pixel), 0, 255)
+    return image
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("factors", [(1, 1, 1), (0.5, 1.3, 1), (1.9, 1, 0), (0.8, 0, 2), (0, 1, 1)])
+def test_colours_equal_the_loops(images, factors):
+    image = images[0, :9].astype(np.float64)
+    got = augment.change_colours(image, *map(float, factors))
+    np.testing.assert_allclose(got, colours_by_loops(image, *factors), atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("place", "kind"),
+    [(0, ImageEnhance.Brightness), (1, ImageEnhance.Contrast), (2, ImageEnhance.Color)],
+)
+@pytest.mark.parametrize("factor", [0.0, 0.6, 1.4])
+def test_colours_are_pillows(images, place, kind, factor):
+    """Pillow rounds the mean, the grey values and the result: by at most half a level each."""
+    factors = [1.0, 1.0, 1.0]
+    factors[place] = factor
+    got = augment.change_colours(images[0].astype(np.float32), *factors)
+    pillows = np.float32(kind(Image.fromarray(images[0])).enhance(factor))
+    assert np.abs(got - pillows).max() <= 2
+
+
+def test_recoloured_images_have_three_factors_of_their_own():
+    """Read off two pixels in grey, whose distance shows contrast, and off a plain colour."""
+    shares = np.array([0.299, 0.587, 0.114])
+    two = np.array([[[100.0] * 3, [140.0] * 3]], np.float32)
+    plain = np.full((1, 2, 3), [120.0, 60.0, 90.0], np.float32)
+    pair, colour = (
+        over_keys(augment.recolour, image, jitter=0.2, grey_probability=0.0)[:, 0].astype(float)
+        for image in (two, plain)
+    )
+    brightness = pair.mean((1, 2)) / 120
+    np.testing.assert_allclose(
+        brightness, colour[:, 0] @ shares / (plain[0, 0] @ shares), rtol=1e-5
+    )
+    contrast = (pair[:, 1, 0] - pair[:, 0, 0]) / 40 / brightness
+    saturation = np.ptp(colour[:, 0], -1) / 60 / brightness / contrast
+    factors = np.stack([brightness, contrast, saturation])
+    assert factors.min() > 0.8 - 1e-4
+    assert factors.max() < 1.2 + 1e-4
+    deviation = 0.4 / np.sqrt(12)  # of a uniform law of this width
+    np.testing.assert_allclose(factors.mean(1), 1, atol=5 * deviation / np.sqrt(MANY))
+    np.testing.assert_allclose(factors.std(1), deviation, rtol=0.05)
+    assert np.abs(np.corrcoef(factors) - np.eye(3)).max() < 5 / np.sqrt(MANY)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_grey_probability(probability):
+    plain = np.full((1, 2, 3), [120.0, 60.0, 90.0], np.float32)
+    found = over_keys(augment.recolour, plain, jitter=0.2, grey_probability=probability)
+    assert_frequency(np.ptp(found, -1).max((1, 2)) < 1e-3, probability)
+
+
+def test_other_colours_do_not_change_the_other_random_numbers(images):
+    """Flips, crops and holes stay where they are."""
+    options = {"enlarge_probability": 0.5, "erasing_probability": 0.5}
+    run = partial(jax.jit(partial(augment.augment, **options), static_argnums=()), keys(8))
+    plain = np.asarray(run(images))
+    grey = np.asarray(
+        jax.jit(partial(augment.augment, grey_probability=1.0, **options))(keys(8), images)
+    )
+    shares = np.array([0.299, 0.587, 0.114])
+    values = (images @ shares)[..., None].repeat(3, -1)
+    expected = np.asarray(jax.jit(partial(augment.augment, **options))(keys(8), values))
+    np.testing.assert_allclose(grey, expected, atol=1e-4)
+    np.testing.assert_array_equal((grey == 0).all(-1), (plain == 0).all(-1))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_recoloured_images_keep_the_type_and_the_range(images, dtype):
+    options = {"enlarge_probability": 0.0, "erasing_probability": 0.0, "dtype": dtype}
+    got = augment.augment(keys(8), images, jitter=1.0, grey_probability=0.5, **options)
+    assert got.dtype == dtype
+    black, white = (augment.normalise(np.full((1, 1, 3), v, np.uint8)) for v in (0, 255))
+    assert (np.float32(got) >= np.asarray(black) - 0.02).all()
+    assert (np.float32(got) <= np.asarray(white) + 0.02).all()
+    assert len(np.unique(np.float32(got)[:, 0, 0, 0])) > 4

@@ -7,7 +7,14 @@ import pytest
 from support import training_oracle
 
 from batnet_jax.config import default_config
-from batnet_jax.step.optimizer import adam_l2, cosine_schedule, learning_rate_schedule, warm_up
+from batnet_jax.step.optimizer import (
+    adam_l2,
+    clip,
+    cosine_schedule,
+    learning_rate_schedule,
+    warm_up,
+)
+from batnet_jax.step.packing import pack, unpack
 from batnet_jax.step.train_step import make_schedule
 
 BETAS = {"beta1": 0.9, "beta2": 0.999}
@@ -125,3 +132,35 @@ def test_the_config_names_the_schedule(steps_per_epoch):
         line = min(1, 0.2 + 0.8 * step / 10)
         rate = 5e-4 * line * 0.1 ** ((step >= 40) + (step >= 70))
         np.testing.assert_allclose(piecewise(at), rate, **near)
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("norm", [0.0, 1e-3, 4.9, 5.1, 1e9])
+def test_clip_keeps_the_direction_and_bounds_the_length(norm):
+    gradients = {"kernel": np.array([[3.0, 0.0]]), "bn": {"scale": np.array([0.0, -4.0])}}  # 5 long
+    got = clip(gradients, norm)
+    share = min(1.0, norm / 5) if norm else 1.0
+    np.testing.assert_allclose(got["kernel"], share * gradients["kernel"], rtol=1e-12)
+    np.testing.assert_allclose(got["bn"]["scale"], share * gradients["bn"]["scale"], rtol=1e-12)
+
+
+def test_clip_knows_nothing_of_packing():
+    rng = np.random.default_rng(0)
+    gradients = {"a": rng.normal(size=(4, 3)), "b": rng.normal(size=7)}
+    gradients = {name: value.astype(np.float32) for name, value in gradients.items()}
+    together = np.sqrt(sum(np.square(value).sum() for value in gradients.values()))
+    for kernels in (False, True):
+        got = unpack(clip(pack(gradients, kernels=kernels), 0.5))
+        for name, value in gradients.items():
+            np.testing.assert_allclose(got[name], value * (0.5 / together), rtol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_clip_hides_nothing_that_is_not_finite(bad):
+    """A state with NaN is not saved, and the run ends with a report."""
+    gradients = {"a": np.array([1.0, bad], np.float32), "b": np.ones(2, np.float32)}
+    assert not np.isfinite(clip(gradients, 1.0)["a"][1])
+
+
+def test_clip_of_no_gradient_at_all():
+    np.testing.assert_array_equal(clip({"a": np.zeros(3, np.float32)}, 1.0)["a"], 0)

@@ -7,11 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from support.fast_jit import jit
+from support.tiny_run import small_config
 
-from batnet_jax.config import default_config
+from batnet_jax.config import FIELDS, default_config
 from batnet_jax.evaluation.embed import embed_step
+from batnet_jax.runtime.devices import AXIS
 from batnet_jax.step import augment
-from batnet_jax.step.train_step import TrainState, init_state, make_recipe, train_step
+from batnet_jax.step.train_step import (
+    TrainState,
+    init_state,
+    make_recipe,
+    state_shapes,
+    train_step,
+)
+from batnet_jax.validation import validate
 
 KEEP_GRADIENT = optax.GradientTransformation(
     init=lambda params: params, update=lambda gradients, _, __: (gradients, gradients)
@@ -116,3 +126,79 @@ def test_embedding_is_two_unit_halves():
     features = embed_step({"bytes": images}, images, model=Fixed())
     assert features.dtype == jnp.float32
     np.testing.assert_allclose(features, [[0.6, 0.8, 0, 1], [0, 0, 0.6, 0.8]], rtol=1e-6)
+
+
+OPTIONS = {
+    "clip_norm": 0.25,
+    "ema_decay": 0.9,
+    "model.classifier": "arcface",
+    "loss.class_margin": 0.5,
+    "augment.colour_jitter": 0.3,
+    "augment.grey_probability": 0.5,
+}
+"""What the paper's configs leave out."""
+
+
+def gradients(folder, devices=None, **fields):
+    """Return the gradient that reaches the optimizer, of 8 images on one device or on several."""
+    config = small_config(folder)
+    config.model.dropout = 0.0
+    config.update_from_flattened_dict(OPTIONS | fields)
+    validate(config)
+    axis = AXIS if devices else None
+    recipe = make_recipe(config, num_identities=4, steps_per_epoch=1, axis_name=axis)
+    state = init_state(recipe, (64, 32))
+    state = state.replace(opt_state=state.params)
+    batch = {
+        "image": np.random.default_rng(0).integers(0, 256, (8, 64, 32, 3)).astype(np.uint8),
+        "label": np.repeat(np.arange(4), 2),
+    }
+    step = partial(train_step, recipe=recipe._replace(tx=KEEP_GRADIENT))
+    if devices:
+        batch = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+        step = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name=axis)
+    state, metrics = jit(step)(state, batch)
+    return jax.device_get((state.opt_state, metrics))
+
+
+def norm(tree):
+    return np.sqrt(sum(np.square(np.float64(leaf)).sum() for leaf in jax.tree.leaves(tree)))
+
+
+def test_the_options_see_the_global_batch(tmp_path):
+    """One norm clips the gradient of all devices, and an image has its colours on any of them."""
+    (one, figures), (four, others) = (gradients(tmp_path, n) for n in (None, 4))
+    assert norm(one) == pytest.approx(0.25, rel=1e-5)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-6), one, four)
+    for name, value in figures.items():
+        assert float(others[name]) == pytest.approx(float(value), rel=1e-4), name
+    whole, _ = gradients(tmp_path, clip_norm=0.0)
+    length = norm(whole)
+    assert length > 1
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b * 0.25 / length, rtol=1e-4, atol=1e-7),
+        one, whole,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIONS if name != "ema_decay"])
+def test_each_option_changes_the_gradient(name, tmp_path):
+    base = {field: FIELDS[field].default for field in OPTIONS}
+    if name == "loss.class_margin":
+        base["model.classifier"] = "am_softmax"
+    before, after = (
+        gradients(tmp_path, **base | given)[0] for given in ({}, {name: OPTIONS[name]})
+    )
+    kernels = [x["blk1"]["layer"]["conv"]["kernel"] for x in (before, after)]
+    assert not np.allclose(*kernels, rtol=1e-3, atol=0)
+
+
+def test_clipping_leaves_the_optimizers_state_as_it_is(tmp_path):
+    """So a checkpoint can be evaluated by a config that does not know of it."""
+    shapes = []
+    for norm in (0.0, 1.0):
+        config = small_config(tmp_path)
+        config.clip_norm = norm
+        recipe = make_recipe(config, num_identities=4, steps_per_epoch=1)
+        shapes.append(jax.tree.map(lambda x: (x.shape, x.dtype), state_shapes(recipe, (64, 32))))
+    assert shapes[0] == shapes[1]

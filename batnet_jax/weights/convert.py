@@ -309,7 +309,8 @@ def _unused_tensors(
       initial: the reason of each variable of ours to keep its initial value, or "".
     """
     groups = {path[1] for path in initial}
-    remade = {source.name(path) for path, why in initial.items() if why == REMADE}
+    layers = {path[:-1] for path, why in initial.items() if why == REMADE}
+    remade = {source.name((*layer, leaf)) for layer in layers for leaf in ("kernel", "bias")}
     return {
         original: REMADE if name in remade else _why_unused(source, name, groups, present)
         for name, (original, _) in source.tensors.items()

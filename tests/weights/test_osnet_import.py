@@ -53,6 +53,18 @@ def test_every_value_but_the_classifiers_is_loaded(theirs, source):
     ]
 
 
+def test_a_classifier_of_cosines_is_made_anew(theirs, source):
+    """It has no bias, and the file has one."""
+    config = make_config(classifier="arcface")
+    filled, report = weights.initialise(config, draw(config, seed=1), source)
+    head = filled["params"]["appearance_head"]
+    assert set(head["classifier"]) == {"kernel"}
+    assert_same(head["embedding"], theirs["params"]["appearance_head"]["embedding"])
+    assert report.skipped == [
+        (f"classifier.{leaf}", "made for the new identities") for leaf in ("bias", "weight")
+    ]
+
+
 @pytest.mark.parametrize("neck", [{"neck": "bnneck", "embedding_dim": 0}, {"embedding_dim": 64}])
 def test_a_network_with_another_head_takes_the_backbone(neck, theirs, source):
     config = make_config(**neck, attention="plain", num_parts=2)

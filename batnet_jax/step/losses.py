@@ -6,11 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 from jax import lax
 from jaxtyping import Array, Float, Int
 
 from batnet_jax.models.heads import unit_length
+from batnet_jax.runtime.own_code import choose
+from batnet_jax.step.class_margins import with_margin
 
 CIRCLE_SCALE = 128.0
 """Gamma of the circle loss, for the re-identification of people (Sun et al., 4.1)."""
@@ -207,3 +210,29 @@ LOSSES: Mapping[str, Callable[..., tuple[Any, dict[str, Any]]]] = {
 }
 """The losses by `config.loss.function`. A loss of the user's own takes the same arguments, and its
 parts are the figures that metrics.jsonl shows beside `loss`."""
+
+
+def make_loss(config: ml_collections.ConfigDict) -> Callable[..., tuple[Any, dict[str, Any]]]:
+    """Return the loss of a config.
+
+    Returns: a function of (outputs of `BATNet`, labels [b], axis_name=) that returns the loss and
+      its parts, see `multi_task_loss`.
+    """
+
+    def loss(outputs: dict, labels: jax.Array, *, axis_name: str | None) -> tuple[Any, dict]:
+        scores = with_margin(
+            outputs["scores"],
+            labels,
+            classifier=config.model.classifier,
+            margin=config.loss.class_margin,
+        )
+        return choose(LOSSES, config.loss.function)(  # restoring must not import it
+            outputs | {"scores": scores},
+            labels,
+            margin=config.loss.margin,
+            num_negatives=config.loss.num_negatives,
+            label_smoothing=config.loss.label_smoothing,
+            axis_name=axis_name,
+        )
+
+    return loss

@@ -4,6 +4,7 @@ A step is a pure function of the state and the batch. Its random numbers depend 
 position in the global batch, but not on the number of devices.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,10 +19,8 @@ from batnet_jax.models import BATNet, parse_frozen
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables, variable_shapes
 from batnet_jax.runtime.devices import AXIS
-from batnet_jax.runtime.own_code import choose
 from batnet_jax.step import accumulation, augment, freezing, losses, optimizer
 from batnet_jax.step.averaging import Average, move_average, start_average
-from batnet_jax.step.class_margins import with_margin
 from batnet_jax.step.packing import pack_like, unpack
 
 
@@ -66,12 +65,11 @@ class Recipe(NamedTuple):
       schedule: step to learning rate.
       seed: of the initial values, augmentation and dropout.
       erasing_start: the first step with random erasing.
-      loss: this section of the config.
+      loss: see `losses.make_loss`.
       augment: this section of the config.
       accumulate: number of parts of a batch, see `accumulation`.
       frozen: parts of the network that stay as they are, see `models.FREEZABLE`.
       backbone_rate: of the learning rate, for the backbone.
-      classifier: of the network, whose margin the scores get, see `class_margins`.
       clip_norm: see `optimizer.clip`; 0 = none.
       ema_decay: of the moving average of the weights, see `averaging`; 0 = none.
       axis_name: pmap's axis; None outside pmap, and on a single device, as collectives would only
@@ -83,12 +81,11 @@ class Recipe(NamedTuple):
     schedule: optax.Schedule
     seed: int
     erasing_start: int
-    loss: ml_collections.ConfigDict
+    loss: Callable[..., tuple[Any, dict[str, Any]]]
     augment: ml_collections.ConfigDict
     accumulate: int
     frozen: tuple[str, ...]
     backbone_rate: float
-    classifier: str
     clip_norm: float
     ema_decay: float
     axis_name: str | None
@@ -112,12 +109,11 @@ def make_recipe(
         schedule=schedule,
         seed=config.seed,
         erasing_start=config.augment.erasing_start_epoch * steps_per_epoch,
-        loss=config.loss,
+        loss=losses.make_loss(config),
         augment=config.augment,
         accumulate=config.batch.accumulate,
         frozen=parse_frozen(config.train.freeze),
         backbone_rate=config.train.backbone_rate,
-        classifier=config.model.classifier,
         clip_norm=config.clip_norm,
         ema_decay=config.ema_decay,
         axis_name=axis_name,
@@ -251,16 +247,7 @@ def train_step(
         return used, updates.get("batch_stats", batch_stats)  # a network may have none
 
     def loss_fn(outputs):
-        margin = {"classifier": recipe.classifier, "margin": recipe.loss.class_margin}
-        scores = with_margin(outputs["scores"], batch["label"], **margin)
-        return choose(losses.LOSSES, recipe.loss.function)(
-            outputs | {"scores": scores},
-            batch["label"],
-            margin=recipe.loss.margin,
-            num_negatives=recipe.loss.num_negatives,
-            label_smoothing=recipe.loss.label_smoothing,
-            axis_name=axis_name,
-        )
+        return recipe.loss(outputs, batch["label"], axis_name=axis_name)
 
     (loss, parts, batch_stats), grads = accumulation.value_and_gradients(
         forward,

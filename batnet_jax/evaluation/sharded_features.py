@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def read_shards(folder: Path, prefixes: Sequence[str]) -> Labelled:
     names = sorted(name for name in found if Path(name).suffix.lower() in SUFFIXES)
     if not names:
         raise UserError(f"'{folder}' holds no {' and no '.join(SUFFIXES)}: give files of features")
-    shards = [_read_shard(folder / name, prefixes) for name in names]
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # checksums take a second a GB
+        shards = list(pool.map(lambda name: _read_shard(folder / name, prefixes), names))
     dims = [shard.features.shape[1] for shard in shards if shard.features is not None]
     if other := next((k for k, dim in enumerate(dims) if dim != dims[0]), 0):
         raise UserError(

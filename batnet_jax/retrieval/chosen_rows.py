@@ -10,6 +10,8 @@ _GAP_BYTES = 2**16
 """Bytes between two rows that are read with them: one long read is faster than two."""
 _SPAN_BYTES = 2**22
 """Limit of the bytes that are read at a time."""
+_RUN_BYTES = 2**16
+"""Rows that follow each other are read to their place if they take so many bytes on average."""
 
 
 class RowView(RowFile):
@@ -43,7 +45,14 @@ class ChosenRows(RowView):
         if isinstance(self._features, np.ndarray):
             np.take(self._features, wanted, axis=0, out=out)
             return
+        if not len(wanted):
+            return
         width = max(self.shape[1] * self.dtype.itemsize, 1)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(wanted) != 1) + 1, [len(wanted)]])
+        if len(wanted) * width >= _RUN_BYTES * (len(starts) - 1):
+            for start, stop in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
+                self._features.read_into(int(wanted[start]), out[start:stop])
+            return
         gap, span = max(_GAP_BYTES // width, 1), max(_SPAN_BYTES // width, 1)
         jumps = np.diff(wanted) > gap
         start = 0
@@ -75,5 +84,10 @@ class JoinedRows(RowView):
         end = first + len(out)
         for part, start in zip(self._parts, self._starts.tolist(), strict=False):
             low, high = max(first, start), min(end, start + len(part))
-            if low < high:
-                out[low - first : high - first] = part[low - start : high - start]
+            if low >= high:
+                continue
+            wanted = out[low - first : high - first]
+            if isinstance(part, RowFile) and part.dtype == out.dtype:
+                part.read_into(low - start, wanted)
+            else:
+                wanted[:] = part[low - start : high - start]

@@ -20,7 +20,7 @@ def read_rows(
     counts them as memory of the process.
     """
     if isinstance(features, RowFile):
-        return np.asarray(_read_file(features, rows), np.float32)
+        return np.asarray(read_file(features, rows), np.float32)
     selected = features[rows]
     is_copy = selected.dtype != np.float32 or not isinstance(rows, slice)
     copied = np.asarray(selected, np.float32) if is_copy else np.array(selected)
@@ -28,8 +28,8 @@ def read_rows(
     return copied
 
 
-def _read_file(features: RowFile, rows: np.ndarray | slice) -> np.ndarray:
-    """Return some rows of a file; ascending indices are read in long pieces."""
+def read_file(features: RowFile, rows: np.ndarray | slice) -> np.ndarray:
+    """Return some rows of a file, of its type; ascending indices are read in long pieces."""
     if isinstance(rows, slice) or len(rows) < 2 or rows[0] < 0 or (np.diff(rows) <= 0).any():
         return features[rows]
     return ChosenRows(features, rows)[:]

@@ -12,6 +12,7 @@ from batnet_jax.evaluation import sharded_features
 from batnet_jax.evaluation.sharded_features import read_shards
 from batnet_jax.retrieval.row_file import RowFile
 from batnet_jax.retrieval.streaming import kept_counts
+from batnet_jax.runtime.npz import open_npz
 
 ROWS = [40, 1, 60]
 
@@ -180,3 +181,22 @@ def test_a_file_of_counts_that_cannot_be_used(world):
     np.save(world / "d.npy", np.zeros((19, 101), np.float32))
     words = (world / "gallery.npz", f"--distances={world / 'd.npy'}", "--resume=c.npz")
     assert "--resume is for features" in refused(world, *words)
+
+
+def test_every_bit_of_a_large_matrix_counts(world):
+    """The checksum covers the header and all values; the last byte of the values, too."""
+    path = world / "shards" / "2.npz"
+    content = path.read_bytes()
+    with open_npz(path) as archive:
+        place = archive.place("features")
+    for byte in (place.start, place.data, (place.data + place.end) // 2, place.end - 1):
+        flip(path, byte)
+        assert "2.npz' cannot be read" in refused(world, world / "shards")
+        path.write_bytes(content)
+    measure(world, "shards")
+
+
+def test_of_two_damaged_shards_the_first_is_named(world):
+    for number in (2, 1):
+        flip(world / "shards" / f"{number}.npz", 300)
+    assert "1.npz' cannot be read" in refused(world, world / "shards")

@@ -31,13 +31,15 @@ def in_file(tmp_path_factory):
     chosen=st.sets(st.integers(0, 299)),
     gap=st.sampled_from([20, 100, 2**16]),
     span=st.sampled_from([20, 400, 2**22]),
+    run=st.sampled_from([0, 21, 100, 2**16]),
     part=st.tuples(st.integers(0, 300), st.integers(0, 300)),
 )
-def test_chosen_rows_are_those_of_the_array(in_file, chosen, gap, span, part):
+def test_chosen_rows_are_those_of_the_array(in_file, chosen, gap, span, run, part):
     indices = np.array(sorted(chosen), int)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(chosen_rows, "_GAP_BYTES", gap)
         patch.setattr(chosen_rows, "_SPAN_BYTES", span)
+        patch.setattr(chosen_rows, "_RUN_BYTES", run)
         for features in (FEATURES, in_file):
             found = ChosenRows(features, indices)
             assert found.shape == (len(chosen), 5)
@@ -56,6 +58,23 @@ def test_joined_rows_are_those_of_the_array(in_file, cuts, part):
     found = JoinedRows(parts)
     assert found.shape == FEATURES.shape
     np.testing.assert_array_equal(found[slice(*part)], FEATURES[slice(*part)])
+
+
+def test_rows_that_follow_each_other_are_read_to_their_place(in_file, monkeypatch):
+    """A chunk of two runs takes two reads, and no row between them is read."""
+    reads = []
+    read = type(in_file).read_into
+    monkeypatch.setattr(
+        type(in_file),
+        "read_into",
+        lambda self, first, out: (reads.append((first, len(out))), read(self, first, out)),
+    )
+    monkeypatch.setattr(chosen_rows, "_RUN_BYTES", 100)
+    chosen = np.r_[10:200, 203:290]
+    found = np.empty((len(chosen), 5), np.float32)
+    ChosenRows(in_file, chosen).read_into(0, found)
+    np.testing.assert_array_equal(found, FEATURES[chosen])
+    assert reads == [(10, 190), (203, 87)]
 
 
 def test_types_of_joined_rows_are_widened():

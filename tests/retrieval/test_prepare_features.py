@@ -1,5 +1,8 @@
 """Features prepared for the product, and checked by the way."""
 
+import os
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +13,7 @@ from support.evaluator_cases import FEW, make_case
 
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import ImageSet, Labels, Options, evaluate, evaluate_stream
+from batnet_jax.retrieval.row_file import RowFile
 from batnet_jax.retrieval.streaming import prepare_features, ranks
 from batnet_jax.retrieval.streaming.prepare_features import CheckedRows
 
@@ -144,3 +148,77 @@ def test_features_that_are_not_finite_beside_lengths_beyond_float32():
     gallery[3, 1] = np.nan
     with pytest.raises(UserError, match="the first is row 3"):
         evaluate(**case)
+
+
+@pytest.mark.parametrize("d", [1, 7, 64, 513])
+def test_rows_of_16_bits_are_those_of_32(d):
+    """To the last bit, from the smallest subnormal number to the largest."""
+    rng = np.random.default_rng(d)
+    rows = (rng.normal(size=(200, d)) * 10.0 ** rng.integers(-8, 5, (200, 1))).astype(np.float16)
+    rows[0], rows[1] = 0, 65504
+    rows[2] = 2.0**-24
+    rows = np.where(np.isfinite(rows), rows, np.float16(1))
+    make = prepare_features.ChunkPreparer(256, d, "cosine", "float32")
+    found, _ = make(rows)
+    wanted, _ = make(rows.astype(np.float32))
+    np.testing.assert_array_equal(np.asarray(found).view(np.uint32),
+                                  np.asarray(wanted).view(np.uint32))  # fmt: skip
+    again, _ = make(rows[:9])  # a shorter chunk, in the memory of the longer one
+    np.testing.assert_array_equal(np.asarray(again)[:, :9], np.asarray(found)[:, :9])
+    assert not np.asarray(again)[:, 9:].any()
+    rows[5, 0] = np.nan
+    with pytest.raises(UserError, match="the first is row 5"):
+        make(rows)
+
+
+def in_file(path, array):
+    """Return an array as rows of a file."""
+    array.tofile(path)
+    with path.open("rb") as file:
+        about = {"data": 0, "shape": array.shape, "dtype": array.dtype}
+        return RowFile(file.fileno(), name=str(path), **about)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_the_next_rows_of_a_file_are_read_ahead(tmp_path, dtype, monkeypatch):
+    """Whatever was begun, the rows that are asked for come."""
+    array = np.random.default_rng(0).normal(size=(50, 6)).astype(dtype)
+    source = prepare_features.make_source(in_file(tmp_path / "F", array), "cosine")
+    known = np.float16 if dtype == np.float16 else np.float32
+    first, second = np.arange(3, 20), np.array([1, 9, 40])
+    threads = []
+    read = prepare_features.read_file
+    monkeypatch.setattr(
+        prepare_features,
+        "read_file",
+        lambda *words: (threads.append(threading.current_thread()), read(*words))[1],
+    )
+    for begun, asked in ((None, first), (second, second), (first, second), (second[:2], second)):
+        if begun is not None:
+            source.start(begun)
+        found = source(asked)
+        assert found.dtype == known
+        np.testing.assert_array_equal(found, array[asked].astype(known))
+    is_main = [thread is threading.main_thread() for thread in threads]
+    assert is_main.count(True) == 3  # the second of the four had been begun
+    assert is_main[:2] == [True, False]
+    source.start(second)
+    os.truncate(tmp_path / "F", 30)
+    source.start(first)
+    with pytest.raises(UserError, match="has been cut off"):
+        source(first)
+
+
+def test_a_file_of_16_bits_has_the_figures_of_its_numbers(tmp_path):
+    """In memory with 32 bits, and from the file with 16, also where lengths leave float32."""
+    for seed in range(4):
+        rng, case = make_case(seed, ties=True)
+        half = case["gallery_features"].astype(np.float16)
+        half[rng.integers(0, len(half), 3)] = 0
+        wanted = evaluate(**case | {"gallery_features": half.astype(np.float32)}, chunk=64)
+        rows = in_file(tmp_path / "F", half)
+        assert evaluate(**case | {"gallery_features": rows}, chunk=64) == wanted
+        wanted = evaluate(**case | {"gallery_features": half.astype(np.float32)}, chunk=64,
+                          metric="euclidean")  # fmt: skip
+        found = evaluate(**case | {"gallery_features": rows}, chunk=64, metric="euclidean")
+        assert found == wanted

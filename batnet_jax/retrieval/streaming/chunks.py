@@ -6,7 +6,11 @@ import numpy as np
 from jaxtyping import Array
 
 from batnet_jax.retrieval.streaming.device_map import replicate
-from batnet_jax.retrieval.streaming.prepare_features import ChunkPreparer, FeatureSource
+from batnet_jax.retrieval.streaming.prepare_features import (
+    ChunkPreparer,
+    FeatureSource,
+    FileSource,
+)
 from batnet_jax.retrieval.streaming.tiling import Plan
 
 
@@ -47,6 +51,8 @@ class ChunkLoader:
         """Request the features of a chunk from the source, and put the chunk on the devices."""
         items = self._plan.chunks[number]
         features, offset = self._preparer(self._source(items))
+        if isinstance(self._source, FileSource) and number + 1 < len(self._plan.chunks):
+            self._source.start(self._plan.chunks[number + 1])
         # Padded to a power of two, because every length is compiled anew.
         columns = np.zeros(1 << len(self._matched).bit_length(), np.int32)
         columns[: len(self._matched)] = np.searchsorted(items, self._matched)

@@ -6,7 +6,7 @@ and checking for NaN cost almost nothing.
 
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Float32
 
 from batnet_jax.retrieval import checks
-from batnet_jax.retrieval.mapped_rows import in_memory, read_rows, view_rows
+from batnet_jax.retrieval.mapped_rows import in_memory, read_file, read_rows, view_rows
+from batnet_jax.retrieval.row_file import ALIGNMENT, RowFile, aligned_array
 from batnet_jax.retrieval.scores import rescale_rows, row_lengths
 
 # An accelerator uploads a gallery of at most this share of its memory; the upload takes twice that.
@@ -30,11 +31,35 @@ class CheckedRows(NamedTuple):
     rows: Float32[Array, "n d"]
 
 
-Rows = Float32[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows
+Rows = Float[np.ndarray, "n d"] | Float32[Array, "n d"] | CheckedRows
 
 # A function that returns the features [n, d] of gallery items, given the items' indices. The
 # features are on the host or on a device. Items may be requested more than once.
 FeatureSource = Callable[[np.ndarray], Rows]
+
+
+class FileSource:
+    """A source of rows of a file, which reads the next rows while the devices count."""
+
+    def __init__(self, gallery: RowFile):
+        """Keep the file; nothing is read."""
+        self._gallery = gallery
+        self._pool = ThreadPoolExecutor(1, "read")
+        self._ahead: tuple[np.ndarray, Future[np.ndarray]] | None = None
+
+    def start(self, rows: np.ndarray) -> None:
+        """Begin to read rows that will be asked for next."""
+        self._ahead = rows, self._pool.submit(read_file, self._gallery, rows)
+
+    def __call__(self, rows: np.ndarray) -> Float[np.ndarray, "n d"]:
+        """Return the features of rows; those of 16 bits as they are, for the device to convert.
+
+        Raises: UserError if the file has been cut off or is damaged.
+        """
+        ahead, self._ahead = self._ahead, None
+        is_known = ahead is not None and np.array_equal(ahead[0], rows)
+        found = ahead[1].result() if ahead and is_known else read_file(self._gallery, rows)
+        return found if found.dtype == np.float16 else np.asarray(found, np.float32)
 
 
 def make_source(gallery: np.ndarray, metric: str) -> FeatureSource:
@@ -43,6 +68,8 @@ def make_source(gallery: np.ndarray, metric: str) -> FeatureSource:
     If an accelerator has room for the gallery, a thread uploads it now. The accelerator checks the
     whole gallery and gathers the rows.
     """
+    if isinstance(gallery, RowFile) and metric == "cosine":
+        return FileSource(gallery)
     uploads = metric == "cosine" and gallery.dtype == np.float32 and in_memory(gallery)
     if not uploads or gallery.nbytes > _upload_limit():
         return lambda rows: read_rows(gallery, rows)
@@ -62,7 +89,7 @@ def make_source(gallery: np.ndarray, metric: str) -> FeatureSource:
 def check_rows(given: Rows, dimensions: int, metric: str) -> Rows:
     """Check what a `FeatureSource` returned, except values that `ChunkPreparer` checks.
 
-    Returns: float32 rows, which must not be written to.
+    Returns: float32 rows, or under "cosine" float16 rows, which must not be written to.
 
     Raises: UserError for rows of another shape or type.
     """
@@ -73,7 +100,8 @@ def check_rows(given: Rows, dimensions: int, metric: str) -> Rows:
         rows = given
     else:
         array = checks.streamed_features("gallery_features", given, metric)
-        rows = view_rows(array, slice(None))
+        is_half = array.dtype == np.float16 and metric == "cosine" and in_memory(array)
+        rows = array if is_half else view_rows(array, slice(None))
     checks.same_dimension(dimensions, rows.shape[1])
     return rows
 
@@ -146,7 +174,8 @@ class ChunkPreparer:
 
     def __init__(self, length: int, dimensions: int, metric: str, dtype: str):
         """Prepare for chunks that are padded to `length` items."""
-        self._buffer = np.zeros((length, dimensions), np.float32)
+        self._shape = length, dimensions
+        self._buffer = np.empty((0, dimensions), np.float32)
         self._metric = metric
         self._dtype = dtype
         self.gallery_on_device = False  # whether the last chunk came from an uploaded gallery
@@ -158,7 +187,7 @@ class ChunkPreparer:
 
         Raises: UserError for rows of another shape or with values that are not finite.
         """
-        rows = check_rows(rows, self._buffer.shape[1], self._metric)
+        rows = check_rows(rows, self._shape[1], self._metric)
         self.gallery_on_device = isinstance(rows, CheckedRows)
         if isinstance(rows, CheckedRows):
             return unit_columns(self._pad(rows.rows), dtype=self._dtype)[0], None
@@ -167,7 +196,7 @@ class ChunkPreparer:
         prepared, is_safe = unit_columns(self._pad(rows), dtype=self._dtype)
         is_safe = np.asarray(is_safe)  # waits for the device; the buffer may be written after that
         if not is_safe.all():
-            rows = np.asarray(rows)
+            rows = np.asarray(rows, np.float32)
             checks.features("gallery_features", rows, self._metric)
             padded = self._pad(rescale_rows(rows, ~is_safe[: len(rows)]))
             prepared, _ = unit_columns(padded, dtype=self._dtype)
@@ -175,11 +204,16 @@ class ChunkPreparer:
         return prepared, None
 
     def _pad(
-        self, rows: Float32[np.ndarray, "n d"] | Float32[Array, "n d"]
-    ) -> Float32[np.ndarray, "length d"] | Float32[Array, "length d"]:
+        self, rows: Float[np.ndarray, "n d"] | Float32[Array, "n d"]
+    ) -> Float[np.ndarray, "length d"] | Float32[Array, "length d"]:
         """Append rows of zeros."""
+        length = self._shape[0]
         if isinstance(rows, jax.Array):
-            return jnp.pad(rows, ((0, len(self._buffer) - len(rows)), (0, 0)))
+            return jnp.pad(rows, ((0, length - len(rows)), (0, 0)))
+        if len(rows) == length and rows.ctypes.data % ALIGNMENT == 0:
+            return rows  # a CPU uses it where it lies
+        if self._buffer.dtype != rows.dtype or len(self._buffer) != length:
+            self._buffer = aligned_array(self._shape, rows.dtype)
         self._buffer[: len(rows)] = rows
         self._buffer[len(rows) :] = 0
         return self._buffer
@@ -196,16 +230,17 @@ class ChunkPreparer:
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def unit_rows(
-    rows: Float32[Array, "n d"], dtype: str
+    rows: Float[Array, "n d"], dtype: str
 ) -> tuple[Float[Array, "n d"], Bool[Array, " n"]]:
     """Return rows at unit length, rounded to a type, and whether float32 represents each length."""
+    rows = rows.astype(jnp.float32)
     lengths, is_safe = row_lengths(rows)
     return (rows / lengths[:, None]).astype(dtype), is_safe
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def unit_columns(
-    rows: Float32[Array, "n d"], dtype: str
+    rows: Float[Array, "n d"], dtype: str
 ) -> tuple[Float[Array, "d n"], Bool[Array, " n"]]:
     """`unit_rows`, transposed: XLA's CPU backend multiplies faster in this layout."""
     unit, is_safe = unit_rows(rows, dtype)

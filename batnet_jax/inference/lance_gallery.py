@@ -93,6 +93,25 @@ def open_lance(gallery: str | Path) -> FeatureFile:
     return FeatureFile(features, LancePaths(features), mark)
 
 
+def is_remote(gallery: str | Path) -> bool:
+    """Return whether a gallery's database is in a bucket."""
+    return "://" in uri_of(gallery)
+
+
+def whole_version(gallery: str | Path) -> tuple[int, ...] | None:
+    """Return what tells the whole version of a gallery from others; None if there is none now."""
+    uri = uri_of(gallery)
+    try:
+        # A database that was made anew counts its versions anew.
+        place = () if is_remote(gallery) else (os.stat(f"{uri}/{IMAGES}.lance").st_ino,)
+        table = import_lancedb(f"'{gallery}'").connect(uri).open_table(IMAGES)
+        return (*place, table.tags.get_version(WHOLE))
+    except MemoryError:
+        raise
+    except Exception:  # LanceDB raises many types; who opens the gallery says what is wrong
+        return None
+
+
 class LanceRows(RowView):
     """The features of a gallery in LanceDB, by the numbers that LanceDB gives its images."""
 

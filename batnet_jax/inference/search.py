@@ -40,6 +40,7 @@ class Searcher:
       gallery: features [n, d], paths, columns and the fingerprint of their model; of several
         galleries, all of them, one after the other.
       sources: the feature file or the images of each gallery.
+      kept: whether each source is features that are kept, which can be replaced, and not images.
       places: which of several galleries an image is in; None if there is one gallery.
       workdir: the workdir or the checkpoint of the model.
     """
@@ -68,6 +69,7 @@ class Searcher:
         )
         self.sources = [source] if isinstance(source, Path) else list(source)
         self.workdir = workdir
+        self.kept = [is_gallery(one) for one in self.sources]
         self._files = [self._open(one) for one in self.sources]
         self._join()
 
@@ -79,8 +81,8 @@ class Searcher:
         new = copy.copy(self)
         new.__dict__.pop("common_folder", None)
         new._files = [
-            open_kept(one) if is_gallery(one) else old
-            for one, old in zip(self.sources, self._files, strict=True)
+            open_kept(one) if is_kept else old
+            for one, old, is_kept in zip(self.sources, self._files, self.kept, strict=True)
         ]
         new._join()
         new._check_gallery()

@@ -1,22 +1,31 @@
 """The gallery that requests search, which follows its files: a replaced file is opened anew.
 
+So are a folder of shards whose manifest is another, and a database that has been loaded further.
 Requests that have begun end on the gallery that they began with. A new file that cannot be used is
 named, and the old gallery stays.
 """
 
+import math
 import os
 import sys
 import threading
+import time
 import traceback
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from batnet_jax.errors import UserError, one_line, printable
-from batnet_jax.inference.feature_file import is_feature_file
+from batnet_jax.inference.lance_gallery import is_lance, is_remote, whole_version
 from batnet_jax.inference.search import Searcher
+from batnet_jax.inference.shards import MANIFEST
+from batnet_jax.runtime.paths import is_folder
 
 SECONDS = 1.0
 """Between two looks at the files."""
+BUCKET_SECONDS = 30.0
+"""Between two looks at a database in a bucket, where each look is paid for."""
 
 
 class Following:
@@ -33,6 +42,7 @@ class Following:
         self.current = searcher
         self.problem: str | None = None
         self.changes = 0
+        self._in_buckets: dict[Path, tuple[float, Any]] = {}
         self._seen = self._facts()
         self._end = threading.Event()
 
@@ -75,15 +85,30 @@ class Following:
                 self.problem = one_line(error)
 
     def _facts(self) -> list | None:
-        """Return what tells a replaced file from the old one."""
-        facts = []
-        for path in filter(is_feature_file, self.current.sources):
-            try:
-                found = os.stat(path)
-                facts.append((found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
-            except OSError:
-                facts.append(None)
-        return facts
+        """Return what tells a replaced gallery from the old one."""
+        sources = zip(self.current.sources, self.current.kept, strict=True)
+        return [self._facts_of(source) for source, is_kept in sources if is_kept]
+
+    def _facts_of(self, source: Path) -> Any:
+        """Return the facts of a file, of the manifest of a folder, or of a database."""
+        if is_lance(source):
+            return self._version_of(source)
+        try:
+            found = os.stat(source / MANIFEST if is_folder(source) else source)
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+    def _version_of(self, source: Path) -> Any:
+        """Return the version of a database; in a bucket, the one that was seen lately."""
+        if not is_remote(source):
+            return whole_version(source)
+        now = time.monotonic()
+        when, version = self._in_buckets.get(source, (-math.inf, None))
+        if now - when >= BUCKET_SECONDS:
+            version = whole_version(source)
+            self._in_buckets[source] = now, version
+        return version
 
 
 def _search_all(searcher: Searcher) -> None:

@@ -180,6 +180,8 @@ FIELDS: dict[str, Field] = {
             *("vit_s14_dinov2", "vit_s14_dinov2_reg4"),
             *("vit_b16", "vit_b16_stride12", "vit_b16_mean", "vit_b16_dino"),
             *("vit_b14_dinov2", "vit_b14_dinov2_reg4"),
+            *("vit_b16_clip", "vit_b16_clip_gelu"),
+            *("vit_b16_clipreid", "vit_b16_clipreid_stride12"),
         ),
         own=True,
     ),

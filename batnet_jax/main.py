@@ -24,7 +24,7 @@ def run(argv: list[str]) -> int:
     """
     from batnet_jax.commands import pages
     from batnet_jax.commands.words import to_flags
-    from batnet_jax.errors import UserError
+    from batnet_jax.errors import RunFailure, UserError
 
     try:
         if pages.show(argv):
@@ -36,6 +36,9 @@ def run(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR
+    except RunFailure as error:
+        print(f"error: {error}", file=sys.stderr)
+        return RUN_FAILURE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

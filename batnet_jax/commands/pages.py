@@ -1,11 +1,12 @@
-"""Output that needs neither a run nor JAX: help, the version, completion, and lists."""
+"""What needs neither a run nor JAX: help, the version, completion, lists, and files of weights."""
 
 import os
 from collections.abc import Sequence
 
-from batnet_jax.commands import listings
+from batnet_jax.commands import listings, weights
 from batnet_jax.commands.table import COMMANDS
 from batnet_jax.commands.words import name_of, value_of
+from batnet_jax.errors import UserError
 from batnet_jax.version import VERSION
 
 HELP = ("-h", "-help", "--help")
@@ -20,7 +21,9 @@ def show(argv: Sequence[str]) -> bool:
       argv: the program and its arguments.
     Returns: False if the command line asks for a run.
 
-    Raises: UserError for a mistake in the arguments of a list or of a completion.
+    Raises:
+      UserError: for a mistake in the arguments of a list or of a completion.
+      RunFailure: if a file of weights cannot be fetched.
     """
     words = list(argv[1 : argv.index("--")] if "--" in argv else argv[1:])
     if COMPLETING in os.environ:
@@ -59,7 +62,9 @@ def answer(words: Sequence[str]) -> str:
     Args:
       words: the arguments of the program.
 
-    Raises: UserError for a mistake in them.
+    Raises:
+      UserError: for a mistake in them.
+      RunFailure: if a file of weights cannot be fetched.
     """
     from batnet_jax.commands.parsers import completion_script, make_parser
 
@@ -68,4 +73,10 @@ def answer(words: Sequence[str]) -> str:
         return listings.list_configs()
     if given.command == "fields":
         return listings.list_fields(given.pattern, given.config)
+    if given.command == "weights":
+        if given.get:
+            return weights.get(given.name, given.to or ".")
+        if given.to is not None:
+            raise UserError("--to is for batnet weights get NAME")
+        return weights.list_weights()
     return completion_script(given.shell)

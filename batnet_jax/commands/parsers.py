@@ -8,6 +8,7 @@ import os
 from typing import Any, NoReturn
 
 from batnet_jax.commands.config_files import config_names
+from batnet_jax.commands.known_weights import FILES
 from batnet_jax.commands.table import COMMANDS, DATA, MODES, RUN, RUNS, WORDS, Command, Option
 from batnet_jax.commands.words import shown
 from batnet_jax.config import FIELDS, Field
@@ -190,6 +191,11 @@ def add_own(parser: argparse.ArgumentParser, name: str) -> None:
             "--config", metavar="NAME|FILE", help="show its values, not the defaults"
         )
         config.completer = _names_and_files  # type: ignore[attr-defined]
+    if name == "weights":
+        parser.add_argument("get", nargs="?", choices=("get",), help="fetch the file NAME")
+        known = parser.add_argument("name", nargs="?", help="a file of the list that it prints")
+        known.completer = lambda **_: [own.name for own in FILES]  # type: ignore[attr-defined]
+        parser.add_argument("--to", metavar="DIR", help="the folder for it; default here")
 
 
 def complete() -> None:

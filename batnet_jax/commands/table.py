@@ -372,6 +372,11 @@ COMMANDS: dict[str, Command] = {
     ),
     "configs": Command("Lists the configs that come with the package.", settings="none"),
     "fields": Command("Lists the settings, with their meaning.", settings="none"),
+    "weights": Command(
+        "Lists the weights of others that can be read; fetches a file of them.",
+        settings="none",
+        examples=("batnet weights", "batnet weights get osnet_x1_0_msmt17 --to=weights"),
+    ),
     "completion": Command("Prints the completion of words for a shell.", settings="none"),
 }
 MODES = {name: command for name, command in COMMANDS.items() if command.module}

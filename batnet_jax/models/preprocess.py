@@ -1,11 +1,17 @@
 """From the bytes of images to the input of a network."""
 
+from collections.abc import Callable, Mapping
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 # Of RGB in [0, 1] over ImageNet (published code).
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+# Of RGB in [0, 1] over CLIP's training images (Radford et al., ICML 2021, their code).
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def normalise(images: Num[Array, "*b h w 3"], dtype=jnp.float32) -> Float[Array, "*b h w 3"]:
@@ -16,5 +22,25 @@ def normalise(images: Num[Array, "*b h w 3"], dtype=jnp.float32) -> Float[Array,
 
 def rescale(images: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
     """Return images that `normalise` has prepared with black brought to -1 and white to 1."""
-    std, mean = (jnp.asarray(value, images.dtype) for value in (IMAGENET_STD, IMAGENET_MEAN))
-    return 2 * (images * std + mean) - 1
+    return 2 * _restore(images) - 1
+
+
+def as_clip(images: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
+    """Return images that `normalise` has prepared with CLIP's mean and deviation as 0 and 1."""
+    mean, std = (jnp.asarray(value, images.dtype) for value in (CLIP_MEAN, CLIP_STD))
+    return (_restore(images) - mean) / std
+
+
+def _restore(images: jax.Array) -> jax.Array:
+    """Return images that `normalise` has prepared as RGB in [0, 1]."""
+    mean, std = (jnp.asarray(value, images.dtype) for value in (IMAGENET_MEAN, IMAGENET_STD))
+    return images * std + mean
+
+
+PIXELS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
+    "ImageNet's mean and deviation": lambda images: images,
+    "pixels of -1 to 1": rescale,
+    "CLIP's mean and deviation": as_clip,
+}
+"""From `normalise`'s form to that of a network, by its name in messages."""
+IMAGENET, HALF, CLIP = PIXELS

@@ -3,8 +3,9 @@
 Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021: ViT-S/16 and ViT-B/16. Variants:
 overlapping patches (He et al., "TransReID", ICCV 2021); LayerScale (Touvron et al., "Going Deeper
 with Image Transformers", ICCV 2021), as DINOv2 has it (Oquab et al., TMLR 2024); registers (Darcet
-et al., "Vision Transformers Need Registers", ICLR 2024). Layers and their order are those of timm's
-weights.
+et al., "Vision Transformers Need Registers", ICLR 2024); CLIP's image tower (Radford et al.,
+"Learning Transferable Visual Models From Natural Language Supervision", ICML 2021). Layers and
+their order are those of timm's weights.
 """
 
 from collections.abc import Mapping
@@ -16,14 +17,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import lax
 
-from batnet_jax.models.preprocess import rescale
+from batnet_jax.models.preprocess import CLIP, HALF, IMAGENET, PIXELS
 from batnet_jax.models.token_map import TokenMap
 
 LAYERS = 3
 """Layers of a block: four blocks have twelve."""
 EXPANSION = 4  # of the hidden layer
 HEAD_DIM = 64  # of an attention's head
-EPSILON = 1e-6  # of the layer normalisations
 SCALE_START = 1e-5  # of LayerScale (DINOv2)
 _LECUN = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
@@ -38,18 +38,24 @@ class Variant(NamedTuple):
       patch: side of a patch in pixels.
       stride: from patch to patch, in pixels; below `patch` they overlap.
       mean: the last map has the tokens of the patches; otherwise it is the class token alone.
-      rescale: bring normalised images to [-1, 1] first, as timm and TransReID do.
+      pixels: their preparation, of `preprocess.PIXELS`; timm and TransReID take -1 to 1.
       layer_scale: scale each channel of a residual.
       registers: tokens beside the class token.
+      pre_norm: normalise the tokens before the first layer; patches have no bias then (CLIP).
+      quick_gelu: see the function.
+      epsilon: of the layer normalisations.
     """
 
     heads: int
     patch: int = 16
     stride: int = 16
     mean: bool = False
-    rescale: bool = True
+    pixels: str = HALF
     layer_scale: bool = False
     registers: int = 0
+    pre_norm: bool = False
+    quick_gelu: bool = False
+    epsilon: float = 1e-6
 
 
 _HEADS = {"s": 6, "b": 12}
@@ -57,17 +63,24 @@ _KINDS = {
     "16": {},
     "16_stride12": {"stride": 12},
     "16_mean": {"mean": True},
-    "16_dino": {"rescale": False},
-    "14_dinov2": {"patch": 14, "stride": 14, "rescale": False, "layer_scale": True},
+    "16_dino": {"pixels": IMAGENET},
+    "14_dinov2": {"patch": 14, "stride": 14, "pixels": IMAGENET, "layer_scale": True},
     "14_dinov2_reg4": {
-        **{"patch": 14, "stride": 14, "rescale": False, "layer_scale": True},
+        **{"patch": 14, "stride": 14, "pixels": IMAGENET, "layer_scale": True},
         "registers": 4,
     },
 }
+_CLIP = Variant(_HEADS["b"], pixels=CLIP, pre_norm=True, quick_gelu=True, epsilon=1e-5)
 BACKBONES: Mapping[str, Variant] = {
-    f"vit_{size}{kind}": Variant(heads, **options)
-    for size, heads in _HEADS.items()
-    for kind, options in _KINDS.items()
+    **{
+        f"vit_{size}{kind}": Variant(heads, **options)
+        for size, heads in _HEADS.items()
+        for kind, options in _KINDS.items()
+    },
+    "vit_b16_clip": _CLIP,
+    "vit_b16_clip_gelu": _CLIP._replace(quick_gelu=False),  # LAION's
+    "vit_b16_clipreid": _CLIP._replace(pixels=HALF),
+    "vit_b16_clipreid_stride12": _CLIP._replace(pixels=HALF, stride=12),
 }
 
 
@@ -80,33 +93,32 @@ class Layer(nn.Module):
     """Attention and two dense layers, each behind a layer normalisation and beside a shortcut.
 
     Attributes:
-      heads: of the attention.
-      layer_scale: see `Variant`.
+      variant: of the family.
       dtype: of the products; the sums have the input's.
     """
 
-    heads: int
-    layer_scale: bool = False
+    variant: Variant
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map the tokens [b, t, c] to [b, t, c]."""
-        channels = x.shape[-1]
+        channels, heads, epsilon = x.shape[-1], self.variant.heads, self.variant.epsilon
         dense = partial(nn.Dense, kernel_init=_LECUN, dtype=self.dtype)
-        y = normalise(x, self.dtype, "norm1")
+        activate = quick_gelu if self.variant.quick_gelu else gelu
+        y = normalise(x, self.dtype, "norm1", epsilon)
         y = dense(3 * channels, name="qkv")(y)
-        y = y.reshape(*y.shape[:2], 3, self.heads, channels // self.heads)
+        y = y.reshape(*y.shape[:2], 3, heads, channels // heads)
         y = jax.nn.dot_product_attention(y[:, :, 0], y[:, :, 1], y[:, :, 2])
         y = dense(channels, name="proj")(y.reshape(x.shape))
         x = x + self._scaled(y, "scale1").astype(x.dtype)
-        y = normalise(x, self.dtype, "norm2")
-        y = gelu(dense(EXPANSION * channels, name="fc1")(y))
+        y = normalise(x, self.dtype, "norm2", epsilon)
+        y = activate(dense(EXPANSION * channels, name="fc1")(y))
         y = dense(channels, name="fc2")(y)
         return x + self._scaled(y, "scale2").astype(x.dtype)
 
     def _scaled(self, y: jax.Array, name: str) -> jax.Array:
-        if not self.layer_scale:
+        if not self.variant.layer_scale:
             return y
         start = nn.initializers.constant(SCALE_START)
         return y * self.param(f"{name}_gamma", start, (y.shape[-1],)).astype(y.dtype)
@@ -120,9 +132,14 @@ def gelu(x: jax.Array) -> jax.Array:
     return x * (0.5 * (1 + lax.erf(x * 0.5**0.5)))
 
 
-def normalise(x: jax.Array, dtype: Any, name: str) -> jax.Array:
+def quick_gelu(x: jax.Array) -> jax.Array:
+    """Return CLIP's approximation of `gelu` by a logistic function."""
+    return x * nn.sigmoid(1.702 * x)
+
+
+def normalise(x: jax.Array, dtype: Any, name: str, epsilon: float) -> jax.Array:
     """Return tokens with mean 0 and variance 1 over the channels, scaled and shifted."""
-    return nn.LayerNorm(EPSILON, dtype=dtype, use_fast_variance=False, name=name)(x)
+    return nn.LayerNorm(epsilon, dtype=dtype, use_fast_variance=False, name=name)(x)
 
 
 class Block(nn.Module):
@@ -164,15 +181,15 @@ class Block(nn.Module):
         sequence = jnp.concatenate(
             [image_tokens.tokens, image_tokens.map.reshape(b, height * w, c)], axis=1
         )
+        epsilon = self.variant.epsilon
+        if self.number == 1 and self.variant.pre_norm:
+            sequence = normalise(sequence, sequence.dtype, "norm_pre", epsilon)
         for i in range(LAYERS):
-            layer = Layer(
-                self.variant.heads, self.variant.layer_scale, self.dtype, name=f"layer{i}"
-            )
-            sequence = layer(sequence)
+            sequence = Layer(self.variant, self.dtype, name=f"layer{i}")(sequence)
         if self.number == 4:
             if not self.variant.mean:
-                return normalise(sequence[:, None, :1], sequence.dtype, "norm")
-            sequence = normalise(sequence, sequence.dtype, "norm")
+                return normalise(sequence[:, None, :1], sequence.dtype, "norm", epsilon)
+            sequence = normalise(sequence, sequence.dtype, "norm", epsilon)
         patches = sequence[:, count:].reshape(b, height, w, c)
         return patches if self.number == 4 else TokenMap(patches, sequence[:, :count])
 
@@ -180,11 +197,11 @@ class Block(nn.Module):
         """Return a token for each patch of normalised images, the class token and the registers."""
         channels = embed_dim(self.variant, self.width)
         side, stride = self.variant.patch, self.variant.stride
-        if self.variant.rescale:
-            images = rescale(images)
+        images = PIXELS[self.variant.pixels](images)
         patches = nn.Conv(
             *(channels, (side, side), (stride, stride)),
             padding="VALID",
+            use_bias=not self.variant.pre_norm,
             kernel_init=_HE,
             dtype=self.dtype,
             name="patch",

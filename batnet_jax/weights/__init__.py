@@ -1,7 +1,7 @@
 """Weights of other programs as a network's variables: published checkpoints, torchvision's, ours.
 
 * `names`: tables: the PyTorch name of each variable, and the order of Bi()'s channels
-* `resnet_names`, `osnet_names`: the tables of ResNet-50 and of OSNet
+* `resnet_names`, `osnet_names`, `vit_names`, `clip_names`: the tables of single families
 * `read_tensors`: tensors from .pth and .safetensors files, without running code from them
 * `convert`: tensors to variables and back
 * `load_report`: the report of each tensor's fate

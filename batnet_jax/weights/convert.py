@@ -10,10 +10,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from batnet_jax.errors import UserError
+from batnet_jax.weights.clip_names import IDENTITY
 from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.names import (
     BACKBONE,
     BATNET,
+    CLIP,
     FASTREID,
     NAMES,
     OSNET,
@@ -69,16 +71,18 @@ UNUSED = {
     OSNET_IBN: (_COUNT,),
     OSNET_AIN: (_COUNT,),
     VIT: (
-        (re.compile(r"mask_token"), "for training without labels"),
-        (re.compile(r"(head|fc|pre_logits)\..*"), "ImageNet classifier"),
+        (re.compile(r"mask(_token|ed_embed)"), "for training without labels"),
+        (re.compile(r"(head|fc|pre_logits)\..*"), "classifier, or CLIP's projection"),
         (re.compile(r"sie_embed"), "of cameras, which our network does not take"),
     ),
+    CLIP: (),
     WORKDIR: (),
 }
 _OSNET_HEAD = re.compile(r"(fc|classifier)\..*")
 HEADS: Mapping[str, re.Pattern[str]] = {
     **dict.fromkeys((OSNET, OSNET_IBN, OSNET_AIN), _OSNET_HEAD),
     FASTREID: re.compile(r"heads\..*"),
+    CLIP: re.compile(r"(proj|neck)\..*"),
 }
 """The canonical names of the tensors of a head that not every network for the weights has."""
 HEAD_ATTRIBUTES = ("neck", "embedding_dim")
@@ -134,10 +138,11 @@ def without_head(source: Source, why: str) -> Source:
     """Return a source without its head, whose tensors are left out for the reason `why`."""
     pattern = HEADS.get(source.format)
     head = {name for name in source.tensors if pattern and pattern.fullmatch(name)}
+    named = sorted({source.tensors[name][0] for name in head} - {IDENTITY})
     return source._replace(
         tensors={name: tensor for name, tensor in source.tensors.items() if name not in head},
         model={name: value for name, value in source.model.items() if name not in HEAD_ATTRIBUTES},
-        left_out=(*source.left_out, *((source.tensors[name][0], why) for name in sorted(head))),
+        left_out=(*source.left_out, *((name, why) for name in named)),
     )
 
 

@@ -15,9 +15,10 @@ from batnet_jax.errors import UserError, printable
 from batnet_jax.models import vit
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
+from batnet_jax.models.preprocess import IMAGENET
 from batnet_jax.validation import validate
 from batnet_jax.weights.convert import REMADE, Source, fill
-from batnet_jax.weights.names import BATNET, FASTREID, VIT
+from batnet_jax.weights.names import BATNET, CLIP, FASTREID, VIT
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.weights.vit_names import POSITIONS
 
@@ -64,7 +65,7 @@ def given_config(path: Path) -> ml_collections.ConfigDict:
 
 def _is_tall(source: Source) -> bool:
     """Return whether a file is likely to have been trained on images of `TALL_SIZE`."""
-    if source.format == VIT and POSITIONS in source.tensors:
+    if source.format in (VIT, CLIP) and POSITIONS in source.tensors:
         return source.tensors[POSITIONS][1].shape[:2] in TALL_GRIDS
     return source.format == FASTREID and source.model.get("neck") == "bnneck_gem"
 
@@ -104,9 +105,7 @@ def describe_unknown(source: Source, config: ml_collections.ConfigDict) -> str:
     """Return a line on what a file of weights does not say, and on what is taken instead."""
     height, width = config.data.image_size
     backbone = vit.BACKBONES.get(config.model.backbone)
-    pixels = (
-        "pixels of -1 to 1" if backbone and backbone.rescale else "ImageNet's mean and deviation"
-    )
+    pixels = backbone.pixels if backbone else IMAGENET
     line = (
         f"'{source.label}', {source.format}, does not say which images it was trained on, nor how "
         f"they were prepared: images of {height} x {width} and {pixels} are taken, unless another "

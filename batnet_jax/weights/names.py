@@ -4,7 +4,7 @@ A variable's path leads to its leaf in `{"params": ..., "batch_stats": ...}`, fo
 `("params", "blk1", "conv1", "conv", "kernel")`. The names come from the published code
 (Attention-in-Attention-Networks, `models/bilinear_aia_noHard_net.py`), from torchvision's
 `models/googlenet.py` and `models/resnet.py`, from FastReID (`resnet_names`) and from Torchreid
-(`osnet_names`), and from timm (`vit_names`).
+(`osnet_names`), from timm (`vit_names`) and from CLIP (`clip_names`).
 """
 
 import re
@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from batnet_jax.weights import resnet_names, vit_names
+from batnet_jax.weights import clip_names, resnet_names, vit_names
 from batnet_jax.weights.osnet_names import osnet_module
 
 Path = tuple[str, ...]
@@ -28,8 +28,9 @@ OSNET = "Torchreid osnet"
 OSNET_IBN = "Torchreid osnet_ibn"
 OSNET_AIN = "Torchreid osnet_ain"
 VIT = "timm vision transformer"
+CLIP = "CLIP image tower"
 FORMATS = (BATNET, BACKBONE, TORCHVISION, RESNET, RESNET_IBN, FASTREID)
-FORMATS += (OSNET, OSNET_IBN, OSNET_AIN, VIT)
+FORMATS += (OSNET, OSNET_IBN, OSNET_AIN, VIT, CLIP)
 
 LEAVES = {
     "kernel": "weight",
@@ -148,6 +149,11 @@ def osnet_name(path: Path, *, listed: bool = False) -> str | None:
     return f"{module}.{LEAVES[path[-1]]}" if module else None
 
 
+def clip_name(path: Path) -> str | None:
+    """Return timm's name of a variable of CLIP's image tower, or that of its head; else None."""
+    return vit_names.vit_name(path, LEAVES) or clip_names.head_name(path, LEAVES)
+
+
 NAMES = {
     BATNET: published_name,
     BACKBONE: published_name,
@@ -159,6 +165,7 @@ NAMES = {
     OSNET_IBN: osnet_name,
     OSNET_AIN: partial(osnet_name, listed=True),
     VIT: partial(vit_names.vit_name, leaves=LEAVES),
+    CLIP: clip_name,
 }
 
 
@@ -184,6 +191,7 @@ ANCHORS = {
     "conv2.0.conv2a.conv1.weight",
     "conv2.0.conv2.0.layers.0.conv1.weight",
     vit_names.ANCHOR,
+    clip_names.ANCHOR,
 }
 """Canonical names; each backbone has exactly one of them."""
 FOLLOWERS = ("encoder_k", "momentum_encoder", "target_encoder", "encoder_ema", "model_ema")
@@ -239,7 +247,7 @@ def guess_format(names: set[str]) -> str | None:
         return OSNET_AIN
     if vit_names.ANCHOR in names:
         return VIT
-    return None
+    return CLIP if clip_names.is_clip(names) else None
 
 
 def bilinear_order(channels: int) -> np.ndarray:

@@ -40,7 +40,8 @@ LEGACY_PICKLES = 5
 """Pickles in a file of PyTorch before 1.6: magic number, protocol, system, content, keys."""
 MAX_EXPANSION = 2
 """Limit of the bytes of all tensors over the bytes of their file; tensors may share bytes."""
-WRAPPERS = ("state_dict", "model_state_dict", "model")
+WRAPPERS = ("state_dict", "model_state_dict", "model", "teacher")
+"""Keys of a file under which its state dict lies; DINO's and PersonViT's training has a teacher."""
 DTYPES = {
     "F64": np.float64,
     "F32": np.float32,

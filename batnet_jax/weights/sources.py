@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import ml_collections
+import numpy as np
 
 from batnet_jax.errors import ArgumentError, UserError
 from batnet_jax.models import BATNet, osnet, parse_positions, resnet, vit
@@ -13,10 +14,12 @@ from batnet_jax.runtime.own_code import is_import_path
 from batnet_jax.runtime.paths import is_folder
 from batnet_jax.step.train_step import make_recipe, state_shapes
 from batnet_jax.validation import check_trusted
+from batnet_jax.weights import clip_names
 from batnet_jax.weights.convert import HEAD_ATTRIBUTES, HEADS, WORKDIR, Source, flatten
 from batnet_jax.weights.names import (
     BACKBONE,
     BATNET,
+    CLIP,
     FASTREID,
     FORMATS,
     OSNET,
@@ -61,6 +64,7 @@ FORMAT_BACKBONES = {
     OSNET_IBN: (_named(osnet.BACKBONES, "osnet_ibn"), "conv1.conv.weight"),
     OSNET_AIN: (_named(osnet.BACKBONES, "osnet_ain"), "conv1.conv.weight"),
     VIT: (tuple(vit.BACKBONES), STEM),
+    CLIP: (_named(vit.BACKBONES, "vit_b16_clip"), STEM),
 }
 
 
@@ -109,22 +113,51 @@ def _open_file(config: ml_collections.ConfigDict, path: Path) -> Source:
         )
     if form == FASTREID:
         check_fastreid(path, tensors)
-    if form == VIT:
-        by_name = {strip_module(name): (name, tensor) for name, tensor in given.items()}
-        branch = join_branch(prefix.removesuffix("base."), by_name)
-        taken = {name for name, _ in branch.values()}
-        left_out = [row for row in left_out if row[0] not in taken]
-        replaced = [tensors[key][0] for key in branch if key in tensors]
-        left_out += [(name, "replaced by the global branch, b1") for name in replaced]
-        tensors = as_ours(path, tensors | branch)
-    shapes = {name: tensor.shape for name, (_, tensor) in tensors.items()}
     try:
+        if form in (VIT, CLIP):
+            tensors, left_out = _as_transformer(form, path, prefix, given, tensors, left_out)
+        shapes = {name: tensor.shape for name, (_, tensor) in tensors.items()}
         model = describe(form, shapes, config.model, tuple(config.data.image_size))
+    except UserError:
+        raise
     except (IndexError, ValueError, ZeroDivisionError) as error:
         raise UserError(
             f"'{path}' has tensors of impossible shapes: check that it is whole"
         ) from error
     return Source(str(path), form, tensors, model, prefix=prefix, left_out=tuple(left_out))
+
+
+def _as_transformer(
+    form: str,
+    path: Path,
+    prefix: str,
+    given: Mapping[str, np.ndarray],
+    tensors: dict[str, tuple[str, np.ndarray]],
+    left_out: list[tuple[str, str]],
+) -> tuple[dict[str, tuple[str, np.ndarray]], list[tuple[str, str]]]:
+    """Return a transformer's tensors by timm's names, in our form, and those that are left out.
+
+    Args:
+      form: `VIT` or `CLIP`.
+      path: of the file, for messages.
+      prefix: of the backbone.
+      given: all tensors of the file, by its own names.
+      tensors: see `Source`.
+      left_out: see `Source`.
+    """
+    if form == CLIP:
+        clipreid = prefix.endswith(clip_names.CLIPREID)
+        root = prefix.removesuffix(clip_names.CLIPREID if clipreid else "visual.")
+        names = [(name, strip_module(name).removeprefix(root), why) for name, why in left_out]
+        left_out = [(own, clip_names.why_beside(name) or why) for own, name, why in names]
+        return as_ours(path, clip_names.as_timm(tensors, clipreid=clipreid)), left_out
+    by_name = {strip_module(name): (name, tensor) for name, tensor in given.items()}
+    branch = join_branch(prefix.removesuffix("base."), by_name)
+    taken = {name for name, _ in branch.values()}
+    replaced = [tensors[key][0] for key in branch if key in tensors]
+    left_out = [row for row in left_out if row[0] not in taken]
+    left_out += [(name, "replaced by the global branch, b1") for name in replaced]
+    return as_ours(path, tensors | branch), left_out
 
 
 def _choose_prefix(wanted: str, path: Path, names: Iterable[str]) -> str:
@@ -171,7 +204,7 @@ def describe(
       image_size: (height, width) of its images in pixels.
     """
     backbones, stem = FORMAT_BACKBONES[form]
-    if form == VIT and stem in shapes:
+    if form in (VIT, CLIP) and stem in shapes:
         backbones = choose_variants(shapes, model.backbone, image_size)
     if form == FASTREID:
         backbones = (fastreid_backbone(shapes),)
@@ -185,6 +218,8 @@ def describe(
     elif form == FASTREID and "heads.bottleneck.0.weight" in shapes:
         neck = "bnneck_gem" if "heads.pool_layer.p" in shapes else "bnneck"
         found |= {"neck": neck, "embedding_dim": 0}
+    elif form == CLIP and clip_names.PROJECTION in shapes:
+        found |= {"neck": "bnneck", "embedding_dim": shapes[clip_names.PROJECTION][0]}
     elif "fc.0.weight" in shapes and form in HEADS:
         found |= {"neck": "fc", "embedding_dim": shapes["fc.0.weight"][0]}
     return found

@@ -15,6 +15,8 @@ import numpy as np
 
 from batnet_jax.errors import UserError
 from batnet_jax.models import vit
+from batnet_jax.models.preprocess import HALF
+from batnet_jax.weights import clip_names
 
 ANCHOR = "blocks.0.attn.qkv.weight"
 STEM = "patch_embed.proj.weight"
@@ -43,6 +45,8 @@ def vit_name(path: tuple[str, ...], leaves: Mapping[str, str]) -> str | None:
             return _LEAVES[leaf]
         case "blk1", "patch", leaf:
             return f"patch_embed.proj.{leaves[leaf]}"
+        case "blk1", "norm_pre", leaf:
+            return f"norm_pre.{leaves[leaf]}"
         case "blk4", "norm", leaf:
             return f"norm.{leaves[leaf]}"
         case ("blk1" | "blk2" | "blk3" | "blk4") as block, layer, *rest:
@@ -67,16 +71,23 @@ def choose_variants(
     """
     registers = shapes.get(REGISTERS, (1, 0, 0))[1]
     scaled = f"{_LAST['0']}.ls1.gamma" in shapes
+    pre_norm = "norm_pre.weight" in shapes
+    clipreid = shapes.get(clip_names.PROJECTION, (0,))[0] > shapes[STEM][0]
     grid = shapes.get(POSITIONS, (0, 0))[:2]
 
     def fits(variant: vit.Variant) -> bool:
-        return (variant.patch, variant.registers, variant.layer_scale) == (
-            shapes[STEM][-1],
-            registers,
-            scaled,
-        )
+        found = (shapes[STEM][-1], registers, scaled, pre_norm)
+        own = (variant.patch, variant.registers, variant.layer_scale, variant.pre_norm)
+        return own == found
 
     names = [name for name, variant in vit.BACKBONES.items() if fits(variant)]
+    if not names:
+        side = shapes[STEM][-1]
+        raise UserError(
+            f"no transformer here has patches of {side} x {side} pixels, {registers} registers, "
+            f"{'a' if scaled else 'no'} LayerScale and {'a' if pre_norm else 'no'} norm before the "
+            "first layer, as the file has: batnet weights lists what can be read"
+        )
     channels = shapes[STEM][0]
 
     def order(name: str) -> tuple:
@@ -85,7 +96,8 @@ def choose_variants(
         overlap = variant.stride < variant.patch
         sizes = (image_size, (256, 128), (384, 128))
         has_overlap = grid in {grid_of(size, variant) for size in sizes}
-        return name != wanted, not size_fits, overlap and not has_overlap, not overlap
+        other_pixels = pre_norm and clipreid != (variant.pixels == HALF)
+        return name != wanted, not size_fits, other_pixels, overlap and not has_overlap, not overlap
 
     return tuple(sorted(names, key=order))
 
@@ -113,7 +125,7 @@ def as_ours(path: object, tensors: Tensors) -> dict[str, tuple[str, np.ndarray]]
     positions, token = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (positions, token))
     alone = REGISTERS in ours and shape_of_grid(len(positions)) is not None
     if not alone:  # timm's networks with registers have positions of patches alone
-        token, positions = token + positions[:1], positions[1:]
+        token, positions = _add(token, positions[:1]), positions[1:]
         token_name = f"{token_name} + {own}[0]"
     grid = shape_of_grid(len(positions))
     if grid is None:
@@ -121,6 +133,13 @@ def as_ours(path: object, tensors: Tensors) -> dict[str, tuple[str, np.ndarray]]
     ours[TOKEN] = token_name, token.reshape(-1)
     ours[POSITIONS] = own, positions.reshape(*grid, -1)
     return ours
+
+
+def _add(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return a sum of tensors, in float32 if they have fewer bits; other types as they are."""
+    if all(jnp.issubdtype(tensor.dtype, jnp.floating) for tensor in (one, other)):
+        one, other = one.astype(np.float32), other.astype(np.float32)
+    return one + other
 
 
 def shape_of_grid(count: int) -> tuple[int, int] | None:

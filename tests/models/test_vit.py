@@ -18,7 +18,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.models import BACKBONES, BATNet, vit
 from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
-from batnet_jax.models.preprocess import normalise, rescale
+from batnet_jax.models.preprocess import HALF, normalise, rescale
 from batnet_jax.models.token_map import TokenMap
 from batnet_jax.modes.import_weights import import_weights
 from batnet_jax.weights.convert import flatten, from_torch, to_torch, torch_shape
@@ -129,7 +129,7 @@ def load_torch(backbone, size, width, tmp_path, *, images):
     path = tmp_path / "vit.pth"
     torch.save(network.state_dict(), path)
     prepared = np.asarray(normalise(images))
-    if vit.BACKBONES[backbone].rescale:
+    if vit.BACKBONES[backbone].pixels == HALF:
         prepared = images.astype(np.float32) / 127.5 - 1
     with torch.no_grad():
         tokens = network(torch.from_numpy(prepared.transpose(0, 3, 1, 2).copy())).numpy()
@@ -262,7 +262,7 @@ def test_a_file_fills_the_backbone(theirs, tmp_path):
     for number in (1, 2, 3, 4):
         assert_same(filled["params"][f"blk{number}"], theirs["params"][f"blk{number}"])
     assert dict(report.skipped) == {
-        "module.base.head.weight": "ImageNet classifier",
+        "module.base.head.weight": "classifier, or CLIP's projection",
         "module.bottleneck.weight": "without the prefix",
     }
     rows = {ours: original for ours, original, _ in report.loaded}

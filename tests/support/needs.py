@@ -35,6 +35,7 @@ INSTALL = {
     "nbformat": "make notebook",
     "pandas": "make notebook",
     "playwright.sync_api": "make browser",
+    "pooch": "pip install -e '.[test]'",
     "polars": "make tables",
     "setuptools": "pip install -e '.[test]'",
     "sklearn": "pip install -e '.[test]'",

@@ -17,7 +17,7 @@ SMOKE := $(addprefix tests/,runtime/test_devices.py house/test_exact_products.py
   retrieval/test_evaluator.py retrieval/test_count_kernels.py workdir/test_sealed_checkpoints.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all newest torch onnx browser notebook tables gpu docs bench baselines lint format clean
+.PHONY: help demo test test-all newest torch onnx openvino browser notebook tables gpu docs bench baselines lint format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,8 @@ newest:  ## some tests with the newest versions that pyproject.toml allows, in .
 torch: $(VENV)/.torch  ## install PyTorch: it reads .pth, and more tests compare with it
 
 onnx: $(VENV)/.onnx  ## install what writes and runs .onnx files
+
+openvino: $(VENV)/.openvino  ## install what runs .onnx files in OpenVINO, in int8 too
 
 browser: $(VENV)/.browser  ## install Playwright: tests of pages run in Chromium, if it is there
 
@@ -114,6 +116,11 @@ $(VENV)/.torch: $(VENV)/.test constraints.txt
 $(VENV)/.onnx: $(VENV)/.test requirements/onnx.txt
 	@echo "installing the ONNX packages into $(VENV)"
 	@$(HASHED) requirements/onnx.txt
+	@touch $@
+
+$(VENV)/.openvino: $(VENV)/.onnx requirements/openvino.txt
+	@echo "installing OpenVINO and nncf into $(VENV)"
+	@$(HASHED) requirements/openvino.txt
 	@touch $@
 
 $(VENV)/.browser: $(VENV)/.test requirements/browser.txt

@@ -26,7 +26,7 @@ compile run pyproject.toml
 mapfile -t without < <(names build; names run)
 compile test pyproject.toml --extra test
 mapfile -t without < <(names build; names run; names test)
-for extra in dev onnx browser notebook tables gpu; do
+for extra in dev onnx openvino browser notebook tables gpu; do
   compile "$extra" pyproject.toml --extra "$extra"
 done
 python=3.11.5  # a plugin of the documentation's wants it

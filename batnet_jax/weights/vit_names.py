@@ -123,6 +123,8 @@ def as_ours(path: object, tensors: Tensors) -> dict[str, tuple[str, np.ndarray]]
         return ours
     (own, positions), (token_name, token) = ours[POSITIONS], ours[TOKEN]
     positions, token = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (positions, token))
+    if token.shape[-1] != positions.shape[-1]:
+        raise UserError(f"'{path}' has {token_name} and {own} of different widths: is it whole?")
     alone = REGISTERS in ours and shape_of_grid(len(positions)) is not None
     if not alone:  # timm's networks with registers have positions of patches alone
         token, positions = _add(token, positions[:1]), positions[1:]

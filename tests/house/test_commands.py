@@ -328,12 +328,10 @@ def write_evaluation(workdir):
 
 def test_all_benchmarks_in_the_documents_are_run():
     known = SMALLER.keys() | {"rerank.py", "search.py", "export.py", "convolution.py", "kernels.py"}
-    known |= {
-        "gpu_program.py",
-        "tpu_program.py",
-        "tpu_count.py",
-    }  # they want the plugin for CUDA, and libtpu
-    known |= {"rounded_products.py", "vit.py", "boxes.py"}  # they want a trained run, or minutes
+    # They want the plugin for CUDA, and libtpu.
+    known |= {"gpu_program.py", "tpu_program.py", "tpu_count.py"}
+    # They want a trained run, or minutes.
+    known |= {"rounded_products.py", "vit.py", "boxes.py", "deployed.py"}
     known |= {"evaluator_shards.py"}  # many minutes, and 10 GB of disk
     known |= {"indices.py"}  # hours; tests/house/test_indices_table.py has its table
     known |= {"experiments.py"}  # hours; tests/house/test_experiments.py has its tables

@@ -15,7 +15,7 @@ from support.paths import ROOT
 
 FOLDER = ROOT / "requirements"
 FILES = sorted(path.stem for path in FOLDER.glob("*.txt"))
-EXTRAS = ("test", "dev", "onnx", "browser", "notebook", "tables", "docs", "gpu")
+EXTRAS = ("test", "dev", "onnx", "openvino", "browser", "notebook", "tables", "docs", "gpu")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BEFORE = ("build", "run", "test")
 ENTRY = re.compile(r"(\S+)==(\S+)( ;[^\\\n]+)? \\\n(    --hash=sha256:[0-9a-f]{64}( \\)?\n)+")

@@ -30,6 +30,8 @@ INSTALL = {
     "mkdocstrings": "make docs",
     "onnx": "make onnx",
     "onnxruntime": "make onnx",
+    "nncf": "make openvino",
+    "openvino": "make openvino",
     "pillow_heif": "pip install -e '.[test]'",
     "nbclient": "make notebook",
     "nbformat": "make notebook",

@@ -286,8 +286,9 @@ def dropped(state, *names):
         (lambda s: s | {"visual.proj": np.ones(3, "f4")}, r"unknown names \(visual.proj"),
         (lambda s: s | {"visual.proj": s["visual.proj"] * np.nan}, "not finite"),
         (lambda s: s | {"visual.proj": np.ones((48, 20), "i4")}, "of type int32"),
-        (lambda s: s | {"visual.class_embedding": np.ones((), "f4")}, "impossible shapes"),
-        (lambda s: s | {"visual.class_embedding": np.ones(7, "f4")}, "impossible shapes"),
+        (lambda s: s | {"visual.class_embedding": np.ones((), "f4")}, "different widths"),
+        (lambda s: s | {"visual.class_embedding": np.ones(7, "f4")}, "different widths"),
+        (lambda s: s | {"visual.conv1.weight": np.ones((), "f4")}, "impossible shapes"),
         (lambda s: s | {"visual.positional_embedding": np.ones((12, 48), "f4")}, "are no grid"),
         (lambda s: s | {"visual.conv1.weight": np.ones((48, 3, 32, 32), "f4")}, "32 x 32 pixels"),
         (

@@ -40,7 +40,7 @@ class File:
 
     Attributes:
       name: in `batnet weights get NAME`.
-      about: the network, and what it was trained on.
+      about: the network and its training images.
       url: of the file, of one version that does not change.
       sha256: of its bytes, hexadecimal.
       terms: as the page states them.
@@ -64,7 +64,7 @@ class File:
 
 
 PEOPLE = "photographs of people, for research"
-"""What the data sets allow of which the weights know."""
+"""The terms of the data sets that the weights were trained on."""
 
 FAMILIES = (
     Family(

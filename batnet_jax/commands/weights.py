@@ -72,7 +72,7 @@ def get(name: str | None, folder: str) -> str:
     Returns: a line that says where the file is.
 
     Raises:
-      UserError: for an unknown name, or if another file is there.
+      UserError: for an unknown name, or if another file has the place.
       RunFailure: if the file cannot be fetched whole.
     """
     names = [own.name for own in FILES]

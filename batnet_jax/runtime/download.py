@@ -16,17 +16,17 @@ _BLOCK = 1 << 20
 
 
 def fetch(url: str, sha256: str, path: Path, *, user: str) -> bool:
-    """Fetch a file, unless it is there already.
+    """Fetch a file, unless its place has it already.
 
     Args:
       url: http:// or https://.
       sha256: of the bytes, hexadecimal.
       path: of the file; missing folders are made.
       user: the argument that wants the file, for messages.
-    Returns: False if the file was there already.
+    Returns: False if nothing had to be fetched.
 
     Raises:
-      UserError: if another file is there, or pooch is not installed.
+      UserError: if another file has the place, or pooch is not installed.
       RunFailure: if the file cannot be fetched whole. Nothing is left at `path` then.
     """
     if exists(path):

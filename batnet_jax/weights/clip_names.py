@@ -44,7 +44,7 @@ Tensors = Mapping[str, tuple[str, np.ndarray]]
 
 
 def is_clip(names: set[str]) -> bool:
-    """Tell whether names are those of CLIP's image tower, a transformer."""
+    """Tell whether a file has CLIP's image tower, a transformer."""
     return {ANCHOR, "ln_pre.weight", "transformer.resblocks.0.attn.in_proj_weight"} <= names
 
 

@@ -150,7 +150,7 @@ def osnet_name(path: Path, *, listed: bool = False) -> str | None:
 
 
 def clip_name(path: Path) -> str | None:
-    """Return timm's name of a variable of CLIP's image tower, or that of its head; else None."""
+    """Return the canonical name in CLIP's image tower or its head; None if not of it."""
     return vit_names.vit_name(path, LEAVES) or clip_names.head_name(path, LEAVES)
 
 

@@ -269,6 +269,22 @@ def test_a_file_fills_the_backbone(theirs, tmp_path):
     assert rows["params/blk1/token"] == "module.base.cls_token + module.base.pos_embed[0]"
 
 
+def test_the_teacher_of_a_training_checkpoint_is_read(theirs, tmp_path):
+    """As DINO and PersonViT save it."""
+    torch = needs.package("torch")
+    names = {f"module.backbone.{n}": torch.from_numpy(t) for n, t in named(theirs).items()}
+    names |= {"module.backbone.masked_embed": torch.ones(1, 24), "module.head.last": torch.ones(3)}
+    student = {name: tensor + 1 for name, tensor in names.items()}
+    content = {"student": student, "teacher": names, "epoch": 3, "args": None}
+    torch.save(content, tmp_path / "w.pth")
+    filled, report = weights.initialise(make_config(), draw(make_config(), 1), tmp_path / "w.pth")
+    assert_same(filled["params"]["blk3"], theirs["params"]["blk3"])
+    assert dict(report.skipped) == {
+        "module.backbone.masked_embed": "for training without labels",
+        "module.head.last": "without the prefix",
+    }
+
+
 def test_the_global_branch_of_transreid_is_the_last_layer(theirs, tmp_path):
     tensors = {f"base.{name}": t for name, t in named(theirs).items()}
     last = {n: t for n, t in tensors.items() if n.startswith("base.blocks.11.")}

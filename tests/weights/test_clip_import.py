@@ -288,7 +288,7 @@ def dropped(state, *names):
         (lambda s: s | {"visual.proj": np.ones((48, 20), "i4")}, "of type int32"),
         (lambda s: s | {"visual.class_embedding": np.ones((), "f4")}, "different widths"),
         (lambda s: s | {"visual.class_embedding": np.ones(7, "f4")}, "different widths"),
-        (lambda s: s | {"visual.conv1.weight": np.ones((), "f4")}, "impossible shapes"),
+        (lambda s: s | {"visual.conv1.weight": np.ones((), "f4")}, "patches of 1 x 1 pixels"),
         (lambda s: s | {"visual.positional_embedding": np.ones((12, 48), "f4")}, "are no grid"),
         (lambda s: s | {"visual.conv1.weight": np.ones((48, 3, 32, 32), "f4")}, "32 x 32 pixels"),
         (
@@ -304,3 +304,13 @@ def test_a_file_that_does_not_fit_is_refused(state, tmp_path, change, message):
         weights.initialise(config, draw_variables_of(config), path)
     assert "\n" not in str(caught.value)
     assert load_file(path)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, of TorchScript
+def test_a_program_is_refused(tmp_path):
+    """As OpenAI's own file is one."""
+    torch = needs.package("torch")
+    path = tmp_path / "ViT-B-16.pt"
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)), path)
+    with pytest.raises(UserError, match=r"save its state dict alone, or as \.safetensors"):
+        open_source(make_config(), path)

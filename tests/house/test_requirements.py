@@ -53,7 +53,7 @@ def test_versions_are_those_of_the_constraints(name):
 
 def test_every_pin_has_hashes_but_those_of_pytorch():
     hashed = {package for name in FILES for package, _ in entries(name)}
-    assert pins().keys() - hashed == {"torch", "networkx"}
+    assert pins().keys() - hashed == {"torch"}
 
 
 def asked(requirements):

@@ -17,7 +17,7 @@ _OWN = frozenset(
 
 
 def take_columns(gallery: FeatureFile, numbers: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the columns of some gallery images, by name, [k] each; empty if there are none.
+    """Return the columns of some gallery images, by name, [k] each; empty without columns.
 
     Args:
       gallery: an open one.

@@ -99,7 +99,7 @@ def is_remote(gallery: str | Path) -> bool:
 
 
 def whole_version(gallery: str | Path) -> tuple[int, ...] | None:
-    """Return what tells the whole version of a gallery from others; None if there is none now."""
+    """Return the version of the last complete load of a gallery; None while a gallery has none."""
     uri = uri_of(gallery)
     try:
         # A database that was made anew counts its versions anew.

@@ -86,7 +86,7 @@ def describe(images: Any) -> DescribedImages | None:
     Args:
       images: see `Model.embed`; a table, see `describe_images`.
 
-    Raises: UserError if there is no image, or a row of the table is wrong.
+    Raises: UserError if no image is found, or a row of the table is wrong.
     """
     if isinstance(images, str | Path):
         check_local(images)

@@ -27,7 +27,7 @@ def to_bytes(path: Path, source: Mapping[str, Any], lists: Sequence[Mapping[str,
 
     `.json`: one object, of the source and `results`. `.jsonl`: a line for each query, an object
     with the source. `.csv`: a row for each hit, with its query; a query without hits has one row.
-    Columns of the gallery stand behind the others there, under their own names; see `table_name`.
+    In `.csv` columns of the gallery follow, under their own names; see `table_name`.
 
     Args:
       path: its suffix chooses the format; see `check_suffix`.

@@ -11,7 +11,7 @@ _GAP_BYTES = 2**16
 _SPAN_BYTES = 2**22
 """Limit of the bytes that are read at a time."""
 _RUN_BYTES = 2**16
-"""Rows that follow each other are read to their place if they take so many bytes on average."""
+"""Mean length from which runs of neighbouring rows are read directly to their place."""
 
 
 class RowView(RowFile):

@@ -2,6 +2,7 @@
 
 import os
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from support.evaluator_cases import FEW, make_case
 from batnet_jax.errors import UserError
 from batnet_jax.retrieval import ImageSet, Labels, Options, evaluate, evaluate_stream
 from batnet_jax.retrieval.row_file import RowFile
+from batnet_jax.retrieval.streaming import chunks as chunks_module
 from batnet_jax.retrieval.streaming import prepare_features, ranks
 from batnet_jax.retrieval.streaming.prepare_features import CheckedRows
 
@@ -180,33 +182,36 @@ def in_file(path, array):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-def test_the_next_rows_of_a_file_are_read_ahead(tmp_path, dtype, monkeypatch):
-    """Whatever was begun, the rows that are asked for come."""
-    array = np.random.default_rng(0).normal(size=(50, 6)).astype(dtype)
+def test_the_next_chunk_of_a_file_is_loaded_ahead(tmp_path, dtype, monkeypatch):
+    """One after the other, in a thread; whatever was begun, the chunk that is asked for comes."""
+    array = np.random.default_rng(0).normal(size=(60, 6)).astype(dtype)
     source = prepare_features.make_source(in_file(tmp_path / "F", array), "cosine")
-    known = np.float16 if dtype == np.float16 else np.float32
-    first, second = np.arange(3, 20), np.array([1, 9, 40])
-    threads = []
-    read = prepare_features.read_file
-    monkeypatch.setattr(
-        prepare_features,
-        "read_file",
-        lambda *words: (threads.append(threading.current_thread()), read(*words))[1],
-    )
-    for begun, asked in ((None, first), (second, second), (first, second), (second[:2], second)):
-        if begun is not None:
-            source.start(begun)
-        found = source(asked)
-        assert found.dtype == known
-        np.testing.assert_array_equal(found, array[asked].astype(known))
-    is_main = [thread is threading.main_thread() for thread in threads]
-    assert is_main.count(True) == 3  # the second of the four had been begun
-    assert is_main[:2] == [True, False]
-    source.start(second)
+    items = [np.arange(0, 17), np.arange(17, 33), np.array([33, 40, 59]), np.arange(41, 58)]
+    asked, read = [], prepare_features.read_file
+
+    def noted(gallery, rows):
+        asked.append(next(n for n, own in enumerate(items) if own is rows))
+        assert threading.current_thread() is not threading.main_thread()
+        return read(gallery, rows)
+
+    monkeypatch.setattr(prepare_features, "read_file", noted)
+    plan = types.SimpleNamespace(chunks=items)
+    make = prepare_features.ChunkPreparer(17, 6, "cosine", "float32")
+    loader = chunks_module.ChunkLoader(source, plan, np.array([3, 40]), make)
+    exact = array.astype(np.float32).astype(np.float64)
+    exact /= np.sqrt((exact**2).sum(1, keepdims=True))
+    for number in (0, 1, 3, 2, 3):
+        chunk = loader.load(number)
+        found = np.asarray(chunk.features).T
+        np.testing.assert_allclose(found[: len(items[number])], exact[items[number]], atol=1e-6)
+        assert not found[len(items[number]) :].any()
+        assert int(chunk.num_items) == len(items[number])
+    assert asked == [0, 1, 2, 3, 2, 3]  # 2 was begun after 1, and 3 after 2
+    loader.load(0)
+    loader.load(1)
     os.truncate(tmp_path / "F", 30)
-    source.start(first)
     with pytest.raises(UserError, match="has been cut off"):
-        source(first)
+        loader.load(3)
 
 
 def test_a_file_of_16_bits_has_the_figures_of_its_numbers(tmp_path):

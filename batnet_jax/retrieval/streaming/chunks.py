@@ -1,5 +1,6 @@
 """Gallery chunks on the devices, with all that counting needs to know of them."""
 
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ class Chunk(NamedTuple):
 
 
 class ChunkLoader:
-    """Loads the chunks of a plan, one at a time."""
+    """Loads the chunks of a plan, one at a time; of a file, the next one while devices count."""
 
     def __init__(
         self, source: FeatureSource, plan: Plan, matched: np.ndarray, preparer: ChunkPreparer
@@ -41,6 +42,8 @@ class ChunkLoader:
         self._plan = plan
         self._matched = matched
         self._preparer = preparer
+        self._pool = ThreadPoolExecutor(1, "chunks") if isinstance(source, FileSource) else None
+        self._ahead: tuple[int, Future[Chunk]] | None = None
 
     @property
     def gallery_on_device(self) -> bool:
@@ -49,10 +52,19 @@ class ChunkLoader:
 
     def load(self, number: int) -> Chunk:
         """Request the features of a chunk from the source, and put the chunk on the devices."""
+        if self._pool is None:
+            return self._load(number)
+        if self._ahead is None or self._ahead[0] != number:
+            self._ahead = number, self._pool.submit(self._load, number)  # after the one in work
+        chunk = self._ahead[1].result()
+        self._ahead = None
+        if number + 1 < len(self._plan.chunks):
+            self._ahead = number + 1, self._pool.submit(self._load, number + 1)
+        return chunk
+
+    def _load(self, number: int) -> Chunk:
         items = self._plan.chunks[number]
         features, offset = self._preparer(self._source(items))
-        if isinstance(self._source, FileSource) and number + 1 < len(self._plan.chunks):
-            self._source.start(self._plan.chunks[number + 1])
         # Padded to a power of two, because every length is compiled anew.
         columns = np.zeros(1 << len(self._matched).bit_length(), np.int32)
         columns[: len(self._matched)] = np.searchsorted(items, self._matched)

@@ -6,7 +6,7 @@ and checking for NaN cost almost nothing.
 
 import functools
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -39,26 +39,18 @@ FeatureSource = Callable[[np.ndarray], Rows]
 
 
 class FileSource:
-    """A source of rows of a file, which reads the next rows while the devices count."""
+    """A source of rows of a file, which may be asked in a thread."""
 
     def __init__(self, gallery: RowFile):
         """Keep the file; nothing is read."""
         self._gallery = gallery
-        self._pool = ThreadPoolExecutor(1, "read")
-        self._ahead: tuple[np.ndarray, Future[np.ndarray]] | None = None
-
-    def start(self, rows: np.ndarray) -> None:
-        """Begin to read rows that will be asked for next."""
-        self._ahead = rows, self._pool.submit(read_file, self._gallery, rows)
 
     def __call__(self, rows: np.ndarray) -> Float[np.ndarray, "n d"]:
-        """Return the features of rows; those of 16 bits as they are, for the device to convert.
+        """Return the features of rows; features of 16 bits stay so, for the device to convert.
 
         Raises: UserError if the file has been cut off or is damaged.
         """
-        ahead, self._ahead = self._ahead, None
-        is_known = ahead is not None and np.array_equal(ahead[0], rows)
-        found = ahead[1].result() if ahead and is_known else read_file(self._gallery, rows)
+        found = read_file(self._gallery, rows)
         return found if found.dtype == np.float16 else np.asarray(found, np.float32)
 
 

@@ -26,18 +26,22 @@ FORMS = [  # stride, padding, window
 ]
 
 
-@pytest.fixture(params=["cpu", "default"])
+@pytest.fixture(params=["cpu", "tpu", "default"])
 def platform(request, monkeypatch):
-    """Pooling as on a CPU, and as elsewhere."""
+    """Pooling as on a CPU, on a TPU, and elsewhere."""
 
     def chosen(*args, **forms):
         return forms[request.param](*args)
 
     monkeypatch.setattr(pooling.lax, "platform_dependent", chosen)
+    return request.param
 
 
-def winners(image, stride, padding, window):
-    """Yield (output, place of the maximum) of each window of [h, w]: first by column, then row."""
+def winners(image, stride, padding, window, by_row=False):
+    """Yield (output, place of the maximum) of each window of [h, w]: first by column, then row.
+
+    `by_row`: first by row, then by column.
+    """
     ranges = [
         [
             [k for k in range(start, start + window) if 0 <= k < size]
@@ -48,6 +52,7 @@ def winners(image, stride, padding, window):
     for i, rows in enumerate(ranges[0]):
         for j, columns in enumerate(ranges[1]):
             places = [(r, c) for c in columns for r in rows]
+            places = sorted(places) if by_row else places
             yield (i, j), max(places, key=lambda place: image[place])  # max takes the first
 
 
@@ -76,18 +81,21 @@ def test_ceil_mode_by_hand():
     np.testing.assert_array_equal(pooled[0, :, 0, 0], [2, 4, 5])
 
 
-@pytest.mark.usefixtures("platform")
 @pytest.mark.parametrize("values", [100, 3], ids=["few ties", "ties"])
 @pytest.mark.parametrize("size", [(7, 6), (8, 5)], ids=str)
 @pytest.mark.parametrize(("stride", "padding", "window"), FORMS)
-def test_values_and_gradients_by_the_definition(rng, values, size, stride, padding, window):
+def test_values_and_gradients_by_the_definition(
+    rng, platform, values, size, stride, padding, window
+):
     x = rng.integers(1, 1 + values, size=(2, *size, 3)) * 1.0
     pool = partial(max_pool, stride=stride, padding=padding, window=window)
     got, transpose = jax.vjp(pool, jnp.asarray(x))
     weights = rng.normal(size=got.shape)
     expected, gradient = np.zeros(got.shape), np.zeros_like(x)
     for b, c in np.ndindex(2, 3):
-        for output, place in winners(x[b, :, :, c], stride, padding, window):
+        for output, place in winners(
+            x[b, :, :, c], stride, padding, window, by_row=platform == "tpu"
+        ):
             expected[b, *output, c] = x[b, *place, c]
             gradient[b, *place, c] += weights[b, *output, c]
     np.testing.assert_array_equal(got, expected)
@@ -113,3 +121,12 @@ def test_on_a_cpu_pooling_is_not_fused_with_its_neighbours():
     assert (both.count("to_apply=%_window_argmax"), both.count("to_apply=%_scatter")) == (1, 1)
     for text in (forward, both):  # the functions inside it (where, pad, ...) are inlined
         assert text.count(" call(") == text.count("to_apply=%_")
+
+
+def test_a_tpu_pools_by_its_own_window():
+    """The views of other platforms take twice as many of its cycles."""
+    pool = jax.jit(jax.grad(lambda x: max_pool(x, stride=2, padding=SAME).sum()))
+    traced = pool.trace(jnp.ones((2, 8, 4, 3)))
+    for platform, own in (("tpu", True), ("cuda", False), ("cpu", False)):
+        text = traced.lower(lowering_platforms=(platform,)).as_text()
+        assert ("select_and_scatter" in text) == own

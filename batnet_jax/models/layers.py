@@ -34,16 +34,16 @@ def _pmean(x: Any, axis_name: str | None) -> Any:
     return lax.pmean(x, axis_name) if axis_name else x
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalise(x, scale, bias, epsilon, axis_name):
-    return _normalise_forward(x, scale, bias, epsilon, axis_name)[0]
+@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
+def _normalise(x, scale, bias, guess, epsilon, axis_name):
+    """Return x normalised, its mean and its variance; `guess` is about the mean."""
+    return _normalise_forward(x, scale, bias, guess, epsilon, axis_name)[0]
 
 
-def _normalise_forward(x, scale, bias, epsilon, axis_name):
+def _normalise_forward(x, scale, bias, guess, epsilon, axis_name):
     x_float32 = _at_least_float32(x)
-    mean, var = lax.platform_dependent(
-        x_float32, cuda=_moments_on_cuda, cpu=_moments_on_cpu, default=_moments
-    )
+    ways = {"cuda": _moments_on_cuda, "cpu": _moments_on_cpu, "tpu": _moments_on_tpu}
+    mean, var = lax.platform_dependent(x_float32, guess, **ways, default=_moments)
     if axis_name:  # the variance within each device, and of the devices' means
         own, mean = mean, lax.pmean(mean, axis_name)
         var = lax.pmean(var + jnp.square(own - mean), axis_name)
@@ -69,7 +69,8 @@ def _normalise_backward(epsilon, axis_name, saved, cotangents):
     d_scale = products * inverse
     mean_dy, mean_dy_x = _pmean((d_bias / count, d_scale / count), axis_name)
     dx = (inverse * scale) * (dy - mean_dy - (x - mean) * (inverse * mean_dy_x))
-    return dx.astype(saved_x.dtype), d_scale.astype(scale.dtype), d_bias.astype(scale.dtype)
+    d_scale, d_bias = d_scale.astype(scale.dtype), d_bias.astype(scale.dtype)
+    return dx.astype(saved_x.dtype), d_scale, d_bias, jnp.zeros_like(d_bias)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
@@ -84,7 +85,7 @@ def _sum(x):
     return x.sum(tuple(range(x.ndim - 1)))
 
 
-def _moments(x):
+def _moments(x, _=None):
     """Return the mean and the variance of [..., c] over all axes but the last, each [c]."""
     axes = tuple(range(x.ndim - 1))
     mean = x.mean(axes)
@@ -96,7 +97,7 @@ def _gradient_sums(dy, x, mean, _):
     return _sum(dy), _sum(dy * (x - mean))
 
 
-def _moments_on_cpu(x):
+def _moments_on_cpu(x, _=None):
     """Return `_moments` by the sums of x and of its square.
 
     On a CPU, XLA stores the operand of a sum, except a square or a product, and x - mean is as
@@ -139,7 +140,7 @@ def _gradient_sums_on_cuda(dy, x, mean, _):
     return _joint_sums(dy, dy * (x - mean))
 
 
-def _moments_on_cuda(x):
+def _moments_on_cuda(x, _=None):
     """Return `_moments` by one pass over x, from the sums of x - pixel and of its square.
 
     `pixel` is one pixel of the map. It is about as far from the mean as other values are, so the
@@ -150,6 +151,17 @@ def _moments_on_cuda(x):
     sums, squares = _joint_sums(shifted, jnp.square(shifted))
     mean = sums / count
     return pixel + mean, jnp.maximum(squares / count - jnp.square(mean), 0)
+
+
+def _moments_on_tpu(x, guess):
+    """Return `_moments` by one pass over x, from the sums of x - guess and of its square.
+
+    XLA adds up both sums in the convolution that makes x. The nearer the guess is to the mean, the
+    fewer bits the difference of squares loses.
+    """
+    shifted, axes = x - guess, tuple(range(x.ndim - 1))
+    mean, squares = shifted.mean(axes), jnp.square(shifted).mean(axes)
+    return guess + mean, jnp.maximum(squares - jnp.square(mean), 0)
 
 
 class BatchNorm(nn.Module):
@@ -195,7 +207,8 @@ class BatchNorm(nn.Module):
             centred = _at_least_float32(x) - (running_mean.value - offset)
             return (centred * (inverse * scale) + bias).astype(self.dtype)
         axis_name = None if self.is_initializing() else self.axis_name
-        y, mean, var = _normalise(x, scale, bias, self.epsilon, axis_name)  # type: ignore
+        guess = lax.stop_gradient(running_mean.value - offset)
+        y, mean, var = _normalise(x, scale, bias, guess, self.epsilon, axis_name)  # type: ignore
         if not self.is_initializing():
             count = x.size // channels * _axis_size(axis_name)
             unbiased = var * (count / max(count - 1, 1))

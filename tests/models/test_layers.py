@@ -18,12 +18,12 @@ close = partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-10)
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-@pytest.fixture(params=["cuda", "cpu", "default"])
+@pytest.fixture(params=["cuda", "cpu", "tpu", "default"])
 def platform(request, monkeypatch):
-    """Statistics as on an NVIDIA GPU, on a CPU, and elsewhere."""
+    """Statistics as on an NVIDIA GPU, on a CPU, on a TPU, and elsewhere."""
 
     def chosen(*args, **forms):
-        return forms[request.param](*args)
+        return forms.get(request.param, forms["default"])(*args)
 
     monkeypatch.setattr(layers.lax, "platform_dependent", chosen)
 
@@ -276,3 +276,25 @@ def test_the_gradient_of_a_1x1_convolution(rng, kept):
     tolerance = 1e-10 if kept == "float64" else 0.2
     for got, want in (y, want_y), (by_x, want_x), (by_matrix, want_matrix):
         np.testing.assert_allclose(np.asarray(got, float), want, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("mean", [0, 1e3, 1e5])
+def test_moments_on_a_tpu_in_float32_with_a_guess_near_a_large_mean(rng, mean):
+    """The running mean is the guess; it is off by two standard deviations here."""
+    x = (rng.normal(size=(16, 8, 4, 6)) + mean).astype(np.float32)
+    guess = np.full(6, mean - 2, np.float32)
+    got_mean, got_var = layers._moments_on_tpu(jnp.asarray(x), guess)
+    exact = x.astype(np.float64)
+    np.testing.assert_allclose(got_mean, exact.mean((0, 1, 2)), rtol=1e-6, atol=3e-6)
+    # A float32 sum of 512 squares around 5 rounds by 2^-13 at its end. Without a guess every digit
+    # of the variance would be lost at 1e5.
+    np.testing.assert_allclose(got_var, exact.var((0, 1, 2)), rtol=3e-5)
+
+
+@pytest.mark.parametrize("guess", [0.0, 1.0, -3.0])
+def test_the_guess_of_the_mean_changes_no_result(rng, guess):
+    x = rng.normal(size=(4, 3, 3, 5)) + 1
+    for got, expected in zip(
+        layers._moments_on_tpu(x, np.full(5, guess)), layers._moments(x), strict=True
+    ):
+        close(got, expected)

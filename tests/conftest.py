@@ -22,12 +22,12 @@ from batnet_jax.runtime.xla_flags import choose_cpu_libraries
 pytest_plugins = ["support.skipped"]
 CACHE = "JAX_COMPILATION_CACHE_DIR"
 LONGEST = (
-    "training/test_resume", "runtime/test_processes", "models/test_second_order",
-    "modes/test_main", "house/test_kept", "training/test_kills", "house/test_benchmarks",
-    "step/test_augment", "export/test_formats", "step/test_accumulation",
-    "retrieval/test_evaluator_properties", "models/test_resnet", "models/test_parity",
-    "inference/test_model", "models/test_models", "models/test_positions", "step/test_packing",
-    "models/test_osnet",
+    "training/test_resume", "house/test_kept", "models/test_parity", "weights/test_sources",
+    "training/test_faults", "runtime/test_processes", "launch/test_tpu_vm_runs",
+    "step/test_losses", "weights/test_import_weights", "training/test_own_parts",
+    "modes/test_next_steps", "step/test_freezing", "step/test_averaging", "modes/test_main",
+    "models/test_models", "models/test_vit", "retrieval/test_evaluator_properties",
+    "runtime/test_devices", "export/test_formats", "models/test_bfloat16", "house/test_benchmarks",
 )  # fmt: skip
 """The test files that take longest, which must not begin when the other cores are done."""
 

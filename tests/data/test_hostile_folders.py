@@ -172,7 +172,7 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size
 NAMED = st.from_regex(r"-?[0-9]{0,12}_?c?[0-9]{0,12}(s1)?[_.\-\n]?.{0,3}", fullmatch=True)
 
 
-@examples(40, 500)
+@examples(16, 500)
 @pytest.mark.parametrize("name", ["market1501", "dukemtmc_reid", "cuhk03", "folder"])
 def test_names_of_any_kind(tmp_path, name, examples):
     folder = tmp_path / "m" / ("labeled/" if name == "cuhk03" else "")

@@ -50,7 +50,7 @@ def file_of(place, kind):
     return path
 
 
-@examples(40, 1_000)
+@examples(20, 1_000)
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_bytes(prepared, kind, examples):
     place, whole = prepared
@@ -82,7 +82,7 @@ def places_of(tree, path=()):
             yield from places_of(value, (*path, key))
 
 
-@examples(40, 1_000)
+@examples(20, 1_000)
 @pytest.mark.parametrize("kind", ["dataset_info.json", "features.json"])
 def test_other_json(prepared, kind, examples):
     """A value of the file is replaced by another one, or taken away."""

@@ -103,6 +103,7 @@ def raw_pixels(image):
     return flat - flat.mean()
 
 
+@pytest.mark.slow
 def test_descriptors_made_by_hand_fail():
     """On a seventh of the people, which is easier than on all: docs/pedestrians.md has all."""
     parts = {}

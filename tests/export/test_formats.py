@@ -19,6 +19,7 @@ import pytest
 from jax import export
 from support import fast_jit, needs
 from support.fast_jit import jit
+from support.variants import slow
 
 from batnet_jax.config import default_config
 from batnet_jax.errors import UserError
@@ -98,9 +99,9 @@ def test_unrolled_forms_against_the_triangle(channels):
         {},
         {"backbone": "torchvision", "attention": "plain", "kernel": "linear"},
         {"kernel": "rff", "position": "p1,p3", "num_parts": 0},
-        {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0},
+        slow({"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0}),
         {"backbone": "osnet_ain_x1_0", "neck": "fc", "attention": "none", "num_parts": 0},
-        {"backbone": "osnet_ibn_x1_0", "attention": "none", "num_parts": 0},
+        slow({"backbone": "osnet_ibn_x1_0", "attention": "none", "num_parts": 0}),
         {"backbone": "fastreid_r50_ibn_nl", "neck": "bnneck_gem", "attention": "none"},
         {"backbone": "vit_s16", "neck": "bnneck", "attention": "none"},
     ],

@@ -135,6 +135,7 @@ def test_a_feature_file_is_searched(world):
             assert hit["score"] == pytest.approx(scores[hit["path"]], abs=1e-4)
 
 
+@pytest.mark.slow  # their features are those of the checkpoint, tested above
 def test_images_embed_to_a_feature_file_of_the_same_form(world):
     arguments = ("--mode=embed", "--workdir=run", "--images=photos", "--output=own.npz")
     succeed(run_main(world, *arguments))

@@ -38,6 +38,7 @@ def rows_of(text):
     return [[line[2:-2].split(" | ") for line in table] for table in tables]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("short_backbone")
 def test_runs_are_compared_at_the_positions_of_the_attention(folder, capsys):
     runs = [write_run(folder, "none", attention="none"), write_run(folder, "aia")]

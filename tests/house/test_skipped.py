@@ -76,7 +76,10 @@ def project(tmp_path):
     return run
 
 
-@pytest.mark.parametrize("parallel", [(), PARALLEL], ids=["alone", "parallel"])
+@pytest.mark.parametrize(
+    "parallel",
+    [pytest.param((), id="alone"), pytest.param(PARALLEL, id="parallel", marks=pytest.mark.slow)],
+)
 def test_only_what_was_skipped_is_run(project, tmp_path, parallel):
     assert project(*parallel) == (0, {"passed": 2, "skipped": 4, "xfailed": 1})
     assert project(*parallel, "--only-skipped") == (0, {"skipped": 4})

@@ -89,7 +89,7 @@ def savez(save, paths=PATHS):
     return buffer.getvalue()
 
 
-@examples(300, 5_000)
+@examples(120, 5_000)
 @pytest.mark.parametrize("kind", ["embed", "savez", "compressed"])
 def test_damaged_archives(kind, tmp_path, examples):
     path = tmp_path / "F.npz"

@@ -12,6 +12,7 @@ import pytest
 from support import network_oracle
 from support.fast_jit import jit
 from support.networks import apply, shapes_of
+from support.variants import few
 
 from batnet_jax.errors import UserError
 from batnet_jax.models import BATNet, BiAttention, googlenet
@@ -40,7 +41,7 @@ VARIANTS = [
 ]
 
 
-@pytest.mark.parametrize(("variant", "expected"), VARIANTS, ids=str)
+@pytest.mark.parametrize(("variant", "expected"), few(VARIANTS, keep=[0, 3, 4, 8]), ids=str)
 def test_parameter_counts(variant, expected):
     params = shapes_of(BATNet(50, **variant), (2, 256, 128, 3))["params"]
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == expected
@@ -226,7 +227,7 @@ def test_streams_share_no_weights():
 
 
 @pytest.mark.usefixtures("short_backbone")
-@pytest.mark.parametrize("position", ["p1", "p2", "p3", "p4"])
+@pytest.mark.parametrize("position", few(["p1", "p2", "p3", "p4"], keep=[1, 2]))
 def test_the_part_streams_see_the_attention_at_p1_and_p2_only(position):
     model = BATNet(5, position=position, num_parts=1, width=1 / 16, embedding_dim=8)
     variables = network_oracle.random_values(shapes_of(model, (2, 64, 32, 3)), 1)

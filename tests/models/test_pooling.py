@@ -26,6 +26,11 @@ FORMS = [  # stride, padding, window
 ]
 
 
+def slow_size(size):
+    """Leave a size to the slow tests: each is compiled anew."""
+    return pytest.param(size, marks=pytest.mark.slow)
+
+
 @pytest.fixture(params=["cpu", "tpu", "default"])
 def platform(request, monkeypatch):
     """Pooling as on a CPU, on a TPU, and elsewhere."""
@@ -57,7 +62,9 @@ def winners(image, stride, padding, window, by_row=False):
 
 
 @pytest.mark.usefixtures("platform")
-@pytest.mark.parametrize("size", [(8, 6), (7, 5), (3, 4), (5, 8), (6, 7)], ids=str)
+@pytest.mark.parametrize(
+    "size", [slow_size((8, 6)), (7, 5), (3, 4), *map(slow_size, [(5, 8), (6, 7)])], ids=str
+)
 @pytest.mark.parametrize(("stride", "padding"), [(1, 1), (2, 1), (2, "ceil")])
 def test_max_pool_equals_the_oracle(rng, size, stride, padding):
     x = np.maximum(rng.normal(size=(2, *size, 3)), 0)
@@ -82,7 +89,7 @@ def test_ceil_mode_by_hand():
 
 
 @pytest.mark.parametrize("values", [100, 3], ids=["few ties", "ties"])
-@pytest.mark.parametrize("size", [(7, 6), (8, 5)], ids=str)
+@pytest.mark.parametrize("size", [(7, 6), slow_size((8, 5))], ids=str)
 @pytest.mark.parametrize(("stride", "padding", "window"), FORMS)
 def test_values_and_gradients_by_the_definition(
     rng, platform, values, size, stride, padding, window

@@ -10,6 +10,7 @@ from support import needs
 from support.fast_jit import jit
 from support.networks import shapes_of
 from support.tiny_weights import write
+from support.variants import few
 
 import batnet_jax
 from batnet_jax import weights
@@ -105,7 +106,9 @@ def flatten_shapes(model, size):
     return {tuple(key.key for key in path): leaf.shape for path, leaf in shapes}
 
 
-@pytest.mark.parametrize(("parts", "backbone"), [(4, "vit_s16"), (2, "vit_s16_mean")])
+@pytest.mark.parametrize(
+    ("parts", "backbone"), few([(4, "vit_s16"), (2, "vit_s16_mean")], keep=[1])
+)
 def test_attention_and_parts_see_the_tokens_as_a_map(parts, backbone):
     model = BATNet(
         5, backbone=backbone, width=WIDTH, attention="aia", position="p1,p2,p3,p4", num_parts=parts

@@ -19,7 +19,7 @@ from batnet_jax.modes import embed
 start = partial(run_main.run_main, entry=TOY)
 
 
-def test_embed_and_search(tmp_path):
+def test_embed_and_search(tmp_path, capsys):
     """Settings come from the checkpoint or from a config."""
     folder = tmp_path / "photos"
     folder.mkdir()
@@ -54,24 +54,25 @@ def test_embed_and_search(tmp_path):
     config += ["--config.model.backbone=toy"]
     config += ["--config.model.embedding_dim=16", "--config.eval.batch=6"]
     config += [f"--config.data.dir={tmp_path}"]
-    done = start(*common, *config, f"--images={bad}", "--skip_unreadable")
-    assert done.returncode == 0, done.stderr
-    assert f"\nleft out: '{bad / 'm.jpg'}'" in done.stderr
-    assert "note: 1 of 14 images have transparency: laid on white\n" in done.stderr
+    status, text = call_main(*common, *config, f"--images={bad}", "--skip_unreadable")
+    assert status == 0, text
+    assert f"\nleft out: '{bad / 'm.jpg'}'" in text
+    assert "note: 1 of 14 images have transparency: laid on white\n" in text
     found = open_features(out)
     assert found.paths == [path.replace(str(folder), str(bad)) for path in paths]
     np.testing.assert_array_equal(found.features, features)
-    done = start(
+    capsys.readouterr()
+    status, text = call_main(
         f"--workdir={run / 'checkpoints' / '7'}", "--mode=search", f"--query={paths[3]}",
         f"--gallery={out}", "--top=2", f"--output={tmp_path / 'F.json'}",
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert status == 0, text
     hits = json.loads((tmp_path / "F.json").read_text())["results"][0]["hits"]
     assert hits[0]["score"] == pytest.approx(
         1, abs=1e-5
     )  # itself, or another file with the same pixels
     assert [f"{hit['rank']:5}  {hit['score']:7.4f}  {hit['path']}" for hit in hits] == (
-        done.stdout.splitlines()[1:3]
+        capsys.readouterr().out.splitlines()[1:3]
     )
 
 

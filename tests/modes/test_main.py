@@ -1,4 +1,7 @@
-"""The command line as a user calls it: a process for each command, tiny data, a narrow network."""
+"""The command line as a user calls it, on tiny data with a narrow network.
+
+Some commands run in a process of their own, the others in this one, where JAX has started.
+"""
 
 import inspect
 import json
@@ -21,6 +24,14 @@ def run_small(folder, workdir, *arguments, entry=TOY, **options):
     """Run a small run with the toy backbone, or with the shortened one by `entry=CUT`."""
     toy = ("--config.model.backbone=toy",) if entry == TOY else ()
     return run_main.run_small(folder, workdir, *toy, *arguments, entry=entry, **options)
+
+
+def call_small(folder, workdir, *arguments):
+    """Run a small run with the toy backbone in this process, where JAX has started already."""
+    places = (f"--config.data.dir={folder / 'data'}", f"--workdir={workdir}")
+    words = ("--config=configs/demo.py", *places, *SMALL, "--config.model.backbone=toy")
+    status, said = call_main(*words, *arguments)
+    assert status == 0, said
 
 
 @pytest.fixture(scope="module")
@@ -102,12 +113,11 @@ def test_several_data_sets_without_cameras(finished, tmp_path):
     write_tree(tmp_path, {name: image.tobytes() for name, image in files.items()})
     run = tmp_path / "run"
     names = f"'pedestrians:tiny','folder:{tmp_path / 'mine'}'"
-    process = run_small(
+    call_small(
         folder, run, f"--config.data.train={names}", "--config.data.val_identities=0.3",
         "--config.steps=4", "--config.eval.every_epochs=1", "--config.num_epochs=1",
         "--config.warmup_epochs=0",
     )  # fmt: skip
-    assert process.returncode == 0, process.stderr
     written = {p.name for p in (run / "eval").glob("*.json")}
     assert written == {
         *("step_4.json", "step_4_pedestrians-tiny.json", "step_4_folder-mine.json"),
@@ -122,16 +132,16 @@ def test_several_data_sets_without_cameras(finished, tmp_path):
     assert [row["label"] for row in labels] == list(range(len(labels)))
     assert {row["dataset"] for row in labels} == {"pedestrians-tiny", "folder-mine"}
     assert {row["name"] for row in labels if row["dataset"] == "folder-mine"} < set("abcdefghijkl")
-    again = run_small(
-        folder, run, "--mode=eval", f"--config.eval.datasets=('folder:{tmp_path / 'mine'}',)",
-    )  # fmt: skip
-    assert again.returncode == 0, again.stderr
+    call_small(
+        folder, run, "--mode=eval", f"--config.eval.datasets=('folder:{tmp_path / 'mine'}',)"
+    )
     assert json.loads((run / "eval" / "step_4.json").read_text())["dataset"] == "folder-mine"
 
 
-def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
-    """Exported and imported weights give the same figures, and training can start from a run."""
-    folder, whole, _ = finished
+@pytest.mark.slow  # five processes; house/test_kept imports and exports in the default run
+def test_weights_go_out_and_come_in(finished, tmp_path):
+    """Exported and imported weights give the same figures."""
+    folder, _, _ = finished
     published = partial(run_small, folder, entry=CUT)
     plan = ("--config.model.num_parts=0", "--config.model.part_sampling=published")
     run, file = tmp_path / "run", tmp_path / "w.safetensors"
@@ -151,8 +161,11 @@ def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
         for d, step in ((run, 2), (back, 0))
     )
     assert ours | {"step": 0} == theirs
-    started = run_small(folder, tmp_path / "new", f"--config.init.from={whole}", "--config.steps=1")
-    assert started.returncode == 0, started.stderr
+
+
+def test_a_run_starts_from_the_weights_of_another(finished, tmp_path):
+    folder, whole, _ = finished
+    call_small(folder, tmp_path / "new", f"--config.init.from={whole}", "--config.steps=1")
     _, *tensors = (tmp_path / "new" / "init.txt").read_text().splitlines()
     assert {line.split()[0] for line in tensors} == {"loaded"}  # the identities are the same, too
     assert lines(tmp_path / "new")[0]["loss"] < lines(whole)[0]["loss"]
@@ -160,8 +173,7 @@ def test_weights_go_out_come_in_and_start_a_run(finished, tmp_path):
 
 def test_report(finished):
     folder, whole, _ = finished
-    process = run_small(folder, whole, "--mode=report")
-    assert process.returncode == 0, process.stderr
+    call_small(folder, whole, "--mode=report")
     page = (whole / "report" / "index.html").read_text()
     assert "data:image/" in page
     assert "precision" in page

@@ -72,7 +72,7 @@ def test_drawn_people_leave_samples(tmp_path, monkeypatch):
     check(found)
 
 
-@pytest.mark.parametrize("split", ["", "all"])
+@pytest.mark.parametrize("split", ["", pytest.param("all", marks=pytest.mark.slow)])
 def test_a_folder_of_the_users_is_named(tmp_path, monkeypatch, split):
     rng = np.random.default_rng(0)
     monkeypatch.chdir(tmp_path)

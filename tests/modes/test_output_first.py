@@ -137,6 +137,7 @@ def test_names_cannot_break_a_line_or_control_the_terminal(tmp_path, monkeypatch
     assert found == {str(gallery / name) for name in names}
 
 
+@pytest.mark.slow  # runtime/test_streams closes pipes
 def test_head_ends_a_command_quietly(tmp_path):
     """As `--mode=search --output=r.json | head -0` in a shell."""
     run = write_run(tmp_path / "run")

@@ -132,6 +132,7 @@ def test_report_of_a_trained_run(folder, capsys, short_backbone, embeddings):
     assert (out / "index.html").stat().st_size < 1e6
 
 
+@pytest.mark.slow  # tests/report has the sections
 def test_report_without_attention_training_or_cameras(folder, short_backbone):
     """The page of an imported network on a user's images says what is missing."""
     config, workdir = small_config(folder, attention="none"), folder / "none"

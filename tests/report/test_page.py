@@ -420,6 +420,7 @@ def test_cards_hold_the_data_that_filters_read():
     assert "camera</label>" not in unknown
 
 
+@pytest.mark.slow
 def test_the_page_of_the_largest_test_is_bounded(tmp_path):
     """The test has MSMT17's 11,659 queries. Its images are noise; photographs are smaller."""
     world = World(queries=11659, identities=3060)

@@ -92,26 +92,37 @@ def mine(axis_name):
     return mapped(devices.split(features), devices.split(LABELS)).mean()
 
 
-def child(path):
+RESULTS = {
+    "one": lambda: take_step(None),
+    "many": lambda: take_step(AXIS),
+    "shard_map": lambda: take_step(AXIS, way="shard_map"),
+    "not synchronised": lambda: take_step(AXIS, sync_batch_norm=False),
+    "mined over all": lambda: mine(AXIS),
+    "mined alone": lambda: mine(None),
+}
+DEFAULT = ("one", "many", "mined over all", "mined alone")
+FURTHER = ("one", "many", "shard_map", "not synchronised")
+
+
+def child(path, *names):
     toy_backbone.install()
-    results = {"one": take_step(None), "many": take_step(AXIS)}
-    if jax.device_count() == DEVICES:
-        results |= {
-            "shard_map": take_step(AXIS, way="shard_map"),
-            "not synchronised": take_step(AXIS, sync_batch_norm=False),
-            "mined over all": mine(AXIS),
-            "mined alone": mine(None),
-        }
+    results = {name: RESULTS[name]() for name in names}
     pathlib.Path(path).write_bytes(pickle.dumps(jax.device_get(results)))
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return compute(tmp_path_factory.mktemp("devices") / "results.pickle", DEVICES)
+    return compute(tmp_path_factory.mktemp("devices") / "results.pickle", DEVICES, *DEFAULT)
 
 
-def compute(path, count):
-    """Return the results of a process with `count` devices."""
+@pytest.fixture(scope="module")
+def further(tmp_path_factory):
+    """More results, of slow tests: each is a step to compile."""
+    return compute(tmp_path_factory.mktemp("further") / "results.pickle", DEVICES, *FURTHER)
+
+
+def compute(path, count, *names):
+    """Return some results of a process with `count` devices."""
     # Without optimisation the compiler takes a third of the time.
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
@@ -121,7 +132,7 @@ def compute(path, count):
             [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
         ),
     }
-    command = [sys.executable, "-W", "error", __file__, str(path)]
+    command = [sys.executable, "-W", "error", __file__, str(path), *names]
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-4000:]
     return pickle.loads(path.read_bytes())
@@ -145,9 +156,10 @@ def assert_same(got, expected, rtol):
 # through batch normalisations enlarge: hence 1e-4. Measured where they round alike: 1e-10.
 
 
-def test_jit_and_shard_map_take_the_same_step(results):
+@pytest.mark.slow
+def test_jit_and_shard_map_take_the_same_step(further):
     """So the day when JAX drops pmap changes `runtime/devices.py` and no number."""
-    assert_same(results["shard_map"], results["many"], rtol=1e-4)
+    assert_same(further["shard_map"], further["many"], rtol=1e-4)
 
 
 def test_pmap_is_named_in_one_module():
@@ -174,8 +186,9 @@ def test_running_statistics(results):
     assert_same(results["many"]["stats"], results["one"]["stats"], rtol=1e-6)
 
 
-def test_without_synchronised_batch_norm_the_results_differ(results):
-    one, apart = results["one"], results["not synchronised"]
+@pytest.mark.slow
+def test_without_synchronised_batch_norm_the_results_differ(further):
+    one, apart = further["one"], further["not synchronised"]
     assert abs(one["metrics"]["loss"] - apart["metrics"]["loss"]) > 1e-2
     with pytest.raises(AssertionError):
         assert_same(apart["gradients"], one["gradients"], rtol=0.1)
@@ -190,11 +203,11 @@ def test_mining_sees_the_global_batch(results):
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [2, 4])
 def test_two_and_four(tmp_path, count):
-    found = compute(tmp_path / "results.pickle", count)
+    found = compute(tmp_path / "results.pickle", count, "one", "many")
     test_loss(found)
     test_every_gradient(found)
     test_running_statistics(found)
 
 
 if __name__ == "__main__":
-    child(sys.argv[1])
+    child(*sys.argv[1:])

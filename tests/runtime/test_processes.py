@@ -104,6 +104,7 @@ def test_a_signal_to_one_then_another_killed_then_the_end(folder, two, tmp_path,
     assert_same_run(workdir, two[0])
 
 
+@pytest.mark.slow  # test_all_agree has the same mistakes
 def test_a_mistake_in_one_process_ends_all(folder, two, tmp_path):
     """Each process ends with status 2 and one line, in bounded time."""
     workdir, _ = two

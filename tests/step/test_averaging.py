@@ -37,6 +37,7 @@ def test_the_average_is_the_formula():
 def config_of(folder, decay=DECAY):
     config = small_config(folder)
     config.ema_decay = decay
+    config.model.attention = "none"  # compiles faster
     return config
 
 

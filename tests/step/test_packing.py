@@ -82,6 +82,7 @@ def make_step(kernels):
     return recipe, state, packed, {"image": images, "label": np.repeat(np.arange(4), 2)}
 
 
+@pytest.mark.slow  # test_averaging and test_freezing take packed steps
 @pytest.mark.usefixtures("x64")
 def test_steps_on_a_packed_state_are_the_same_steps():
     recipe, first, _, batch = make_step(kernels=True)

@@ -9,6 +9,7 @@ import optax
 import pytest
 from support.fast_jit import jit
 from support.tiny_run import small_config
+from support.variants import few
 
 from batnet_jax.config import FIELDS, default_config
 from batnet_jax.evaluation.embed import embed_step
@@ -69,8 +70,14 @@ def step():
 STRONG = {"backbone": "resnet50", "neck": "bnneck", "embedding_dim": 0, "num_parts": 0}
 
 
-@pytest.mark.parametrize("model", [{}, STRONG], ids=["paper", "strong"])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+ONE_PART = {"num_parts": 1}
+"""One part has the types of four."""
+TYPES = [("bfloat16", ONE_PART), ("float64", ONE_PART), ("bfloat16", STRONG)]
+TYPES += [(dtype, {}) for dtype in ("float32", "bfloat16", "float64")]
+TYPES += [(dtype, STRONG) for dtype in ("float32", "float64")]
+
+
+@pytest.mark.parametrize(("dtype", "model"), few(TYPES, keep=[0, 1, 2]), ids=str)
 @pytest.mark.usefixtures("short_backbone")
 def test_a_step_keeps_the_types(dtype, model):
     """Otherwise the second step would be compiled again, and a restored state would differ."""

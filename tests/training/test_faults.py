@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.errors import JaxRuntimeError
-from support.stub_training import STEPS, arrays, fake_embed, fake_step, fill, steps_saved
+from support.stub_training import STEPS, Runs, arrays, fake_embed, fake_step, fill, steps_saved
 from support.stub_training import prepared as prepared
 from support.stub_training import runs as runs
 from support.stub_training import small_disk as small_disk
@@ -28,7 +28,14 @@ from batnet_jax.validation import EVALUATION_MEMORY, TRAINING_MEMORY
 from batnet_jax.workdir import checkpoints, environment, metrics_log
 
 
-def test_a_run_without_faults(runs):
+@pytest.fixture(scope="module")
+def whole(prepared, tmp_path_factory):
+    """The workdir of a run without faults."""
+    with pytest.MonkeyPatch.context() as patch:
+        return Runs(tmp_path_factory.mktemp("whole"), prepared, patch).train()
+
+
+def test_a_run_without_faults(runs, whole):
     """The other runs are compared with this one; its metadata is complete."""
     workdir = runs.train()
     assert steps_saved(workdir) == list(range(1, STEPS + 1))
@@ -37,10 +44,16 @@ def test_a_run_without_faults(runs):
     assert len(saved["identities"]) == 12
     assert saved["data"].keys() == {"train", TRAIN_BY_LABEL, "pedestrians test"}
     assert saved["checksums"].keys() == arrays(workdir).keys() | {"facts"}
-    again = runs.train("again")
-    assert (again / "metrics.jsonl").read_text().count("\n") == STEPS
-    for name, value in arrays(workdir).items():
-        np.testing.assert_array_equal(arrays(again)[name], value, err_msg=name)
+    assert (workdir / "metrics.jsonl").read_text().count("\n") == STEPS
+    assert_same_arrays(workdir, whole)
+
+
+def assert_same_arrays(workdir, other):
+    """Compare the last checkpoints of two runs to the last bit."""
+    mine, theirs = arrays(workdir), arrays(other)
+    assert mine.keys() == theirs.keys()
+    for name, value in mine.items():
+        np.testing.assert_array_equal(value, theirs[name], err_msg=name)
 
 
 def lose_loss(state, parts):
@@ -59,7 +72,7 @@ def lose_state(state, parts):
         (lose_state, "opt_state/momentum is not finite after step 5, on the images '"),
     ],
 )
-def test_values_that_are_not_finite_are_never_saved(runs, lose, message):
+def test_values_that_are_not_finite_are_never_saved(runs, whole, lose, message):
     runs.fail_at(5, lose)
     with pytest.raises(NotFiniteError) as error:  # although only each 100th step is logged
         runs.train(**{"log.every_steps": 100})
@@ -74,9 +87,7 @@ def test_values_that_are_not_finite_are_never_saved(runs, lose, message):
         training, "train_step", fake_step
     )  # without the fault the run continues
     runs.train(**{"log.every_steps": 100})
-    whole = runs.train("whole")
-    for name, value in arrays(workdir).items():
-        np.testing.assert_array_equal(arrays(whole)[name], value, err_msg=name)
+    assert_same_arrays(workdir, whole)
 
 
 def test_out_of_device_memory_in_training(runs):
@@ -131,12 +142,12 @@ def filling(original, folder, at):
     [
         (checkpoints, "save", 4, 3),
         pytest.param(checkpoints, "check_room", 4, 3, marks=pytest.mark.slow),
-        (metrics_log.MetricsLog, "write", 4, 3),
+        pytest.param(metrics_log.MetricsLog, "write", 4, 3, marks=pytest.mark.slow),
         (training, "run_tests", 1, STEPS),
         (environment, "record", 1, 0),
     ],
 )
-def test_a_full_disk(runs, small_disk, where, name, at, saved, capfd):
+def test_a_full_disk(runs, whole, small_disk, where, name, at, saved, capfd):
     """The last save may be incomplete when the disk fills up; the save before is complete."""
     full = filling(getattr(where, name), small_disk, at)
     if name == "check_room":  # as if the disk filled up after the check
@@ -151,8 +162,7 @@ def test_a_full_disk(runs, small_disk, where, name, at, saved, capfd):
         assert steps_saved(small_disk / "run")[: saved - 1] == list(range(1, saved))
     (small_disk / "filler").unlink()
     workdir = runs.train("disk/run")  # with room again
-    for step, value in arrays(runs.train("whole")).items():
-        np.testing.assert_array_equal(arrays(workdir)[step], value, err_msg=step)
+    assert_same_arrays(workdir, whole)
     assert not [p for p in (workdir / "checkpoints").iterdir() if "tmp" in p.name]
     figures = (workdir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in figures] == list(range(1, STEPS + 1))
@@ -231,10 +241,10 @@ def test_an_image_that_a_worker_cannot_read(runs):
         runs.train()
 
 
-def test_data_that_is_deleted_or_overwritten_in_a_run(runs):
+def test_data_that_is_deleted_or_overwritten_in_a_run(runs, whole):
     """A deleted file that is open stays readable; a file with other bytes is an error."""
     options = {"data.cache_gb": 0.0, "data.disk_cache_gb": 0.0, "data.dir": str(runs.folder / "d")}
-    whole = runs.train("whole", **options)
+    load_dataset("pedestrians", variant="tiny", data_dir=runs.folder / "d")
     files = list((runs.folder / "d").rglob("*.array_record*"))
     write = metrics_log.MetricsLog.write
 

@@ -11,6 +11,7 @@ from mypkg import images
 from PIL import Image
 from support.run_main import call_main
 from support.tiny_run import IDENTITIES, small_config
+from support.variants import few
 
 import batnet_jax
 from batnet_jax.errors import UserError
@@ -131,7 +132,8 @@ def test_a_model_in_python_evaluates_if_the_data_set_is_trusted(folder):
     )
 
 
-def test_the_commands_at_the_end_of_a_run_trust_its_parts(folder, capsys):
+@pytest.mark.parametrize("run", few([False, True], keep=[0]), ids=["named", "run"])
+def test_the_commands_at_the_end_of_a_run_trust_its_parts(folder, capsys, run):
     status, said = train(folder, OWN)  # there is nothing left to train
     assert status == 0, said
     lines = capsys.readouterr().out.splitlines()[-3:]
@@ -139,10 +141,12 @@ def test_the_commands_at_the_end_of_a_run_trust_its_parts(folder, capsys):
         words = shlex.split(line)
         words = words[words.index(name) :]
         assert words[-1] == "--trust=mypkg"
-        status, said = call_main(*words)
-        assert status == 0, said
+        if run:
+            status, said = call_main(*words)
+            assert status == 0, said
 
 
+@pytest.mark.slow  # commands/test_in_python trains in Python in the default run
 def test_training_in_python_takes_parts_of_ones_own(folder, tmp_path):
     fields = OWN | {
         "data.variant": "",

@@ -124,6 +124,7 @@ def test_killed_many_times(whole, tmp_path, seed):
     kill_until_done(whole, tmp_path / "run", seed=100 + seed, kills=5)
 
 
+@pytest.mark.slow  # workdir/test_damaged_checkpoints
 def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(whole, tmp_path):
     shutil.copytree(whole, tmp_path / "run")
     *_, before, last = steps_saved(tmp_path / "run")

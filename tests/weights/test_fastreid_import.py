@@ -85,8 +85,9 @@ def flatten_shapes(model):
 @pytest.mark.parametrize(
     ("backbone", "more"),
     [
-        ("resnet50_ibn", 0),  # a half of each norm takes a half of another's place
-        ("fastreid_r50", 0),
+        # A half of each norm takes a half of another's place.
+        pytest.param("resnet50_ibn", 0, marks=pytest.mark.slow),
+        pytest.param("fastreid_r50", 0, marks=pytest.mark.slow),
         # g, theta, phi and the way back, each with a bias, and a normalisation
         ("fastreid_r50_nl", sum(n * (3 * (c + 1) + 4 * c) for n, c in ((2, 512), (3, 1024)))),
     ],

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from support.tiny_osnet import draw, make_config
 from support.tiny_weights import assert_same, write
+from support.variants import few
 
 from batnet_jax import weights
 from batnet_jax.errors import UserError
@@ -65,9 +66,11 @@ def test_a_classifier_of_cosines_is_made_anew(theirs, source):
     ]
 
 
-@pytest.mark.parametrize("neck", [{"neck": "bnneck", "embedding_dim": 0}, {"embedding_dim": 64}])
+@pytest.mark.parametrize(
+    "neck", few([{"neck": "bnneck", "embedding_dim": 0}, {"embedding_dim": 64}], keep=[0])
+)
 def test_a_network_with_another_head_takes_the_backbone(neck, theirs, source):
-    config = make_config(**neck, attention="plain", num_parts=2)
+    config = make_config(**neck, attention="plain", num_parts=1)
     fresh = draw(config, seed=1)
     filled, report = weights.initialise(config, fresh, source)
     for name, value in filled["params"].items():

@@ -7,6 +7,7 @@ from support.tiny_weights import assert_same, write
 from support.tiny_weights import config as published_config
 from support.tiny_weights import draw as draw_published
 from support.tiny_weights import make_config as make_published
+from support.variants import few
 
 from batnet_jax import weights
 from batnet_jax.errors import UserError
@@ -64,7 +65,7 @@ def test_a_shared_prefix_is_found_and_said(prefix, theirs, ours, tmp_path):
     assert kernel[1] == f"{prefix}conv1.weight"  # the report has the file's own names
 
 
-@pytest.mark.parametrize("name_of", [published_name, torchvision_name])
+@pytest.mark.parametrize("name_of", few([published_name, torchvision_name], keep=[0]))
 def test_the_other_backbones(name_of, tmp_path):
     backbone = "published" if name_of is published_name else "torchvision"
     config = make_published(backbone=backbone, num_parts=1)
@@ -106,6 +107,7 @@ def test_two_backbones_need_the_setting(theirs, ours, tmp_path):
         weights.initialise(config, ours, path)
 
 
+@pytest.mark.slow  # its backbone alone is tested above, all its names in test_import_weights
 def test_a_whole_published_network_under_a_prefix(tmp_path):
     config = make_published()
     theirs, ours = draw_published(config), draw_published(config, seed=1)

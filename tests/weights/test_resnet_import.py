@@ -19,9 +19,8 @@ from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_sou
 from batnet_jax.workdir import checkpoints
 
 
-@pytest.fixture(scope="module")
-def state():
-    """A narrow network of ours under torchvision's names, made without PyTorch."""
+def torchvisions():
+    """Return a narrow network of ours under torchvision's names, made without PyTorch."""
     named = {
         resnet_name(path): to_torch(path, v) for path, v in flatten(draw(make_config())).items()
     }
@@ -29,7 +28,13 @@ def state():
     return named | {"fc.weight": np.zeros((7, 128), np.float32), "fc.bias": np.zeros(7, np.float32)}
 
 
-def test_parts_start_as_copies_and_import_makes_a_checkpoint(state, tmp_path):
+@pytest.fixture(scope="module")
+def state():
+    return torchvisions()
+
+
+def test_parts_start_as_copies_and_import_makes_a_checkpoint(short_resnet, tmp_path):
+    state = torchvisions()
     source = write(tmp_path / "resnet50.safetensors", state)
     config = make_config(num_parts=2, attention="aia")
     report = import_weights(config, source, tmp_path / "run")

@@ -69,8 +69,6 @@ DAMAGE = {  # kind of damage: files of a checkpoint, and the change of each file
 
 QUICK = (
     "metadata cut off",
-    "metadata not JSON",
-    "no arrays",
     "arrays changed",
     "no manifest",
     "no notes",

@@ -12,6 +12,7 @@ from support.evaluated_runs import STEP, write_run
 from support.stub_training import Runs, arrays, steps_saved
 from support.stub_training import prepared as prepared
 from support.stub_training import runs as runs
+from support.variants import slow
 
 from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.errors import RunFailure, UserError
@@ -54,7 +55,12 @@ def whole(prepared, tmp_path_factory):
         return runs.folder / "run", runs.train("on", steps=3)
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+QUICK = ("no UTF-8", "nulls", "a long number", "deep", "empty")
+
+
+@pytest.mark.parametrize(
+    "damage", [damage if damage in QUICK else slow(damage) for damage in DAMAGE]
+)
 def test_a_run_is_resumed_whatever_its_texts_say(whole, runs, damage, capfd):
     workdir = runs.folder / "run"
     shutil.copytree(whole[0], workdir)

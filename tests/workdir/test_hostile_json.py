@@ -130,7 +130,7 @@ def test_whole_texts_are_read(whole, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("name", FILES)
-@examples(10, 200)
+@examples(4, 200)
 def test_damaged_bytes(whole, tmp_path, name, examples):
     def check(content):
         workdir = fresh(whole, tmp_path)
@@ -141,7 +141,7 @@ def test_damaged_bytes(whole, tmp_path, name, examples):
 
 
 @pytest.mark.parametrize("name", FILES)
-@examples(10, 200)
+@examples(4, 200)
 def test_other_values(whole, tmp_path, name, examples):
     """A file of another value, or one whose parts have other values."""
     text = (whole[0] / name).read_text()

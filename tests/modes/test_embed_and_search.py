@@ -54,10 +54,10 @@ def test_embed_and_search(tmp_path, capsys):
     config += ["--config.model.backbone=toy"]
     config += ["--config.model.embedding_dim=16", "--config.eval.batch=6"]
     config += [f"--config.data.dir={tmp_path}"]
-    status, text = call_main(*common, *config, f"--images={bad}", "--skip_unreadable")
-    assert status == 0, text
-    assert f"\nleft out: '{bad / 'm.jpg'}'" in text
-    assert "note: 1 of 14 images have transparency: laid on white\n" in text
+    done = start(*common, *config, f"--images={bad}", "--skip_unreadable")
+    assert done.returncode == 0, done.stderr
+    assert f"\nleft out: '{bad / 'm.jpg'}'" in done.stderr
+    assert "note: 1 of 14 images have transparency: laid on white\n" in done.stderr
     found = open_features(out)
     assert found.paths == [path.replace(str(folder), str(bad)) for path in paths]
     np.testing.assert_array_equal(found.features, features)

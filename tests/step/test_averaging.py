@@ -5,7 +5,7 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
-from support.fast_jit import jit
+from support.fast_jit import same_rounding_jit
 from support.tiny_run import IDENTITIES, PIXELS, small_config
 
 import batnet_jax
@@ -60,7 +60,7 @@ def states(tmp_path_factory):
         ("none", 0.0, lambda s: s), ("average", DECAY, lambda s: s), ("packed", DECAY, pack_state)
     ):  # fmt: skip
         recipe = recipe_of(config_of(folder, decay))
-        step = jit(partial(train_step, recipe=recipe))
+        step = same_rounding_jit(partial(train_step, recipe=recipe))
         state = pack(init_state(recipe, (64, 32)))
         found[name] = [copy(unpack_state(state))]
         for _ in range(3):

@@ -9,3 +9,5 @@ FAST |= {"xla_cpu_use_fusion_emitters": False}  # more than halves the rest of a
 FLAGS = " ".join(f"--{name}={str(value).lower()}" for name, value in FAST.items())
 """The same for XLA_FLAGS of a process that begins."""
 jit = partial(jax.jit, compiler_options=FAST)
+same_rounding_jit = partial(jax.jit, compiler_options=FAST | {"xla_cpu_use_fusion_emitters": True})
+"""For programs that differ a little and must agree to the last bits: these round alike."""

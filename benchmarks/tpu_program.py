@@ -3,7 +3,7 @@
     pip install -c constraints.txt -e '.[tpu]'
     python benchmarks/tpu_program.py --json runs/tpu.jsonl [--chips v5e-1 v4-4] [--batch 64 256]
         [--programs step embed evaluator search] [--dtype bfloat16 float32] [--precision highest]
-        [--width 1] [--reduction 4] [--size 256 128] [--hlo FOLDER]
+        [--width 1] [--reduction 4] [--streams 4] [--size 256 128] [--hlo FOLDER]
     python benchmarks/tpu_program.py --json runs/tpu.jsonl --show
 
 libtpu compiles for chips that it knows by description. Each program is a line of the JSON file; a
@@ -44,7 +44,10 @@ BLOCK, CHUNK, FEATURES = 1024, 32768, 1024  # of the evaluator on an accelerator
 MATCHED = 2**15
 PARTS = ("part_streams", "bi_attention", "blk1", "blk2", "blk3", "blk4", "head")
 """Modules of the network; the part streams have a blk3 and a blk4 of their own."""
-KEY = ("program", "chip", "chips", "dtype", "precision", "batch", "width", "reduction", "size")
+KEY = (
+    *("program", "chip", "chips", "dtype", "precision"),
+    *("batch", "width", "reduction", "streams", "size"),
+)
 
 
 def array(*shape: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
@@ -89,7 +92,7 @@ def lower_all(args: argparse.Namespace, case: dict, devices: tuple) -> dict[str,
     """Return functions that lower the case's programs, by the programs' names."""
     kind, dtype = case["program"], case["dtype"]
     if kind in ("step", "embed"):
-        task = {"parts": 4, "accumulate": 1, "size": tuple(case["size"])}
+        task = {"parts": case["streams"], "accumulate": 1, "size": tuple(case["size"])}
         config = make_config({**case, **task})
         config.batch.identities = case["batch"] // config.batch.images_per_identity
         config.eval.batch = case["batch"]
@@ -163,6 +166,7 @@ def cases(args: argparse.Namespace) -> list[dict]:
                     "batch": batch,
                     "width": args.width if network else None,
                     "reduction": args.reduction if network else None,
+                    "streams": args.streams if network else None,
                     "size": args.size if network else None,
                 }
                 for batch in (args.batch if network else [None])
@@ -190,7 +194,13 @@ def show(rows: list[dict]) -> None:
     )
     for row in rows:
         dtype = row["dtype"] + (", exact" if row["precision"] == "highest" else "")
-        cells = [row["program"], f"{row['chips']} x {row['chip']}", dtype, row["batch"] or ""]
+        streams = "" if row["streams"] in (4, None) else f", {row['streams']} part streams"
+        cells = [
+            row["program"] + streams,
+            f"{row['chips']} x {row['chip']}",
+            dtype,
+            row["batch"] or "",
+        ]
         if "memory" in row:
             there = CHIPS[row["chip"]].memory
             low, high = row["milliseconds"]
@@ -230,6 +240,7 @@ def main() -> None:
     parser.add_argument("--precision", choices=("default", "highest"), default="default")
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--reduction", type=int, default=4)
+    parser.add_argument("--streams", type=int, default=4, help="part streams")
     parser.add_argument("--size", type=int, nargs=2, default=[256, 128])
     parser.add_argument("--hlo", type=Path, metavar="FOLDER", help="keep the programs here")
     parser.add_argument("--show", action="store_true", help="print the tables, compile nothing")

@@ -13,7 +13,8 @@ from batnet_jax.runtime.tpu_chips import CHIPS
 
 ROW = {
     "program": "step", "chip": "v5e", "chips": 4, "dtype": "bfloat16", "precision": "default",
-    "batch": 64, "width": 1.0, "reduction": 4, "size": [256, 128],
+    "batch": 64, "width": 1.0, "reduction": 4, "streams": 4,
+    "size": [256, 128],
 }  # fmt: skip
 DONE = {
     "seconds": 300.0, "state": 2**30, "temporaries": 2**30, "code": 2**21, "flops": 5e9,
@@ -46,6 +47,8 @@ def test_the_tables(capsys):
     assert "20,480 | 133 %" in lines[3]
     assert lines[3].endswith("does not fit |")
     assert lines[-1] == "rest 2.0; blk1 forward 1.0"
+    tpu_program.show([ROW | DONE | {"streams": 0}])
+    assert "| step, 0 part streams |" in capsys.readouterr().out
 
 
 def test_what_the_file_has_is_not_compiled_again(tmp_path, monkeypatch, capsys):
@@ -78,3 +81,17 @@ def test_step_and_evaluator_fit_a_v5e(tmp_path):
         assert row["memory"] < CHIPS["v5e"].memory
     parts = set(rows[-1]["parts"])
     assert {f"{part} {way}" for part in tpu_program.PARTS for way in ("forward", "back")} <= parts
+
+
+def test_the_documents_show_what_the_result_file_has():
+    page = (ROOT / "docs" / "performance.md").read_text()
+    rows = tpu_program.read(ROOT / "docs" / "results" / "tpu.jsonl")
+    steps = [row for row in rows if row["program"] == "step"]
+    assert len(steps) == 3
+    for row in [*steps, *(row for row in rows if row["program"] == "embed")]:
+        assert f" {row['cycles'] / 1e6:.1f} " in page
+    low, high = steps[-1]["milliseconds"]
+    assert f"{low:.3g} to {high:.3g}" in page
+    first, last = steps[0]["cycles"], steps[-1]["cycles"]
+    assert f"({first / last:.2f}x fewer)" in page
+    assert all(row["commit"] for row in rows)

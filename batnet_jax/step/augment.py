@@ -103,6 +103,7 @@ def recolour(
       image: [h, w, 3] RGB.
       jitter: brightness, contrast and saturation each have a factor in 1 - jitter to 1 + jitter.
       grey_probability: of a saturation of 0.
+
     Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS
     2012, changed colours first; with these three factors Howard, "Some Improvements on Deep
     Convolutional Neural Network Based Image Classification", 2013. Grey images of people: Gong et

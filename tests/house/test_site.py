@@ -13,6 +13,7 @@ from urllib.parse import unquote
 import pytest
 from support import needs
 from support.chromium import Seen, overflow, wait_for
+from support.loopback_server import LoopbackServer
 from support.paths import ROOT
 
 needs.installed("mkdocs", "material", "mkdocstrings")
@@ -99,7 +100,7 @@ def test_docstrings_become_pages(site):
 def served(site):
     """The site's address on loopback."""
     handler = functools.partial(QuietHandler, directory=site[1])
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with LoopbackServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

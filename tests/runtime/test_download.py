@@ -12,6 +12,7 @@ import time
 
 import pytest
 from support import needs
+from support.loopback_server import LoopbackServer
 from support.paths import ROOT
 from support.run_main import call_main
 
@@ -33,7 +34,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.server.asked.append(self.path)
         kind = self.path.strip("/")
         if kind == "silent":
-            time.sleep(3)
+            self.server.ended.wait(3)
             return
         if kind in ("404", "500"):
             self.send_error(int(kind))
@@ -54,7 +55,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if kind == "slow":
             self.wfile.flush()
             self.server.begun.set()
-            time.sleep(60)
+            self.server.ended.wait(60)
         self.wfile.write(body[1000:])
 
     def log_message(self, *_):
@@ -63,10 +64,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    found = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    found = LoopbackServer(("127.0.0.1", 0), Handler)
     found.asked, found.begun, found.daemon_threads = [], threading.Event(), True
     threading.Thread(target=found.serve_forever, daemon=True).start()
+    found.ended = threading.Event()
     yield found
+    found.ended.set()  # what still waits ends in this test
     found.shutdown()
     found.server_close()
     gc.collect()

@@ -10,8 +10,10 @@ import hashlib
 import json
 import re
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from support.loopback_server import LoopbackServer
 
 
 class Storage:
@@ -30,7 +32,7 @@ class Storage:
         self.lock = threading.Lock()
         self.generation = 1000
         handler = type("Handler", (_Handler,), {"storage": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = LoopbackServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 

@@ -15,11 +15,20 @@ class Experiment(NamedTuple):
     settings: dict[str, Any]
     """Settings of all runs that differ from the config's; `devices` = of the CPU, for pmap."""
     arms: dict[str, dict[str, Any]]
-    """The settings in which the runs differ. The others are compared with the first arm."""
+    """The settings in which the runs differ. The others are compared with the first arm.
+
+    FILES in a value is the folder of `--files`: images and weights that are not in the repository.
+    """
     seeds: int
     elsewhere: Mapping[str, tuple[str, str]] = MappingProxyType({})
     """First rows of the table, whose runs are an arm of another experiment."""
 
+
+ATTENTIONS: dict[str, dict[str, Any]] = {
+    "aia": {},
+    "no_attention": {"model.attention": "none"},
+    "plain_attention": {"model.attention": "plain"},
+}
 
 EXPERIMENTS = {
     "demo": Experiment(
@@ -34,6 +43,54 @@ EXPERIMENTS = {
             "plain_attention": {"model.attention": "plain"},
         },
         seeds=10,
+    ),
+    "without_parts": Experiment(
+        "The demo without part streams, the appearance extractor alone, by its attention.",
+        "demo",
+        {"model.num_parts": 0},
+        ATTENTIONS,
+        seeds=5,
+    ),
+    "position": Experiment(
+        "The demo with the attention at other positions; it stands at p2.",
+        "demo",
+        {},
+        {name: {"model.position": name} for name in ("p1", "p3", "p4")},
+        seeds=5,
+        elsewhere={"no_attention": ("demo", "no_attention"), "p2": ("demo", "one_device")},
+    ),
+    "reduction": Experiment(
+        "The demo with another reduction factor r; it has r = 4.",
+        "demo",
+        {},
+        {f"r{r}": {"model.reduction": r} for r in (2, 8, 16, 32)},
+        seeds=5,
+        elsewhere={"no_attention": ("demo", "no_attention"), "r4": ("demo", "one_device")},
+    ),
+    "imagenet_icons": Experiment(
+        "BAT-net at width 1 from ImageNet weights, on icons of six desktop themes: images of 64 x "
+        "64 pixels, 475 of 100 icons to train, 60 queries and a gallery of 192 of 60 other icons.",
+        "folder",
+        {
+            "data.manual_dir": "FILES/icons_market.zip",
+            "data.image_size": (64, 64),
+            "init.from": "FILES/googlenet_imagenet_published.safetensors",
+            "model.backbone": "published",
+            "model.width": 1.0,
+            "fit": "none",
+            "steps": 600,  # 40 epochs
+            "learning_rate": 5e-4,  # the paper's
+            "warmup_epochs": 4,
+            "decay_epochs": (24, 34),
+            "augment.erasing_start_epoch": 10,
+            "checkpoint.every_epochs": 10,
+        },
+        {
+            **ATTENTIONS,
+            "no_parts": {"model.num_parts": 0},
+            "no_parts_no_attention": {"model.num_parts": 0, "model.attention": "none"},
+        },
+        seeds=5,
     ),
     "constant_rate": Experiment(
         "The demo without its decay in the last epoch, on one device and on several; and with "

@@ -1,12 +1,13 @@
 """Run the experiments of experiment_list.py over seeds, and print their tables.
 
     python benchmarks/experiments.py run NAME [--arms A,B] [--seeds 0-9] [--jobs 2]
-        [--dir runs/experiments] [--keep-runs]
+        [--dir runs/experiments] [--files DIR] [--keep-runs]
     python benchmarks/experiments.py tables [NAME ...]
     python benchmarks/experiments.py write
 
 `run` starts the main program for each arm and seed that has no result yet. A run that was ended
-goes on. A finished run leaves a small JSON file in docs/results/NAME/, and its workdir is removed.
+goes on. Some experiments read images and weights that are not in the repository from the folder of
+--files. A finished run leaves a small JSON file in docs/results/NAME/, and its workdir is removed.
 With --jobs 2 two runs share the machine, and each has half of the cores. `tables` prints the tables
 of the results. `write` puts them into docs/results.md and docs/training.md.
 
@@ -39,16 +40,17 @@ PAGES = [ROOT / "docs" / name for name in ("results.md", "training.md")]
 LOSSES = 40  # losses kept of a run, each the mean of a stretch of the log
 
 
-def arguments(experiment: Experiment, arm: str, seed: int) -> list[str]:
+def arguments(experiment: Experiment, arm: str, seed: int, files: str = "FILES") -> list[str]:
     """Return the settings of a run as arguments of the main program."""
     settings = experiment.settings | experiment.arms[arm] | {"seed": seed}
     settings.pop("devices", None)
     return [f"--config=configs/{experiment.config}.py"] + [
-        f"--config.{name}={value}" for name, value in settings.items()
+        f"--config.{name}={value}".replace("=FILES/", f"={files}/")
+        for name, value in settings.items()
     ]
 
 
-def train(name: str, arm: str, seed: int, folder: Path, cores: set[int]) -> None:
+def train(name: str, arm: str, seed: int, folder: Path, files: str, cores: set[int]) -> None:
     """Train and evaluate one run on some cores, or go on with it.
 
     Raises: SystemExit if the main program fails.
@@ -56,7 +58,7 @@ def train(name: str, arm: str, seed: int, folder: Path, cores: set[int]) -> None
     experiment = EXPERIMENTS[name]
     workdir = folder / name / f"{arm}-{seed}"
     workdir.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "batnet_jax.main", *arguments(experiment, arm, seed)]
+    command = [sys.executable, "-m", "batnet_jax.main", *arguments(experiment, arm, seed, files)]
     devices = (experiment.settings | experiment.arms[arm]).get("devices", 1)
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {
@@ -122,7 +124,13 @@ def processor() -> str:
 
 
 def run(
-    name: str, arms: Sequence[str], seeds: Sequence[int], jobs: int, folder: Path, keep: bool
+    name: str,
+    arms: Sequence[str],
+    seeds: Sequence[int],
+    jobs: int,
+    folder: Path,
+    keep: bool,
+    files: str = "FILES",
 ) -> None:
     """Train every run of an experiment that has no result, seed by seed, `jobs` side by side."""
     missing = [
@@ -138,7 +146,7 @@ def run(
     def one(arm: str, seed: int) -> None:
         cores = free.pop()
         try:
-            train(name, arm, seed, folder, cores)
+            train(name, arm, seed, folder, files, cores)
         finally:
             free.append(cores)
         if not keep:
@@ -211,7 +219,8 @@ def table(name: str) -> str:
     machines = ", ".join(sorted({run["machine"] for run in runs}))
     steps = ", ".join(map(str, sorted({run["steps"] for run in runs})))
     lines += ["", f"{experiment.question} {steps} steps; {machines}.", ""]
-    lines += ["```", f"python benchmarks/experiments.py run {name}", "```"]
+    files = " --files FILES" if "FILES/" in str(experiment.settings) else ""
+    lines += ["```", f"python benchmarks/experiments.py run {name}{files}", "```"]
     return "\n".join(lines)
 
 
@@ -233,7 +242,7 @@ def numbers(text: str) -> list[int]:
 
 def main() -> None:
     """Run or print what the command line says."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("run", help="train what has no result yet")
     one.add_argument("name", choices=EXPERIMENTS)
@@ -241,6 +250,7 @@ def main() -> None:
     one.add_argument("--seeds", help="as in 0-9 or 0,3; default the experiment's")
     one.add_argument("--jobs", type=int, default=1)
     one.add_argument("--dir", type=Path, default=Path("runs/experiments"))
+    one.add_argument("--files", default="FILES", help="the folder of an experiment's own files")
     one.add_argument("--keep-runs", action="store_true", help="do not remove finished workdirs")
     some = commands.add_parser("tables", help="print tables")
     some.add_argument("names", nargs="*", default=list(EXPERIMENTS))
@@ -250,7 +260,7 @@ def main() -> None:
         experiment = EXPERIMENTS[args.name]
         arms = args.arms.split(",") if args.arms else list(experiment.arms)
         seeds = numbers(args.seeds) if args.seeds else list(range(experiment.seeds))
-        run(args.name, arms, seeds, args.jobs, args.dir, args.keep_runs)
+        run(args.name, arms, seeds, args.jobs, args.dir, args.keep_runs, args.files)
     elif args.command == "tables":
         print("\n\n".join(f"## {name}\n\n{table(name)}" for name in args.names))
     else:

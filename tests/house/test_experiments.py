@@ -85,6 +85,20 @@ def test_a_run_that_is_missing_is_run_once(one_experiment, monkeypatch, tmp_path
     assert trained == [("one", "b", 0)]
 
 
+def test_files_from_elsewhere_are_named_without_their_folder(one_experiment, monkeypatch):
+    """A run reads the folder of --files; what is written of the run does not say where it was."""
+    experiment = experiments.Experiment("Why?", "demo", {"init.from": "FILES/w.npz"}, {"a": {}}, 1)
+    given = experiments.arguments(experiment, "a", 3, "/some where")
+    assert given == [
+        "--config=configs/demo.py",
+        "--config.init.from=/some where/w.npz",
+        "--config.seed=3",
+    ]
+    assert experiments.arguments(experiment, "a", 3)[1] == "--config.init.from=FILES/w.npz"
+    monkeypatch.setitem(experiments.EXPERIMENTS, "one", experiment)
+    assert "python benchmarks/experiments.py run one --files FILES" in experiments.table("one")
+
+
 def test_what_is_kept_of_a_run(tmp_path):
     (tmp_path / "eval").mkdir()
     for step in (100, 20):

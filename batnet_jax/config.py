@@ -24,7 +24,7 @@ class Field:
       choices: the allowed names.
       own: an import path of the user's own code is allowed, too, see `runtime/own_code.py`.
       example: a value for messages, if the default is an empty tuple.
-      before: the value of a run that is older than the field, if it is not the default.
+      before: the value for a run that is older than the field, if it is not the default.
     """
 
     default: Any
@@ -53,8 +53,8 @@ FIELDS: dict[str, Field] = {
     "steps": Resumable(0, "stop after N steps in all; 0 = after num_epochs (ours)", least=0),
     "fit": Resumable(
         "batch",
-        "by the size of the training set, unless given: none; batch, where people are fewer than "
-        "a batch holds; or all, also the length of the run (ours)",
+        "settings that follow from the size of the training set, unless given: none; batch, if "
+        "it has fewer people than a batch; or all, which adds the length of the run (ours)",
         choices=("none", "batch", "all"),
     ),
     # The optimizer
@@ -102,15 +102,15 @@ FIELDS: dict[str, Field] = {
     "data.manual_dir": Resumable("data/manual", "your folder, archive or table of images (ours)"),
     "data.dir": Resumable("data", "folder to write prepared data sets to (ours)"),
     "data.layout": Resumable(
-        "", "levels of a folder's sub-folders, as in split/camera/person; '' = found (ours)"
+        "", "what sub-folders mean, from the top, as in split/camera/person; '' = found (ours)"
     ),
     "data.pattern": Resumable(
-        "", "regular expression of a folder's paths, with groups pid and camera (ours)"
+        "", "regular expression for a folder's paths, with groups pid and camera (ours)"
     ),
     "data.image_size": Field((256, 128), "height, width in pixels (paper, 4.4)"),
     "data.alpha": Field(
         "white",
-        "ground that transparent images are laid on; drop = show their hidden colours (ours)",
+        "background for transparent images; drop = show their hidden colours (ours)",
         choices=("white", "grey", "black", "drop"),
         before="drop",
     ),
@@ -121,16 +121,16 @@ FIELDS: dict[str, Field] = {
         False, "hold out msmt17's own val images, which the paper trains on (ours)"
     ),
     "data.cache_gb": Resumable(
-        4.0, "limit in memory for all decoded training images; 0 = no cache (ours)", least=0
+        4.0, "memory for all decoded training images, at most; 0 = no cache (ours)", least=0
     ),
     "data.disk_cache_gb": Resumable(
-        50.0, "else limit on disk, in data.dir; 0 = no cache on disk (ours)", least=0
+        50.0, "disk space for them in data.dir if memory is too small; 0 = none (ours)", least=0
     ),
     "data.workers": Resumable(2, "decoding threads (ours)", above=0, most=256),
     # The weights to start from
     "init.from": Field("", "a .pth, a .safetensors or a workdir; '' = none (paper, 4.4)"),
     "init.prefix": Field(
-        "", "shared by the tensors' names, as in module.encoder_q; '' = found (ours)"
+        "", "prefix of the tensors' names, as in module.encoder_q; '' = found (ours)"
     ),
     # Fine-tuning
     "train.freeze": Field(
@@ -138,13 +138,13 @@ FIELDS: dict[str, Field] = {
     ),
     "train.backbone_rate": Field(
         1.0,
-        "of the learning rate, for Blk1 to Blk4 and their copies in the streams (ours)",
+        "factor of the learning rate for Blk1 to Blk4 and their copies in the streams (ours)",
         above=0,
     ),
     # The batch, over all devices
     "batch.identities": Field(16, "P (published code)", above=0, most=2**16),
     "batch.images_per_identity": Field(
-        4, "K; 1 leaves no positive (published code)", least=2, most=2**16
+        4, "K; 1 would leave a triplet without a positive (published code)", least=2, most=2**16
     ),
     "batch.accumulate": Field(
         1, "parts of a device's batch, run in turn to save memory; losses see all (ours)", above=0
@@ -186,7 +186,7 @@ FIELDS: dict[str, Field] = {
         own=True,
     ),
     "model.reduction": Field(4, "r; CUHK03: 8 (paper, 4.4)", above=0),
-    "model.num_parts": Field(4, "T; 0 = appearance extractor alone (paper, 4.4)", least=0, most=64),
+    "model.num_parts": Field(4, "T; 0 = appearance extractor only (paper, 4.4)", least=0, most=64),
     "model.part_sampling": Field(
         "paper", "crop and resize, or affine grid (paper, 4.2)", choices=("paper", "published")
     ),
@@ -225,7 +225,7 @@ FIELDS: dict[str, Field] = {
     ),
     "loss.margin": Field(
         1.0,
-        "of multi_task, Euclidean; of circle, of cosines and below 1 (published code)",
+        "of multi_task: a Euclidean distance; of circle: of cosines, below 1 (published code)",
         least=0,
     ),
     "loss.num_negatives": Field(
@@ -233,7 +233,7 @@ FIELDS: dict[str, Field] = {
     ),
     "loss.class_margin": Field(
         0.35,
-        "of am_softmax, of cosines; of arcface, in radians, where 0.5 is usual (ours)",
+        "of am_softmax: of cosines; of arcface: radians, usually 0.5 (ours)",
         least=0,
         most=1.5,
     ),
@@ -247,18 +247,20 @@ FIELDS: dict[str, Field] = {
     "augment.erasing_probability": Field(
         0.5, "of random erasing (published code)", least=0, most=1
     ),
-    "augment.erasing_start_epoch": Field(50, "from 0; no erasing before (paper, 4.4)", least=0),
+    "augment.erasing_start_epoch": Field(
+        50, "first epoch with erasing, from 0 (paper, 4.4)", least=0
+    ),
     "augment.colour_jitter": Field(
         0.0,
         "brightness, contrast and saturation change by up to this share; 0 = none (ours)",
         least=0,
         most=1,
     ),
-    "augment.grey_probability": Field(0.0, "of an image without colours (ours)", least=0, most=1),
+    "augment.grey_probability": Field(0.0, "of making an image grey (ours)", least=0, most=1),
     # The evaluation
     "eval.datasets": Resumable(
         (),
-        "data sets to test on; () = those trained on (ours)",
+        "data sets to test on; () = the training data sets (ours)",
         own=True,
         example=("msmt17",),
     ),
@@ -268,7 +270,9 @@ FIELDS: dict[str, Field] = {
     "eval.step": Resumable(
         0, "checkpoint to restore; 0 = latest, -1 = best on val (ours)", least=-1, most=2**63 - 1
     ),
-    "eval.batch": Resumable(64, "images embedded a step, all devices (ours)", above=0, most=2**16),
+    "eval.batch": Resumable(
+        64, "images embedded in a step, over all devices (ours)", above=0, most=2**16
+    ),
     "eval.ap": Resumable(
         "precision",
         "average precision: mean precision at the hits, or trapezoid (ours)",
@@ -287,32 +291,40 @@ FIELDS: dict[str, Field] = {
         "pool Market-1501's gt_bbox of the query's identity and camera (ours)",
         choices=("none", "mean", "max"),
     ),
-    "eval.breakdown": Resumable(False, "also figures for each camera and identity (ours)"),
+    "eval.breakdown": Resumable(False, "add figures for each camera and identity (ours)"),
     "eval.bootstrap": Resumable(0, "samples for confidence intervals; 0 = none (ours)", least=0),
-    "eval.rerank": Resumable(False, "also re-ranked, Zhong et al., CVPR 2017 (ours)"),
+    "eval.rerank": Resumable(False, "add figures after re-ranking, Zhong et al., CVPR 2017 (ours)"),
     "eval.expand": Resumable(
-        0, "also queries averaged with their N first hits, Chum et al., ICCV 2007 (ours)", least=0
+        0,
+        "add figures of queries averaged with their first N hits, Chum et al., ICCV 2007 (ours)",
+        least=0,
     ),
     "eval.expand_alpha": Resumable(
         0.0, "weight of a hit: its cosine to this power, Radenovic et al., 2018 (ours)", least=0
     ),
     "eval.single_shot": Resumable(
-        0, "also CMC of one gallery image an identity, mean of N draws, as CUHK03 (ours)", least=0
+        0,
+        "add CMC with one gallery image for each identity, mean of N draws, as for CUHK03 (ours)",
+        least=0,
     ),
-    "eval.verification": Resumable(False, "also error rates over all pairs, thresholds (ours)"),
-    "eval.open_set": Resumable(False, "also identification of known and unknown people (ours)"),
+    "eval.verification": Resumable(False, "add error rates over all pairs, and thresholds (ours)"),
+    "eval.open_set": Resumable(False, "add identification of known and unknown people (ours)"),
     "eval.distractors": Resumable(
         False, "add Market-1501's 500,000 distractors to the gallery (ours)"
     ),
     # The checkpoints
-    "checkpoint.every_epochs": Resumable(10, "and at the end; 0 = at the end only (ours)", least=0),
-    "checkpoint.keep": Resumable(3, "the N newest (ours)", above=0),
+    "checkpoint.every_epochs": Resumable(
+        10, "save every N epochs, and at the end; 0 = at the end only (ours)", least=0
+    ),
+    "checkpoint.keep": Resumable(3, "keep the N newest (ours)", above=0),
     "checkpoint.keep_best": Resumable(
-        1, "also the N best by mAP on held-out identities (ours)", least=0
+        1, "also keep the N best by mAP on held-out identities (ours)", least=0
     ),
     # Records of the run
     "profile": Resumable(False, "write a trace of 3 steps to the workdir's profile/ (ours)"),
-    "log.every_steps": Resumable(10, "to metrics.jsonl and TensorBoard (ours)", above=0),
+    "log.every_steps": Resumable(
+        10, "steps between two lines of metrics.jsonl and TensorBoard (ours)", above=0
+    ),
 }
 
 
@@ -332,9 +344,9 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 def complete(saved: Mapping[str, Any]) -> dict[str, Any]:
-    """Return saved settings by their dotted names, with the fields that are newer than them.
+    """Return saved settings by their dotted names, completed with the fields that they lack.
 
-    A field that did not exist when the settings were saved has its value `before`, or its default.
+    A field that is newer than the saved settings has its value `before`, or its default.
     """
     missing = {
         name: field.default if field.before is None else field.before
@@ -381,5 +393,5 @@ def _resumable_fields() -> tuple[str, ...]:
 
 
 RESUMABLE_FIELDS = _resumable_fields()
-"""Fields and whole sections that may change when a run is resumed. Sections, as an older run may
-have saved a field that no longer exists."""
+"""Fields and whole sections that may change when a run is resumed. A section is named as a whole,
+because an older run may have saved a field of it that no longer exists."""

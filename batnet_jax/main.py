@@ -1,6 +1,6 @@
 """The command line: its streams, its signals, its help, and its exit status.
 
-    batnet COMMAND [WORD ...] [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]
+    batnet COMMAND [ARGUMENT ...] [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]
     python -m batnet_jax.main --config=configs/demo.py [--workdir=DIR] [--mode=MODE]
                               [--config.FIELD=VALUE ...]
 
@@ -18,7 +18,7 @@ INTERRUPTED = 130
 
 
 def run(argv: list[str]) -> int:
-    """Run a command line; set sys.argv to its promised form, which config_flags reads there.
+    """Run a command line; set sys.argv to its long form, which config_flags reads there.
 
     Returns: the exit status.
     """

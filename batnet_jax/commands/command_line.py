@@ -1,4 +1,4 @@
-"""The promised form of the command line, parsed by absl: --config, --workdir, --mode, and more.
+"""The long form of the command line, parsed by absl: --config, --workdir, --mode, and more.
 
 `table` has the flags; this module defines them for absl, and ml_collections adds --config.FIELD.
 """
@@ -98,7 +98,7 @@ def command() -> Command:
 
 
 def check_flags() -> None:
-    """Refuse flags of other modes, and a mode without a flag that it needs.
+    """Refuse flags of other modes, and a mode that lacks a flag.
 
     Raises: UserError naming the flag.
     """

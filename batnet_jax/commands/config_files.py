@@ -25,7 +25,7 @@ def find_config(name: str) -> str:
     """Return the path of a config file: the user's file, else the package's file of that name.
 
     Args:
-      name: a path like `mine.py`, or one of the package's as `demo` or `configs/demo.py`.
+      name: a path such as `mine.py`, or a config of the package, as `demo` or `configs/demo.py`.
     Returns: the path; `name` itself if no file is found.
     """
     shipped = config_folder() / f"{Path(name).stem}.py"

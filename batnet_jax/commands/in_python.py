@@ -38,9 +38,9 @@ def load_config(name: str | os.PathLike) -> ml_collections.ConfigDict:
     """Return the settings of a config file.
 
     Args:
-      name: of a config that comes with the package, as "demo", or the path of a file of your own.
+      name: a config that comes with the package, such as "demo", or the path of your own file.
 
-    Raises: UserError if there is none.
+    Raises: UserError if the config does not exist.
     """
     path = find_config(os.fspath(name))
     if not os.path.isfile(path):

@@ -1,4 +1,4 @@
-"""The weights of other people that can be read, and the files that can be fetched, as plain data.
+"""The published weights that can be read, and the files that can be fetched, as plain data.
 
 The module imports nothing heavy. `batnet weights` prints the tables, docs/weights.md repeats them,
 and `tests/commands/test_known_weights.py` compares both and the code.

@@ -20,7 +20,7 @@ WIDTH = 100
 
 
 def list_configs() -> str:
-    """Return the name of each config that comes with the package, and what it is for."""
+    """Return the name and the purpose of each config that comes with the package."""
     names = config_names()
     width = max(map(len, names))
     lines = [f"{name:{width}}  {_describe(config_folder() / f'{name}.py')}" for name in names]

@@ -1,4 +1,4 @@
-"""What needs neither a run nor JAX: help, the version, completion, lists, and files of weights."""
+"""Commands that need neither a run nor JAX: help, version, completion, lists, files of weights."""
 
 import os
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ COMPLETING = "_ARGCOMPLETE"
 
 
 def show(argv: Sequence[str]) -> bool:
-    """Print help, the version or a list, or complete a word, if the command line asks for it.
+    """Print help, the version or a list, or complete an argument, if the command line asks for it.
 
     Args:
       argv: the program and its arguments.
     Returns: False if the command line asks for a run.
 
     Raises:
-      UserError: for a mistake in the arguments of a list or of a completion.
+      UserError: for a mistake in the arguments.
       RunFailure: if a file of weights cannot be fetched.
     """
     words = list(argv[1 : argv.index("--")] if "--" in argv else argv[1:])
@@ -42,7 +42,7 @@ def show(argv: Sequence[str]) -> bool:
 
 
 def help_page(words: Sequence[str]) -> str:
-    """Return the page for a command line with --help: of its command or mode, or of all commands.
+    """Return the help of the command or mode in a command line, or of all commands.
 
     Args:
       words: the arguments of the program.
@@ -63,7 +63,7 @@ def answer(words: Sequence[str]) -> str:
       words: the arguments of the program.
 
     Raises:
-      UserError: for a mistake in them.
+      UserError: for a mistake in the arguments.
       RunFailure: if a file of weights cannot be fetched.
     """
     from batnet_jax.commands.parsers import completion_script, make_parser

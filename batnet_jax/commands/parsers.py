@@ -21,17 +21,17 @@ the same in the long form, which needs no installed script:
                             [--config.FIELD=VALUE ...]
   MODE is train, the default, or another of the first {len(MODES)} commands.
 
-batnet COMMAND --help shows the words and the flags of a command.
+batnet COMMAND --help shows the arguments and flags of a command.
 """
-SHELL = 'to be run by it, as in: eval "$(batnet completion bash)"'
+SHELL = 'the shell that runs the script, as in: eval "$(batnet completion bash)"'
 WITH_CONFIG = {
     "config": "the settings to start from; batnet configs lists them",
-    "saved": "other settings than the run has saved",
-    "source": "other settings than the file's names tell",
+    "saved": "settings to use in place of those that the run saved",
+    "source": "settings to use in place of those that the file shows",
 }
 """The help of --config, by where the settings of a command come from."""
 PLACEHOLDER = "--config.FIELD"
-PATTERN = "a part of a name or of a meaning; or a name with *, as in 'eval.*'"
+PATTERN = "part of a name or of a meaning; or a name with *, such as 'eval.*'"
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,7 +50,7 @@ def make_parser(*, with_fields: bool = False) -> argparse.ArgumentParser:
     """
     parser = Parser(
         prog="batnet",
-        usage="batnet COMMAND [WORD ...] [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]",
+        usage="batnet COMMAND [ARGUMENT ...] [--FLAG=VALUE ...] [--config.FIELD=VALUE ...]",
         description="Person retrieval: train on images of people, search a gallery for a person.",
         epilog=LONG_FORM,
         formatter_class=_formatter,
@@ -96,9 +96,9 @@ def usage(name: str, row: Command) -> str:
 
 
 def add_arguments(parser: argparse.ArgumentParser, row: Command, *, with_fields: bool) -> None:
-    """Add the words and the flags of a mode to its parser."""
+    """Add the arguments and the flags of a mode to its parser."""
     if row.words:
-        words = parser.add_argument_group("words")
+        words = parser.add_argument_group("arguments")
         for word in row.words:
             _complete(words.add_argument(**_word(row, word)), row, word)
     flags = parser.add_argument_group("flags")
@@ -122,7 +122,7 @@ def add_arguments(parser: argparse.ArgumentParser, row: Command, *, with_fields:
         )
     if row.settings == "saved":
         trust = settings.add_argument(
-            "--trust", metavar="PKG,...", help="packages whose code the run's settings may name"
+            "--trust", metavar="PKG,...", help="your own packages that the run may import"
         )
         trust.completer = lambda **_: []  # type: ignore[attr-defined]
 
@@ -149,7 +149,7 @@ def _field(name: str, field: Field) -> dict[str, Any]:
 
 
 def _complete(action: Any, row: Command, word: str) -> None:
-    """Say what completes an argument, where it is not a file."""
+    """Set the completer of an argument that is not a file."""
     if word == RUN:
         return
     if word == RUNS:
@@ -181,21 +181,21 @@ def _workdir(row: Command) -> str:
 
 
 def add_own(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add the words and flags of a command that is not a mode."""
+    """Add the arguments and flags of a command that is not a mode."""
     if name == "completion":
         parser.add_argument("shell", choices=SHELLS, help=SHELL)
     if name == "fields":
         pattern = parser.add_argument("pattern", nargs="?", default="", help=PATTERN)
         pattern.completer = lambda **_: list(FIELDS)  # type: ignore[attr-defined]
         config = parser.add_argument(
-            "--config", metavar="NAME|FILE", help="show its values, not the defaults"
+            "--config", metavar="NAME|FILE", help="show the values of this config, not the defaults"
         )
         config.completer = _names_and_files  # type: ignore[attr-defined]
     if name == "weights":
         parser.add_argument("get", nargs="?", choices=("get",), help="fetch the file NAME")
-        known = parser.add_argument("name", nargs="?", help="a file of the list that it prints")
+        known = parser.add_argument("name", nargs="?", help="a name from the printed list")
         known.completer = lambda **_: [own.name for own in FILES]  # type: ignore[attr-defined]
-        parser.add_argument("--to", metavar="DIR", help="the folder for it; default here")
+        parser.add_argument("--to", metavar="DIR", help="where to put the file; default here")
 
 
 def complete() -> None:
@@ -212,7 +212,7 @@ def complete() -> None:
 
 
 def completion_script(shell: str) -> str:
-    """Return the script that makes a shell complete the words of `batnet`."""
+    """Return the script that makes a shell complete the arguments of `batnet`."""
     import argcomplete  # type: ignore
 
     return argcomplete.shellcode(["batnet"], shell=shell)  # type: ignore

@@ -1,4 +1,4 @@
-"""The run of a mode: its settings, its checks, and its end as a line and an exit status."""
+"""Runs a mode: reads and checks its settings, and turns its end into a line and an exit status."""
 
 import importlib
 import sys
@@ -34,7 +34,7 @@ RUN_FAILURE = 1
 
 
 def run_line(argv: list[str]) -> int:
-    """Run a command line in the promised form, which must be sys.argv, too.
+    """Run a command line in the long form, which must be sys.argv, too.
 
     Returns: the exit status, unless a user's mistake ends it.
     Raises: UserError.
@@ -66,7 +66,7 @@ def run_line(argv: list[str]) -> int:
 
 
 def after_signal() -> str:
-    """Return what the line about a signal says of the same command's next run."""
+    """Return the end of the line about a signal: what the same command does next time."""
     if MODE.value == "serve":
         return ""
     if command().resumes:
@@ -130,8 +130,8 @@ def open_own_code(config: ml_collections.ConfigDict, *, is_saved: bool) -> None:
 
     Args:
       config: validated.
-      is_saved: the settings are a checkpoint's, but for those that the command line gives. Code is
-        imported where it is used, and if the user trusts it.
+      is_saved: the settings come from a checkpoint, except those on the command line. Their code is
+        imported only where it is used, and only if the user trusts it.
 
     Raises: UserError, as `check_trusted` and `import_own_code` do.
     """
@@ -148,7 +148,7 @@ def open_own_code(config: ml_collections.ConfigDict, *, is_saved: bool) -> None:
 def keep_older_settings(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Set the fields that are newer than the run of a workdir, unless the command line gives them.
 
-    A run goes on as it began, although the default has changed since.
+    A run keeps the values that it began with, even if later defaults differ.
     """
     if CONFIG.value is None or command().settings == "runs":
         return

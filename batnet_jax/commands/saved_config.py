@@ -1,6 +1,6 @@
 """A config file for `--config=saved_config.py:WORKDIR`: the settings that a workdir has saved.
 
-In place of the workdir a file of weights may stand.
+A file of weights can take the place of the workdir.
 """
 
 import ml_collections

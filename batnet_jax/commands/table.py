@@ -1,6 +1,6 @@
 """Every command with its flags and its help, as plain data that imports no package.
 
-The flags of the promised form, the words of `batnet COMMAND`, the help and the completion follow
+The flags of the long form, the arguments of `batnet COMMAND`, the help and the completion follow
 from this table. A mode's `run` takes the value of each of its flags by the flag's name.
 """
 
@@ -47,11 +47,11 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """A command: what it does, and what it reads from the command line.
+    """A command: its help, its arguments and flags, and the source of its settings.
 
     Attributes:
       help: a sentence for the list of all commands.
-      module: the mode's file in `batnet_jax.modes`; "" = the command is no mode.
+      module: the mode's file in `batnet_jax.modes`; "" = the command is not a mode.
       words: the arguments without a flag, in their order: names of `needs` and `takes`, or `RUN`,
         `RUNS` (any number) and `DATA`.
       needs: flags that the command cannot do without.
@@ -60,8 +60,8 @@ class Command:
         workdir's last checkpoint unless --config is given; `source` = from the file of weights
         --source unless --config is given; `runs` = from several runs; `none` = the command reads
         neither settings nor a workdir.
-      keeps: the command keeps files in the workdir, or reads others than its checkpoints; a file of
-        weights in place of a workdir is imported first.
+      keeps: the command writes to the workdir, or reads more of it than checkpoints. If the user
+        gives a file of weights in place of a workdir, the file is imported first.
       shared: several processes can run the command together, and the workdir may be in a bucket.
       resumes: the command resumes from its last checkpoint when it is started again.
       tests: the command opens the data sets that the settings name.
@@ -94,32 +94,32 @@ WORDS = {
     RUNS: "two or more workdirs; the first is compared with the others",
     DATA: "a folder, .zip or .tar of images, a .csv of them, or the name of a config",
 }
-"""The meaning of the words that are no flag of one command."""
+"""The meaning of the arguments that no flag of a command declares."""
 
 OUTPUT = Option("output", "the file to write", "path", shown="FILE")
-QUERY = Option("query", "an image, a folder or a list", "path")
+QUERY = Option("query", "an image, or a folder or a list of images", "path")
 GALLERY = Option(
     "gallery",
-    "what embed wrote, a folder or a list; several with commas",
+    "what embed wrote, or a folder or a list of images; separate several by commas",
     "path",
     shown="PATH,PATH",
 )
 INDEX = Option(
     "index",
-    "the kind of --faiss; auto = by the number of images",
+    "the kind of index that --faiss writes; auto chooses by the number of images",
     default="auto",
     choices=("auto", "flat", "hnsw", "ivfpq"),
 )
-IMAGES = Option("images", "a folder, a list with a path a line, or a table", "path")
+IMAGES = Option("images", "a folder of images, a list with a path a line, or a table", "path")
 WHERE = Option(
     "where",
-    "search only images whose columns pass, as in 'camera=3 and time>2024-01-01'",
+    "search only the images that pass, such as 'camera=3 and time>2024-01-01'",
     shown="FILTER",
 )
 ACCEPT = Option(
     "accept",
-    "list only hits as good as a score, 0.6 or score=0.6, as a false accept rate of pairs, "
-    "far=0.001 or 0.1%, or as a false alarm rate of queries, alarm=0.01",
+    "list only hits above a threshold: a score (0.6 or score=0.6), a false accept rate of pairs "
+    "(far=0.001 or 0.1%), or a false alarm rate of queries (alarm=0.01)",
     shown="SCORE|far=RATE|alarm=RATE",
 )
 AP = ("precision", "trapezoid")
@@ -162,8 +162,8 @@ COMMANDS: dict[str, Command] = {
         words=(RUN, "images", "output"),
         needs=(
             OUTPUT.saying(
-                "the file to write, or a folder: several processes share it, and the same command "
-                "goes on after an interruption",
+                "the file to write; or a folder, which several processes can fill, and which the "
+                "same command completes after an interruption",
                 "F.npz|parquet|DIR",
             ),
         ),
@@ -173,20 +173,22 @@ COMMANDS: dict[str, Command] = {
             Option("append", "keep the file's images; add those that it lacks", "switch", False),
             Option(
                 "update",
-                "embed what is new or has changed; remove what is gone from the images",
+                "embed images that are new or have changed, and remove those that are gone",
                 "switch",
                 False,
             ),
-            Option("remove", "remove images from the file, without --images", shown="PATTERN|LIST"),
+            Option(
+                "remove", "remove these images from the file; no --images", shown="PATTERN|LIST"
+            ),
             Option(
                 "shard",
-                "embed every N-th shard of a folder from I on, I in 0..N-1; N processes share the "
-                "work",
+                "embed every N-th shard of a folder, starting at I (0 to N-1); N processes share "
+                "the work",
                 shown="I/N",
             ),
             Option(
                 "shard_images",
-                "images of a shard of a folder; default: by their number",
+                "how many images a shard of a folder holds; default: by the length of the list",
                 "number",
                 least=1,
             ),
@@ -201,7 +203,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "search": Command(
-        "Ranks a gallery for query images.",
+        "Ranks a gallery by similarity to query images.",
         module="search",
         words=(RUN, "query", "gallery"),
         needs=(GALLERY,),
@@ -211,10 +213,10 @@ COMMANDS: dict[str, Command] = {
             OUTPUT.saying("the lists to write", "F.json|csv|jsonl"),
             Option("faiss", "the index of the gallery to write", "path", shown="FILE"),
             INDEX,
-            Option("keep_own", "list the query's own file, too", "switch", False),
+            Option("keep_own", "list the query's own file too", "switch", False),
             Option(
                 "pool",
-                "make one query of all images of --query, of one person",
+                "combine all images of --query, which show one person, into one query",
                 default="none",
                 choices=("none", "mean", "max"),
             ),
@@ -229,12 +231,14 @@ COMMANDS: dict[str, Command] = {
         module="load",
         words=("gallery", "to"),
         needs=(
-            Option("to", "the database: lancedb: and a folder or an address", shown="lancedb:DIR"),
+            Option(
+                "to", "the database: lancedb: before a folder or an address", shown="lancedb:DIR"
+            ),
         ),
         takes=(
             GALLERY.saying("what embed wrote; images of known paths are replaced"),
             INDEX.saying("the database's own index; auto = by the number of images"),
-            Option("delete", "remove the images that pass a filter, as path like 'old/*'"),
+            Option("delete", "remove the images that pass a filter, such as path like 'old/*'"),
         ),
         settings="none",
         on_cpu=True,
@@ -244,7 +248,7 @@ COMMANDS: dict[str, Command] = {
         ),
     ),
     "serve": Command(
-        "Serves a page that ranks a gallery for an image.",
+        "Serves a page to search a gallery with an image.",
         module="serve",
         words=(RUN, "gallery"),
         needs=(GALLERY,),
@@ -253,8 +257,8 @@ COMMANDS: dict[str, Command] = {
             Option("port", "0 = any free port", "number", 8000, least=0, most=65535),
             Option(
                 "token",
-                "what requests must know; else the variable BATNET_TOKEN, or a random one if other "
-                "machines can reach --host",
+                "the token that requests must send; default: the variable BATNET_TOKEN, or a "
+                "random one if other machines can reach --host",
             ),
             Option("allow_host", "more host names to answer to", "list", shown="NAME,NAME"),
             ACCEPT,
@@ -272,7 +276,7 @@ COMMANDS: dict[str, Command] = {
         examples=("batnet export runs/people people.onnx",),
     ),
     "import": Command(
-        "Makes a checkpoint of the weights in a file of PyTorch's or others'.",
+        "Makes a checkpoint from a file of weights.",
         module="import_weights",
         words=("source", "output"),
         needs=(
@@ -291,11 +295,17 @@ COMMANDS: dict[str, Command] = {
         words=(RUNS,),
         needs=(Option("runs", WORDS[RUNS], "list", shown="DIR,DIR"),),
         takes=(
-            Option("test", "the data set to compare on; default the first of each run"),
-            Option("step", "of the evaluations; 0 = the latest of each", "number", 0, least=0),
+            Option("test", "the data set to compare on; default: the first of each run"),
+            Option(
+                "step",
+                "compare the evaluations of this step; 0 = the latest of each run",
+                "number",
+                0,
+                least=0,
+            ),
             Option(
                 "resample",
-                "what intervals and p-values draw",
+                "the unit that intervals and p-values resample",
                 default="identity",
                 choices=("identity", "query"),
             ),
@@ -311,7 +321,7 @@ COMMANDS: dict[str, Command] = {
         needs=(QUERY.saying("a file of features of the queries"),),
         takes=(
             GALLERY.saying("a file of features of the gallery", "PATH"),
-            Option("distances", "an .npy of distances, for files of labels alone", "path"),
+            Option("distances", "an .npy of distances; QUERY and GALLERY then hold labels", "path"),
             Option(
                 "metric",
                 "how features are compared",
@@ -321,19 +331,19 @@ COMMANDS: dict[str, Command] = {
             Option("ap", "the convention of average precision", default="precision", choices=AP),
             Option(
                 "same_camera",
-                "images of the query's identity and camera",
+                "what to do with images of the query's own identity and camera",
                 default="remove",
                 choices=SAME_CAMERA,
             ),
             Option(
                 "leave_out_own",
-                "leave out the gallery image of the query's path, or of its row",
+                "leave out each query's own image: the same path, or the same row of one file",
                 "switch",
                 False,
             ),
             Option(
                 "resume",
-                "keep the counts here, so that the same command goes on",
+                "keep the counts here, so that the same command continues after an interruption",
                 "path",
                 shown="F.npz",
             ),
@@ -343,29 +353,34 @@ COMMANDS: dict[str, Command] = {
         examples=("batnet metrics query.npz gallery.npz",),
     ),
     "plan": Command(
-        "Compiles a training run for a TPU slice without one: memory, time, cost.",
+        "Estimates the memory, time and cost of a training run on a TPU slice; needs no TPU.",
         module="plan",
         words=(DATA,),
-        needs=(Option("slice", "its type, as v4-8, v5litepod-4, v5p-8 or v6e-4", shown="TYPE"),),
+        needs=(Option("slice", "v4-8, v5litepod-4, v5p-8, v6e-4 or the like", shown="TYPE"),),
         takes=(
             Option(
                 "training_images",
-                "their number; default: the data set is looked at",
+                "the number of training images; default: read from the data set",
                 "number",
                 least=1,
             ),
-            Option("training_people", "their number; default likewise", "number", least=1),
-            Option("price", "of a chip for an hour, for the cost of the run", shown="PRICE"),
+            Option(
+                "training_people",
+                "the number of people in training; default: read from the data set",
+                "number",
+                least=1,
+            ),
+            Option("price", "the price of a chip for an hour, to print the cost", shown="PRICE"),
         ),
         on_cpu=True,
         examples=("batnet plan people/ --slice=v5litepod-4 --price=1.20",),
     ),
     "tables": Command(
-        "Trains the rows of one of the paper's tables, with each seed; resumes.",
+        "Trains a network for each row of one of the paper's tables and each seed; resumes.",
         module="tables",
-        needs=(Option("table", "a number of 1..7", "number", least=1, most=7),),
+        needs=(Option("table", "the number of the table, 1 to 7", "number", least=1, most=7),),
         takes=(
-            Option("seeds", "seeds of each row's runs; default config.seed", "list", shown="0,1"),
+            Option("seeds", "train each row with these; default config.seed", "list", shown="0,1"),
         ),
         resumes=True,
         examples=("batnet tables --config=msmt17 --table=4 --seeds=0,1",),
@@ -373,11 +388,13 @@ COMMANDS: dict[str, Command] = {
     "configs": Command("Lists the configs that come with the package.", settings="none"),
     "fields": Command("Lists the settings, with their meaning.", settings="none"),
     "weights": Command(
-        "Lists the weights of others that can be read; fetches a file of them.",
+        "Lists the published weights that can be read; fetches a file of weights.",
         settings="none",
         examples=("batnet weights", "batnet weights get osnet_x1_0_msmt17 --to=weights"),
     ),
-    "completion": Command("Prints the completion of words for a shell.", settings="none"),
+    "completion": Command(
+        "Prints the script that makes a shell complete commands and settings.", settings="none"
+    ),
 }
 MODES = {name: command for name, command in COMMANDS.items() if command.module}
 """The commands that `--mode` names, too."""

@@ -1,4 +1,4 @@
-"""The command `batnet weights`: the weights of others that can be read, and a file of them."""
+"""The command `batnet weights`: lists published weights that can be read, and fetches files."""
 
 import difflib
 import sys
@@ -72,7 +72,7 @@ def get(name: str | None, folder: str) -> str:
     Returns: a line that says where the file is.
 
     Raises:
-      UserError: for an unknown name, or if another file has the place.
+      UserError: for an unknown name, or if the path holds another file.
       RunFailure: if the file cannot be fetched whole.
     """
     names = [own.name for own in FILES]

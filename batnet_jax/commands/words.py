@@ -1,6 +1,6 @@
-"""Command lines with words, as in `batnet search RUN QUERY`, in the promised form.
+"""Turns command lines such as `batnet search RUN QUERY` into the long form.
 
-The promised form is `--mode=search --workdir=RUN --query=QUERY`: flags alone, each with its value
+The long form is `--mode=search --workdir=RUN --query=QUERY`: flags only, each with its value
 in the same word. Everything behind this module reads only this form.
 """
 
@@ -27,12 +27,12 @@ ARCHIVE = re.compile(
 
 
 def to_flags(argv: Sequence[str]) -> list[str]:
-    """Return a command line in the promised form.
+    """Return a command line in the long form.
 
     Args:
       argv: the program and its arguments, in either form.
 
-    Raises: UserError for an unknown command, and for words that are missing, too many or unclear.
+    Raises: UserError for an unknown command, and for missing, superfluous or unclear arguments.
     """
     words = join_values([spell(word) for word in argv[1:]])
     first = words[0] if words else ""
@@ -58,7 +58,7 @@ def spell(word: str) -> str:
 
 
 def join_values(words: Sequence[str]) -> list[str]:
-    """Return the words with each flag and its value in one word: `--top 5` becomes `--top=5`."""
+    """Join each flag and its value into one word: `--top 5` becomes `--top=5`."""
     joined, rest = [], list(words)
     while rest:
         word = rest.pop(0)
@@ -98,7 +98,7 @@ def _is(word: str, flag: str) -> bool:
 
 
 def _set_flags(name: str, words: Sequence[str]) -> list[str]:
-    """Return the flags of a command, with flags for its words.
+    """Return the flags of a command, with flags in place of its arguments.
 
     Raises: UserError, as `to_flags` does.
     """
@@ -124,9 +124,9 @@ def _set_flags(name: str, words: Sequence[str]) -> list[str]:
 
 
 def _check_needs(name: str, command: Command, given: Collection[str]) -> None:
-    """Refuse a command without a word that it needs.
+    """Refuse a command that lacks an argument.
 
-    Raises: UserError naming the word.
+    Raises: UserError naming the argument.
     """
     if command.settings == "saved" and not {"workdir", "config"} & set(given):
         raise UserError(f"batnet {name} needs {RUN}, {WORDS[RUN]}: {usage(name)}")
@@ -136,12 +136,12 @@ def _check_needs(name: str, command: Command, given: Collection[str]) -> None:
 
 
 def usage(name: str) -> str:
-    """Return a command with its words, as in `batnet search RUN QUERY GALLERY`."""
+    """Return a command with its arguments, as in `batnet search RUN QUERY GALLERY`."""
     return " ".join(["batnet", name, *map(shown, COMMANDS[name].words)])
 
 
 def shown(slot: str) -> str:
-    """Return a word of a command as messages and the help show it."""
+    """Return the name of an argument as messages and the help show it."""
     return "RUN RUN ..." if slot == RUNS else slot.upper()
 
 
@@ -200,7 +200,7 @@ def read_data(word: str, given: Collection[str]) -> list[str]:
 
 
 def _name_saved_config(words: list[str]) -> list[str]:
-    """Return flags that change fields without naming a config, with the config of what they name.
+    """Add the config of the named workdir or file to flags that change fields but name no config.
 
     Other command lines are returned as they are.
     """

@@ -1,4 +1,4 @@
-"""Command lines with words, in the promised form."""
+"""Command lines with words, in the long form."""
 
 import os
 import re
@@ -16,7 +16,7 @@ DEMO = str(ROOT / "configs" / "demo.py")
 
 
 def flags_of(line):
-    """Return the promised form of a line, as a set."""
+    """Return the long form of a line, as a set."""
     return set(to_flags(["batnet", *line.split()])[1:])
 
 

@@ -185,7 +185,10 @@ def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
             {"eval.step": -2},
             "config.eval.step=-2 must be -1 or more .*0 = latest, -1 = best on val",
         ),
-        ({"batch.images_per_identity": 1}, "identity=1 must be 2 or more .*1 leaves no positive"),
+        (
+            {"batch.images_per_identity": 1},
+            "identity=1 must be 2 or more .*1 would leave a triplet without",
+        ),
         ({"data.own_val": True, "data.val_identities": 0.1}, "both hold images out: choose one"),
         ({"data.variant": "v2", "data.train": ("msmt17",)}, "empty it, .* as in msmt17:v2"),
         ({"loss.num_negatives": 61}, "has 60 negatives an anchor, fewer than .*num_negatives=61"),

@@ -18,7 +18,7 @@ INTERRUPTED = 130
 
 
 def run(argv: list[str]) -> int:
-    """Run a command line; set sys.argv to its long form, which config_flags reads there.
+    """Run a command line; set sys.argv to its long form, because config_flags reads sys.argv.
 
     Returns: the exit status.
     """

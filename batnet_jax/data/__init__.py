@@ -8,7 +8,7 @@
 | `builder`, `checks` | write a prepared data set; check images, counts and copies |
 | `prepared` | opens a prepared data set: `Dataset`, `Split` |
 | `splits` | divides identities into training and test, images into query and gallery |
-| `matches` | tells whether any query of a test can have a match |
+| `matches` | refuses a test in which no query can have a match |
 | `run_data` | opens all data sets of a run by the names in the config |
 | `loading/` | samples batches, decodes images, caches and prefetches them |
 """
@@ -77,11 +77,11 @@ def split_name(name: str) -> tuple[str, str, Reading | None]:
 
 
 def check_name(name: str, setting: str = "name") -> None:
-    """Raise a UserError if no data set can have this name, or its layout or pattern is none.
+    """Raise a UserError if no data set can have this name, or if its layout or pattern is wrong.
 
     Args:
       name: as in `load_dataset`.
-      setting: what the caller calls the name, for the message.
+      setting: the setting that holds the name, for the message.
     """
     base, _, reading = split_name(name)
     if base not in DATASETS and not own_code.is_import_path(base):
@@ -96,7 +96,7 @@ def check_name(name: str, setting: str = "name") -> None:
 def builder_of(name: str) -> type[ReIDBuilder]:
     """Return the class of a data set's builder.
 
-    Raises: UserError if there is none: a name that is unknown, or an import path to something else.
+    Raises: UserError if the name is unknown, or an import path leads to something else.
     """
     check_name(name)
     base = split_name(name)[0]

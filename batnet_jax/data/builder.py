@@ -62,7 +62,7 @@ class SplitSource(NamedTuple):
 
 
 class Reading(NamedTuple):
-    """The user's word on how to read folders and names; only `folder` has a use for it."""
+    """The user's settings for reading folders and names; only `folder` uses them."""
 
     layout: str = ""
     """The levels of folders, such as "split/person", see `sources/layout.py`; "" = to be found."""

@@ -23,7 +23,7 @@ SIDE = 16
 
 
 class Checked(NamedTuple):
-    """What a check of an image finds."""
+    """The result of checking an image."""
 
     transparent: bool
     """Whether a pixel is transparent."""
@@ -56,15 +56,15 @@ def median_aspect(shapes: np.ndarray) -> float:
 
 
 def fitting_size(aspect: float, size: tuple[int, int], step: int = SIDE) -> tuple[int, int] | None:
-    """Return the image size that suits images of another shape, with about as many pixels.
+    """Return an image size of the images' shape, with about as many pixels as `size`.
 
     Args:
       aspect: the images' height / width; shapes beyond `LONGEST` count as `LONGEST`.
       size: (height, width) in pixels, as configured.
-      step: heights that the network takes are multiples of this multiple of 16.
+      step: the network takes heights that are multiples of `step`, itself a multiple of 16.
 
     Returns: (height, width), the width a multiple of 16; None if the configured shape is near
-      enough, or nearer than the best that the network takes.
+      enough, or nearer than any shape that the network takes.
     """
     ratio = aspect * size[1] / size[0]
     if max(ratio, 1 / ratio) < FAR_OFF:
@@ -134,7 +134,7 @@ def count_warnings(counts: Mapping[str, Count], published: Mapping[str, Count]) 
 
 
 def digest_of(encoded: bytes) -> int:
-    """Return a number of 64 bits that stands for the content of a file."""
+    """Return a digest of 64 bits of the content of a file."""
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), sys.byteorder)
 
 

@@ -19,8 +19,8 @@ def check_matches(
       title: the name of the test in messages.
       query: of q images.
       gallery: of g images.
-      same_camera: "remove": another camera than the query's sees a match, if all cameras are known;
-        "keep": any camera may see a match.
+      same_camera: "remove": a match must be from another camera than the query, if all cameras are
+        known; "keep": a match may be from any camera.
       names: the names of identities by pid; empty = numbers.
 
     Raises: UserError that says whether identities or cameras are the reason.

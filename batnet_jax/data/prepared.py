@@ -96,7 +96,7 @@ class Split:
         return hashlib.sha256(self.content_digest.encode() + self.rows.tobytes()).hexdigest()[:16]
 
     def images_fingerprint(self) -> str:
-        """Return an identifier of these images, whatever numbers their identities have."""
+        """Return an identifier of these images that ignores the numbers of their identities."""
         return hashlib.sha256(self.images_digest.encode() + self.rows.tobytes()).hexdigest()[:16]
 
     def label_fingerprint(self) -> str:

@@ -248,8 +248,8 @@ def make_training_set(datasets: Sequence[Dataset], splits: Sequence[Split]) -> T
 def fingerprints(data: RunData) -> dict[str, str]:
     """Return fingerprints of a run's images and labels, the same on every machine.
 
-    Returns: by name: `train`; `TRAIN_BY_LABEL`, the same for a data set that has got people in its
-      test, although they shift the numbers of all; and `<data set> <val or test>` for each test.
+    Returns: by name: `train`; `TRAIN_BY_LABEL`, which does not change if people join the test, as
+      their numbers do not count; and `<data set> <val or test>` for each test.
     """
     images, labels, _ = data.train
     by_label = f"{images.images_fingerprint()} {labels.astype('<i8').tobytes().hex()}"

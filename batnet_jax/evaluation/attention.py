@@ -36,7 +36,7 @@ def mean_masks(
     Args:
       model: the network.
       variables: `params` and `batch_stats`.
-      batches: images [b, h, w, 3] bytes of one shape, and how many of them are no padding.
+      batches: images [b, h, w, 3] bytes of one shape, and their number without padding.
     Returns: by position, [n, h', w'] float32 in [1/2, 1).
     """
 

@@ -1,6 +1,6 @@
-"""What a test gives without training: chance, raw pixels, and the network's initial weights.
+"""Baselines of a test, reached without training: chance, raw pixels, and the initial weights.
 
-A figure says little alone: on easy images raw pixels find most people. The figures of a test set
+A figure needs a comparison: on easy images raw pixels find most people. The baselines of a test set
 are computed once and kept in the workdir's `baselines.json`.
 """
 
@@ -38,7 +38,7 @@ def measure_baselines(
     make_untrained: Callable[[], Embed],
     workdir: Path,
 ) -> dict[str, dict[str, Any]]:
-    """Return the figures of the baselines of a test, kept ones if there are any.
+    """Return the figures of a test's baselines; compute them unless the workdir keeps them.
 
     All processes must call this function. The first time each image is embedded twice: as raw
     pixels, and by the untrained network.
@@ -126,7 +126,7 @@ def _measure(
 
 
 def _key(config: ml_collections.ConfigDict, test: RetrievalTest) -> str:
-    """Return a hash of all that the baselines of a test depend on."""
+    """Return a hash of everything that the baselines of a test depend on."""
     what = {
         "version": VERSION,
         "sets": describe_sets(test),
@@ -145,7 +145,7 @@ def _key(config: ml_collections.ConfigDict, test: RetrievalTest) -> str:
 def read_kept(
     workdir: Path, test: RetrievalTest, key: str | None = None
 ) -> dict[str, dict[str, Any]] | None:
-    """Return the kept baselines of a test; None if there are none, or if they are damaged.
+    """Return the kept baselines of a test; None if they are missing or damaged.
 
     Args:
       workdir: of the run.

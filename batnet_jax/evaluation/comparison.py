@@ -1,4 +1,4 @@
-"""Comparison of runs that were evaluated on the same test: differences, and how sure they are.
+"""Compares runs that were evaluated on the same test: differences, intervals and p-values.
 
 All runs are compared with the first. evaluated_run reads a run, paired holds the statistics of
 queries and seeds, run_groups compares settings and groups of seeds.
@@ -138,7 +138,7 @@ def _check_paths(runs: Sequence[str | os.PathLike]) -> list[Path]:
 def _read_all(
     paths: Sequence[Path], test: str | None, step: int
 ) -> tuple[list[EvaluatedRun], list[dict[str, str]]]:
-    """Read the runs; return the comparable runs, and run and reason of each of the others.
+    """Read the runs; return those that can be compared, and the name and the problem of the others.
 
     Raises: UserError if the first run, or all others, cannot be read.
     """

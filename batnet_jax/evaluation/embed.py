@@ -79,7 +79,7 @@ def embed_on_devices(model: Any, on: tuple[Any, ...] | None = None) -> Callable[
 
     Args:
       model: the network.
-      on: the devices; None: those of all processes.
+      on: the devices; None = the devices of all processes.
     """
     step = functools.partial(embed_step, model=model)
     return devices.parallel(step, in_axes=(None, 0), devices=on)

@@ -42,7 +42,7 @@ def run_tests(
     workdir: Path,
     make_untrained: Callable[[], Embed] | None = None,
 ) -> list[dict[str, Any]]:
-    """Evaluate each test, and print its table, with rows of what is reached without training.
+    """Evaluate each test, and print its table, with rows of the baselines.
 
     Args:
       config: its `eval` and `data` sections are read.
@@ -50,7 +50,7 @@ def run_tests(
       embed: see `make_embed`.
       step: training steps the model has taken.
       workdir: where to write; see `write_result`.
-      make_untrained: see `measure_baselines`; None to print the figures alone.
+      make_untrained: see `measure_baselines`; None to print no baselines.
     Returns: the results that the files hold, in the order of the tests.
     """
     results = []

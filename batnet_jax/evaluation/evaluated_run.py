@@ -1,4 +1,4 @@
-"""A run as comparisons read it: settings, an evaluation, its queries' figures, and curves."""
+"""Reads a run for a comparison: settings, an evaluation, the figures of its queries, and curves."""
 
 import json
 from collections.abc import Mapping

@@ -5,7 +5,7 @@
 matrix `distmat` with `q_pids`, `g_pids`, `q_camids`, `g_camids` (Torchreid, FastReID).
 .parquet: a column of features, and columns `pid`, `camera`, `path`.
 .npy: features, or a distance matrix.
-.csv: identities, cameras and paths, a row an image; beside an .npy or .npz of its name.
+.csv: identities, cameras and paths, a row for each image; beside an .npy or .npz of the same name.
 """
 
 import csv
@@ -46,7 +46,7 @@ class Labelled(NamedTuple):
     """The images of one set."""
 
     features: Any
-    """[n, d], an array or a `RowFile`; None in a file of labels alone."""
+    """[n, d], an array or a `RowFile`; None for a file that holds only labels."""
     pids: np.ndarray
     """[n] integers or strings."""
     cameras: Any
@@ -129,7 +129,7 @@ def _read_npy(path: Path) -> np.ndarray:
     The system ends a process by a signal if the process touches a mapped file that has been cut
     off. A file that is read raises an exception instead.
 
-    Raises: OSError or ValueError if the file is damaged, or no regular file.
+    Raises: OSError or ValueError if the file is damaged, or not a regular file.
     """
     with open(open_regular(path), "rb") as file:
         size = os.fstat(file.fileno()).st_size
@@ -279,10 +279,10 @@ def labelled(
 
 
 def _vector(array: np.ndarray) -> np.ndarray:
-    """Return [1, n] and [n, 1], as MATLAB has vectors, as [n]; whole numbers as integers.
+    """Return [1, n] and [n, 1], MATLAB's forms of a vector, as [n]; whole numbers as integers.
 
-    Where NaN stands beside whole numbers, as in tables with missing values, they are texts: the
-    digits, and "" for NaN. Texts such as 1.0 lose the fraction.
+    Whole numbers beside NaN, as in tables with missing values, become texts: the digits, and "" for
+    NaN. Texts such as 1.0 lose the fraction.
     """
     if array.ndim == 2 and 1 in array.shape:
         array = array.reshape(-1)

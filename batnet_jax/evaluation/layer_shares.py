@@ -1,7 +1,7 @@
-"""Does the attention look at the person? Shares of a map's energy on the layers of drawn images.
+"""Measures whether the attention looks at the person: shares of energy on drawn images' layers.
 
-The paper shows in Fig. 6 that the mask filters out background clutter. Drawn images come with the
-layer of each pixel, so the clutter that is left can be measured.
+The paper shows in Fig. 6 that the mask filters out background clutter. The layer of each pixel of a
+drawn image is known, so the remaining clutter can be measured.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Images that are both in the query set and in the gallery of a test: the files are equal."""
+"""Finds images that are both in the query set and in the gallery of a test, by equal files."""
 
 import hashlib
 import sys

@@ -130,7 +130,7 @@ def _draw_flips(sums: np.ndarray, least: np.ndarray, samples: int, seed: int) ->
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return the p-values of several tests, corrected so that all hold together."""
+    """Return the p-values of several tests, corrected for their number (Holm)."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
     corrected, highest = [0.0] * len(p_values), 0.0
     for place, i in enumerate(order):
@@ -140,7 +140,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare_seeds(differences: Sequence[float], level: float = 0.95) -> dict[str, Any]:
-    """Return the mean of the differences of runs with the same seeds, and how sure the mean is.
+    """Return the mean difference of runs with the same seeds, with an interval and a p-value.
 
     Args:
       differences: one for each seed; at least two.

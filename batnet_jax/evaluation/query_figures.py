@@ -7,7 +7,7 @@ Arrays, for q queries in the order of the test:
     average_precision   [q] float64; nan for a query without a match
     header              a string of JSON: `version` of the format, `dataset`, `split`, `step`, `ap`,
                         `same_camera`, `multi_query`, and `sets` as `describe_sets` returns it;
-                        `names` of the pids, if the user has given some; `leave_out_own`, if the
+                        `names` of the pids, if the user has named them; `leave_out_own`, if the
                         queries' own images are left out
 """
 

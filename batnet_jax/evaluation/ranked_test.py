@@ -114,7 +114,7 @@ def _embed_queries(
 
 
 class _GalleryFeatures:
-    """The features of a gallery, each embedded when the evaluator first asks for it."""
+    """The features of a gallery, each embedded when the evaluator first reads it."""
 
     def __init__(self, store: ImageStore, embed: Embed, dim: int, batch: int):
         self.features = np.zeros((len(store), dim), np.float32)

@@ -1,4 +1,4 @@
-"""Settings and seeds of several runs: fields that differ, and groups that differ in the seed alone.
+"""Settings and seeds of several runs: fields that differ, and groups that differ only in the seed.
 
 Runs with the same settings differ by chance. The spread of a group of seeds shows how much, and the
 differences of two groups with the same seeds show what the settings change.
@@ -52,7 +52,7 @@ def differing_settings(runs: Sequence[EvaluatedRun]) -> list[dict[str, Any]]:
 
 
 def group_runs(runs: Sequence[EvaluatedRun]) -> list[int]:
-    """Return the group of each run, from 0: runs of a group differ in nothing but the seed.
+    """Return the group of each run, from 0: runs of a group differ only in the seed.
 
     Settings that cannot change the weights, such as folders, do not count. The step of the
     evaluation does. A run without settings is a group of its own.

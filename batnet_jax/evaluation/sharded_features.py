@@ -1,4 +1,4 @@
-"""Image sets in several files of features, read from the disk when rows are wanted."""
+"""Image sets in several files of features, read from the disk on demand."""
 
 import os
 from collections.abc import Sequence
@@ -75,7 +75,8 @@ def read_shards(folder: Path, prefixes: Sequence[str]) -> Labelled:
       folder: the files lie in it, not below.
       prefixes: of the names of arrays, see `labelled`.
 
-    Raises: UserError if there is no file, or one cannot be read, lacks something or does not fit.
+    Raises: UserError if the folder has no files, or a file cannot be read, lacks something or does
+      not fit.
     """
     try:
         found = os.listdir(folder)

@@ -30,8 +30,8 @@ ONNX_PACKAGES = ("jax2onnx", "onnxruntime")
 def to_stablehlo(model: BATNet, variables: dict[str, Any], size: tuple[int, int]) -> bytes:
     """Serialise `embed_step` by `jax.export`, for any batch size and all `PLATFORMS`.
 
-    The file asks for full precision: by default GPUs and TPUs would multiply float32 numbers in
-    fewer bits, and the file's features would depend on the machine.
+    The file requests full precision: by default GPUs and TPUs would multiply float32 numbers in
+    fewer bits, and the features would depend on the machine.
 
     Args:
       model: the network.

@@ -1,4 +1,4 @@
-"""Claims of shards: of the processes that share a folder, one embeds a shard.
+"""Claims of shards, by which only one of the processes that share a folder embeds a shard.
 
 A claim is a lock on one byte of a file, which the system drops when the process ends in any way.
 Not every file system of a cluster has locks. Without them two processes may do the same work, and
@@ -22,7 +22,7 @@ class Claims:
     """The claims of this process in a folder."""
 
     def __init__(self, path: Path):
-        """Open the file of the locks, which is made if it does not exist.
+        """Open the file of the locks; make it if it does not exist.
 
         Args:
           path: of the file; no other code of the process may open it, as closing a file drops the

@@ -1,4 +1,4 @@
-"""The columns of a gallery: what is known of each image beside its feature, such as its camera."""
+"""The columns of a gallery: facts about each image beside its feature, such as its camera."""
 
 from collections.abc import Mapping, Sequence
 
@@ -53,9 +53,9 @@ def is_name(name: object) -> bool:
 
 
 def as_column(array: np.ndarray) -> np.ndarray:
-    """Return an array in this machine's order of bytes, and bytes as strings.
+    """Convert an array to this machine's order of bytes, and bytes to strings.
 
-    Raises: UnicodeDecodeError if bytes are no UTF-8.
+    Raises: UnicodeDecodeError if bytes are not UTF-8.
     """
     if array.dtype.kind == "S":
         return np.char.decode(array, "utf-8")
@@ -65,12 +65,12 @@ def as_column(array: np.ndarray) -> np.ndarray:
 def read_columns(archive: Npz, count: int, *, is_ours: bool) -> dict[str, np.ndarray]:
     """Read the columns of a feature file.
 
-    Arrays of other shapes and types are left alone, because files of others may hold them.
+    Arrays of other shapes and types are ignored, because files of other programs may hold them.
 
     Args:
       archive: the open file.
       count: the number of images.
-      is_ours: whether `write_features` wrote the file, which then holds nothing but columns.
+      is_ours: whether `write_features` wrote the file; all its further arrays are then columns.
 
     Raises: ValueError if the file is damaged, or a column has not one value for each image.
     """

@@ -74,9 +74,9 @@ def open_features(path: Path) -> FeatureFile:
     The paths and the columns may be missing.
 
     Features that take more than `IN_MEMORY` stay in the file, unless they are compressed. An .index
-    has no columns, and faiss holds an approximate one in memory. Whatever checksums a file has are
-    compared: those of an .npz before or when its bytes are first used, and that of an index that we
-    wrote.
+    has no columns, and faiss holds an approximate index in memory. The checksums of an .npz are
+    compared before its bytes are used or when they are first used. The checksum of an index that
+    this package wrote is compared at once.
 
     Raises: UserError if the file cannot be read, is damaged, or has other contents.
     """
@@ -140,7 +140,7 @@ def mark(fingerprint: str | None) -> bytes:
 
 
 def check_fingerprint(path: Path, found: str | None, wanted: str) -> None:
-    """Check that a gallery was embedded by the model in use; warn on stderr if it does not say.
+    """Check that a gallery was embedded by the model in use; warn if it has no fingerprint.
 
     Args:
       path: of the gallery.

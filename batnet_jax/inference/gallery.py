@@ -25,7 +25,7 @@ Rows: TypeAlias = np.ndarray | str | None
 
 
 class Embedder(Protocol):
-    """What a gallery is compared with: a `Model`."""
+    """The methods of `Model` that opening a gallery needs."""
 
     dim: int
     fingerprint: str
@@ -39,10 +39,10 @@ class Embedder(Protocol):
 
 
 def open_gallery(model: Embedder, gallery: Any, channels: str) -> tuple[FeatureFile, Places | None]:
-    """Return a gallery and, if it is a list of files, where its images come from.
+    """Open a gallery; also return which of several files each image comes from, if it is a list.
 
     Args:
-      model: embeds images, and tells whether a file is of its own features.
+      model: embeds images, and checks that a file holds its own features.
       gallery: a file of features (.npz, .npy, .index), or a list of such files; features [n, d] of
         floats; or images, see `Model.embed`.
       channels: of arrays.
@@ -76,7 +76,7 @@ def _is_file(given: Any) -> bool:
 
 
 def is_gallery(gallery: Any) -> bool:
-    """Return whether something names features that are kept: a file of them, or a database."""
+    """Return whether a gallery is a file of features or a database, not images."""
     is_name = isinstance(gallery, str | Path)
     return is_lance(gallery) or (is_name and is_feature_file(Path(gallery)))
 
@@ -90,7 +90,7 @@ def open_kept(gallery: str | Path) -> FeatureFile:
 
 
 def choose_rows(gallery: FeatureFile, where: str | None) -> Rows:
-    """Return what `top_of_rows` needs to search the gallery images that pass a filter.
+    """Return the argument `rows` of `top_of_rows` for the gallery images that pass a filter.
 
     Args:
       gallery: an open one.

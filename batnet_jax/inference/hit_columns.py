@@ -1,4 +1,4 @@
-"""The columns of hits: what the gallery keeps of the images that a search finds."""
+"""The columns of hits: what the gallery keeps about the images that a search finds."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +34,7 @@ def plain_rows(columns: Mapping[str, np.ndarray], count: int) -> list[dict[str, 
     """Return columns as one dictionary for each image, of values that JSON can hold.
 
     A number that is not finite, such as a missing one, is None. A float has the fewest digits that
-    tell it from others of its type. Characters that UTF-8 cannot hold become `?`.
+    identify it among the floats of its type. Characters that UTF-8 cannot hold become `?`.
 
     Args:
       columns: by name, [count] booleans, numbers or strings.

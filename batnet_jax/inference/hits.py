@@ -1,4 +1,4 @@
-"""Ranked lists as Python objects: the hits of each query, and a table of pandas."""
+"""Ranked lists as Python objects: the hits of each query, and a table for pandas."""
 
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,10 +24,10 @@ class _Hit(NamedTuple):
 
 
 class Hit(_Hit):
-    """A gallery image in a ranked list: `rank`, `score`, `index`, `path`, and its columns beside.
+    """A gallery image in a ranked list: a tuple of `rank`, `score`, `index` and `path`.
 
     Attributes:
-      columns: what the gallery keeps of the image, by name; see `plain_rows`. No item of the tuple.
+      columns: what the gallery keeps about the image, by name; see `plain_rows`. Not in the tuple.
     """
 
     columns: Mapping[str, Any] = types.MappingProxyType({})
@@ -61,10 +61,10 @@ class RankedHits(Sequence[list[Hit]]):
         gallery is smaller, or holds the query itself.
       scores: q arrays [k] float32, cosines.
       paths: of all gallery images; None if they have none.
-      places: which of several galleries an image is in; then hits are of `GalleryHit`. None if
-        there is one gallery.
-      columns: of the hits of all lists, one list after the other: by name, booleans, numbers or
-        strings. Empty if the gallery keeps none.
+      places: which of several galleries an image is in; hits are then `GalleryHit`s. None for one
+        gallery.
+      columns: the columns of all hits, one list after the other: booleans, numbers or strings by
+        name. Empty if the gallery has no columns.
     """
 
     queries: Sequence[str]

@@ -36,7 +36,7 @@ class IndexEnd(NamedTuple):
 def write_end(
     file: BinaryIO, mark: bytes, paths: Sequence[str] | None, facts: dict[str, Any]
 ) -> None:
-    """Write what follows an index.
+    """Write the end of an index's file.
 
     Args:
       file: of the index, open for reading and writing.
@@ -64,7 +64,7 @@ def write_end(
 
 
 def read_index_end(file: BinaryIO) -> IndexEnd | None:
-    """Read what follows an index; compare all bytes with the checksum.
+    """Read the end of an index's file; compare all bytes with the checksum.
 
     Returns: None if `write_end` has not written the end of the file.
 

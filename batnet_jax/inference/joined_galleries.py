@@ -62,8 +62,8 @@ def split_paths(text: str) -> list[Path]:
 def join_galleries(files: Sequence[FeatureFile], names: Sequence[str]) -> FeatureFile:
     """Return several galleries as one.
 
-    A column that a gallery lacks is missing there, see `join_columns`. An image without a path is
-    named by its row.
+    The values of a column that a gallery lacks are missing, see `join_columns`. An image without a
+    path is named by its row.
 
     Args:
       files: the galleries, of one model.

@@ -53,7 +53,7 @@ _NONE, _ALL = _Sql("false"), _Sql("true")
 
 
 def quote_text(text: str) -> str:
-    """Return a text as SQL: in single quotes, its own doubled, which is all that ends a text."""
+    """Return a text as SQL: in single quotes, with each quote of the text doubled."""
     return "'" + text.replace("'", "''") + "'"
 
 
@@ -87,7 +87,7 @@ def to_sql(where: str, columns: Mapping[str, np.dtype]) -> str:
 
 
 def _depth(sql: str) -> int:
-    """Return how many parentheses stand around each other, those in texts not counted."""
+    """Return the depth of nested parentheses, without those in texts."""
     most = depth = 0
     for sign in re.sub("'[^']*'", "", sql):
         depth += (sign == "(") - (sign == ")")

@@ -35,7 +35,7 @@ _QUERIES_AT_ONCE = 64
 
 
 def is_lance(gallery: Any) -> bool:
-    """Return whether a gallery's name is that of a database."""
+    """Return whether the name of a gallery names a database."""
     return isinstance(gallery, str | Path) and str(gallery).startswith(SCHEME)
 
 
@@ -99,7 +99,7 @@ def is_remote(gallery: str | Path) -> bool:
 
 
 def whole_version(gallery: str | Path) -> tuple[int, ...] | None:
-    """Return the version of the last complete load of a gallery; None while a gallery has none."""
+    """Return the version of the last complete load of a gallery; None if no load is complete."""
     uri = uri_of(gallery)
     try:
         # A database that was made anew counts its versions anew.
@@ -113,7 +113,7 @@ def whole_version(gallery: str | Path) -> tuple[int, ...] | None:
 
 
 class LanceRows(RowView):
-    """The features of a gallery in LanceDB, by the numbers that LanceDB gives its images."""
+    """The features of a gallery in LanceDB. Images are named by LanceDB's own row numbers."""
 
     def __init__(self, name: str, table: Any, shape: tuple[int, int]):
         """Keep an open table.

@@ -1,9 +1,9 @@
-"""Loading of feature files into LanceDB: in batches, by path, and so that a kill loses nothing.
+"""Loads feature files into LanceDB: in batches, by path, and so that a kill loses nothing.
 
 A load adds all batches, builds the index of the engine, and as its last step moves the tag `whole`
-to the version that this gives. A table of one row, `loading`, holds how many images are there: the
-same load that is given again goes on behind them. The batch that was under way is written anew by
-path, so no image is there twice. Another load first goes back to the whole version.
+to the resulting version. A table of one row, `loading`, holds the number of images loaded so far:
+the same load, started again, continues behind them. The batch that was interrupted is written again
+by path, so no image is stored twice. Another load first goes back to the whole version.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def load(
       target: `lancedb:` and a folder or an address.
       kind: of the engine's index, see `index_file.choose_kind`; flat for none.
       user: the argument that names the kind, for messages.
-      progress: is told the images of each batch, and those that are there already.
+      progress: called with the number of images already loaded, then with the size of each batch.
 
     Returns: the images of the whole database.
 
@@ -216,7 +216,7 @@ def _open_table(database: Any, schema: Any, target: str | Path) -> Any:
 
 
 def _digest(gallery: FeatureFile) -> str:
-    """Return a digest of a gallery, which tells whether the same load is given again."""
+    """Return a digest of a gallery, by which a load that is started again is recognised."""
     digest = hashlib.blake2b(digest_size=16)
     digest.update(f"{gallery.features.shape} {gallery.fingerprint}\n".encode())
     for path in gallery.paths or ():
@@ -241,7 +241,7 @@ def _go_back(database: Any, table: Any, schema: Any) -> Any:
 
 
 def _read_progress(database: Any, digest: str) -> int | None:
-    """Return how many images of a load are there already; None if another load was the last."""
+    """Return how many images of a load are loaded already; None if the last load was another."""
     if LOADING not in _names(database):
         return None
     rows = database.open_table(LOADING).to_arrow().to_pylist()
@@ -249,14 +249,14 @@ def _read_progress(database: Any, digest: str) -> int | None:
 
 
 def _write_progress(database: Any, digest: str, done: int) -> None:
-    """Write how many images of a load are there."""
+    """Write how many images of a load are loaded."""
     database.create_table(LOADING, data=[{"digest": digest, "done": done}], mode="overwrite")
 
 
 def _batch(gallery: FeatureFile, paths: list[str], rows: slice, schema: Any) -> Any:
     """Return some images as a table of Arrow.
 
-    Raises: UserError if a feature is not finite, or a path is no text.
+    Raises: UserError if a feature is not finite, or a path is not text.
     """
     import pyarrow as pa
 

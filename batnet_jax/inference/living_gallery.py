@@ -1,7 +1,7 @@
-"""Changes of a gallery's file: images that are new, changed or gone; the others are not embedded.
+"""Updates a gallery's file: only new and changed images are embedded.
 
-A plan says where each row of the new file comes from. The file is written as a whole, block by
-block, and takes the place of the old one in one step, so a reader has the old or the new one.
+A plan says where each row of the new file comes from. The new file is written block by block and
+replaces the old file in one step, so a reader sees either the old file or the new one.
 """
 
 import fnmatch
@@ -97,7 +97,7 @@ def plan_update(gallery: FeatureFile, images: DescribedImages) -> Plan:
       gallery: with paths.
       images: the list.
 
-    Returns: the images of the gallery that are still listed in their order, then new ones.
+    Returns: the images of the gallery that are still listed, in their order, then the new images.
     """
     places = {key: i for i, key in enumerate(_keys(images.filenames, images.columns))}
     old, listed, fresh, gone = [], [], [], 0
@@ -174,7 +174,7 @@ def merge_features(
 def merge_columns(
     gallery: FeatureFile | None, plan: Plan, images: DescribedImages | None
 ) -> dict[str, np.ndarray]:
-    """Return the columns of a plan's rows: of the list where it says something, else the old ones.
+    """Return the columns of a plan's rows: the list's values, or the old ones where it has none.
 
     Args:
       gallery: the old file; None if there is none.
@@ -197,7 +197,7 @@ def merge_paths(
 
 
 def describe_twins(paths: Sequence[str], columns: Mapping[str, np.ndarray]) -> str | None:
-    """Return a line that counts the images whose bytes are another's; None if there are none.
+    """Return a line that counts the images with the bytes of another image; None for no image.
 
     Args:
       paths: of n images.
@@ -220,7 +220,7 @@ def describe_twins(paths: Sequence[str], columns: Mapping[str, np.ndarray]) -> s
 
 
 def _keys(paths: Sequence[str], columns: Mapping[str, np.ndarray]) -> list[_Key]:
-    """Return what tells images apart: the path, the box and how many of both there were before."""
+    """Return a unique key of each image: path, box, and how often both came before."""
     seen: Counter[tuple[str, tuple[float, ...] | None]] = Counter()
     keys = []
     for i, path in enumerate(paths):

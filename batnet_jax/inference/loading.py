@@ -32,15 +32,15 @@ def load(
 
     Args:
       path: a workdir, of a run or made by `--mode=import`; `<workdir>/checkpoints/<step>`; a copy
-        of such a folder; or a .pth, .pth.tar or .safetensors file, see docs/weights.md. A file is
-        known by the names of its tensors, and a warning on stderr says what it does not tell.
+        of such a folder; or a .pth, .pth.tar or .safetensors file, see docs/weights.md. The names
+        of its tensors show the network of a file, and a warning on stderr says what is assumed.
       step: the checkpoint of a workdir; 0 = the latest.
       batch: images per step, over all devices; 0 = `config.eval.batch`, which gives the features
         of an evaluation to the last bit. A smaller batch embeds a single image sooner.
-      image_size: (height, width) for a file of weights, which does not tell it; None = what its
-        authors use. A checkpoint has its own.
-      trust: packages of your own that may be imported, as in "mypkg", if the checkpoint's network
-        has parts of them, see docs/extend.md. A checkpoint alone imports nothing.
+      image_size: (height, width) for a file of weights, which does not contain it; None = the size
+        that its authors use. A checkpoint contains its own.
+      trust: your own packages that may be imported, as in "mypkg", if the checkpoint's network
+        uses them, see docs/extend.md. Without your word nothing is imported.
 
     Compiled programs are kept in the user's cache, see `runtime.compilation_cache`.
 

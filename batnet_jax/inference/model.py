@@ -39,7 +39,7 @@ class Model:
       config: all settings of the run that trained the network.
       step: training steps taken.
       image_size: (height, width) that images are resized to, in pixels.
-      alpha: what becomes of transparency, see `config.data.alpha`.
+      alpha: the treatment of transparent pixels, see `config.data.alpha`.
       dim: d, the length of a feature.
       batch: images per step, over all devices of this process.
       fingerprint: see `inference.fingerprint`; features of models with other fingerprints cannot be
@@ -64,7 +64,7 @@ class Model:
           config: the settings.
           step: training steps taken.
           batch: images per step.
-          apart: each of several processes embeds images of its own, when it likes.
+          apart: each of several processes embeds its own images, independently of the others.
         """
         self.config = config
         self.step = step
@@ -104,8 +104,8 @@ class Model:
             frame, instead of the image. They are rounded, and cut at the edges of the frame. See
             `prepare_boxes` for a stream of frames.
           normalize: scale each feature to unit length, so that inner products are cosines. Without
-            it f_a and f_p have unit length each, and their feature the length root 2, as in an
-            evaluation and in the files of `embed`.
+            it f_a and f_p have unit length each, and the whole feature has length root 2, as in
+            an evaluation and in the files of `embed`.
           progress: show a bar on stderr after `BAR_DELAY` seconds.
 
         Returns: [n, d] float32: f_a and, if the network has parts, f_p side by side.
@@ -215,7 +215,7 @@ class Model:
         Args:
           data: a folder of people, an archive or a table, see docs/own_data.md; the name of a data
             set, as `market1501` or `msmt17:v2`; "" for the test of the model's own run.
-          trust: packages of your own that may be imported, if the run's data set is of them.
+          trust: your own packages that may be imported, if the run's data set comes from them.
 
         Returns: `mAP`, `mINP`, `cmc` by rank, `num_query` and more: what an evaluation writes to
           `eval/step_<N>.json`. Figures are fractions.
@@ -303,7 +303,7 @@ class Model:
     def _load(
         self, paths: Sequence[str] | None, images: Sequence[Any], channels: str
     ) -> Iterator[tuple[np.ndarray, int]]:
-        """Yield batches of images [batch, h, w, 3] bytes, and how many are no padding."""
+        """Yield batches of images [batch, h, w, 3] bytes, each with its number of images."""
         workers = max(self.config.data.workers, os.cpu_count() or 1)
         if paths is None:
             store: Any = ArrayStore(images, self.image_size, channels=channels, alpha=self.alpha)

@@ -1,4 +1,4 @@
-"""Approximate indices of faiss: HNSW, and IVF-PQ with 8-bit features to order its finds anew.
+"""Approximate indices of faiss: HNSW, and IVF-PQ with 8-bit features that re-order its results.
 
 Both hold each feature in one byte a dimension, and give cosines that differ from the exact ones in
 the third decimal. HNSW adds a graph of neighbours (Malkov and Yashunin, arXiv:1603.09320). IVF-PQ
@@ -164,7 +164,7 @@ def _tune(
     query: np.ndarray,
     rows: np.ndarray,
 ) -> float:
-    """Choose how much of an index a search looks at; return the recall that this gives.
+    """Choose how much of an index a search looks at; return the resulting recall.
 
     Args:
       index: it holds all but the queries.

@@ -1,4 +1,4 @@
-"""The features of images as a file: what `Model.save_index` does."""
+"""Writes the features of images to a file, for `Model.save_index`."""
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ BAR_DELAY = 2.0
 
 
 class Embedder(Protocol):
-    """What embeds the images: a `Model`."""
+    """The methods of `Model` that writing a file of features needs."""
 
     dim: int
     fingerprint: str
@@ -81,7 +81,7 @@ def save_index(
 
 
 def describe(images: Any) -> DescribedImages | None:
-    """Return images with what `embed` keeps of each; None unless all are files.
+    """Return images with the columns that `embed` keeps; None unless all images are files.
 
     Args:
       images: see `Model.embed`; a table, see `describe_images`.
@@ -115,7 +115,7 @@ def names_of(paths: Sequence[str] | ImageFiles | None, count: int) -> Sequence[s
 
 @contextlib.contextmanager
 def embed_bar(total: int, progress: bool) -> Iterator[Any]:
-    """Open a bar; one that shows nothing unless `progress`."""
+    """Open a progress bar, which shows nothing unless `progress`."""
     if not progress:
         yield SimpleNamespace(update=lambda count: None)
         return

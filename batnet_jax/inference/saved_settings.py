@@ -17,11 +17,11 @@ WEIGHTS_SUFFIXES = (".pth", ".pt", ".pth.tar", ".safetensors")
 
 
 def read_config(path: Path, step: int = 0) -> ml_collections.ConfigDict:
-    """Read the settings of a run from its checkpoint, or an old run's from its config.json.
+    """Read the settings of a run from its checkpoint, or from config.json if the run is old.
 
     A file of weights has the settings of `weights.given.given_config`.
 
-    Raises: UserError if the checkpoint is missing, lacks settings, or has a later version's.
+    Raises: UserError if the checkpoint is missing, lacks settings, or is of a later version.
     """
     if is_file(path):
         refuse_step(path, step)

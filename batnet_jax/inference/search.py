@@ -40,8 +40,9 @@ class Searcher:
       gallery: features [n, d], paths, columns and the fingerprint of their model; of several
         galleries, all of them, one after the other.
       sources: the feature file or the images of each gallery.
-      kept: whether each source is features that are kept, which can be replaced, and not images.
-      places: which of several galleries an image is in; None if there is one gallery.
+      kept: for each source, whether it is a file or a database of features, which somebody may
+        replace; False for images.
+      places: which of several galleries an image is in; None for one gallery.
       workdir: the workdir or the checkpoint of the model.
     """
 
@@ -74,7 +75,7 @@ class Searcher:
         self._join()
 
     def reopened(self) -> "Searcher":
-        """Return a searcher of the same model, whose feature files are opened anew and checked.
+        """Open the feature files again, check them, and return a searcher with the same model.
 
         Raises: UserError if a file is damaged, or of another model.
         """
@@ -96,7 +97,7 @@ class Searcher:
         return FeatureFile(self.model.embed(paths), paths, _fingerprint_of(self.model))
 
     def _join(self) -> None:
-        """Make one gallery of all."""
+        """Join all galleries to one."""
         names = [str(one) for one in self.sources]
         several = len(names) > 1
         self.gallery = join_galleries(self._files, names) if several else self._files[0]
@@ -133,11 +134,11 @@ class Searcher:
     def search_features(
         self, features: np.ndarray, top: int, rows: Rows = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Search as `search` does, for features [q, d] of `embed`, or means of some."""
+        """Search as `search` does, for features [q, d], such as `embed` returns."""
         return top_of_rows(features, self.gallery.features, top, rows)
 
     def find_rows(self, where: str | None) -> Rows:
-        """Return the gallery images that pass a filter, see `where`; None for all, without one.
+        """Return the gallery images that pass a filter, see `where`; None for all images.
 
         Raises: UserError if the filter cannot be read, or names a column that is missing.
         """
@@ -226,7 +227,7 @@ class Searcher:
 
     @functools.cached_property
     def names(self) -> set[str]:
-        """The names of the people that the model's run has seen; none if it knows no names."""
+        """The names of the people that the model's run has seen; empty if it knows no names."""
         return read_names(checkpoints.locate(self.workdir)[0])
 
     def person(self, i: int) -> str | None:

@@ -23,10 +23,10 @@ def open_shards(folder: Path, in_memory: int) -> Contents:
 
     Args:
       folder: of the shards.
-      in_memory: features of at most so many bytes are read into memory.
+      in_memory: the limit in bytes up to which features are read into memory.
 
     Raises: UserError, OSError or ValueError if the gallery is not whole, or a shard is missing,
-      damaged or another one than the manifest names.
+      damaged or not the shard that the manifest names.
     """
     plan, shards = read_manifest(folder)
     files: list[PartFile] = []
@@ -53,7 +53,7 @@ def open_shards(folder: Path, in_memory: int) -> Contents:
 def _opened(folder: Path, plan: Plan, shard: Shard) -> Iterator[Opened]:
     """Open a shard.
 
-    Raises: UserError if it is missing or damaged, or another one than the manifest names.
+    Raises: UserError if it is missing, damaged or not the shard that the manifest names.
     """
     path = folder / shard.file
     try:
@@ -78,7 +78,7 @@ def _opened(folder: Path, plan: Plan, shard: Shard) -> Iterator[Opened]:
 def _place(
     files: list[PartFile], parts: list[Part] | None, dim: int, in_memory: int
 ) -> np.ndarray | RowFile | None:
-    """Return the features where they lie, or in memory if they are few; None to unpack them."""
+    """Return the features in place, or in memory if they are few; None if they must be unpacked."""
     if not parts:
         return None
     rows = RowParts(files, parts, dim)
@@ -97,7 +97,7 @@ def _read_all(folder: Path, plan: Plan, shards: list[Shard]) -> Iterator[np.ndar
 def _joined(folder: Path, columns: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Return the columns of all shards.
 
-    Raises: UserError if a shard has others.
+    Raises: UserError if the shards have different columns.
     """
     names = columns[0].keys()
     if any(one.keys() != names for one in columns):

@@ -1,10 +1,10 @@
-"""A gallery in shards: a folder of Parquet files, each of a piece of one list of images.
+"""A gallery in shards: a folder of Parquet files, one for each piece of a list of images.
 
-`_plan.json` is written first. It says which model embeds which list, and how many images are a
-shard: a shard is a piece of the list, so any number of processes can share the work and go on with
-it. `part-00000.parquet` and its kin appear when they are complete. `_manifest.json` is written
-last, and names all shards with their checksums: without it the gallery is not whole. Spark and
-pyarrow leave out files whose names begin with `_`.
+`_plan.json` is written first. It names the model, the list and the number of images in a shard. A
+shard is a piece of the list, so any number of processes can share the work and continue it.
+`part-00000.parquet` and so on appear when they are complete. `_manifest.json` is written last and
+names all shards with their checksums: without it the gallery is not whole. Spark and pyarrow leave
+out files whose names begin with `_`.
 """
 
 import json
@@ -33,7 +33,7 @@ PART = re.compile(r"part-([0-9]{5,9})\.parquet")
 
 
 class Plan(NamedTuple):
-    """Which model embeds which images, and in which shards."""
+    """The plan of a folder: the model, the images, and the size of the shards."""
 
     fingerprint: str
     """Of the model."""
@@ -54,17 +54,17 @@ class Plan(NamedTuple):
         return -(-self.images // self.shard_images)
 
     def rows(self, number: int) -> slice:
-        """Return which images of the list a shard has."""
+        """Return the part of the list that a shard holds."""
         start = number * self.shard_images
         return slice(start, min(start + self.shard_images, self.images))
 
     def size(self, number: int) -> int:
-        """Return how many images of the list a shard has."""
+        """Return how many images a shard holds."""
         rows = self.rows(number)
         return rows.stop - rows.start
 
     def mark(self, number: int) -> dict[str, Any]:
-        """Return what a shard says of the gallery."""
+        """Return the facts about the gallery that a shard's file repeats."""
         return {"list": self.list, "number": number, "images": self.images}
 
 
@@ -91,7 +91,7 @@ def is_shard_folder(path: Path) -> bool:
 
 
 def choose_shard_images(images: int, batch: int) -> int:
-    """Return how many images make a shard: whole batches, and some hundred shards if they suffice.
+    """Choose the number of images in a shard: whole batches, and some hundred shards if possible.
 
     Args:
       images: of the list.
@@ -102,7 +102,7 @@ def choose_shard_images(images: int, batch: int) -> int:
 
 
 def on_disk(folder: Path) -> set[int]:
-    """Return the numbers of the shards that are there.
+    """Return the numbers of the shards that exist.
 
     Raises: OSError if the folder cannot be read.
     """
@@ -111,7 +111,7 @@ def on_disk(folder: Path) -> set[int]:
 
 
 def read_shard(folder: Path, plan: Plan, number: int) -> Shard:
-    """Return a shard's row of the manifest, after a look at what the file says of itself.
+    """Return a shard's row of the manifest, after checking the metadata of its file.
 
     Raises: UserError if it is damaged, or of another gallery.
     """
@@ -130,7 +130,7 @@ def read_shard(folder: Path, plan: Plan, number: int) -> Shard:
 
 
 def crc_of(facts: Facts) -> str:
-    """Return the CRC-32 of what a shard says of itself, 8 hexadecimal digits."""
+    """Return the CRC-32 of the metadata of a shard's file, 8 hexadecimal digits."""
     return f"{zlib.crc32(to_text(facts).encode()):08x}"
 
 

@@ -3,11 +3,12 @@
 A filter compares columns with values: `=`, `!=`, `<`, `<=`, `>`, `>=`, `in (...)`, and `like` with
 a pattern of `*`, `?` and `[...]`. `and`, `or`, `not` and parentheses join comparisons. A name or a
 value with spaces or signs stands in quotes, single or double; a doubled quote is a quote. `path` is
-the path of the image, unless a column has this name. Nothing of a filter is run as code.
+the path of the image, unless a column has this name. A filter is never run as code.
 
-A column of numbers is compared by size; a date is the number of seconds since 1970 there, in UTC if
-it names no zone. A column of texts is compared by its characters, and so are dates in it. A missing
-number (NaN) equals no value and is neither less nor greater; `a != 3` is `not a = 3`.
+A column of numbers is compared by size. A date that is compared with numbers stands for the seconds
+since 1970, in UTC if it names no zone. A column of texts is compared by its characters, and so are
+dates in it. A missing number (NaN) equals no value and is neither less nor greater; `a != 3` is
+`not a = 3`.
 """
 
 import datetime
@@ -275,7 +276,7 @@ def _plain(column: np.ndarray) -> np.ndarray:
 def to_number(name: str, dtype: np.dtype, value: Token) -> float | int | bool:
     """Return a value that a column of numbers or booleans can be compared with.
 
-    Raises: UserError if the value is no number.
+    Raises: UserError if the value is not a number.
     """
     text = value.text.strip()
     if dtype.kind == "b":
@@ -309,7 +310,7 @@ def _exact(text: str) -> float | int:
 
 
 def _seconds(text: str) -> float | None:
-    """Return the seconds from 1970 to a date; None if there is no such date."""
+    """Return the seconds from 1970 to a date; None if the date does not exist."""
     try:
         date = datetime.datetime.fromisoformat(text)
         zoned = date if date.tzinfo else date.replace(tzinfo=datetime.UTC)

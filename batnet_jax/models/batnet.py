@@ -97,8 +97,8 @@ class BATNet(nn.Module):
       part_sampling: one of `part_streams.PART_SAMPLINGS`.
       neck: a key of `heads.HEADS`: the paper's heads ("none") or BNNeck heads; or a head, for both
         features.
-      classifier: a key of `heads.CLASSIFIERS`: the scores are those of an fc, or cosines. A head of
-        the user's own has its own.
+      classifier: a key of `heads.CLASSIFIERS`: an fc, or cosines. A head of the user's own has its
+        own classifier.
       embedding_dim: dimension of f_a and of f_p; 0, with a BNNeck only: the map's channels.
       dropout: rate in the heads.
       width: multiplier of the backbone's channels; 1 is the paper's.
@@ -171,7 +171,7 @@ class BATNet(nn.Module):
 
     @property
     def _norm_axis(self) -> str | None:
-        """The axis over which BN computes statistics; None for each device alone."""
+        """The axis over which BN computes statistics; None: each device has its own."""
         return self.axis_name if self.sync_batch_norm else None
 
     def _block(self, number: int) -> nn.Module:

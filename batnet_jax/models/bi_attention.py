@@ -1,9 +1,9 @@
 """Bi-attention, with and without Attention in Attention (section 3, Eq. 1-6).
 
-Its second stage is a kernel's feature map. The paper's is Bi(), of the second-order polynomial
-kernel. The journal extension (Fang et al., "Attention in Attention Networks for Person Retrieval",
-TPAMI 2021) adds a linear feature map and one that approximates the Gaussian kernel. `KERNELS` has
-all three.
+Its second stage is a kernel's feature map. The paper takes Bi(), the feature map of the
+second-order polynomial kernel. The journal extension (Fang et al., "Attention in Attention Networks
+for Person Retrieval", TPAMI 2021) adds a linear feature map and one that approximates the Gaussian
+kernel. `KERNELS` has all three.
 """
 
 import math

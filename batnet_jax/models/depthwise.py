@@ -1,11 +1,11 @@
 """The depthwise 3x3 convolution, in the form that is fast on each kind of device.
 
 XLA's convolution with a group for each channel takes a hundred times longer on a CPU than its
-arithmetic. Here it is a sum of nine shifted maps, each times a number for each channel: XLA fuses
-the sum into one loop over pixels, whose innermost channels fill the vector registers. The gradient
-by the map is the same sum with the kernel turned round. XLA would take the gradient by the kernel
-channel by channel, too; a loop over the rows adds whole rows instead. Elsewhere the convolution is
-XLA's own.
+arithmetic. On a CPU the convolution is therefore a sum of nine shifted maps, each times a number
+for each channel: XLA fuses the sum into one loop over pixels, whose innermost channels fill the
+vector registers. The gradient with respect to the map is the same sum with the kernel reversed. For
+the gradient with respect to the kernel XLA would also go channel by channel; a loop over the rows
+adds whole rows instead. On other devices the convolution is XLA's own.
 """
 
 from functools import reduce
@@ -82,9 +82,9 @@ def _add_shifts(padded, kernel):
 
 
 def _gradients(x, kernel, gradient):
-    """Return the gradients by the map and by the kernel.
+    """Return the gradients with respect to the map and to the kernel.
 
-    The gradient by the kernel holds, for each place of the kernel, the sum over images and pixels
+    The kernel's gradient holds, for each place of the kernel, the sum over images and pixels
     of the map times the shifted gradient. Each row of the map meets three rows of the gradient, and
     their products are added to one array [b, 3, w, c] for each shift of the columns. The three
     arrays stay in the cache.

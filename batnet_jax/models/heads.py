@@ -17,7 +17,7 @@ FAN_IN = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 
 
 class Cosines(nn.Dense):
-    """An fc without bias, of unit features and unit columns: cosines, not scaled.
+    """An fc without bias whose inputs and columns have unit length, so that it gives cosines.
 
     Wang et al., "NormFace: L2 Hypersphere Embedding for Face Verification", ACM MM 2017.
     """
@@ -33,7 +33,7 @@ class Cosines(nn.Dense):
 
 
 def unit_length(vectors: jax.Array) -> jax.Array:
-    """Return vectors [..., d] of length 1; one of zeros stays, and has no gradient."""
+    """Return vectors [..., d] of length 1; a vector of zeros stays, and has no gradient."""
     squared = jnp.square(vectors).sum(-1, keepdims=True)
     return vectors * lax.rsqrt(jnp.maximum(squared, 1e-24))
 
@@ -57,7 +57,7 @@ class Head(nn.Module):
       embedding_dim: of f (section 4.4: 512).
       relu: apply a ReLU before GAP (published code: appearance yes, part no).
       dropout: rate of both dropouts (published code: 0.1).
-      batch_norm_axis: pmap's axis for BN, None for each device alone.
+      batch_norm_axis: the axis of pmap for BN; None: each device has its own statistics.
       axis_name: pmap's axis for dropout.
       dtype: of the computation, but at least float32.
       classifier: a key of `CLASSIFIERS`.
@@ -95,7 +95,7 @@ class GeM(nn.Module):
     Radenovic et al., "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2019, Eq. 3.
 
     Attributes:
-      lowest: the least value of a pixel, which others are raised to.
+      lowest: the least value of a pixel; lower values are raised to it.
     """
 
     lowest: float = 1e-6
@@ -122,7 +122,7 @@ class BNNeckHead(nn.Module):
       embedding_dim: of the feature; 0 = the channels of the map (Luo et al.).
       dropout: rate before the classifier (Luo et al.: 0).
       gem: pool by `GeM`, not by GAP (Luo et al.: no).
-      batch_norm_axis: pmap's axis for BN, None for each device alone.
+      batch_norm_axis: the axis of pmap for BN; None: each device has its own statistics.
       axis_name: pmap's axis for dropout.
       dtype: of the computation, but at least float32.
       classifier: a key of `CLASSIFIERS`.
@@ -165,7 +165,7 @@ class FCHead(nn.Module):
       num_identities: of the training set.
       embedding_dim: of the feature (Zhou et al.: 512).
       dropout: rate before the classifier (Zhou et al.: 0).
-      batch_norm_axis: pmap's axis for BN, None for each device alone.
+      batch_norm_axis: the axis of pmap for BN; None: each device has its own statistics.
       axis_name: pmap's axis for dropout.
       dtype: of the computation, but at least float32.
       classifier: a key of `CLASSIFIERS`.

@@ -1,8 +1,8 @@
 """The initial values of a network, drawn on the host.
 
-The modules' own initialisers, which serve a module that is used alone, have the same distributions;
-a test compares them. `BATNet`'s values are drawn in NumPy because XLA compiles a random
-kernel for each shape, which takes longer than a short training.
+The modules' own initialisers, which apply if a module is used without `BATNet`, have the same
+distributions; a test compares them. `BATNet`'s values are drawn in NumPy because XLA would compile
+a random kernel for each shape, which takes longer than a short training.
 """
 
 import math

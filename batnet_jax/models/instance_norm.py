@@ -1,6 +1,6 @@
 """Instance normalisation: by the statistics of each image's own map, in training and afterwards.
 
-It has no running statistics. Styles of images, such as light and contrast, are taken out of a map.
+It has no running statistics. It removes the style of an image, such as light and contrast.
 """
 
 from typing import Any

@@ -36,7 +36,7 @@ def _pmean(x: Any, axis_name: str | None) -> Any:
 
 @partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def _normalise(x, scale, bias, guess, epsilon, axis_name):
-    """Return x normalised, its mean and its variance; `guess` is about the mean."""
+    """Return x normalised, its mean and its variance; `guess` is a value near the mean."""
     return _normalise_forward(x, scale, bias, guess, epsilon, axis_name)[0]
 
 
@@ -53,7 +53,7 @@ def _normalise_forward(x, scale, bias, guess, epsilon, axis_name):
 
 
 def _normalise_backward(epsilon, axis_name, saved, cotangents):
-    """Return the textbook gradient, its two means taken over all devices.
+    """Return the textbook gradient, with its two means taken over all devices.
 
     The mean and the variance, as outputs, have no gradient.
     """

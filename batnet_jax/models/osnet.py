@@ -2,7 +2,7 @@
 
 Zhou et al., "Omni-Scale Feature Learning for Person Re-Identification", ICCV 2019, and "Learning
 Generalisable Omni-Scale Representations for Person Re-Identification", TPAMI 2021: `osnet_ibn` and
-`osnet_ain`, with instance normalisation. Layers and names are those of the authors' weights.
+`osnet_ain`, with instance normalisation. The layers follow the authors' weights.
 """
 
 from collections.abc import Mapping
@@ -104,7 +104,7 @@ class Gate(nn.Module):
 
 
 class OmniScaleBlock(nn.Module):
-    """Streams of different depth, so of different scale, summed through a gate beside a shortcut.
+    """Streams of different depth, and so of different scale, with a gated sum beside a shortcut.
 
     Attributes:
       outer: channels of the result.

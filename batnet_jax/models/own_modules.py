@@ -1,4 +1,4 @@
-"""Backbones and heads of the user's own: the checks of their variables, and the initial values."""
+"""The user's own backbones and heads: checks of their variables, and their initial values."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from batnet_jax.models.heads import HEADS
 
 
 def own_parts(model: BATNet) -> tuple[str, ...]:
-    """Return the parts of a network that are the user's own, by the starts of their names."""
+    """Return the user's own parts of a network, as prefixes of their variables' names."""
     parts = {
         ("blk", "part_streams"): (model.backbone, BACKBONES),
         ("appearance_head", "part_head"): (model.neck, HEADS),

@@ -1,8 +1,8 @@
 """Max-pooling of maps without negative values, so that zero padding is exact.
 
-The gradient of XLA's `reduce_window` is a select-and-scatter, which is slow on a CPU and a GPU.
-There each place of the window is a shifted view of the map, and the result is the maximum of the
-views.
+The gradient of XLA's `reduce_window` is a select-and-scatter, which is slow on CPUs and GPUs. On
+these devices each place of the window is a shifted view of the map, and the result is the maximum
+of the views.
 
 On a CPU, the backward pass finds the place of each window's maximum again, and adds the output's
 gradient at this place. XLA compiles the loops of both passes on their own: fused with their

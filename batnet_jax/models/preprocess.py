@@ -1,4 +1,4 @@
-"""From the bytes of images to the input of a network."""
+"""Turns the bytes of images into the input of a network."""
 
 from collections.abc import Callable, Mapping
 
@@ -15,24 +15,24 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def normalise(images: Num[Array, "*b h w 3"], dtype=jnp.float32) -> Float[Array, "*b h w 3"]:
-    """Return RGB images in [0, 255] with the mean and deviation of ImageNet's brought to 0, 1."""
+    """Normalise RGB images in [0, 255] by ImageNet's mean and deviation."""
     images = images.astype(dtype) / 255
     return (images - jnp.asarray(IMAGENET_MEAN, dtype)) / jnp.asarray(IMAGENET_STD, dtype)
 
 
 def rescale(images: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
-    """Return images that `normalise` has prepared with black brought to -1 and white to 1."""
+    """Map the result of `normalise` to the range from -1 (black) to 1 (white)."""
     return 2 * _restore(images) - 1
 
 
 def as_clip(images: Float[Array, "*b h w 3"]) -> Float[Array, "*b h w 3"]:
-    """Return images that `normalise` has prepared with CLIP's mean and deviation as 0 and 1."""
+    """Turn the result of `normalise` into images normalised by CLIP's mean and deviation."""
     mean, std = (jnp.asarray(value, images.dtype) for value in (CLIP_MEAN, CLIP_STD))
     return (_restore(images) - mean) / std
 
 
 def _restore(images: jax.Array) -> jax.Array:
-    """Return images that `normalise` has prepared as RGB in [0, 1]."""
+    """Turn the result of `normalise` back into RGB in [0, 1]."""
     mean, std = (jnp.asarray(value, images.dtype) for value in (IMAGENET_MEAN, IMAGENET_STD))
     return images * std + mean
 

@@ -78,12 +78,11 @@ class HalfInstanceNorm(nn.Module):
 
 
 class NonLocal(nn.Module):
-    """A sum over all pixels, weighed by a product of one number for each pixel, beside a shortcut.
+    """A non-local block: a weighted sum over all pixels, added to a shortcut.
 
     Wang et al., CVPR 2018, Eq. 4 with a dot product, without a softmax; FastReID embeds a pixel in
-    a single channel. As nothing nonlinear is between the products, they are taken from the right:
-    no matrix of pairs of pixels is made. The scale of BN begins at 0, so that the block changes
-    nothing at first.
+    a single channel. The products are linear, so they are taken from the right, without a matrix
+    of pairs of pixels. The scale of BN begins at 0, so that the block changes nothing at first.
 
     Attributes:
       axis_name, dtype: see `ConvBN`.

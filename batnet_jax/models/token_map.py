@@ -1,6 +1,6 @@
-"""A map with further tokens beside it, as a vision transformer hands on from block to block.
+"""A map with further tokens beside it, which a vision transformer passes from block to block.
 
-What works on a map, such as a Bi-attention or the crop of a part, leaves the tokens as they are.
+A Bi-attention or the crop of a part changes the map, and leaves the tokens as they are.
 """
 
 from typing import NamedTuple
@@ -21,10 +21,10 @@ class TokenMap(NamedTuple):
 
 
 def map_of(x: jax.Array | TokenMap) -> jax.Array:
-    """Return the map itself, or that of a `TokenMap`."""
+    """Return the map of a `TokenMap`, or `x` if it is a map itself."""
     return x.map if isinstance(x, TokenMap) else x
 
 
 def with_map(x: jax.Array | TokenMap, new: jax.Array) -> jax.Array | TokenMap:
-    """Return a new map in place of the one in x."""
+    """Return `x` with a new map in place of its own."""
     return x._replace(map=new) if isinstance(x, TokenMap) else new

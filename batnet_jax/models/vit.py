@@ -37,12 +37,13 @@ class Variant(NamedTuple):
       heads: of an attention, of `HEAD_DIM` channels each.
       patch: side of a patch in pixels.
       stride: from patch to patch, in pixels; below `patch` they overlap.
-      mean: the last map has the tokens of the patches; otherwise it is the class token alone.
-      pixels: their preparation, of `preprocess.PIXELS`; timm and TransReID take -1 to 1.
+      mean: the last map has the tokens of the patches; otherwise it is only the class token.
+      pixels: the preparation of pixels, a key of `preprocess.PIXELS`; timm and TransReID take -1
+        to 1.
       layer_scale: scale each channel of a residual.
       registers: tokens beside the class token.
       pre_norm: normalise the tokens before the first layer; patches have no bias then (CLIP).
-      quick_gelu: see the function.
+      quick_gelu: use `quick_gelu`, not `gelu` (CLIP).
       epsilon: of the layer normalisations.
     """
 
@@ -94,7 +95,7 @@ class Layer(nn.Module):
 
     Attributes:
       variant: of the family.
-      dtype: of the products; the sums have the input's.
+      dtype: of the products; the sums have the input's type.
     """
 
     variant: Variant
@@ -127,7 +128,7 @@ class Layer(nn.Module):
 def gelu(x: jax.Array) -> jax.Array:
     """Return x times the probability that a normal number is below x (Hendrycks & Gimpel 2016).
 
-    The operation of `jax.nn` becomes one that ONNX has from version 20 on only.
+    `jax.nn.gelu` would become an operation that ONNX has only from version 20 on.
     """
     return x * (0.5 * (1 + lax.erf(x * 0.5**0.5)))
 
@@ -168,7 +169,7 @@ class Block(nn.Module):
         Args:
           x: normalised images [b, h, w, 3], or the previous position's.
           train: without effect.
-        Returns: the map and the tokens beside it; the last block returns its map alone, of the
+        Returns: the map and the tokens beside it. The last block returns only a map: of the
           patches, or [b, 1, 1, c] of the class token.
         """
         del train

@@ -1,4 +1,4 @@
-"""The flag `--accept` of `search` and `serve`: the lowest score of one person's images."""
+"""The flag `--accept` of `search` and `serve`: the lowest score of a hit."""
 
 import re
 import sys
@@ -60,13 +60,13 @@ def parse_accept(text: str) -> Wanted:
 def threshold(wanted: Wanted, workdir: Path, step: int, gallery: int = 0) -> float:
     """Return the lowest score to accept; look a rate up in the run's evaluation.
 
-    A rate that the pairs or queries were too few to measure gives a warning on stderr, and so does
-    a false alarm rate that was measured with a smaller gallery.
+    Warns on stderr if the test had too few pairs or queries to measure the rate, or if a false
+    alarm rate was measured with a smaller gallery.
 
     Args:
       wanted: see `parse_accept`.
-      workdir: a workdir, a checkpoint, or a file of weights, whose figures are in the workdir that
-        its evaluation has made.
+      workdir: a workdir, a checkpoint, or a file of weights; the figures of such a file are in the
+        workdir that its evaluation made.
       step: of the model.
       gallery: the number of images that are searched; 0 = unknown.
 

@@ -1,4 +1,4 @@
-"""What a training run would do, in words: its data, network, memory and steps."""
+"""Describes what a training run would do: its data, network, memory and steps."""
 
 import os
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from batnet_jax.workdir import checkpoints
 
 
 def describe_run(config: ml_collections.ConfigDict, data: RunData, workdir: Path) -> str:
-    """Return lines about a run that has not begun, or that would go on; write nothing.
+    """Return lines about a run that would begin or resume; write nothing.
 
     Args:
       config: of the run, validated.

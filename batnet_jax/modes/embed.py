@@ -55,7 +55,7 @@ def run(
       skip_unreadable: leave out images that cannot be read, and name them on stderr. Every image
         is decoded twice then.
       append: keep the images that the file has, and add those that it does not have.
-      update: embed what is new or has changed, and remove what `images` does not have any more.
+      update: embed images that are new or have changed, and remove those that `images` lacks.
       remove: remove images from the file, see `living_gallery.plan_remove`.
       shard: see `embed_shards.parse_shard`.
       shard_images: images of a shard.
@@ -149,7 +149,7 @@ def check_output(output: Path, shard: str | None, shard_images: int | None) -> b
 def _open_old(path: Path, model: Model) -> FeatureFile | None:
     """Return the gallery that is to be changed; None if there is none yet.
 
-    Raises: UserError if it is damaged, of another model, or does not tell its model or its paths.
+    Raises: UserError if it is damaged, of another model, or lacks its fingerprint or its paths.
     """
     if not is_file(path):
         return None

@@ -1,4 +1,4 @@
-"""The mode `embed` into a folder of shards: by any number of processes, and resumable."""
+"""The mode `embed` into a folder of shards, which any number of processes can share and resume."""
 
 import re
 import sys
@@ -56,7 +56,7 @@ def parse_shard(text: str | None) -> tuple[int, int] | None:
 
 @dataclass
 class Job:
-    """What a process does.
+    """The work of a process.
 
     Attributes:
       model: embeds on the devices of this process.
@@ -111,7 +111,7 @@ class Job:
         return steps
 
     def look(self, embedded: int, *, at_once: bool = False) -> None:
-        """Move the bar to what is on the disk and the images of this process's unfinished shard."""
+        """Move the bar to the images on the disk and in this process's unfinished shard."""
         if at_once or time.monotonic() - self._looked >= LOOK_SECONDS:
             self._looked = time.monotonic()
             whole = sum(map(self.plan.size, shards.on_disk(self.folder)))
@@ -127,7 +127,7 @@ def run_shards(
     shard_images: int | None,
     readable: Readable | None,
 ) -> None:
-    """Write the shards of a gallery that are missing, and the manifest if none is missing then.
+    """Write the missing shards of a gallery, then the manifest if no shard is missing.
 
     Of several processes under `jax.distributed`, or with --shard=I/N, each embeds every N-th of the
     shards. A process of --shard that is done helps the others, where the file system has locks.
@@ -136,7 +136,7 @@ def run_shards(
       model: see `Job`.
       images: see `Job`.
       output: the folder.
-      shard: I and N; None for one process, or for those of `jax.distributed`.
+      shard: I and N; None for one process, or for the processes of `jax.distributed`.
       shard_images: images of a shard; None for the plan's, or to choose.
       readable: see `Job`.
 
@@ -177,7 +177,7 @@ def run_shards(
 
 
 def embed_missing(job: Job, missing: Sequence[int], index: int, number: int) -> None:
-    """Embed every `number`-th shard from `index` on, then what others have not begun.
+    """Embed every `number`-th shard from `index` on, then shards that nobody has begun.
 
     Raises: see `Job.embed_shard`.
     """
@@ -214,13 +214,13 @@ def embed_turns(job: Job, missing: Sequence[int]) -> None:
 
 
 def end_if_agreed() -> None:
-    """Raise Terminated if one of several processes has received SIGTERM, and all must end."""
+    """Raise Terminated if the processes have agreed to end, after SIGTERM to one of them."""
     if is_agreed():
         raise Terminated
 
 
 def finish(job: Job, seconds: float) -> None:
-    """Write the manifest if all shards are there, and say what is there.
+    """Write the manifest if all shards exist; print the state of the folder.
 
     Raises: UserError if a shard is damaged; OSError if the manifest cannot be written.
     """
@@ -246,7 +246,7 @@ def finish(job: Job, seconds: float) -> None:
 
 
 def say_whole(folder: Path) -> None:
-    """Say that a gallery is whole already.
+    """Print that a gallery is whole already.
 
     Raises: UserError if the manifest is damaged.
     """
@@ -256,6 +256,6 @@ def say_whole(folder: Path) -> None:
 
 
 def describe(model: Model, plan: Plan, folder: Path, missing: int) -> str:
-    """Return a line about what begins."""
+    """Return a line about the work that begins."""
     there = f"{plan.shards - missing:,} of {plan.shards:,} shards are there"
     return f"{model}: {plan.images:,} images go to '{folder}', {there}"

@@ -23,7 +23,7 @@ def run(
     index: str = "auto",
     delete: str | None = None,
 ) -> None:
-    """Remove images from a database, then load those of a feature file into it.
+    """Remove images from a database, then load the images of a feature file into it.
 
     Args:
       config: not read.

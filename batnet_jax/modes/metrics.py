@@ -1,4 +1,4 @@
-"""The mode `metrics`: the figures of features, or of distances, that any framework has written."""
+"""The mode `metrics`: figures of features or distances that any framework wrote."""
 
 import contextlib
 import json
@@ -170,7 +170,7 @@ def chance_of(
 def own_images(pair: LabelledPair, *, same_file: bool) -> dict[str, Any]:
     """Return the arguments of `evaluate` that leave out each query's own image.
 
-    Raises: UserError if the own images cannot be told.
+    Raises: UserError if the own images cannot be identified.
     """
     if pair.query.paths is not None and pair.gallery.paths is not None:
         return {"query_ids": pair.query.paths, "gallery_ids": pair.gallery.paths}

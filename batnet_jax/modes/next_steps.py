@@ -1,4 +1,4 @@
-"""The end of a training run for the user: where things are, and the next commands to paste."""
+"""The last lines of a training run: where its results are, and the next commands to paste."""
 
 import os
 import shlex
@@ -19,13 +19,13 @@ from batnet_jax.validation import own_code
 from batnet_jax.workdir.gcs import is_bucket
 
 SAMPLES = "samples"
-"""The folder of a workdir with images of the test, where the user's data set is no folder."""
+"""The folder of a workdir with images of the test, if the user's data set is not a folder."""
 PEOPLE, IMAGES_OF_EACH = 5, 4
 FEATURES = "gallery.npz"
 
 
 def describe_end(config: ml_collections.ConfigDict, data: RunData, workdir: Path) -> str:
-    """Return lines about what a run has left and the three commands that follow.
+    """Return lines about the files of a run, and three commands to continue with.
 
     The commands name images that exist: the user's folder, or samples that are written here. A run
     in a bucket has no commands, as they work on folders.
@@ -60,13 +60,13 @@ def describe_end(config: ml_collections.ConfigDict, data: RunData, workdir: Path
 
 
 def as_word(word: str) -> str:
-    """Return a path that begins with a dash in a form that is no flag."""
+    """Return a path; one that begins with a dash gets a form that is not a flag."""
     is_path = word.startswith("-") and not word.startswith("--trust=")
     return os.path.join(".", word) if is_path else word
 
 
 def program() -> str:
-    """Return what starts this program in the user's shell."""
+    """Return the command that starts this program in the user's shell."""
     own = Path(sys.argv[0])
     if own.name == "batnet":
         return "batnet" if shutil.which("batnet") else shlex.quote(str(own))
@@ -79,7 +79,7 @@ def program() -> str:
 
 
 def user_images(config: ml_collections.ConfigDict, test: RetrievalTest) -> tuple[Path, Path] | None:
-    """Return the user's folder of images and a query in it; None if the data set is no folder."""
+    """Return the user's folder of images and a query in it; None for other data sets."""
     name = (config.eval.datasets or config.data.train or (config.data.dataset,))[0]
     base, detail, _ = split_name(name)
     place = Path(detail or config.data.manual_dir)

@@ -1,4 +1,4 @@
-"""The mode `plan`: what a training run needs on a TPU slice, found by compiling it without one."""
+"""The mode `plan`: estimates a training run on a TPU slice, by compiling it without a TPU."""
 
 import math
 import time
@@ -18,7 +18,7 @@ from batnet_jax.training.run_length import RunLength, batch_size, plan_run
 
 
 class Program(NamedTuple):
-    """A compiled program: what it needs, and the seconds that compiling took."""
+    """A compiled program: its needs, and the seconds that compiling took."""
 
     needs: Needs
     seconds: float
@@ -33,15 +33,15 @@ def run(
     training_people: int | None = None,
     price: str | None = None,
 ) -> None:
-    """Compile the step and the embedding for a slice; print what they need and what a run costs.
+    """Compile the step and the embedding for a slice; print their needs and the cost of a run.
 
     Args:
       config: of the run.
-      workdir: unused; nothing is written.
-      slice: its type in Google's words, as v4-8.
-      training_images: their number; None: those of the config's data set, which is looked at.
-      training_people: their number; None likewise.
-      price: of a chip for an hour, in any currency.
+      workdir: not used; no file is written.
+      slice: the type of the slice, such as v4-8.
+      training_images: the number of training images; None = read from the data set.
+      training_people: the number of people in training; None = read from the data set.
+      price: the price of a chip for an hour, in any currency.
 
     Raises: UserError for a slice that is unknown, a batch that does not divide among its chips, or
       a missing libtpu; RunFailure if the run does not fit.
@@ -77,7 +77,7 @@ def check_batch(config: ml_collections.ConfigDict, where: Slice, slice: str) -> 
 def parse_price(text: str | None) -> float | None:
     """Return the price of a chip for an hour; None if it is not given.
 
-    Raises: UserError for a text that is no price.
+    Raises: UserError for a text that is not a price.
     """
     if text is None:
         return None
@@ -107,7 +107,7 @@ def measure(
 
 
 def compile_program(name: str, lower: Any) -> Program:
-    """Compile a program and read what it needs.
+    """Compile a program and read its needs.
 
     Raises: RunFailure if it does not fit a chip's memory.
     """

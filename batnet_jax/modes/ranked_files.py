@@ -31,7 +31,7 @@ def to_bytes(path: Path, source: Mapping[str, Any], lists: Sequence[Mapping[str,
 
     Args:
       path: its suffix chooses the format; see `check_suffix`.
-      source: the gallery and the model.
+      source: the gallery and the model, for the file.
       lists: for each query `query`, `hits` and further values; see `modes.search`.
     """
     suffix = path.suffix.lower()
@@ -58,6 +58,6 @@ def to_bytes(path: Path, source: Mapping[str, Any], lists: Sequence[Mapping[str,
 
 
 def _flat(hit: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a hit whose columns are values of its own."""
+    """Return a hit with its columns as values beside its others."""
     columns = {table_name(name): value for name, value in hit.get("columns", {}).items()}
     return {name: value for name, value in hit.items() if name != "columns"} | columns

@@ -73,7 +73,7 @@ def _describe(split: Split) -> list[str]:
 
 
 def median_aspect_of(split: Split) -> float:
-    """Return the median height / width of a split's images; that of people if it is unknown."""
+    """Return the median height / width of a split's images; a person's if it is unknown."""
     if split.shapes is None or not len(split.shapes):
         return 2.0
     return float(np.median(split.shapes[:, 0] / np.maximum(split.shapes[:, 1], 1)))

@@ -44,7 +44,7 @@ def run_facts(
 
 
 def seconds_of_steps(lines: Sequence[Mapping[str, float]], settings: Mapping[str, Any]) -> float:
-    """Return the time of all steps in the log, in seconds; 0 if the log does not tell it."""
+    """Return the time of all steps in the log, in seconds; 0 if the log does not have it."""
     people, each = (settings.get(f"batch.{n}") for n in ("identities", "images_per_identity"))
     if not (isinstance(people, int) and isinstance(each, int)):
         return 0.0
@@ -58,7 +58,7 @@ def seconds_of_steps(lines: Sequence[Mapping[str, float]], settings: Mapping[str
 
 
 def _day(time: Any) -> str:
-    """Return a time of `environment.describe` to the minute; other text as it is."""
+    """Return a time of `environment.describe` to the minute; other text unchanged."""
     try:
         own = datetime.datetime.fromisoformat(str(time)).astimezone(datetime.UTC)
     except ValueError:

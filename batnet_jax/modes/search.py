@@ -143,7 +143,7 @@ def rank_queries(
 
 
 def keep_accepted(one: dict[str, Any], lowest: float) -> dict[str, Any]:
-    """Return a list without hits of lower scores, with their number `accepted`, and `best`."""
+    """Leave out the hits below a score; add `accepted`, the number that is left, and `best`."""
     kept = [hit for hit in one["hits"] if hit["score"] >= lowest]
     best = one["hits"][0]["score"] if one["hits"] else None
     return {**one, "accepted": len(kept), "best": best, "hits": kept}
@@ -153,9 +153,9 @@ def hits(searcher: Searcher, indices: np.ndarray, scores: np.ndarray) -> list[di
     """Return a ranked list: for each hit `rank` from 1, `score` (cosine), `index`, `path`.
 
     If the run knows people by name, each hit has `name`, too: None for a person it does not know.
-    If there are several galleries, each hit has `gallery` and `row`, its row there; `index` counts
-    the images of all galleries. If the gallery keeps columns, each hit has `columns`, theirs by
-    name; see `plain_rows`.
+    A hit in one of several galleries has `gallery` and `row`, the image's row in that gallery;
+    `index` then counts the images of all galleries. If the gallery has columns, each hit has
+    `columns`, the image's values by name; see `plain_rows`.
 
     Args:
       searcher: its gallery names the paths.

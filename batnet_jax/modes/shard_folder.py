@@ -1,4 +1,4 @@
-"""The folder of shards that `embed` writes: its plan, what is missing, and what does not belong."""
+"""The folder of shards that `embed` writes: its plan, missing shards, and files of other lists."""
 
 import os
 import re
@@ -18,7 +18,7 @@ _OURS = re.compile(rf"{PLAN}\.[0-9a-f]{{8}}\.partial|\..*")
 
 
 def digest_of_images(images: DescribedImages) -> str:
-    """Return a digest of the paths of images, and of what a table says of them."""
+    """Return a digest of the paths of images and of their columns in a table."""
     digest = Digest()
     for start in range(0, len(images), _NAMES_AT_ONCE):
         digest.add(images.filenames[start : start + _NAMES_AT_ONCE])

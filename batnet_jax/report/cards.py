@@ -149,7 +149,7 @@ def _form(shown: Sequence[Card], key: str) -> str:
 
 
 def match_cameras(card: Card) -> set[int]:
-    """Return the cameras of the shown images that match a card's query and count."""
+    """Return the cameras of the card's images that count as matches of its query."""
     listed = [hit for hit in (*card.hits, *card.missed) if hit.verdict == "right"]
     return {hit.image.camera for hit in listed if hit.image.camera is not None}
 
@@ -235,7 +235,7 @@ def _hit(hit: Hit) -> str:
 
 
 def zoom(image: PageImage, head: str, what: str) -> Markup:
-    """Make an image that the script enlarges; `data-zooms` marks what holds the images of a list.
+    """Make an image that the script enlarges; `data-zooms` marks the element of a whole list.
 
     Args:
       image: the image.

@@ -1,4 +1,4 @@
-"""The sections of the page that compares runs; the figures are those of `evaluation.compare`."""
+"""The sections of the page that compares runs; `evaluation.compare` computes the figures."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -64,8 +64,8 @@ def comparison_sections(
 
     Args:
       comparison: see `evaluation.compare`.
-      curves: of each run.
-      messages: about damaged files whose points are missing in the curves.
+      curves: the learning curves of each run.
+      messages: one for each damaged file, whose points are missing in the curves.
     """
     sections = [_figures_section(comparison), _differences_section(comparison)]
     if any(len(group["runs"]) > 1 for group in comparison["groups"]):
@@ -160,7 +160,7 @@ def _difference_cells(own: Mapping[str, Any]) -> list[Any]:
 
 
 def _seeds_section(comparison: Mapping[str, Any]) -> Section:
-    """Make the section of groups of runs that differ in the seed alone."""
+    """Make the section of groups of runs that differ only in the seed."""
     groups = comparison["groups"]
     rows = [
         [
@@ -171,7 +171,7 @@ def _seeds_section(comparison: Mapping[str, Any]) -> Section:
         for group in groups
     ]
     caption = (
-        "Runs whose settings differ in the seed alone: mean and standard deviation (n - 1) over "
+        "Runs whose settings differ only in the seed: mean and standard deviation (n - 1) over "
         "the seeds, in per cent"
     )
     body = table(caption, ["runs", "seeds", *NAMES.values()], rows, style="runs")
@@ -255,7 +255,7 @@ def _curves_section(comparison: Mapping[str, Any], curves: Sequence[RunCurves]) 
         return Section("curves", "Learning curves", body)
     text = f"The loss is that of training, mAP and Rank-1 are on {title_of(comparison['test'])}."
     if any(len(group["runs"]) > 1 for group in groups):
-        text += " Runs whose settings differ in the seed alone have lines of one kind."
+        text += " Runs whose settings differ only in the seed have lines of one kind."
     return Section("curves", "Learning curves", paragraph(text) + grid(parts))
 
 

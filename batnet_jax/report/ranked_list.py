@@ -47,7 +47,7 @@ def who(person: Person, room: int | None = None) -> str:
       room: pixels; a longer name is cut. None for no limit.
     """
     camera = "" if person.camera is None else f"  cam {person.camera}"
-    # The font of pictures has the letters of western Europe alone.
+    # The font of pictures has only the letters of western Europe.
     if not person.name or any(ord(letter) > 0xFF for letter in person.name):
         return f"pid {person.pid}{camera}"
     name, font = person.name, ImageFont.load_default(_TEXT)

@@ -1,4 +1,4 @@
-"""The section of figures: what they are, what they mean, and what is reached without training."""
+"""The section of figures: what they are, what they mean, and the baselines beside them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -90,7 +90,7 @@ def _of_hundred(figures: Mapping[str, Any]) -> str:
 
 
 def _table(measured: Measured) -> Markup:
-    """Make the table of a test: its figures, those to compare them with, then its extra figures."""
+    """Make the table of a test: its figures, the baselines, then its extra figures."""
     result, before, baselines = measured
     ranks = list(result["cmc"])
     compared = {} if before is None else {f"step {before['step']:,}, before": before}

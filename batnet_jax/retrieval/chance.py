@@ -1,4 +1,4 @@
-"""The figures that a ranking at random reaches on average, exactly, from counts alone."""
+"""The figures that a random ranking reaches on average, computed exactly from counts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -62,8 +62,8 @@ def expected_precision(hits: np.ndarray, items: np.ndarray, ap: str) -> np.ndarr
     (N - 1) other hits on average. The mean of the precision over k follows.
 
     Args:
-      hits: [n] R, the right items of a query, at least 1.
-      items: [n] N, all its items.
+      hits: [n] R, the number of a query's right items, at least 1.
+      items: [n] N, the number of its items.
       ap: "precision" or "trapezoid".
     """
     others = (hits - 1) / np.maximum(items - 1, 1)
@@ -87,9 +87,10 @@ def expected_penalty(hits: np.ndarray, items: np.ndarray) -> np.ndarray:
     """Return the expected hits / rank of the last hit; see `metrics.inverse_negative_penalty`.
 
     The last hit is at rank m with probability C(m - 1, R - 1) / C(N, R). For R = 1 the expectation
-    of 1 / m is H(N) / N. From C(m - 1, R - 1) / m = C(m - 1, R - 2) (1 / (R - 1) - 1 / m) follows
-    that of R from that of R - 1. Where over half of the items are right, errors of rounding would
-    grow, and the sum has few terms.
+    of 1 / m is H(N) / N. The expectation for R follows from the expectation for R - 1 by
+    C(m - 1, R - 1) / m = C(m - 1, R - 2) (1 / (R - 1) - 1 / m). If over half of the items are
+    right, this recursion would magnify rounding errors; the sum over m then has few terms, and is
+    computed directly.
     """
     inverse = (digamma(items + 1) - digamma(1)) / items
     found = inverse.copy()

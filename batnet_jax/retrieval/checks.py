@@ -24,7 +24,7 @@ class NotFiniteFeaturesError(UserError):
 
 
 def choice(name: str, given: Any, allowed: Sequence[str]) -> str:
-    """Return `given`, or raise UserError if the `allowed` names lack it."""
+    """Return `given`, or raise UserError if it is not one of the `allowed` names."""
     if not isinstance(given, str) or given not in allowed:
         names = " or ".join(repr(a) for a in allowed)
         raise UserError(f"{name}={given!r} is unknown: use {names}")
@@ -50,8 +50,8 @@ def positive_ints(name: str, given: Any) -> None:
 def as_array(name: str, given: Any) -> np.ndarray:
     """Return `given` as an array; a mapped file and a `RowFile` stay what they are.
 
-    Raises: UserError if the object gives none, such as lists of different lengths or a tensor on a
-      GPU.
+    Raises: UserError if the object cannot become an array, such as lists of different lengths or a
+      tensor on a GPU.
     """
     if isinstance(given, RowFile):  # has the attributes that are checked, and is read in chunks
         return cast(np.ndarray, given)
@@ -100,7 +100,7 @@ def features(name: str, given: Any, metric: str) -> np.ndarray:
 
 
 def rounded_type(given: Any, checked: np.ndarray) -> str | None:
-    """Return the type of features that `features` has rounded; None if it has changed no value.
+    """Return the type from which `features` has rounded; None if no value has changed.
 
     Args:
       given: a user's features; a list declares no precision, so nothing is rounded.

@@ -15,7 +15,7 @@ _RUN_BYTES = 2**16
 
 
 class RowView(RowFile):
-    """Rows that lie elsewhere; a `RowFile` without a file of its own."""
+    """A view of rows that are stored elsewhere; a `RowFile` without its own file."""
 
     def __init__(self, shape: tuple[int, int], dtype: np.dtype):
         """Describe the rows."""

@@ -99,8 +99,8 @@ def evaluate(
         result then contains "features": "float64 rounded to float32".
       query_pids: [q] int, or strings in both sets, which are numbered.
       query_cameras: [q] int or strings, None or NaN for an image of an unknown camera; or None if
-        the cameras of query and gallery are not known. An unknown camera is no image's own camera,
-        so nothing is removed, whatever `same_camera` says.
+        the cameras of query and gallery are not known. An unknown camera equals no other camera, so
+        nothing is removed, whatever `same_camera` says.
       gallery_features: [g, d].
       gallery_pids: [g].
       gallery_cameras: [g] or None.
@@ -126,8 +126,9 @@ def evaluate(
       block: queries at a time on a device. None chooses.
       chunk: gallery items at a time. None chooses.
       progress: called as progress(gallery items seen, g) after each chunk.
-      resume: an .npz that is written every half minute and removed at the end. If it is there, an
-        evaluation that was ended goes on, with the same figures. For one process. None: no file.
+      resume: an .npz that is written every half minute and removed at the end. If the file exists,
+        the evaluation that wrote it continues, with the same figures. For one process. None: no
+        file.
 
     Returns: num_query, num_gallery (without junk), num_valid_query (queries with a match; the
       others are skipped), mAP, mINP, cmc {"1": ...}, ap; with ids or `ignore` num_left_out (pairs

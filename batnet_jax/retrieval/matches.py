@@ -44,7 +44,7 @@ class ItemLists(NamedTuple):
 
 
 class Matches(NamedTuple):
-    """The gallery items that count for each of q queries, or that do not count."""
+    """The relevant gallery items of each of q queries, and those that its ranking leaves out."""
 
     relevant: ItemLists  # of the query's identity
     removed: ItemLists  # of the query's identity, but of its view, or left out by the caller

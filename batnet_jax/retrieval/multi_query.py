@@ -42,7 +42,7 @@ def pool_tracks(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pool the features of each track, so that a track is one query or one gallery item.
 
-    The pooled features go where features of images go: to `top_k`, to `evaluate`, and as the
+    Pooled features can be used like the features of images: in `top_k`, in `evaluate`, and as the
     queries or the gallery of `batnet metrics`. `labels[first]` are the labels of the tracks.
 
     Args:

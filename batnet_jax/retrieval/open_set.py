@@ -74,9 +74,9 @@ def identify(
 
     Returns: `num_mated`, `num_unmated`, `num_gallery`; `unmated`, "given" or "removed"; and
       `operating_points`: for each wanted rate the lowest threshold whose false alarm rate is no
-      higher (a cosine, or a distance), the false alarm rate there, `resolved`: whether the queries
-      without mates are enough to measure the rate, and the detection and identification rates by
-      rank, `dir`.
+      higher (a cosine, or a distance), the false alarm rate at this threshold, `resolved`: whether
+      the queries without mates are enough to measure the rate, and the detection and identification
+      rates by rank, `dir`.
 
     Raises:
       UserError: as `evaluate`; if queries with or without mates are missing; for a rate that is not

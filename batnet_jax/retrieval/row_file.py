@@ -1,8 +1,8 @@
-"""Rows of features in a file that may be larger than memory, read when they are wanted.
+"""Rows of features in a file that may be larger than memory, read on demand.
 
-The file is not memory-mapped: a process that touches a mapped file ends by a signal if somebody
-cuts the file off. Here that is an exception. The first time that bytes are read, they are compared
-with their checksums.
+The file is not memory-mapped: if somebody cuts a mapped file off, a signal ends the process that
+reads it. Reading the file raises an exception instead. Bytes are compared with their checksums the
+first time that they are read.
 """
 
 import os
@@ -19,7 +19,7 @@ ALIGNMENT = 64
 
 
 class BlockSums(NamedTuple):
-    """The checksums of equal blocks of a file, the last of which may be shorter."""
+    """The checksums of a file's blocks, which have one size; the last block may be shorter."""
 
     start: int
     """The first byte of the first block."""
@@ -104,7 +104,7 @@ class RowFile:
             self._read(start, out.reshape(-1).view(np.uint8).data)
 
     def check_bytes(self, start: int, end: int) -> None:
-        """Compare the blocks that hold some bytes of the file with their checksums, once.
+        """Compare the blocks that contain bytes `start` to `end` with their checksums, once each.
 
         Raises: UserError if they differ.
         """

@@ -1,4 +1,4 @@
-"""Rows of features that lie in several places of one file or of many, read when they are wanted.
+"""Rows of features in several places of one file or of many, read on demand.
 
 Each part has a checksum, which is compared the first time that rows of the part are read.
 """
@@ -37,7 +37,7 @@ class Part(NamedTuple):
 
 
 class PartFile(NamedTuple):
-    """A file and what tells it from another file of its name."""
+    """A file, with properties that another file of the same name would not share."""
 
     path: Path
     device: int
@@ -63,7 +63,7 @@ class RowParts(RowFile):
         """Keep the places; nothing is read.
 
         Args:
-          files: that hold the parts.
+          files: the files that hold the parts.
           parts: in the order of the rows.
           dim: d.
         """

@@ -20,7 +20,7 @@ ORPHAN_AGE = 60.0
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` at the end.
 
-    The folder is made if it does not exist. The temporary file exists and is empty at first. Its
+    A missing folder is made. The temporary file exists and is empty at first. Its
     name is unique, so several processes may write to one path. After an exception the temporary
     file is removed and `path` is unchanged. A killed process leaves its temporary file behind; its
     name ends in `.partial`, and a later writer of the same path removes it.
@@ -44,7 +44,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a file, text as UTF-8; bytes of file names that are no text are written out.
+    """Write a file, text as UTF-8; bytes of file names that are not text are written out.
 
     Raises: OSError if the file cannot be written or `path` is a folder.
     """
@@ -62,7 +62,7 @@ def _flush(path: Path) -> None:
 def flush_folder(path: Path) -> None:
     """Force the names in a folder to the disk: otherwise a crash might undo a rename.
 
-    A file system that cannot do so is left to itself: the file is there already.
+    If the file system cannot do so, nothing happens: the file is already written.
     """
     with contextlib.suppress(OSError):
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -85,10 +85,9 @@ def flush_tree(path: Path) -> None:
 
 
 def open_lock(path: Path) -> TextIO:
-    """Open a file to be locked, which is made if it does not exist; its content stays.
+    """Open a file to be locked; make it if it does not exist, and keep its content.
 
-    A link at the path is not followed: whoever puts one there would have a file of his choice
-    opened for writing.
+    A link at the path is not followed, because it might lead to any file of this user.
 
     Raises: OSError if the file cannot be opened, or is a link.
     """
@@ -118,7 +117,7 @@ def _lock(descriptor: int) -> bool:
 
 
 def remove_orphans(folder: Path, pattern: str) -> None:
-    """Remove the temporary files of killed processes: old files that nobody has locked.
+    """Remove the temporary files of killed processes: old files that no process has locked.
 
     Args:
       folder: of the files.

@@ -1,4 +1,4 @@
-"""The compiled programs of this user on this machine, kept so that the next start takes seconds."""
+"""Keeps this user's compiled programs on this machine, so that the next start takes seconds."""
 
 import contextlib
 import hashlib
@@ -36,9 +36,9 @@ def use_compilation_cache() -> None:
 
 
 def cache_folder() -> Path:
-    """Return ~/.cache/batnet_jax/xla-MACHINE, or its place below XDG_CACHE_HOME.
+    """Return ~/.cache/batnet_jax/xla-MACHINE, or the same below XDG_CACHE_HOME.
 
-    MACHINE depends on the processor's instructions, because unequal machines may share a home.
+    MACHINE depends on the processor's instructions, because different machines may share a home.
     """
     given = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(given) if os.path.isabs(given) else Path.home() / ".cache"

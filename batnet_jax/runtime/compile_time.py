@@ -1,4 +1,4 @@
-"""How long programs took to compile on this machine, kept beside the cache of compiled programs."""
+"""Keeps the time that programs took to compile on this machine, beside the compiled programs."""
 
 import contextlib
 import hashlib
@@ -25,13 +25,13 @@ WORDS = ("compiling", "compiled")
 def compiling(
     program: str, *parts: Any, delay: float = 0, words: tuple[str, str] = WORDS
 ) -> Iterator[None]:
-    """Show that a program is compiled within the context, and how long it took the last time.
+    """Show that the context compiles a program, and how long it took the last time.
 
     Args:
       program: its name.
-      parts: what its size depends on; their `repr` tells programs apart.
+      parts: everything that the program depends on; their `repr` identifies the program.
       delay: seconds that may pass before anything is shown.
-      words: what is done, and what has been done then.
+      words: the verb in progress and the verb when done, such as "compiling" and "compiled".
     """
     key = program_key(program, *parts)
     last = read_seconds().get(key)
@@ -52,7 +52,7 @@ def program_key(program: str, *parts: Any) -> str:
 
 
 def seconds_file() -> Path | None:
-    """Return the file of the times, beside JAX's cache; None without a cache in a folder."""
+    """Return the file of the times, beside JAX's cache; None if the cache is not in a folder."""
     config: Any = jax.config
     folder = config.jax_compilation_cache_dir
     if not folder or "://" in folder or not config.jax_enable_compilation_cache:

@@ -1,6 +1,6 @@
-"""Functions on all devices, and arrays as these functions take and return them.
+"""Runs functions on all devices, and moves arrays to and from the devices.
 
-This module alone calls `jax.pmap`. A pmap spans the devices of all processes. Each process passes
+Only this module calls `jax.pmap`. A pmap spans the devices of all processes. Each process passes
 and receives the share of its own devices. A global batch is the batch of all processes together.
 """
 
@@ -30,7 +30,7 @@ def parallel(
       in_axes: for each argument 0 if each device receives a row, None if all receive the whole.
       out_axes: for each result 0 if the devices' results are stacked, None if all are equal.
       donate: the arguments whose memory the results may use.
-      devices: to run on; None: those of all processes.
+      devices: to run on; None = the devices of all processes.
     """
     return jax.pmap(
         function,

@@ -16,17 +16,17 @@ _BLOCK = 1 << 20
 
 
 def fetch(url: str, sha256: str, path: Path, *, user: str) -> bool:
-    """Fetch a file, unless its place has it already.
+    """Fetch a file, unless the path has it already.
 
     Args:
       url: http:// or https://.
       sha256: of the bytes, hexadecimal.
       path: of the file; missing folders are made.
       user: the argument that wants the file, for messages.
-    Returns: False if nothing had to be fetched.
+    Returns: False if the path had the file already.
 
     Raises:
-      UserError: if another file has the place, or pooch is not installed.
+      UserError: if the path has another file, or pooch is not installed.
       RunFailure: if the file cannot be fetched whole. Nothing is left at `path` then.
     """
     if exists(path):

@@ -12,7 +12,7 @@ def import_extra(module: str, *, name: str, extra: str, user: str) -> ModuleType
     Args:
       module: as in `import faiss`.
       name: of the package, for the message.
-      extra: that installs it.
+      extra: the extra that installs it.
       user: the argument that needs it, for the message.
 
     Raises: UserError if it is not installed.

@@ -1,4 +1,4 @@
-"""Reads NumPy's files, which may be damaged or made to harm.
+"""Reads NumPy's files, which may be damaged or malicious.
 
 Arrays of numbers and strings are read, as `np.load` reads them. A file must hold exactly the bytes
 that its header declares, every checksum of the archive is compared, and the memory is bounded by
@@ -58,7 +58,7 @@ class Npz:
     """An open .npz; see `open_npz`.
 
     Attributes:
-      file: the archive's, open for reading.
+      file: the open file of the archive.
       names: of the arrays.
       members: the number of members by the archive's last record, arrays or not.
       comment: of the archive.
@@ -182,7 +182,7 @@ def read_npz(
 
     Args:
       path: the file.
-      names: of the arrays; those that the file lacks are left out. None for all.
+      names: of the arrays; missing ones are left out. None for all.
       most: see `Npz.read`.
 
     Raises: OSError if the file cannot be read; ValueError if it is damaged.
@@ -213,7 +213,7 @@ def place_npy(file: BinaryIO, start: int, end: int) -> Place:
     """Read the header of an array.
 
     Args:
-      file: that holds the array.
+      file: the open file that holds the array.
       start: the first byte of the header.
       end: the byte behind the last value.
 
@@ -256,7 +256,7 @@ def _check_directory(file: BinaryIO) -> int:
 
     Returns: the number of members that the archive declares; a zip64 may have more than 65,535.
 
-    Raises: ValueError if it is too large, or if there is no archive.
+    Raises: ValueError if it is too large, or if the file is not an archive.
     """
     length = file.seek(0, os.SEEK_END)
     file.seek(max(0, length - _END.size - 0xFFFF))

@@ -129,7 +129,7 @@ def _by_itself() -> MultiprocessingOptions:
 def wait_for_processes(name: str, seconds: int) -> None:
     """Wait until all processes have called this with the same name.
 
-    Raises: an exception of JAX if a process has not within the given seconds.
+    Raises: an exception of JAX if a process has not called it within the given seconds.
     """
     everyone = set(range(jax.process_count()))
     multihost.sync_global_processes(name, timeout=seconds, processes=everyone)

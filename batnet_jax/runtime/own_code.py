@@ -1,8 +1,8 @@
-"""Code of the user's own, which a setting names by an import path such as `mypkg.nets:MyBlock`.
+"""Imports the user's own code, which a setting names by an import path, as `mypkg.nets:MyBlock`.
 
-Importing a module runs it. A setting of the user's own may name any module. The settings in a
-checkpoint come from a stranger, so `validation.check_trusted` asks for the user's word before an
-import path of theirs gets here.
+Importing a module runs it. A setting that the user gives may name any module. The settings in a
+checkpoint may come from a stranger: `validation.check_trusted` refuses their import paths unless
+the user trusts them.
 """
 
 import difflib
@@ -29,12 +29,12 @@ def is_import_path(name: Any) -> bool:
 
 
 def choose(choices: Mapping[str, Any], name: Any) -> Any:
-    """Return the choice of a name, or what an import path names.
+    """Return the choice with a name, or the object that an import path names.
 
     Args:
       choices: the package's own, by name.
-      name: a key of `choices`, or an import path. What is no string is returned as it is, so that
-        a caller in Python can pass an object in place of its name.
+      name: a key of `choices`, or an import path. Any object but a string is returned as it is, so
+        that a caller in Python can pass an object in place of its name.
 
     Raises: UserError if the name is neither, or cannot be imported, or cannot be called.
     """
@@ -129,7 +129,7 @@ def as_trusted(trust: str | Collection[str]) -> tuple[str, ...]:
     Args:
       trust: names of packages, modules or import paths; in a string they are separated by commas.
 
-    Raises: UserError if a name is none.
+    Raises: UserError if a name is not the name of a package.
     """
     given = trust.split(",") if isinstance(trust, str) else trust
     if not isinstance(given, Collection) or not all(isinstance(name, str) for name in given):

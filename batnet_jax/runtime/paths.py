@@ -1,8 +1,8 @@
-"""Questions about paths that a user names.
+"""Looks up paths that a user names.
 
-`Path.is_dir` and its kin raise an error for a folder that may not be entered and for a name that is
-too long. `os.path.isdir` answers False, which says that the path does not exist. These functions
-say in one line what is wrong.
+`Path.is_dir` and similar methods raise an error for a folder that may not be entered and for a name
+that is too long. `os.path.isdir` returns False, as if the path did not exist. These functions raise
+a UserError that says in one line what is wrong.
 """
 
 import errno
@@ -39,7 +39,7 @@ def is_file(path: Path) -> bool:
 
 
 def exists(path: Path) -> bool:
-    """Return whether a path is anything.
+    """Return whether a path exists, as a file, a folder or anything else.
 
     Raises: UserError if the path cannot be looked up.
     """
@@ -47,7 +47,7 @@ def exists(path: Path) -> bool:
 
 
 def existing_parent(path: Path) -> Path:
-    """Return a path, or the nearest folder above it that exists.
+    """Return a path if it exists, otherwise the nearest folder above it that does.
 
     Raises: UserError if one of them cannot be looked up.
     """

@@ -1,6 +1,6 @@
 """The processes of a run on several hosts: they join, agree, and share the results of one.
 
-`jax.distributed` and its collectives do the work. Process 0, the lead, alone reads and writes the
+`jax.distributed` and its collectives do the work. Only process 0, the lead, reads and writes the
 workdir. Apart from `join`, all processes must call each function, in the same order. In a run of a
 single process a function only calls its argument.
 """

@@ -25,7 +25,7 @@ PLAIN_LINES = 20
 
 
 class Bar(Protocol):
-    """What `progress_bar` returns; leave it as a context, or close it."""
+    """A progress bar, as `progress_bar` returns it; use it as a context, or close it."""
 
     n: int
     """Units done."""
@@ -38,7 +38,7 @@ class Bar(Protocol):
         """Set the text behind the numbers."""
 
     def paused(self) -> contextlib.AbstractContextManager[None]:
-        """Stop the clock of rate and time left within the context."""
+        """Stop the clock of the rate and of the time left, within the context."""
         ...
 
     def close(self) -> None:
@@ -161,8 +161,8 @@ def progress_bar(
       unit: name of a unit.
       initial: units done before.
       delay: seconds before the bar appears.
-      layout: tqdm's `bar_format`; None = tqdm's own. The rate is that of the last seconds then, and
-        else that of the whole time.
+      layout: tqdm's `bar_format`, which shows the rate over the whole time; None = tqdm's own,
+        which shows the rate over the last seconds.
     """
     lead = processes.is_lead()
     if not (lead and is_terminal(sys.stderr)):
@@ -203,8 +203,8 @@ def waiting(what: str, done: str, *, delay: float = 0) -> Iterator[Callable[[], 
     done, and another how long it took.
 
     Args:
-      what: what is done, as in "compiling, once".
-      done: what has been done then, as in "compiled".
+      what: the work in progress, as in "compiling, once".
+      done: the work when it is done, as in "compiled".
       delay: seconds that may pass before anything is shown.
     Yields: a function that returns the seconds that have passed.
     """
@@ -249,7 +249,7 @@ def _count_seconds(what: str, start: float, delay: float, end: threading.Event) 
 def is_terminal(stream: Any) -> bool:
     """Return whether a stream is a terminal, on which a line can be written anew.
 
-    A terminal without a size, as `docker run -t` may have, is none: tqdm shows nothing there.
+    A terminal without a size, as under `docker run -t`, does not count: tqdm shows nothing on it.
     """
     try:
         return stream.isatty() and 0 not in os.get_terminal_size(stream.fileno())

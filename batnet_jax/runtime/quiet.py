@@ -1,4 +1,4 @@
-"""Messages of libraries that say nothing to a user."""
+"""Suppresses messages of libraries that do not help a user."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ FATAL_ALONE = "3"
 
 
 class _Stderr:
-    """The stream that `sys.stderr` is at the time of writing: above a bar, while there is one."""
+    """The stream that `sys.stderr` is at the time of writing, which may be above a bar."""
 
     def write(self, text: str) -> None:
         if sys.stderr is not None:
@@ -31,7 +31,7 @@ class _Stderr:
 
 
 def hush_xla() -> None:
-    """Let XLA write only what ends the process, unless TF_CPP_MIN_LOG_LEVEL is set.
+    """Let XLA write only messages that end the process, unless TF_CPP_MIN_LOG_LEVEL is set.
 
     It has no effect once JAX is imported.
     """
@@ -40,7 +40,7 @@ def hush_xla() -> None:
 
 @contextlib.contextmanager
 def hushed_absl() -> Iterator[None]:
-    """Let Orbax and TFDS log errors alone within the context."""
+    """Let Orbax and TFDS log nothing but errors within the context."""
     before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
@@ -50,10 +50,10 @@ def hushed_absl() -> Iterator[None]:
 
 
 def hush_libraries() -> None:
-    """Keep the lines of XLA, absl and Orbax away; call it before JAX is imported.
+    """Suppress the lines of XLA, absl and Orbax; call it before JAX is imported.
 
-    What Orbax raises it also logs, several times with a traceback: these lines are dropped, and its
-    advice on how often to save.
+    Orbax logs each exception that it raises, several times with a traceback. These lines are
+    dropped, and so is its advice on how often to save.
     """
     hush_xla()
     logging.set_verbosity(logging.ERROR)

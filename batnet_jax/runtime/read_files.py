@@ -1,6 +1,6 @@
-"""Reads files that may be damaged, or may be no files at all.
+"""Reads files that may be damaged, and refuses paths that are not regular files.
 
-Opening a pipe waits for a writer for ever, and a device never ends: only regular files are opened.
+Opening a pipe may wait for a writer for ever, and a device never ends.
 """
 
 import json
@@ -52,7 +52,7 @@ def read_json(path: Path) -> Any:
 
 
 def reason(error: OSError) -> str:
-    """Return what an error of reading says, without the path."""
+    """Return the reason in an error of reading, without the path."""
     return error.strerror or one_line(error)
 
 

@@ -92,9 +92,9 @@ def disk_error(error: BaseException) -> str | None:
 
 
 def is_out_of_reach(error: BaseException) -> bool:
-    """Return whether reading failed for a reason outside the file, such as its permissions.
+    """Return whether reading failed for a reason outside the content, such as permissions.
 
-    The file may be whole.
+    The file may then be whole.
     """
     if isinstance(error, OSError):
         return error.errno in _OUT_OF_REACH

@@ -1,11 +1,11 @@
-"""SIGINT, SIGTERM and SIGHUP: each ends a command with a line, and with a status of its own.
+"""Handles SIGINT, SIGTERM and SIGHUP: each ends a command with a line and its own exit status.
 
 Ctrl-C sends SIGINT, clusters and clouds send SIGTERM before they stop a machine, and a terminal or
 an ssh connection that ends sends SIGHUP. A signal that the command's parent lets it ignore stays
 ignored, as SIGHUP does under nohup.
 
-While a command imports its packages and reads its arguments, nothing can be lost, and another
-package's `except` could catch an exception: the process ends at once. While the command works, the
+While a command imports its packages and reads its arguments, no work can be lost, and an `except`
+of another package could catch an exception: the process ends at once. While the command works, the
 handler raises `Terminated`, so that files are completed or removed. Python runs a handler between
 two of its own instructions, so a signal waits while XLA compiles.
 """
@@ -116,9 +116,9 @@ class Signals:
         """Raise `Terminated` when a signal arrives within the context; for the main thread.
 
         Args:
-          alone: False for one of several processes. None of them may end alone, as the others would
-            wait for it: JAX has its own handler of SIGTERM, see `preemption.is_agreed`, and SIGHUP
-            counts as SIGTERM.
+          alone: False for one of several processes, none of which may end by itself, because the
+            others would wait for it. JAX then handles SIGTERM, see `preemption.is_agreed`, and
+            SIGHUP counts as SIGTERM.
         """
         handlers: dict[signal.Signals, Any] = dict.fromkeys(heard(), self._handle)
         if not alone:

@@ -1,7 +1,7 @@
 """Standard output and error of the command line, which never end a run.
 
-A reader such as `head` may close its pipe while a run goes on. What the run still prints is lost
-then, and what it writes to files is not. Characters that the terminal's encoding lacks, such as the
+A reader such as `head` may close its pipe before a run ends. The run's further output is then lost,
+but not what it writes to files. Characters that the terminal's encoding lacks, such as the
 bytes of a file name that is not UTF-8, are written out.
 """
 
@@ -15,7 +15,7 @@ from batnet_jax.errors import RunFailure
 
 
 class UnbrokenStream:
-    """A text stream whose reader may go away; it has all attributes of the stream."""
+    """A text stream whose reader may go away; it has all attributes of the wrapped stream."""
 
     def __init__(self, stream: TextIO, *, lossy: bool):
         """Wrap a stream.

@@ -128,7 +128,7 @@ def describe_devices(chip: str, count: int) -> tuple[Any, ...]:
 
     Args:
       chip: one of `CHIPS`.
-      count: the number of chips, each of which is one device.
+      count: the number of chips; a chip is one device.
 
     Raises: UserError without libtpu.
     """

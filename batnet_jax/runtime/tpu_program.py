@@ -1,4 +1,4 @@
-"""What a program compiled for a TPU needs, read from the compiled program."""
+"""The memory, operations and cycles of a program that is compiled for a TPU."""
 
 import re
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _OVERFLOW = (
 
 
 class Needs(NamedTuple):
-    """What a compiled program needs on a chip.
+    """The needs of a compiled program on a chip.
 
     Attributes:
       state: bytes of its arguments and results; results that overwrite arguments count once.
@@ -54,7 +54,7 @@ class Needs(NamedTuple):
 
 
 def needs_of(compiled: Any) -> Needs:
-    """Read what a compiled program needs; see `Needs`."""
+    """Read the needs of a compiled program."""
     memory, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
     return Needs(
         state=memory.argument_size_in_bytes
@@ -69,7 +69,7 @@ def needs_of(compiled: Any) -> Needs:
 
 
 def overflow_of(error: Exception) -> tuple[float, float] | None:
-    """Return (bytes needed, bytes there) if a program does not fit a chip's memory; else None."""
+    """Return (bytes needed, bytes available) if a program does not fit a chip; else None."""
     found = next(filter(None, (one.search(str(error)) for one in _OVERFLOW)), None)
     if not found:
         return None

@@ -77,9 +77,9 @@ def change_colours(
 ) -> Float[Array, "h w 3"]:
     """Return an image in [0, 255] with other colours, not rounded; a factor of 1 changes nothing.
 
-    Brightness multiplies the image. Contrast then blends it with the mean of its grey values, and
-    saturation with its own grey values: 0 leaves those alone, more than 1 leads away from them.
-    Values beyond black and white are cut off each time.
+    Brightness multiplies the image. Contrast then blends the image with the mean of its grey
+    values, and saturation blends it with its own grey values: 0 gives only the grey values, and
+    more than 1 leads away from them. Values beyond black and white are clipped each time.
     """
 
     def grey(image: jax.Array) -> jax.Array:
@@ -96,19 +96,19 @@ def change_colours(
 def recolour(
     key: Key[Array, ""], image: Float[Array, "h w 3"], *, jitter: float, grey_probability: float
 ) -> Float[Array, "h w 3"]:
-    """Change the colours of an image in [0, 255] at random, or take all of them away.
+    """Change the colours of an image in [0, 255] at random, or make it grey.
 
     Args:
       key: of this image.
       image: [h, w, 3] RGB.
       jitter: brightness, contrast and saturation each have a factor in 1 - jitter to 1 + jitter.
-      grey_probability: of a saturation of 0.
+      grey_probability: of a grey image.
 
     Krizhevsky et al., "ImageNet Classification with Deep Convolutional Neural Networks", NeurIPS
-    2012, changed colours first; with these three factors Howard, "Some Improvements on Deep
-    Convolutional Neural Network Based Image Classification", 2013. Grey images of people: Gong et
-    al., "A Person Re-identification Data Augmentation Method with Adversarial Defense Effect",
-    2021, who draw them with a probability of 0.05.
+    2012, introduced changes of colour. The three factors are those of Howard, "Some Improvements on
+    Deep Convolutional Neural Network Based Image Classification", 2013. Grey images of people: Gong
+    et al., "A Person Re-identification Data Augmentation Method with Adversarial Defense Effect",
+    2021, with a probability of 0.05.
     """
     coin, factor_key = jax.random.split(key)
     brightness, contrast, saturation = jax.random.uniform(

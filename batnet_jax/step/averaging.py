@@ -1,7 +1,7 @@
-"""An exponential moving average of the weights, which is tested and embedded with.
+"""An exponential moving average of the weights, for evaluation and embedding.
 
-Polyak & Juditsky, "Acceleration of Stochastic Approximation by Averaging", SIAM J. Control Optim.
-1992; with a fixed weight of the newest value, as the teacher of Tarvainen & Valpola, "Mean teachers
+Averages of weights: Polyak & Juditsky, "Acceleration of Stochastic Approximation by Averaging",
+SIAM J. Control Optim. 1992. A fixed weight of the newest value: Tarvainen & Valpola, "Mean teachers
 are better role models", NeurIPS 2017.
 """
 
@@ -45,8 +45,8 @@ def move_average(
 ) -> Average:
     """Return the average after a step.
 
-    A step's values count 1 - decay. The first steps count more, 9 / (10 + step), as the initial
-    values would otherwise weigh for 1 / (1 - decay) steps.
+    A step's values have the weight 1 - decay. The first steps have a greater one, 9 / (10 + step),
+    because the initial values would otherwise dominate for 1 / (1 - decay) steps.
 
     Args:
       average: before the step.

@@ -1,4 +1,4 @@
-"""The margins of classifiers of cosines: the identity's own score must win by more than a tie."""
+"""The margins of cosine classifiers: the score of an image's own identity must win by a margin."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -23,8 +23,8 @@ def am_softmax(cosines: jax.Array, margin: float) -> jax.Array:
 def arcface(cosines: jax.Array, margin: float) -> jax.Array:
     """Return the cosines of the angles to which the margin, in radians, is added.
 
-    Beyond an angle of pi - margin the cosine of the sum would rise again. There the cosine is
-    lowered by a constant, as in the authors' program.
+    Beyond an angle of pi - margin the cosine of the sum would rise again. At such angles the cosine
+    is lowered by a constant, as in the authors' program.
 
     Deng et al., "ArcFace: Additive Angular Margin Loss for Deep Face Recognition", CVPR 2019, Eq.
     3.
@@ -49,7 +49,7 @@ def with_margin(
     classifier: str,
     margin: float,
 ) -> Mapping[str, Float[Array, "b n"]]:
-    """Return the scores that the losses see: cosines with a margin, scaled; others as they are.
+    """Return the scores that the losses see: cosines scaled, with a margin; others unchanged.
 
     Args:
       scores: of the network, by stream.

@@ -1,8 +1,8 @@
-"""Fine-tuning: parts of the network that stay as they are, and a rate of their own for the rest.
+"""Fine-tuning: frozen parts of the network, and a learning rate of its own for the backbone.
 
 A part is an entry at the top of the parameters and of the running statistics: `blk1`,
-`bi_attention`, `part_streams`. The arrays of a frozen part are handed on from state to state, so
-that no rounding changes them.
+`bi_attention`, `part_streams`. The arrays of a frozen part are copied from state to state, so that
+no rounding changes them.
 """
 
 from collections.abc import Sequence

@@ -70,8 +70,8 @@ def soft_triplet_loss(
 ) -> Float[Array, ""]:
     """Return the mean softplus over the triplets of `triplet_loss`.
 
-    The softplus, log(1 + exp(x)), takes the place of the hinge: a triplet that is in order still
-    pulls a little, and there is no margin to choose.
+    The softplus, log(1 + exp(x)), takes the place of the hinge: a triplet in the right order still
+    pulls a little, and no margin has to be chosen.
 
     Args:
       features: as in `triplet_loss`.
@@ -90,7 +90,7 @@ def soft_triplet_loss(
 def _hardest_gaps(
     features: jax.Array, pids: jax.Array, num_negatives: int, axis_name: str | None
 ) -> jax.Array:
-    """Return the distance to the farthest positive minus those to the nearest negatives, [b, n]."""
+    """Return the farthest positive's distance minus the nearest negatives' distances, [b, n]."""
     all_features, all_pids = _gather(features, pids, axis_name)
     distances = pairwise_distances(features, all_features)
     same = pids[:, None] == all_pids[None, :]
@@ -187,7 +187,7 @@ def multi_task_loss(
       num_negatives: see `triplet_loss`.
       label_smoothing: see `cross_entropy`.
       axis_name: see `triplet_loss`.
-      ranking: the ranking loss; another one than the paper's takes the same arguments.
+      ranking: a ranking loss with the arguments of `triplet_loss`.
       name: of the ranking loss among the summands.
     Returns: the loss, and its two summands, `loss_ce` and `name`.
     """

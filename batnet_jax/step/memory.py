@@ -36,7 +36,7 @@ def estimate_memory(recipe: Recipe, image_size: tuple[int, int], images: int) ->
     batch = jax.ShapeDtypeStruct((images // recipe.accumulate, *image_size, 3), jnp.float32)
 
     def kept(params: Any, batch_stats: Any, rows: jax.Array) -> Any:
-        """Return what the forward pass keeps for the gradient."""
+        """Return the arrays that the forward pass keeps for the gradient."""
 
         def forward(params: Any) -> Any:
             outputs, _ = model.apply(

@@ -57,9 +57,9 @@ def warm_up(schedule: optax.Schedule, *, steps: int, factor: float) -> optax.Sch
 def clip(gradients: Any, norm: float) -> Any:
     """Return gradients, scaled down to a norm if theirs is larger; 0 scales none.
 
-    The norm is Euclidean, of all parameters together, before L2 is added. A gradient with NaN or
-    infinity stays one: the run's own check of its figures ends it. The optimizer's state does not
-    know of clipping, so that a checkpoint is read whatever the config says.
+    The norm is the Euclidean norm over all parameters, before L2 is added. NaN and infinity stay in
+    a gradient, and the run's check of its figures then ends the run. Clipping leaves no trace in
+    the optimizer's state, so a checkpoint can be read with any `clip_norm`.
 
     Pascanu, Mikolov & Bengio, "On the difficulty of training Recurrent Neural Networks", ICML 2013,
     Algorithm 1.

@@ -30,8 +30,8 @@ class TrainState:
 
     Attributes:
       step: int32 scalar, steps taken.
-      seed: int32 scalar, of augmentation and dropout. As an argument of the step, not a constant
-        in it, so that runs with other seeds find the compiled step in the cache.
+      seed: int32 scalar, of augmentation and dropout. It is an argument of the step, not a
+        constant, so that runs with other seeds find the compiled step in the cache.
       params: the parameters.
       batch_stats: the running statistics of batch normalisations.
       opt_state: the optimizer's state.
@@ -51,7 +51,7 @@ class TrainState:
         return {"params": source.params, "batch_stats": source.batch_stats}
 
     def start_with(self, variables: dict[str, Any]) -> "TrainState":
-        """Return the state of step 0 with other variables, which its average starts with, too."""
+        """Return the state of step 0 with other variables, also in its average."""
         average = None if self.average is None else start_average(variables, 1.0)
         return self.replace(**variables, average=average)  # type: ignore[attr-defined]
 
@@ -72,7 +72,7 @@ class Recipe(NamedTuple):
       backbone_rate: of the learning rate, for the backbone.
       clip_norm: see `optimizer.clip`; 0 = none.
       ema_decay: of the moving average of the weights, see `averaging`; 0 = none.
-      axis_name: pmap's axis; None outside pmap, and on a single device, as collectives would only
+      axis_name: pmap's axis; None outside pmap and on a single device, where collectives would only
         take time to compile.
     """
 

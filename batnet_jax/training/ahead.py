@@ -1,6 +1,6 @@
-"""The programs of a run, lowered for devices that need not be there.
+"""Lowers the programs of a run for devices that this machine need not have.
 
-`lower_step(...).compile()` on devices of `runtime.tpu_chips.describe_devices` says what a step
+`lower_step(...).compile()` for devices of `runtime.tpu_chips.describe_devices` shows what a step
 needs on a TPU.
 """
 
@@ -36,7 +36,7 @@ def lower_step(
       devices: to run on; the batch must divide among them.
       num_identities: people in training.
       steps_per_epoch: the learning rate depends on it.
-    Returns: what `jax.stages.Lowered` describes.
+    Returns: a `jax.stages.Lowered`.
     """
     recipe = make_recipe(
         config,

@@ -160,7 +160,7 @@ def step_on_devices(recipe: Recipe, on: Sequence[Any] | None = None) -> StepFunc
 
     Args:
       recipe: of the step; its `axis_name` is None for a single device.
-      on: the devices; None: those of all processes.
+      on: the devices; None = the devices of all processes.
     Returns: a function of (state, batch split by `devices.split`) that returns (state, metrics).
       The state has no device axis and is packed for speed; its buffers are donated.
     """
@@ -187,7 +187,7 @@ class Run:
       manager: of the checkpoints.
       trace: of a few steps, for TensorBoard.
       window: the steps since the last line of metrics.jsonl.
-      progress: what is shown meanwhile.
+      progress: the bar on the terminal.
       result: of the last evaluation; None before the first.
       saved_step: the last step saved by this process; None before the first.
       is_compiled: whether this process has taken a step.
@@ -227,7 +227,7 @@ class Run:
         return prefetch(local, rows)
 
     def take_step(self, row: np.ndarray, batch: Any, wait_seconds: float) -> None:
-        """Start a training step on the devices; wait for the result of the first one alone.
+        """Start a training step on the devices; wait for the result of the first step only.
 
         Args:
           row: [b] int, indices of the images in the global batch.
@@ -274,7 +274,7 @@ class Run:
         self.saved_step = self.step
 
     def tests(self) -> list[RetrievalTest]:
-        """Return the tests of the current step: the held-out ones alone before the last step."""
+        """Return the tests of the current step: before the last step only the held-out ones."""
         is_last = self.step == self.length.total
         return [*self.data.val, *(self.data.tests if is_last or not self.data.val else [])]
 

@@ -1,4 +1,4 @@
-"""What a training run shows while it runs: one line while it compiles, then a bar."""
+"""The progress of a training run on the terminal: one line while it compiles, then a bar."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ class TrainingProgress:
 
         Args:
           length: of the run.
-          mean_ap: of the run's last evaluation, in an earlier process; None = there is none.
+          mean_ap: of the run's last evaluation, in an earlier process; None = no evaluation.
         """
         self._length = length
         self._bar: Bar | None = None
@@ -47,7 +47,7 @@ class TrainingProgress:
         self._mean_ap = mean_ap
 
     def note(self, step: int) -> str:
-        """Return what stands behind the steps and the time."""
+        """Return the text behind the steps and the time."""
         epoch = (step - 1) // self._length.steps_per_epoch + 1
         epochs = -(-self._length.total // self._length.steps_per_epoch)
         words = [f"epoch {epoch}/{epochs}"]

@@ -104,7 +104,7 @@ def check_batch(config: ml_collections.ConfigDict) -> None:
 
 
 def check_steps_left(length: RunLength, taken: int, workdir: Path) -> None:
-    """Check that a run is not longer already than the length asked for.
+    """Check that a run has not taken more steps already than it should.
 
     Raises: UserError with both numbers.
     """

@@ -50,7 +50,7 @@ class Window:
     def leave_out(self, seconds: float, wait_seconds: float) -> None:
         """Leave the steps so far out of the rate: the first one of a process compiles.
 
-        A window of no other steps has the rate of these.
+        If the window has no other steps, its rate is the rate of these.
 
         Args:
           seconds: the time that they took.

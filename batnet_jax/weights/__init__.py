@@ -1,12 +1,13 @@
-"""Weights of other programs as a network's variables: published checkpoints, torchvision's, ours.
+"""Reads the weights of other programs, or of a workdir, as the variables of a network.
 
 * `names`: tables: the PyTorch name of each variable, and the order of Bi()'s channels
 * `resnet_names`, `osnet_names`, `vit_names`, `clip_names`: the tables of single families
 * `read_tensors`: tensors from .pth and .safetensors files, without running code from them
+* `sources`: the network of a file or a workdir, compared with the wanted one
 * `convert`: tensors to variables and back
 * `load_report`: the report of each tensor's fate
-* `sources`: the network of a file or a workdir, compared with the wanted one
 * `init_from`: the variables that training starts from
+* `given`: a file of weights as a trained model
 
 `export.published` writes variables under the published names.
 """

@@ -49,7 +49,7 @@ def is_clip(names: set[str]) -> bool:
 
 
 def timm_name(name: str) -> str:
-    """Return timm's name of a tensor of the tower; another name as it is."""
+    """Return timm's name of a tensor of the tower; another name unchanged."""
     if name in _NAMES:
         return _NAMES[name]
     module, _, leaf = name.rpartition(".")
@@ -67,8 +67,8 @@ def as_timm(tensors: Tensors, *, clipreid: bool) -> dict[str, tuple[str, np.ndar
 
     Args:
       tensors: name in the tower to the file's own name and the tensor.
-      clipreid: the feature is the tower's own beside the projected one, as CLIP-ReID has it;
-        otherwise the projected one alone.
+      clipreid: the feature is the tower's own beside the projected one, as in CLIP-ReID;
+        otherwise only the projected one.
     """
     # A name of the head's or of timm's in the file would be taken for another tensor.
     ours = {

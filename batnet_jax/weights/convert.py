@@ -1,4 +1,4 @@
-"""Tensors of a source to variables of ours and back."""
+"""Converts tensors of a source to our variables, and our variables to tensors."""
 
 import math
 import re
@@ -205,7 +205,7 @@ def fill(
       keep_classifiers: load the classifiers; False: keep their initial values, as other identities
         are trained.
       classes: (our label, the source's label) of each identity whose part of the classifiers is
-        loaded all the same. The source is a workdir then.
+        loaded even so. The source must then be a workdir.
     Returns: new variables of the same structure, NumPy float32, and the report.
 
     Raises: UserError if a tensor is missing, of another shape, not finite, or unknown.
@@ -275,7 +275,7 @@ def _load(
 def _fit_positions(
     path: Path, tensor: np.ndarray, shape: tuple[int, ...]
 ) -> tuple[np.ndarray, list[str]]:
-    """Return a transformer's positions for another grid, and what was done; others as they are."""
+    """Resize a transformer's positions to another grid, and say so; leave other tensors."""
     grids = tensor.shape[:-1], shape[:-1]
     is_other = path[-1] == "positions" and tensor.ndim == 3 and grids[0] != grids[1]
     if not (is_other and _problem(tensor, tensor.shape) == ""):
@@ -291,7 +291,7 @@ def _with_classes(
 
     Args:
       value: [..., ours] the initial value.
-      tensor: [..., theirs] the workdir's value; a tensor of another rank is returned as it is.
+      tensor: [..., theirs] the workdir's value; a tensor of another rank is returned unchanged.
       classes: (our label, the workdir's label) of the identities.
     """
     if tensor.shape[:-1] != value.shape[:-1]:

@@ -1,6 +1,6 @@
-"""A file of weights as a trained model: its settings, told by its names, and its variables.
+"""Loads a file of weights as a trained model: settings that its tensors show, and its variables.
 
-A file says nothing of image sizes, of the normalisation of pixels and of the training images. The
+A file does not contain the image size, the normalisation of pixels or the training images. The
 settings are those of the programs that publish such files, and a warning names them.
 """
 
@@ -71,7 +71,7 @@ def _is_tall(source: Source) -> bool:
 
 
 def load_given(config: ml_collections.ConfigDict, path: Path) -> GivenModel:
-    """Load a file of weights as a trained model, with warnings on stderr of what it does not say.
+    """Load a file of weights as a trained model; warn of the settings that it does not contain.
 
     Args:
       config: validated; see `given_config`. The image size may be another.
@@ -102,7 +102,7 @@ def load_given(config: ml_collections.ConfigDict, path: Path) -> GivenModel:
 
 
 def describe_unknown(source: Source, config: ml_collections.ConfigDict) -> str:
-    """Return a line on what a file of weights does not say, and on what is taken instead."""
+    """Return a line about the settings that a file does not contain, and the values taken."""
     height, width = config.data.image_size
     backbone = vit.BACKBONES.get(config.model.backbone)
     pixels = backbone.pixels if backbone else IMAGENET

@@ -60,7 +60,7 @@ def initialise(
 def _labels(identities: Sequence[Sequence]) -> dict[tuple[str, str], int]:
     """Return the label of each identity by data set and name; an unnamed one's name is its pid.
 
-    The pid of a named identity is no name: it changes when the data set gets more identities. The
+    The pid of a named identity does not serve: it changes when the data set grows. The
     identities of imported weights are unknown, and left out.
     """
     return {

@@ -208,8 +208,8 @@ def strip_module(name: str) -> str:
 def find_prefixes(names: Iterable[str]) -> list[str]:
     """Return the prefixes under which names hold a backbone, sorted; "" = none.
 
-    A prefix ends with a dot, as in `backbone.`. Leading `module.` are no part of it. Modules that
-    only follow another one, see `FOLLOWERS`, are left out.
+    A prefix ends with a dot, as in `backbone.`, and does not contain a leading `module.`. Modules
+    that only follow another one, see `FOLLOWERS`, are left out.
     """
     found = set()
     names = [strip_module(name) for name in names]
@@ -223,14 +223,14 @@ def find_prefixes(names: Iterable[str]) -> list[str]:
 
 
 def _with_head(prefix: str, names: Iterable[str]) -> str:
-    """Return the prefix of a backbone, or that of both if FastReID's head stands beside it."""
+    """Return the prefix of a backbone, or of backbone and head if it is FastReID's."""
     root = prefix.removesuffix(resnet_names.BACKBONE)
     head = f"{root}{resnet_names.HEAD}bottleneck."
     return root if root != prefix and any(name.startswith(head) for name in names) else prefix
 
 
 def guess_format(names: set[str]) -> str | None:
-    """Return the one of `FORMATS` that has such canonical names; None if unknown."""
+    """Return the format, one of `FORMATS`, with such canonical names; None if unknown."""
     if "inception3a.branch1.conv.weight" in names:
         return TORCHVISION
     if {"bn1.weight", "layer1.0.conv3.weight"} <= names:  # no bottleneck in ResNet-18 and -34

@@ -157,7 +157,7 @@ def _read_torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _check_torch(path: Path) -> None:
-    """Check, without calling or unpacking anything, that a file needs only what tensors need.
+    """Check that loading a file would call only what tensors need; call and unpack nothing.
 
     Raises: UserError if PyTorch would call or unpack more.
     """

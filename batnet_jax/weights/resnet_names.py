@@ -62,7 +62,7 @@ def fastreid_module(module: tuple[str, ...]) -> str | None:
 
 
 def fastreid_backbone(names: Mapping[str, object]) -> str:
-    """Return the backbone of FastReID's that has such names."""
+    """Return the backbone of FastReID that has these names."""
     ibn = "_ibn" if f"{BACKBONE}layer1.0.bn1.IN.weight" in names else ""
     non_local = "_nl" if f"{BACKBONE}NL_2.0.g.weight" in names else ""
     return f"fastreid_r50{ibn}{non_local}"

@@ -233,7 +233,7 @@ def _own_first(backbones: Sequence[str], model: ml_collections.ConfigDict) -> li
 def _choose_backbone(
     backbones: Sequence[str], channels: int, model: ml_collections.ConfigDict
 ) -> tuple[str, float]:
-    """Return the backbone and the width whose first convolution has so many channels.
+    """Return the backbone and the width whose first convolution has `channels` channels.
 
     Of several that fit, the wanted network's are chosen, then a backbone at width 1.
     """

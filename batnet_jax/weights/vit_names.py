@@ -1,8 +1,8 @@
 """The names of a vision transformer in timm and in programs that build on it, and its positions.
 
-TransReID (`base.`) keeps copies of the last layer beside the backbone, DINOv2 has names of its own
-for a few tensors. A file has the positions of all tokens in one tensor; ours are a map, beside the
-class token, which has its position added.
+TransReID (`base.`) keeps copies of the last layer beside the backbone, and DINOv2 has other names
+for a few tensors. A file holds the positions of all tokens in one tensor. Our network has a map of
+positions, and adds the class token's position to the token itself.
 """
 
 import math
@@ -116,7 +116,7 @@ def as_ours(path: object, tensors: Tensors) -> dict[str, tuple[str, np.ndarray]]
       tensors: canonical name to the file's own name and the tensor.
     Returns: `cls_token` [c], with its position, and `pos_embed` [h, w, c].
 
-    Raises: UserError if the positions are of another number than tokens.
+    Raises: UserError if the numbers of positions and of tokens differ.
     """
     ours = dict(tensors)
     if POSITIONS not in ours or TOKEN not in ours:
@@ -138,17 +138,17 @@ def as_ours(path: object, tensors: Tensors) -> dict[str, tuple[str, np.ndarray]]
 
 
 def _add(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Return a sum of tensors, in float32 if they have fewer bits; other types as they are."""
+    """Return a sum of tensors, in float32 if they have fewer bits; other types unchanged."""
     if all(jnp.issubdtype(tensor.dtype, jnp.floating) for tensor in (one, other)):
         one, other = one.astype(np.float32), other.astype(np.float32)
     return one + other
 
 
 def shape_of_grid(count: int) -> tuple[int, int] | None:
-    """Return the rows and columns of so many patches: a square, else an upright grid of people.
+    """Return the rows and columns of `count` patches: a square, else an upright grid for people.
 
     Of the grids that have 1.8 to 3.4 times as many rows as columns, the first one is taken: 16 x 8
-    and 21 x 10 for 256 x 128 pixels, 24 x 8 and 31 x 10 for 384 x 128. None if there is none.
+    and 21 x 10 for 256 x 128 pixels, 24 x 8 and 31 x 10 for 384 x 128. None if no grid fits.
     """
     side = math.isqrt(count)
     if side and side * side == count:

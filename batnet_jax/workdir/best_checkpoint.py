@@ -38,7 +38,7 @@ def record(workdir: Path, step: int, results: Sequence[Mapping[str, Any]]) -> No
 def read(workdir: Path) -> dict[int, float]:
     """Return the mAP of each validated step; empty if no step was.
 
-    If the file is damaged, the evaluations in `eval/` tell the figures that it lost.
+    If the file is damaged, lost figures are read from the evaluations in `eval/`.
     """
     return _read(workdir)[0]
 
@@ -59,7 +59,7 @@ def _read(workdir: Path) -> tuple[dict[int, float], bool]:
 
 
 def _read_evaluations(workdir: Path) -> dict[int, float]:
-    """Return what `record` wrote for each step, from the results that can be read."""
+    """Return the figures that `record` wrote for each step, from the results that can be read."""
     found: dict[int, dict[str, float]] = {}
     for _, result in read_whole_results(workdir)[0]:
         if result["split"] == "val":

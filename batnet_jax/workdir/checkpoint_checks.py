@@ -1,4 +1,4 @@
-"""Checks of what a checkpoint holds, and the errors for a checkpoint that cannot be used."""
+"""Checks of the contents of a checkpoint, and the errors for a checkpoint that cannot be used."""
 
 import errno
 import math

@@ -74,7 +74,7 @@ def metadata(
 
 
 class NoManager:
-    """Takes the place of a writer in the processes that do not write."""
+    """Replaces the writer in processes that do not write."""
 
     def wait_until_finished(self) -> None:
         """Do nothing."""
@@ -113,7 +113,7 @@ def open_manager(
 def _flush_written(folder: Path) -> None:
     """Force a checkpoint to the disk before Orbax gives it its name and removes an older one.
 
-    TensorStore does so for the arrays alone.
+    TensorStore does so only for the arrays.
 
     Raises: OSError if the disk fails.
     """
@@ -184,7 +184,7 @@ def choose_step(workdir: Path, step: int) -> int:
       workdir: of the run.
       step: a checkpoint's; 0 = the latest, -1 = the best by validation, see `best_checkpoint`.
 
-    Raises: UserError if the workdir has no checkpoint; ArgumentError if it has others.
+    Raises: UserError if the workdir has no checkpoint; ArgumentError if it has only other steps.
     """
     folder = workdir / FOLDER
     steps = steps_of(workdir)

@@ -76,7 +76,7 @@ def metadata_checksum(run: Mapping[str, Any]) -> int:
 
 
 def array_checksums(tree: Any) -> dict[str, int]:
-    """Return the CRC-32 of each array's bytes by the array's name."""
+    """Return the CRC-32 of the bytes of each array, by the array's name."""
     return {
         jax.tree_util.keystr(path): zlib.crc32(np.ascontiguousarray(leaf).data)
         for path, leaf in jax.tree.leaves_with_path(tree)

@@ -20,7 +20,9 @@ SCHEME = "gs://"
 
 
 def path_of(name: str) -> Path:
-    """Return the path of a workdir: pathlib's, or for a bucket etils', with the same methods.
+    """Return a workdir as a path: of pathlib for a folder, of etils for a bucket.
+
+    Both have the same methods.
 
     Raises: UserError for a URL with another scheme, or if the library for buckets is missing.
     """

@@ -107,7 +107,7 @@ class MetricsLog:
 
 
 class NoMetricsLog:
-    """Takes the place of a `MetricsLog` in the processes that do not write."""
+    """Replaces the `MetricsLog` in processes that do not write."""
 
     def write(self, figures: dict[str, Any]) -> None:
         """See `MetricsLog`."""
@@ -123,7 +123,7 @@ class NoMetricsLog:
 
 
 def _read_lines(path: Path) -> list[str]:
-    """Return the lines of a file, with their ends; bytes that are no text become U+FFFD.
+    """Return the lines of a file, with their ends; bytes that are not text become U+FFFD.
 
     Raises: OSError if the file exists and cannot be read.
     """

@@ -1,6 +1,6 @@
 """`names.json` in a workdir: the names of the people that a run has seen, by data set.
 
-`labels.json` names the identities of training alone. Searches show the names of the others, too.
+`labels.json` names only the identities of training. Searches show the names of the others, too.
 """
 
 import json
@@ -23,7 +23,7 @@ def keep_names(workdir: Path, dataset: str, names: Sequence[str]) -> None:
     Args:
       workdir: of the run.
       dataset: its name.
-      names: indexed by pid; nothing is written if there are none.
+      names: indexed by pid; without names no file is written.
 
     Raises: OSError if the file cannot be written.
     """
@@ -53,7 +53,7 @@ def read_names(workdir: Path) -> set[str]:
 
 
 def _read(path: Path) -> object:
-    """Return the contents of a JSON file; None if it is missing or damaged: names are a help."""
+    """Return the contents of a JSON file; None if it is missing or damaged."""
     try:
         return read_json(path)
     except (OSError, ValueError):

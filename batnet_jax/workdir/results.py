@@ -1,4 +1,4 @@
-"""The results of evaluations in a workdir: `eval/step_<N>.json` and its kin."""
+"""The results of evaluations in a workdir: `eval/step_<N>.json` and the files of further tests."""
 
 import re
 import sys
@@ -35,7 +35,7 @@ def read_result(path: Path, needs: Sequence[str] = ()) -> dict[str, Any]:
     """Read a result. A field that an older version did not write gets the value that it used.
 
     Args:
-      path: of the file, whose name tells the step.
+      path: of the file, whose name contains the step.
       needs: names that the result must have besides `mAP`, `cmc` and `ap`.
 
     Raises: OSError if the file cannot be read; UserError if it is damaged.
@@ -105,6 +105,6 @@ def last_mean_ap(workdir: Path, step: int) -> float | None:
 
 
 def tell_left_out(messages: Iterable[str]) -> None:
-    """Print on stderr what could not be read and is left out."""
+    """Print to stderr which results could not be read."""
     for message in messages:
         print(f"warning: left out: {printable(message)}", file=sys.stderr)

@@ -49,10 +49,10 @@ def _say_once(line: str) -> None:
 def _check_config(config: ml_collections.ConfigDict, workdir: Path) -> None:
     """Check that a run with this config can resume the run of a workdir.
 
-    The settings that a checkpoint has saved decide where `config.json` says something else, or
-    cannot be read: a checkpoint has checksums.
+    If `config.json` cannot be read or differs from the settings in a checkpoint, the checkpoint
+    decides, because it has checksums.
 
-    Raises: UserError if it cannot, or if neither of them can be read.
+    Raises: UserError if the run cannot be resumed, or if neither file can be read.
     """
     path = workdir / CONFIG
     try:

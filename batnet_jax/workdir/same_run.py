@@ -140,7 +140,7 @@ def identity_key(who: Sequence) -> tuple[str, str]:
 
 
 def _describe_change(were: Sequence[str], are: Sequence[str]) -> str:
-    """Return words for the names that have come and gone."""
+    """Describe the names that have come and gone."""
     if sorted(were) == sorted(are):
         return "the same in another order, or of another data set"
     words = f"{_list_names('new', are, were)}; {_list_names('gone', were, are)}"

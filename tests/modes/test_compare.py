@@ -65,7 +65,7 @@ def test_two_runs_have_no_section_of_seeds(folder, tmp_path, capsys):
     assert call(folder, ["aia-0", "plain-0"], f"--workdir={tmp_path}") == (0, "")
     text = capsys.readouterr().out
     assert "p is corrected for 1 run\n" in text
-    assert "the seed alone" not in text
+    assert "only in the seed" not in text
     assert "Seeds" not in read_page(tmp_path / "compare" / "index.html").text.split("Method")[0]
 
 

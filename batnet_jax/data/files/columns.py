@@ -25,7 +25,7 @@ _WHOLE = re.compile(r"-?[0-9]+(?:\.0*)?")
 def cut_fractions(texts: Sequence[str]) -> list[str]:
     """Return texts such as 1.0 without the fraction, if all are whole numbers or missing.
 
-    A table whose numbers have become floats, as where one is missing, is written so.
+    Tables have such texts where a missing value has turned a column of integers into floats.
     """
     if all(_WHOLE.fullmatch(text) or text.lower() in MISSING for text in texts):
         return [text.partition(".")[0] for text in texts]
@@ -33,12 +33,12 @@ def cut_fractions(texts: Sequence[str]) -> list[str]:
 
 
 def plain(name: str) -> str:
-    """Return a column's name in small letters, without marks and spaces."""
+    """Return a column's name in lower case, without punctuation and spaces."""
     return re.sub(r"[-_ .]", "", name.lower())
 
 
 def find_name(wanted: Sequence[str], names: Iterable[str]) -> str | None:
-    """Return the one of some columns' names that comes first in `wanted`; None = none does.
+    """Return the column name that comes first in `wanted`; None = no column has a wanted name.
 
     Args:
       wanted: plain names, the best first.

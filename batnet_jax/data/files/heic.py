@@ -1,4 +1,4 @@
-"""HEIC, the format of photos of many phones, which the optional package pillow-heif reads."""
+"""Reads HEIC, the photo format of many phones, with the optional package pillow-heif."""
 
 import functools
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Image files and images of Pillow to RGB, with transparent pixels laid on one colour.
+"""Decodes image files and Pillow images to RGB, and lays transparent pixels on one colour.
 
 OpenCV decodes JPEG, PNG, BMP, WebP and TIFF. Pillow decodes GIF, AVIF, JPEG 2000 and PNM, and
 HEIC if the package pillow-heif is installed. Pillow also decodes every image with transparency,
@@ -108,7 +108,7 @@ def _read_with_pillow(encoded: bytes, alpha: str) -> Picture:
 
 
 def from_pillow(image: Image.Image, alpha: str = WHITE) -> Picture:
-    """Convert an image of Pillow of any mode, turned upright.
+    """Convert a Pillow image of any mode to RGB, and turn it upright.
 
     Args:
       image: of any mode with a known range.
@@ -178,7 +178,7 @@ def lay(image: np.ndarray, alpha: str = WHITE) -> Picture:
 
 
 def describe_transparent(number: int, total: int, alpha: str) -> str:
-    """Return a line that says how many images are transparent, and what became of them."""
+    """Return a line with the number of transparent images and their treatment."""
     done = "the colours under it are read" if alpha == DROP else f"laid on {alpha}"
     few = "the image has" if total == 1 else f"{number:,} of {total:,} images have"
     return f"{few} transparency: {done}"

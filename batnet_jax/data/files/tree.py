@@ -74,7 +74,7 @@ class FileTree:
         return [name for name in self.names if is_image_name(name)]
 
     def left_out(self) -> Counter[str]:
-        """Count the files without the suffix of an image by their suffix; "" = none."""
+        """Count the files that are not images, by suffix; "" = files without a suffix."""
         others = (name for name in self.names if not is_image_name(name))
         return Counter(posixpath.splitext(name)[1].lower() for name in others)
 
@@ -260,7 +260,7 @@ def image_suffixes() -> tuple[str, ...]:
 
 
 def describe_left_out(counts: Counter[str]) -> str:
-    """Return words for what `FileTree.left_out` counted, the most frequent first; "" = nothing."""
+    """Describe the counts of `FileTree.left_out`, the most frequent first; "" = no counts."""
     if not counts:
         return ""
     parts = [

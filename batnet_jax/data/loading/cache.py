@@ -55,7 +55,7 @@ def open_cache(
       cache_gb: limit of a cache in memory, in 10^9 bytes.
       disk_cache: folder of a cache on disk, used only for these n images; None = none.
       disk_cache_gb: limit of a cache on disk, in 10^9 bytes.
-      alpha: what became of transparency, one of `pixels.ALPHA`.
+      alpha: the treatment of transparent pixels, one of `pixels.ALPHA`.
     """
     nbytes = n * image_size[0] * image_size[1] * 3
     if nbytes <= cache_gb * 1e9:
@@ -124,7 +124,7 @@ class DiskCache:
           folder: used only for these n images, created if necessary. Each image size has its file.
           n: number of images.
           image_size: (height, width) in pixels.
-          alpha: what became of transparency, one of `pixels.ALPHA`; each has its file.
+          alpha: the treatment of transparent pixels, one of `pixels.ALPHA`; each has its file.
 
         Raises: OSError if the file cannot be written, or the disk has no room for all images.
         """

@@ -1,4 +1,4 @@
-"""Image files with what is known of each: columns of a table, labels of names, size and time."""
+"""Image files with columns that describe them: of a table, labels from names, size and time."""
 
 import hashlib
 import os
@@ -34,9 +34,9 @@ class DescribedImages(ImageFiles):
 
     Attributes:
       filenames: n paths.
-      columns: by name, [n]; `bytes` and `modified` among them if the files have been looked at.
+      columns: [n] by name; with `bytes` and `modified` once sizes and times have been read.
       digests: [n] str, of the files whose bytes were read; "" for the others.
-      alpha: what becomes of transparency around a box, one of `pixels.ALPHA`.
+      alpha: the treatment of transparent pixels around a box, one of `pixels.ALPHA`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class DescribedImages(ImageFiles):
         *,
         look: bool = True,
     ):
-        """Look at the files' sizes and times, unless `look` is False; `take` looks then."""
+        """Read the files' sizes and times; if `look` is False, `take` reads them later."""
         super().__init__(filenames)
         self.columns = dict(columns)
         self._looked = look
@@ -83,7 +83,7 @@ class DescribedImages(ImageFiles):
         return box_at(self.columns, i)
 
     def digest(self, i: int) -> str:
-        """Return the digest of file i, which is read.
+        """Read file i and return its digest.
 
         Raises: UserError if the file cannot be read.
         """
@@ -91,7 +91,7 @@ class DescribedImages(ImageFiles):
         return str(self.digests[i])
 
     def take(self, chosen: Sequence[int]) -> "DescribedImages":
-        """Return some of the images, with their sizes and times of before."""
+        """Return some of the images; sizes and times that are known are not read again."""
         names = [self.filenames[i] for i in chosen]
         columns = {name: values[list(chosen)] for name, values in self.columns.items()}
         few = DescribedImages(names, columns, self.alpha, look=not self._looked)
@@ -117,13 +117,13 @@ def box_at(columns: Mapping[str, np.ndarray], i: int) -> tuple[float, ...] | Non
 def describe_images(
     place: Path, *, layout: str = "", pattern: str = "", alpha: str = WHITE, look: bool = True
 ) -> DescribedImages:
-    """List images and what is known of them.
+    """List images, with columns that describe them.
 
     Args:
       place: a table, see `data.sources.table`, whose other columns are kept by their names; or a
         folder, an image or a list, see `list_files`.
-      layout: the levels of a folder, as `data.layout` has them; "" if they say nothing.
-      pattern: of paths below a folder, as `data.pattern` has it; "" if they say nothing.
+      layout: the meaning of a folder's levels, see `data.layout`; "" = no labels from folders.
+      pattern: of the paths below a folder, see `data.pattern`; "" = no pattern.
       alpha: see `DescribedImages`.
       look: see `DescribedImages`.
 
@@ -150,7 +150,7 @@ def as_values(texts: Sequence[str]) -> np.ndarray:
 
 
 def _is_code(text: str) -> bool:
-    """Return whether digits are a name, such as 0007 or 20 of them, rather than a number."""
+    """Return whether digits are a name, not a number: they begin with 0 or are more than 18."""
     digits = text.lstrip("+-")
     return digits.isdigit() and (digits.startswith("0") or len(digits) > 18) and digits != "0"
 
@@ -217,10 +217,10 @@ def _read_described(place: Path) -> tuple[list[str], dict[str, np.ndarray]] | No
 
 
 def _labels(place: Path, paths: Sequence[str], layout: str, pattern: str) -> dict[str, np.ndarray]:
-    """Return the columns `identity` and `camera` that the paths below a folder tell.
+    """Read the columns `identity` and `camera` from the paths below a folder.
 
-    Without a layout and a pattern, names that begin with identity and camera as the public data
-    sets' do are read, as 0001_c1s1_001051_00.jpg, if all do.
+    Without a layout and a pattern, all names must begin as those of the public data sets do, such
+    as 0001_c1s1_001051_00.jpg; otherwise no columns are read.
 
     Raises: UserError if a path does not fit the layout or the pattern.
     """

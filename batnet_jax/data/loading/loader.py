@@ -53,7 +53,7 @@ def decode(
       image_size: (height, width) in pixels.
       name: the filename, for the message.
       out: a contiguous array for the result; None = a new array.
-      alpha: what becomes of transparency, one of `pixels.ALPHA`.
+      alpha: the treatment of transparent pixels, one of `pixels.ALPHA`.
 
     Returns: [height, width, 3] uint8, RGB, upright as the file's Exif data say; grey is repeated.
 
@@ -97,7 +97,7 @@ def _say_once(line: str) -> None:
 
 
 def say_transparent(number: int, total: int, alpha: str) -> None:
-    """Say on stderr how many images are transparent; be silent if none is, or if said before."""
+    """Print to stderr how many images are transparent; print nothing for none, or twice."""
     if number:
         _say_once(f"note: {describe_transparent(number, total, alpha)}")
 
@@ -130,7 +130,7 @@ class ImageStore:
           workers: number of decoding threads.
           disk_cache: folder of the cache on disk, used only for this split; None = none.
           disk_cache_gb: limit of the cache on disk, in 10^9 bytes; 0 = none.
-          alpha: what becomes of transparency, one of `pixels.ALPHA`.
+          alpha: the treatment of transparent pixels, one of `pixels.ALPHA`.
         """
         self._split = split
         self._alpha = alpha

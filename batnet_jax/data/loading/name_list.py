@@ -1,4 +1,4 @@
-"""A text file with a path a line, kept as bytes: a name becomes a string when it is asked for."""
+"""A text file with a path a line, kept as bytes: a name becomes a string when it is read."""
 
 import codecs
 import os

@@ -1,4 +1,4 @@
-"""Images that a caller passes: arrays, tensors, Pillow's, bytes, paths, and boxes of a frame."""
+"""Images that a caller passes: arrays, tensors, Pillow images, bytes, paths, boxes of a frame."""
 
 import glob
 import io
@@ -42,7 +42,7 @@ class ArrayStore:
             such an array; images of Pillow; the bytes of image files; or paths.
           image_size: (height, width) in pixels.
           channels: the order of an array's colours, one of `CHANNELS`.
-          alpha: what becomes of transparency, one of `pixels.ALPHA`.
+          alpha: the treatment of transparent pixels, one of `pixels.ALPHA`.
         """
         self._images = images
         self._image_size = (int(image_size[0]), int(image_size[1]))
@@ -80,7 +80,7 @@ def to_picture(image: Any, name: str, *, channels: str = "rgb", alpha: str = WHI
       image: see `ArrayStore`.
       name: for messages.
       channels: the order of an array's colours, one of `CHANNELS`.
-      alpha: what becomes of transparency, one of `pixels.ALPHA`.
+      alpha: the treatment of transparent pixels, one of `pixels.ALPHA`.
 
     Raises: UserError if the array is not an image, or a file cannot be read.
     """
@@ -151,7 +151,7 @@ def _require_pixels(shape: tuple[int, ...], name: str) -> None:
 
 
 def _what_instead(given: Any) -> str:
-    """Return what to give instead of an object that is not an image, for a message."""
+    """Return the end of a message about an object that is not an image: what to give instead."""
     if given is None:
         return "which cv2.imread returns for a file that it cannot read: check the path"
     if isinstance(given, io.IOBase):
@@ -187,12 +187,12 @@ def _as_array(given: Any, name: str) -> np.ndarray:
 
 
 def is_array(given: Any) -> bool:
-    """Return whether an object is an array, of NumPy or by the array protocol, as tensors are."""
+    """Return whether an object is a NumPy array or follows the array protocol, as tensors do."""
     return any(hasattr(given, name) for name in ("__array__", "__array_interface__"))
 
 
 def paths_or_arrays(given: Any) -> tuple[Any, Sequence[Any]]:
-    """Return the images that a caller passes, as paths or as what an `ArrayStore` takes.
+    """Return a caller's images, either as paths or as the input of an `ArrayStore`.
 
     Returns: (paths, []) if all are paths, else (None, images). `ImageFiles` are returned in the
       place of paths.
@@ -263,7 +263,7 @@ def cut_boxes(frame: Any, boxes: Any, *, channels: str, alpha: str) -> list[np.n
       boxes: [n, 4] numbers: x0, y0, x1, y1 in pixels of the upright frame, x1 and y1 excluded. They
         are rounded, and cut at the frame's edges.
       channels: the order of an array's colours, one of `CHANNELS`.
-      alpha: what becomes of transparency, one of `pixels.ALPHA`.
+      alpha: the treatment of transparent pixels, one of `pixels.ALPHA`.
 
     Returns: n arrays [h, w, 3] uint8, RGB.
 

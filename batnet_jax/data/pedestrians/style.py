@@ -1,4 +1,4 @@
-"""How hard the drawings are: the numbers that set apart `pedestrians:hard` from the demo."""
+"""The difficulty of the drawings: the numbers by which `pedestrians:hard` differs from the demo."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

@@ -46,7 +46,7 @@ class Labels(NamedTuple):
 def compile_pattern(text: str) -> re.Pattern[str] | None:
     """Compile a user's pattern of paths; "" = None.
 
-    Raises: UserError if the text is no regular expression, or has neither group.
+    Raises: UserError if the text is not a regular expression, or has neither group.
     """
     if not text:
         return None
@@ -70,7 +70,7 @@ def pid_of(filename: str) -> str | None:
 
 
 def camera_of(filename: str) -> str | None:
-    """Return the camera that a filename tells; None = no camera."""
+    """Return the camera that a filename names; None = no camera."""
     found = (pattern.search(filename) for pattern in CAMERAS)
     return next((plain_number(m[m.lastindex or 0].lower()) for m in found if m), None)
 
@@ -88,7 +88,7 @@ def camera_folder(folder: str) -> str | None:
 
 
 def is_surely_camera(folder: str) -> bool:
-    """Return whether a folder of `camera_folder` has the word camera in its name, not only c."""
+    """Return whether a camera's folder has the word camera in its name, not only c."""
     return camera_folder(folder) is not None and not folder.lower()[1:].strip("-_ ").isdecimal()
 
 
@@ -98,7 +98,7 @@ def is_number(name: str) -> bool:
 
 
 def plain_number(text: str) -> str:
-    """Return decimal digits without leading zeros; other text as it is."""
+    """Return decimal digits without leading zeros; other text unchanged."""
     return text.lstrip("0") or "0" if text.isascii() and text.isdecimal() else text
 
 

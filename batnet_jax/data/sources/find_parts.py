@@ -36,7 +36,7 @@ def find_parts(builder: type[ReIDBuilder], manual_dir: str | Path, reading: Read
     Args:
       builder: searches and names the data set.
       manual_dir: the user's folder or archive; need not exist.
-      reading: the user's word on folders and names.
+      reading: the user's settings for folders and names.
 
     Raises: UserError if no people are found, or folders may be people or splits.
     """

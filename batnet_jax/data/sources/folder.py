@@ -1,4 +1,4 @@
-"""A user's own images, in the layouts that people have.
+"""A data set of a user's own images, in any usual layout of folders.
 
 * Folders of splits with any of their usual names, see `split_folders.py`: train, query and gallery,
   as in Market-1501's `bounding_box_train/`, `query/`, `bounding_box_test/`; or train and test,

@@ -1,4 +1,4 @@
-"""The levels of a user's folders: which are people, which cameras, which say nothing.
+"""The meaning of the levels of a user's folders: people, cameras, or nothing.
 
 A layout names the levels from the top, as in `split/camera/person`. Without a layout the levels are
 found from the names of the folders and files. Where two readings are possible, neither is taken.
@@ -76,8 +76,8 @@ def read_labels(
 
     Args:
       name: the path below the split's folder.
-      levels: the folders' levels, without `split`. Deeper folders say nothing. An image that lies
-        above the level of people tells its identity and its camera by its filename.
+      levels: the folders' levels, without `split`. Deeper folders are ignored. An image above the
+        level of people has its identity and its camera in its filename.
       pattern: the user's pattern of paths; its groups come first. Without the group `camera`
         cameras are unknown.
       explicit: whether the user gave the levels.
@@ -114,7 +114,7 @@ def read_labels(
 
 
 def _camera(base: str, folder: str | None, levels: Levels, explicit: bool) -> str | None:
-    """Return the camera that the folder or the filename tells; None = neither."""
+    """Return the camera that the folder or the filename names; None = neither."""
     of_name = camera_of(base)
     if folder is None:
         return of_name
@@ -228,7 +228,7 @@ def _neutral_above(deep: Sequence[_Path]) -> int:
 
 
 def _below_neutral(deep: Sequence[_Path], skipped: int) -> list[Levels]:
-    """Return the levels, in each possible reading, where the upper ones say nothing."""
+    """Return the levels, in each possible reading, where the upper ones mean nothing."""
     below = [_Path(p.folders[skipped:], p.base) for p in deep if len(p.folders) > skipped]
     upper = (ANY,) * skipped
     if _are_cameras(p.folders[0] for p in below):

@@ -129,7 +129,7 @@ def _own_images(path: Path) -> list[str]:
 
 
 def _are_labelled(names: Sequence[str]) -> bool:
-    """Return whether filenames alone tell people: at least two people of two images or more."""
+    """Return whether filenames name people: at least two people of two images or more."""
     if any("/" in name for name in names):
         return False
     pids = Counter(pid_of(name) for name in names)

@@ -5,8 +5,8 @@ relative to the table's folder; `identity` or `label`; and, if known, `camera`, 
 and `is_gallery`, and a box in pixels, `x0,y0,x1,y1` or `x_1,y_1,x_2,y_2`. So the tables of
 open-metric-learning are read as they are.
 
-Without splits a quarter of the identities is used for the test. Without queries the test is
-divided. Both are done as for folders.
+A table without splits gives a quarter of the identities to the test. A test without queries is
+divided into query and gallery. Both follow the rules for folders.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""The rows of a table of images: what its columns say of each image."""
+"""Reads the rows of a table of images: the labels, the split and the box of each image."""
 
 import math
 from collections.abc import Sequence
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The path and the box, which together differ from those of all other rows of a split."""
+        """The path and the box, a combination that no other row of the split has."""
         return self.path + ("" if self.box is None else f"#{','.join(f'{x:g}' for x in self.box)}")
 
 
@@ -185,7 +185,7 @@ def read_boxes(
 ) -> list[Box | None]:
     """Return the box of each row; None = the whole image.
 
-    Raises: UserError for a box that is no box, or if all are fractions of the image.
+    Raises: UserError for a wrong box, or if all boxes are fractions of the image.
     """
     if not columns:
         return [None] * len(numbers)

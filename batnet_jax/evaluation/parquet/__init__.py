@@ -2,7 +2,7 @@
 
 file: opens a file, ours or another program's.
 write: writes one.
-facts: what our files say of themselves in their metadata.
+facts: the metadata of our files.
 seal: a checksum of the footer.
 rows: features of other programs, unpacked once.
 columns: numbers and texts beside the features.

@@ -17,14 +17,13 @@ def read_columns(
 ) -> dict[str, np.ndarray]:
     """Return the columns of numbers, booleans, texts and times by name, [n] each.
 
-    Times become texts in UTC, as in 2026-03-01 12:00:00. A missing text is "". A column of numbers
-    that lacks some has NaN in their place. Columns of other types are left out, and so are names
-    that stand twice.
+    Times become texts in UTC, as in 2026-03-01 12:00:00. A missing text is "", and a missing number
+    is NaN. Columns of other types are left out, and so are columns that share a name.
 
     Args:
       parquet: pyarrow's `ParquetFile`.
       leave_out: names.
-      facts: what the file says of itself, which has no other types; None for others' files.
+      facts: of our file, whose columns have no other types; None for a file of another program.
 
     Raises: ValueError or OSError if a column is damaged.
     """

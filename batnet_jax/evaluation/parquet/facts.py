@@ -1,4 +1,4 @@
-"""What a Parquet file of `embed` says of itself, in the metadata of the file.
+"""The facts about a gallery in the metadata of a Parquet file that `embed` wrote.
 
 The metadata `batnet_jax` is JSON: the fingerprint of the model, the shape, a digest of the paths
 and of each column, and the CRC-32 of the features of each row group. The metadata
@@ -18,7 +18,7 @@ _VERSION = 1
 
 
 class Facts(NamedTuple):
-    """What a file says of itself."""
+    """The facts in a file's metadata."""
 
     fingerprint: str | None
     """Of the model."""
@@ -35,14 +35,14 @@ class Facts(NamedTuple):
 
 
 class Digest:
-    """A digest of texts or numbers, 32 hexadecimal digits."""
+    """Computes a digest of texts or numbers, 32 hexadecimal digits."""
 
     def __init__(self) -> None:
         """Begin with none."""
         self._digest = hashlib.blake2b(digest_size=16)
 
     def add(self, values: Sequence[str] | np.ndarray) -> None:
-        """Add texts, which a null byte ends, or an array, whose strings are texts."""
+        """Add texts, each followed by a null byte, or an array, whose strings are texts."""
         if isinstance(values, np.ndarray) and values.dtype.kind != "U":
             self._digest.update(np.ascontiguousarray(values).tobytes())
             return
@@ -50,7 +50,7 @@ class Digest:
         self._digest.update(text.encode(errors="surrogatepass"))
 
     def text(self) -> str:
-        """Return the digest of all so far."""
+        """Return the digest of everything added so far."""
         return self._digest.hexdigest()
 
 
@@ -73,7 +73,7 @@ def to_text(facts: Facts) -> str:
 
 
 def read_facts(metadata: dict[bytes, bytes] | None) -> Facts | None:
-    """Return the facts in the metadata of a sealed file; None if there are none.
+    """Return the facts in the metadata of a sealed file; None for metadata without facts.
 
     Raises: ValueError if they are of a later version.
     """

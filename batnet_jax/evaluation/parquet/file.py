@@ -1,7 +1,7 @@
-"""Reads Parquet files of features: those of `embed`, and those of other programs.
+"""Reads Parquet files of features that `embed` or another program wrote.
 
 A file of `embed` holds its features end to end, so they are read in place. The features of other
-files are unpacked once: into memory if they are few, and else into a temporary file that has no
+files are unpacked once: into memory if they are few, otherwise into a temporary file that has no
 name and vanishes with the process. Reading row groups at each search would unpack them each time,
 at 0.6 GB/s on 2 cores, and other programs write row groups of gigabytes.
 """
@@ -56,7 +56,7 @@ def open_parquet(path: Path, in_memory: int) -> Contents:
 
     Args:
       path: the file.
-      in_memory: features of at most so many bytes are read into memory.
+      in_memory: the limit in bytes up to which features are read into memory.
 
     Raises: UserError, OSError or ValueError if the file cannot be read, is damaged, or holds no
       features.
@@ -128,12 +128,12 @@ def read_file(
 
 
 def place_parts(opened: Opened, file: PartFile, number: int) -> RowParts | None:
-    """Return the features of a file where they lie; None if they have to be unpacked.
+    """Return the features of a file in place; None if they have to be unpacked.
 
     Args:
       opened: the file.
       file: the same file.
-      number: of the file among those of a gallery.
+      number: of the file among the files of a gallery.
     """
     parts = find_parts(opened, number)
     if parts is None or opened.facts is None:

@@ -23,9 +23,9 @@ MAX_DIM = 2**20
 
 
 def find_features(path: Path, schema: Any) -> str:
-    """Return the name of the column of features: `features`, or else a usual name of them.
+    """Return the name of the column of features: `features`, or another usual name.
 
-    Raises: UserError if no column is one of lists of floats that has such a name.
+    Raises: UserError if no column of lists of floats has such a name.
     """
     lists = [field.name for field in schema if _is_features(field.type)]
     named = find_name(NAMES[:1], schema.names) or find_name(NAMES, lists)
@@ -51,7 +51,7 @@ def find_features(path: Path, schema: Any) -> str:
 def unpack(
     path: Path, batches: Iterator[np.ndarray], count: int, in_memory: int
 ) -> np.ndarray | RowFile:
-    """Return features, in memory if they are few, and else in a temporary file.
+    """Return features, in memory if they are few, otherwise in a temporary file.
 
     Args:
       path: of the file or the folder, for messages.
@@ -59,8 +59,8 @@ def unpack(
       count: n, the number of all rows.
       in_memory: bytes that may be in memory.
 
-    Raises: UserError if a row is not as described, or the disk has no room; ValueError if there are
-      not n rows, or a checksum is another one.
+    Raises: UserError if a row is not as described, or the disk has no room; ValueError if the
+      number of rows is not n, or a checksum differs.
     """
     first = next(batches, None)
     if first is None:
@@ -123,16 +123,16 @@ def _all(first: np.ndarray, rest: Iterator[np.ndarray], count: int) -> Iterator[
 
 
 def read_batches(path: Path, parquet: Any, name: str, facts: Facts | None) -> Iterator[np.ndarray]:
-    """Yield features, [m, d], of which a part of a row group is in memory at a time.
+    """Yield features, [m, d], with at most a part of a row group in memory at a time.
 
     Args:
       path: of the file.
       parquet: pyarrow's `ParquetFile`.
       name: of the column.
-      facts: whose checksums the features must have; None if there are none.
+      facts: with the checksums of the features; None = compare no checksums.
 
     Raises: UserError if a row has another length than the first, or a value is missing or NaN;
-      ValueError if a checksum is another one.
+      ValueError if a checksum differs.
     """
     dim, done, at_once = None, 0, 256
     for group in range(parquet.metadata.num_row_groups):

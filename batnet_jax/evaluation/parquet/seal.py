@@ -1,8 +1,8 @@
 """The seal of our Parquet files: a checksum of the footer, in front of the footer.
 
 A Parquet file ends in a footer, which says where everything lies, its length, and `PAR1`. The
-format has checksums of pages and none of the footer, and pyarrow ends the process at some damaged
-footers. Bytes between the last page and the footer are allowed and are read by nobody else, so a
+format has checksums of pages but not of the footer, and some damaged footers make pyarrow end the
+process. Bytes between the last page and the footer are allowed, and no other program reads them. A
 program that rewrites the file leaves the seal out.
 """
 
@@ -39,7 +39,7 @@ def seal(path: Path) -> None:
 def is_sealed(file: BinaryIO) -> bool:
     """Return whether a file has our seal.
 
-    Raises: ValueError if the file is no Parquet, or its footer does not have the checksum.
+    Raises: ValueError if the file is not Parquet, or its footer does not have the checksum.
     """
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TAIL.size))

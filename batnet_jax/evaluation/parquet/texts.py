@@ -1,4 +1,4 @@
-"""Texts of many images, kept as Arrow keeps them: a third of the memory of a list of strings."""
+"""Texts of many images, in Arrow's form, which takes a third of the memory of a list of strings."""
 
 import bisect
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from typing import Any, overload
 
 
 class TextColumn(Sequence[str]):
-    """The texts of Arrow's arrays, one after the other; a text becomes a string when asked for."""
+    """The texts of Arrow's arrays, one after the other; a text becomes a string when it is read."""
 
     def __init__(self, chunks: Sequence[Any]):
         """Keep arrays of strings of pyarrow, without nulls."""

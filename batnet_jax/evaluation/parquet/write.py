@@ -1,8 +1,8 @@
 """Writes Parquet files of features, a row group at a time.
 
 The features are stored as they are, without compression, and the features of a row group are one
-page. So they lie end to end in the file, and a search reads them in place. The features are random
-digits to any compression: zstd takes off 8 %.
+page. So they lie end to end in the file, and a search reads them in place. Features hardly
+compress: zstd saves 8 %.
 """
 
 import zlib
@@ -50,7 +50,7 @@ def write_parquet(
       fingerprint: of the model; None to leave it out.
       columns: [n] numbers or strings, by name. Or a function that returns them: it is called before
         the first batch for the types, and before a row group is written for the group's values.
-      shard: of which gallery the file is a shard.
+      shard: the facts about the gallery that the file is a shard of; None for a whole gallery.
 
     Raises: UserError if a name cannot be kept; OSError if the file cannot be written; then an old
       file at the path is unchanged.
@@ -105,8 +105,8 @@ def _write(
 def check_names(paths: Iterable[str], columns: Mapping[str, Any]) -> None:
     """Check the names of images and columns before the work begins.
 
-    Raises: UserError for a path that is no UTF-8, as Parquet's texts are, and for a column that
-      would take the place of another.
+    Raises: UserError for a path that is not UTF-8, as Parquet's texts must be, and for a column
+      that would take the place of another.
     """
     for path in paths:
         try:
@@ -146,7 +146,7 @@ def _as_text(column: np.ndarray) -> np.ndarray:
 def _groups(batches: Iterable[np.ndarray], count: int, dim: int) -> Iterator[np.ndarray]:
     """Yield the rows of each row group, [m, d] float32, in memory that is used again.
 
-    Raises: ValueError if there are not `count` rows.
+    Raises: ValueError if the number of rows is not `count`.
     """
     size = max(1, min(_GROUP_ROWS, _GROUP_BYTES // (4 * max(dim, 1))))
     group, filled, total = np.empty((min(size, count), dim), "<f4"), 0, 0

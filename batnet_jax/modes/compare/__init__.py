@@ -1,4 +1,4 @@
-"""The mode `compare`: what runs differ in, by how much, and how sure that is.
+"""The mode `compare`: the differences between runs, with intervals and p-values.
 
 text: the comparison as text for the terminal.
 """

@@ -63,7 +63,7 @@ def _differences(comparison: Mapping[str, Any]) -> str:
 
 def _seeds(comparison: Mapping[str, Any]) -> str:
     groups = comparison["groups"]
-    head = ["runs that differ in the seed alone", "seeds", *NAMES.values()]
+    head = ["runs that differ only in the seed", "seeds", *NAMES.values()]
     rows = [
         [group["name"], str(len(group["seeds"])), *(spread(group[key]) for key in NAMES)]
         for group in groups

@@ -2,10 +2,10 @@
 
 access: host names, the token and headers.
 connections: limits of connections and of their time.
-turns: whose request is worked on next.
-app: the routes.
-endpoints, answers, uploads: what is answered, and the images of requests.
-following: a gallery whose file is replaced.
+turns: the order of requests, fair to all clients.
+app, server: the routes, and uvicorn with limits.
+endpoints, answers, uploads: the answers, and the images of requests.
+following: reopens a gallery whose file was replaced.
 openapi: the description of the endpoints.
 verdicts: words for scores.
 page.html, page.css, page.js, crop.js: the page in the browser, with the report's base.css.
@@ -49,8 +49,8 @@ def run(
         that are replaced meanwhile are opened anew.
       host: the address to listen at.
       port: 0 = any free port.
-      token: what a request must know. None: the variable BATNET_TOKEN; else, if other machines can
-        reach the address, a random token.
+      token: the token that requests must send. None: the variable BATNET_TOKEN; without it a random
+        token, if other machines can reach the address.
       allow_host: host names to answer to, beside the address and this machine's own.
       accept: see `accept.parse_accept`; None to answer with hits of any score.
 

@@ -1,4 +1,4 @@
-"""Who may ask the server: the names that it answers to, the token, and the headers of answers.
+"""Access to the server: the host names that it answers to, the token, and the headers of answers.
 
 A web site can lead a browser to this server under a name of its own (DNS rebinding). So a request
 must name a host that the server knows. Addresses are allowed, because nobody can make an address
@@ -115,7 +115,7 @@ def _number(name: str) -> Any:
 
 
 class Guard:
-    """An ASGI application around another that asks for a known host name and the token."""
+    """An ASGI application around another that requires a known host name and the token."""
 
     def __init__(self, app: Any, names: HostNames, token: str | None):
         """Guard an application.
@@ -123,7 +123,7 @@ class Guard:
         Args:
           app: the ASGI application.
           names: see `HostNames`.
-          token: None asks for none.
+          token: the token that requests must send; None = requests need no token.
         """
         self._app, self._names, self._token = app, names, token
         digest = hashlib.sha256((token or "").encode()).hexdigest()

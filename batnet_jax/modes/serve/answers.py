@@ -1,6 +1,6 @@
-"""Answers about one gallery: ranked lists, features and pictures, as a request asks for them.
+"""Answers about one gallery: ranked lists, features and pictures.
 
-A gallery that is replaced gets answers of its own; requests that have begun keep the old ones.
+A new gallery gets a new `Answers`; requests that have begun keep the old one.
 """
 
 import sys
@@ -40,9 +40,9 @@ class Answers:
 
         Args:
           searcher: a gallery and its model.
-          bands: give the scores words; None for none.
+          bands: turn scores into words; None = no words.
           changes: how often the gallery was replaced before.
-          lowest: the score below which hits are left out; None for no such score.
+          lowest: leave out hits below this score; None = keep all.
         """
         self.searcher, self.changes = searcher, changes
         self._bands, self._lowest = bands, lowest
@@ -67,7 +67,7 @@ class Answers:
         return self._answer(indices[0], scores[0], start, note)
 
     def find_like(self, number: int, top: int, where: str | None) -> Response:
-        """Search a gallery image by its own feature.
+        """Search with the feature of a gallery image.
 
         Raises: HTTPException if the filter is wrong, or the gallery cannot be read.
         """
@@ -96,7 +96,7 @@ class Answers:
         return JSONResponse(values | {"note": note})
 
     def samples(self, number: int) -> list[dict[str, Any]]:
-        """Return what `describe` does of some gallery images, evenly spaced.
+        """Describe some gallery images, evenly spaced; see `describe`.
 
         Raises: HTTPException if the gallery cannot be read.
         """

@@ -36,9 +36,9 @@ def make_app(
     Args:
       searcher: the model and the gallery, which may follow its files.
       names: the host names to answer to.
-      token: what a request must know; None for nothing.
-      bands: give the scores words; None for none.
-      lowest: the score below which hits are left out; None for no such score.
+      token: the token that requests must send; None = requests need no token.
+      bands: turn scores into words; None = no words.
+      lowest: leave out hits below this score; None = keep all.
     """
     following = searcher if isinstance(searcher, Following) else Following(searcher)
     endpoints = Endpoints(following, bands, lowest)

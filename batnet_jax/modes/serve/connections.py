@@ -1,9 +1,9 @@
 """Limits of connections, so that one client cannot keep the server from the others.
 
 Whenever the server waits for a client, the connection has a deadline, and it can be ended to make
-room for another connection. A connection whose request is being answered is left alone.
+room for another connection. A connection whose request is being answered is never ended.
 
-uvicorn limits the connections in all, and the time between two requests. It limits neither one
+uvicorn limits the total of connections, and the time between two requests. It limits neither one
 client's connections, nor the time for a request's head and body, nor the time for taking an answer.
 """
 
@@ -38,7 +38,7 @@ BUSY = "the server is busy: try again"
 
 
 class Phase(enum.Enum):
-    """What a connection waits for."""
+    """The state of a connection: what it waits for."""
 
     HEAD = "the head of a request, since the begin or since the answer before"
     BODY = "the body of a request"
@@ -122,9 +122,9 @@ class Connections:
         self._refused: set[Any] = set()
 
     def open(self, transport: Any) -> Connection | None:
-        """Take a connection in, and end another one if there are too many.
+        """Accept a connection, and end another one if there are too many.
 
-        Returns: None if the requests of all others are being worked on.
+        Returns: None if no connection can be ended, because all requests are being worked on.
         """
         peer = transport.get_extra_info("peername")
         if peer is None:  # it has ended already
@@ -181,7 +181,7 @@ class Connections:
             victim.end()
 
     def refuse(self, transport: Any) -> None:
-        """Say that the server is busy, and end a connection that `open` has not taken in."""
+        """Answer that the server is busy, and end a connection that `open` has not accepted."""
         if len(self._refused) >= MOST_REFUSED:
             transport.abort()
             return
@@ -200,7 +200,7 @@ class Connections:
         """End all connections.
 
         Args:
-          working: end those, too, whose requests are being worked on.
+          working: also end connections whose requests are being worked on.
         """
         for transport in list(self._refused):
             self._end_refused(transport)

@@ -73,7 +73,7 @@ class Endpoints:
         )
 
     async def similar(self, request: Request) -> Response:
-        """Answer with the ranked list of a gallery image, which is not in its own list."""
+        """Answer with the ranked list of a gallery image, without the image itself."""
         answers = self._answers()
         number, top = _parse_item(request, answers), _parse_top(request)
         where = request.query_params.get("where")
@@ -139,7 +139,7 @@ class Endpoints:
 def _parse_item(request: Request, answers: Answers) -> int:
     """Return the gallery index in a request's path.
 
-    Raises: HTTPException if there is none, or if it counts the images of an older gallery.
+    Raises: HTTPException if the index does not exist, or belongs to an older gallery.
     """
     number = parse_number(request.path_params["number"])
     if request.query_params.get("changes", str(answers.changes)) != str(answers.changes):

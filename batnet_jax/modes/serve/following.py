@@ -1,8 +1,8 @@
-"""The gallery that requests search, which follows its files: a replaced file is opened anew.
+"""Follows the files of a gallery: a replaced file is opened again.
 
-So are a folder of shards whose manifest is another, and a database that has been loaded further.
-Requests that have begun end on the gallery that they began with. A new file that cannot be used is
-named, and the old gallery stays.
+The same holds for a folder of shards with a new manifest, and for a database after a load. Requests
+that have begun keep the gallery that they began with. If a new file cannot be used, it is named,
+and the old gallery stays.
 """
 
 import math
@@ -51,11 +51,11 @@ class Following:
         threading.Thread(target=self._look_on, name="gallery", daemon=True).start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop looking at the files."""
         self._end.set()
 
     def look(self) -> None:
-        """Open the gallery anew if its files are others; keep the old one if that fails."""
+        """Open the gallery again if its files have changed; keep the old one if that fails."""
         facts = self._facts()
         if facts == self._seen:
             return
@@ -85,7 +85,7 @@ class Following:
                 self.problem = one_line(error)
 
     def _facts(self) -> list | None:
-        """Return what tells a replaced gallery from the old one."""
+        """Return facts about the gallery's files that change when a file is replaced."""
         sources = zip(self.current.sources, self.current.kept, strict=True)
         return [self._facts_of(source) for source, is_kept in sources if is_kept]
 
@@ -100,7 +100,7 @@ class Following:
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
     def _version_of(self, source: Path) -> Any:
-        """Return the version of a database; in a bucket, the one that was seen lately."""
+        """Return the version of a database; in a bucket, the version of the last look."""
         if not is_remote(source):
             return whole_version(source)
         now = time.monotonic()
@@ -114,7 +114,7 @@ class Following:
 def _search_all(searcher: Searcher) -> None:
     """Search once: this compiles what is needed, and reads and checks the whole file.
 
-    Raises: UserError if the features are damaged or are no numbers.
+    Raises: UserError if the features are damaged or are not finite numbers.
     """
     gallery, _ = searcher.gallery.features, searcher.common_folder
     if len(gallery):

@@ -1,4 +1,4 @@
-"""The server: uvicorn with limits, and an end within seconds."""
+"""The server: uvicorn with limits on connections, which ends within seconds of a signal."""
 
 import contextlib
 import logging
@@ -47,7 +47,7 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Stop the server when a signal arrives, and raise the signal once the server has stopped.
 
-        uvicorn's own method leaves SIGHUP alone, and hears signals that the process ignores.
+        uvicorn's own method ignores SIGHUP, and handles signals that the process ignores.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
         timer.start()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """End what waits for clients, then give the rest `STOP_SECONDS`."""
+        """End connections that wait for clients, then give the others `STOP_SECONDS`."""
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of requests cut off now
         self.limits.end_all(working=False)
         await super().shutdown(sockets)

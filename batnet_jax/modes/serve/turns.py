@@ -1,4 +1,4 @@
-"""Turns: clients work alternately, however many requests one of them has sent."""
+"""Serves clients in turn, however many requests one of them has sent."""
 
 import asyncio
 import contextlib

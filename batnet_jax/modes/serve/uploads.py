@@ -100,7 +100,7 @@ def decode_query(content: bytes, box: Box | None, size: tuple[int, int], alpha: 
       box: the part, in pixels of the upright image; None for the whole image.
       size: (height, width).
       alpha: see `config.data.alpha`.
-    Returns: [height, width, 3] uint8, and a note about transparency, "" if there is none to give.
+    Returns: [height, width, 3] uint8, and a note about transparency, "" = no note.
     Raises: HTTPException if the image cannot be decoded, or the box is outside.
     """
     check_upload(content)

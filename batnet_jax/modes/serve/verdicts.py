@@ -1,4 +1,4 @@
-"""What a score says about two images, by the thresholds that the run's verification measured."""
+"""Words for scores, by the thresholds that the run's verification measured."""
 
 import sys
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ STRICT, LOOSE = 1e-3, 1e-1
 
 
 class Bands(NamedTuple):
-    """The scores between which it is unsure whether two images show one identity."""
+    """The range of scores that leave unsure whether two images show one identity."""
 
     same: float
     """The lowest score of `same`."""
@@ -30,10 +30,10 @@ class Bands(NamedTuple):
 
 
 def bands_of(points: Sequence[dict[str, Any]]) -> Bands | None:
-    """Return the bands of some operating points; None if the pairs were too few for any.
+    """Return the bands of some operating points; None if there were too few pairs for all of them.
 
-    `same` begins at the threshold of the rate nearest to `STRICT`, from above, that the pairs were
-    enough to measure; `different` ends at that of `LOOSE`.
+    `same` begins at the threshold of the lowest measured rate that is not below `STRICT`;
+    `different` ends at the threshold of the highest measured rate that is not above `LOOSE`.
     """
     known = {p["wanted_false_accept_rate"]: p["threshold"] for p in points if p["resolved"]}
     strict = min((rate for rate in known if rate >= 0.99 * STRICT), default=None)
@@ -44,7 +44,7 @@ def bands_of(points: Sequence[dict[str, Any]]) -> Bands | None:
 
 
 def read_bands(workdir: Path, step: int) -> Bands | None:
-    """Return the bands of a model; say on stderr how to get them if there are none."""
+    """Return the bands of a model; if it has none, print to stderr how to get them."""
     try:
         folder, points = read_points(workdir, step)
     except UserError as error:

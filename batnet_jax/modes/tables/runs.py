@@ -122,7 +122,7 @@ def keep_start(
     seeds: Sequence[int],
     given: Collection[str],
 ) -> tuple[ml_collections.ConfigDict, bool]:
-    """Return the config with what the first run of the table chose, and whether one has begun.
+    """Return the config with the settings that the table's first run chose, and whether it began.
 
     All rows keep the length and the batch of the first run.
     """

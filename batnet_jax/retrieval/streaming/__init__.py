@@ -50,7 +50,8 @@ Modules, in the order of the data:
     device_map        copies, splits and runs things on all devices
     count             the arithmetic of one tile
     count_pallas      counting as a GPU kernel
+    count_mosaic      counting as a TPU kernel
     count_methods     the arithmetic on all devices, in the way that suits them
-    kept_counts       counts in a file, so that an evaluation that was ended goes on
+    kept_counts       counts in a file, so that an interrupted evaluation can continue
     ranks             the loop: all groups meet all chunks
 """

@@ -1,4 +1,4 @@
-"""Gallery chunks on the devices, with all that counting needs to know of them."""
+"""Gallery chunks on the devices, with everything that counting needs to know about them."""
 
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple

@@ -67,28 +67,28 @@ def _step_rows(block_rows: int) -> int:
 
 
 def tile_scores(queries: Array, features: Array, offset: Array | None) -> Array:
-    """`count.tile_scores` of a group, [devices, b, n]."""
+    """Compute `count.tile_scores` for a group: [devices, b, n]."""
     return on_devices(count.tile_scores, (0, None, None))(queries, features, offset)
 
 
 def read_thresholds(scores: Array, page: Page, columns: Array, at_home: Any) -> Array:
-    """`count.read_thresholds` of a group, [devices, b, page]."""
+    """Compute `count.read_thresholds` for a group: [devices, b, page]."""
     function = on_devices(count.read_thresholds, (0, 0, 0, None, 0))
     return function(scores, page.items, page.thresholds, columns, at_home)
 
 
 def hide_removed(scores: Array, removed: Array, columns: Array, at_home: Any) -> Array:
-    """`count.hide_removed` of a group, [devices, b, n]; overwrites `scores`."""
+    """Compute `count.hide_removed` for a group: [devices, b, n]; overwrite `scores`."""
     return on_devices(count.hide_removed, (0, 0, None, 0), (0,))(scores, removed, columns, at_home)
 
 
 def hide_columns(scores: Array, columns: Any) -> Array:
-    """`count.hide_columns` of a group, [devices, b, n]; overwrites `scores`."""
+    """Compute `count.hide_columns` for a group: [devices, b, n]; overwrite `scores`."""
     return on_devices(count.hide_columns, (0, 0), (0,))(scores, columns)
 
 
 def count_ahead(scores: Array, page: Page, columns: Array, num_items: Array, active: Any) -> Array:
-    """`count.count_ahead` of a group, [devices, b, page]; overwrites `page.counts`."""
+    """Compute `count.count_ahead` for a group: [devices, b, page]; overwrite `page.counts`."""
     arguments = (scores, page.items, page.thresholds, page.counts, columns, num_items, active)
     axes = (0, 0, 0, 0, None, None, 0)
     if page.steps is None:

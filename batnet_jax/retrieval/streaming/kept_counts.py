@@ -1,4 +1,4 @@
-"""Counts that are kept in a file, so that an evaluation that was ended goes on.
+"""Keeps the counts of an evaluation in a file, so that an interrupted evaluation can continue.
 
 The counts of the chunks so far are small: a few numbers for each relevant item. The file belongs to
 one evaluation on one kind of machine, and holds a digest of both.
@@ -68,11 +68,11 @@ class KeptCounts:
         return number, arrays
 
     def is_due(self) -> bool:
-        """Return whether the counts were kept long ago."""
+        """Return whether it is time to write the counts again."""
         return time.monotonic() - self._last >= EVERY_SECONDS
 
     def write(self, chunks: int, arrays: Sequence[np.ndarray] | None) -> None:
-        """Write the counts of the first chunks; nothing if `arrays` is None.
+        """Write the counts of the first chunks; do nothing if `arrays` is None.
 
         Raises: OSError if the file cannot be written.
         """

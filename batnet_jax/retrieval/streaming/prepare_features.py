@@ -39,14 +39,14 @@ FeatureSource = Callable[[np.ndarray], Rows]
 
 
 class FileSource:
-    """A source of rows of a file, which may be asked in a thread."""
+    """A source of rows of a file, which can be called in a thread."""
 
     def __init__(self, gallery: RowFile):
         """Keep the file; nothing is read."""
         self._gallery = gallery
 
     def __call__(self, rows: np.ndarray) -> Float[np.ndarray, "n d"]:
-        """Return the features of rows; features of 16 bits stay so, for the device to convert.
+        """Return the features of rows; the device converts features of 16 bits.
 
         Raises: UserError if the file has been cut off or is damaged.
         """

@@ -76,8 +76,8 @@ def relevant_ranks(
       block: queries at a time on a device; None chooses.
       chunk: gallery items at a time; None chooses.
       progress: called as progress(gallery items seen, g) after each chunk.
-      counts: where the counts are kept, so that an evaluation that was ended goes on; None for
-        nowhere.
+      counts: the file that keeps the counts, so that an interrupted evaluation can continue; None
+        for no file.
     """
     features = view_rows(query.features, slice(None))
     queries = make_queries(features, metric, dtype)  # the device works while the host plans
@@ -202,7 +202,7 @@ class _Counting:
         return [page for k in sorted(self._loaded) for page in self._loaded[k].relevant]
 
     def counts_before(self, number: int) -> list[np.ndarray] | None:
-        """Return thresholds and counts by the chunks before `number`, of all pages in turn.
+        """Return the thresholds, and the counts of the chunks before `number`, page by page.
 
         None if a group has yet to meet one of these chunks.
         """
@@ -213,7 +213,7 @@ class _Counting:
         ]
 
     def go_on(self, number: int, arrays: Sequence[np.ndarray]) -> None:
-        """Take what `counts_before` returned; `run` then starts from chunk `number`."""
+        """Set the result of an earlier `counts_before`; `run` then starts from chunk `number`."""
         given = iter(arrays)
         for k, group in enumerate(self._groups):
             if not self._pending[k]:

@@ -257,9 +257,9 @@ def check_trusted(
         if used and not is_trusted(path, trusted):
             package = path.partition(":")[0].split(".")[0]
             raise UserError(
-                f"'{source}' names code of its own, {field}={path}, and code is not imported at a "
-                f"checkpoint's word: if you trust it, say --trust={package} (in Python "
-                f"trust={package!r}), or set {VARIABLE}={package}"
+                f"'{source}' names code to import, {field}={path}, which you have not trusted: if "
+                f"you do, give --trust={package} (in Python trust={package!r}), or set "
+                f"{VARIABLE}={package}"
             )
 
 
@@ -324,7 +324,7 @@ def _check_warmup(config: ml_collections.ConfigDict) -> None:
     """
     _require(
         config.warmup_epochs < config.num_epochs,
-        f"config.warmup_epochs={config.warmup_epochs} leaves nothing of "
+        f"config.warmup_epochs={config.warmup_epochs} is not less than "
         f"config.num_epochs={config.num_epochs}: give fewer",
     )
 
@@ -344,8 +344,8 @@ def _check_batch(config: ml_collections.ConfigDict) -> None:
     circle = config.loss.function == "circle"
     _require(
         not circle or config.loss.margin < 1,
-        f"config.loss.margin={config.loss.margin} is no margin of cosines, which circle loss takes:"
-        " choose one below 1, as 0.25",
+        f"config.loss.margin={config.loss.margin} is not a margin of cosines, which circle loss "
+        "takes: choose one below 1, such as 0.25",
     )
     parts, size = config.batch.accumulate, identities * images
     _require(

@@ -176,8 +176,8 @@ def read_data(word: str, given: Collection[str]) -> list[str]:
         return [f"--config={word}"]
     if is_config:
         raise UserError(
-            f"{word!r} is here, and is the name of a config: write ./{word} for the images, or "
-            f"--config={word}"
+            f"{word!r} is a path here, and also the name of a config: write ./{word} for the "
+            f"images, or --config={word}"
         )
     if "config.data.manual_dir" in given:
         raise UserError(f"{word!r} and --config.data.manual_dir both name images: leave one out")

@@ -107,7 +107,7 @@ def builder_of(name: str) -> type[ReIDBuilder]:
     except UserError as error:
         raise UserError(f"{error}, or choose {', '.join(DATASETS)}") from error
     if not (isinstance(found, type) and issubclass(found, ReIDBuilder)):
-        raise UserError(f"{base!r} is no subclass of batnet_jax.data.ReIDBuilder: name one")
+        raise UserError(f"{base!r} is not a subclass of batnet_jax.data.ReIDBuilder: name one")
     return found
 
 

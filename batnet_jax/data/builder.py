@@ -120,7 +120,7 @@ class ReIDBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # t
             allowed = (
                 f"choose one of {', '.join(names)}" if names else "it has none: leave it empty"
             )
-            message = f"{variant!r} is no variant of {cls.name}: {allowed}"
+            message = f"{variant!r} is not a variant of {cls.name}: {allowed}"
             raise ArgumentError("variant", message)
         return variant or (names[0] if names else None)
 

@@ -42,7 +42,7 @@ def read_index(path: Path) -> dict[str, np.ndarray]:
     index = read_npz(path)
     seal = index.pop(SEAL, None)
     if seal is not None and seal.tolist() != seal_of(index).encode():
-        raise ValueError("its labels do not have their checksum")
+        raise ValueError("its labels do not match their checksum")
     for split in {name.partition("/")[0] for name in index if "/" in name}:
         _check_split(index, split)
     names = index.get(NAMES)

@@ -122,7 +122,7 @@ class _ImageFiles(Sequence[bytes]):
         try:
             image = _field(self._records[row], "image")
             if self._digests is not None and digest_of(image) != self._digests[row]:
-                raise ValueError(f"image {row} does not have its checksum")
+                raise ValueError(f"image {row} does not match its checksum")
             return image
         except MemoryError:
             raise

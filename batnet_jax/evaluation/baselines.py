@@ -173,7 +173,7 @@ def _check(figures: Any) -> dict[str, Any]:
 
 
 def _read(workdir: Path) -> dict[str, Any]:
-    """Return the contents of the file; empty if it is missing or damaged: it is made anew."""
+    """Return the contents of the file; empty if it is missing or damaged: it is written again."""
     try:
         found = read_json(workdir / KEPT)
     except (OSError, ValueError):

@@ -127,7 +127,7 @@ def _check_paths(runs: Sequence[str | os.PathLike]) -> list[Path]:
     seen: dict[str, str] = {}
     for name in names:
         if "://" in name:
-            raise UserError(f"'{name}' is no folder: copy the run to one, and name that")
+            raise UserError(f"'{name}' is not a folder: copy the run to one, and name that")
         place = os.path.realpath(name)
         if place in seen:
             raise UserError(f"'{seen[place]}' and '{name}' are the same run: name each run once")

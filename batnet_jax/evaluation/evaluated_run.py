@@ -66,7 +66,7 @@ def read_run(workdir: Path, *, test: str | None = None, step: int = 0) -> Evalua
 def _find_result(workdir: Path, test: str | None, step: int) -> tuple[Path, dict[str, Any]]:
     """Return the .json of an evaluation, and its contents; see `read_run`."""
     if not is_folder(workdir):
-        raise UserError(f"'{workdir}' is no folder: name the workdir of a run")
+        raise UserError(f"'{workdir}' is not a folder: name the workdir of a run")
     files = [own for own in list_results(workdir) if step in (0, own[0])]
     if not files:
         wanted = f" of step {step}" if step else ""

@@ -103,7 +103,7 @@ def read_arrays(path: Path, without: Collection[str] = ()) -> dict[str, np.ndarr
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise UserError(f"'{path}' is no file of features: give {', '.join(SUFFIXES)}")
+        raise UserError(f"'{path}' is not a file of features: give {', '.join(SUFFIXES)}")
     try:
         if suffix == ".csv":
             return _read_csv(path)

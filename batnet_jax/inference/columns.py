@@ -40,7 +40,7 @@ def check_columns(columns: Mapping[str, object], count: int) -> dict[str, np.nda
         try:
             found[name] = as_column(array)
         except UnicodeDecodeError:
-            raise UserError(f"the column {name} holds bytes that are no UTF-8") from None
+            raise UserError(f"the column {name} holds bytes that are not UTF-8") from None
     return found
 
 
@@ -84,7 +84,7 @@ def read_columns(archive: Npz, count: int, *, is_ours: bool) -> dict[str, np.nda
                 raise ValueError(f"its column {name} has {shape[0]} values for {count} images")
             names.append(name)
         elif is_ours:
-            raise ValueError(f"its array {printable(name)} is no column")
+            raise ValueError(f"its array {printable(name)} is not a column")
     if is_ours and archive.members != len(archive.names):
         raise ValueError("its list of arrays is damaged")
     return {name: as_column(array) for name, array in archive.read(names).items()}

@@ -213,7 +213,7 @@ def _open_rows(path: Path, archive: Npz, place: Place) -> np.ndarray | RowFile:
     rows = _rows(path, archive.file, place, sums)
     if sums is None:  # NumPy's file, or of an older version: one checksum of all
         if crc_of(archive.file, place.start, place.end) != archive.crc("features"):
-            raise ValueError("its features do not have their checksum")
+            raise ValueError("its features do not match their checksum")
     else:
         rows.check_bytes(place.start, place.data)  # the header
     return _in_memory(rows, place.is_fortran)

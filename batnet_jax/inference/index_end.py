@@ -77,7 +77,7 @@ def read_index_end(file: BinaryIO) -> IndexEnd | None:
     found = _END.fullmatch(last, place)
     end = os.fstat(file.fileno()).st_size - len(last) + place
     if found is None or zlib.crc32(found[3] or b"", crc_of(file, 0, end)) != int(found[2], 16):
-        raise ValueError("it does not have its checksum")
+        raise ValueError("it does not match its checksum")
     size = int(found[1])
     if size > min(_LONGEST_FACTS, end):
         raise ValueError("its end is damaged")

@@ -73,9 +73,7 @@ def open_lance(gallery: str | Path) -> FeatureFile:
     try:
         table = lancedb.connect(uri).open_table(IMAGES)
         if WHOLE not in table.tags.list():
-            raise UserError(
-                f"'{gallery}' is not loaded to its end: give the same `batnet load` again"
-            )
+            raise UserError(f"'{gallery}' is not fully loaded: give the same `batnet load` again")
         table.checkout(WHOLE)
         schema = table.schema
         count = table.count_rows()

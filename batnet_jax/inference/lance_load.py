@@ -70,7 +70,9 @@ def load(
     if paths is None or not isinstance(paths, list):
         raise UserError("only images with paths can be loaded: give the .npz that embed wrote")
     if len(set(paths)) < len(paths):
-        raise UserError("the gallery names an image twice: a database knows images by their paths")
+        raise UserError(
+            "the gallery names an image twice: a database identifies images by their paths"
+        )
     schema = _schema(gallery)
     with _opened(lancedb, target) as database:
         table = _open_table(database, schema, target)
@@ -106,7 +108,7 @@ def delete(target: str | Path, where: str) -> int:
             raise UserError(f"'{target}' holds no gallery: load one first")
         table = database.open_table(IMAGES)
         if WHOLE not in table.tags.list() or LOADING in _names(database):
-            raise UserError(f"'{target}' is not loaded to its end: give the same load again first")
+            raise UserError(f"'{target}' is not fully loaded: give the same load again first")
         before = table.count_rows()
         table.delete(to_sql(where, column_types(table.schema)))
         table.tags.update(WHOLE, table.version)

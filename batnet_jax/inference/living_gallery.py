@@ -261,7 +261,7 @@ def _are_named(paths: Sequence[str], removed: str) -> Iterator[bool]:
     try:
         pattern = re.compile(fnmatch.translate(removed))
     except (re.error, OverflowError, RecursionError):
-        raise UserError(f"'{removed}' is no pattern of *, ? and [...]") from None
+        raise UserError(f"'{removed}' is not a pattern of *, ? and [...]") from None
     folder = os.path.abspath(removed)
     for path, own in zip(paths, whole, strict=True):
         is_below = own == folder or own.startswith(os.path.join(folder, ""))

@@ -125,7 +125,7 @@ def read_shard(folder: Path, plan: Plan, number: int) -> Shard:
         why = reason(error) if isinstance(error, OSError) else one_line(error)
         raise UserError(f"'{path}' cannot be read ({why}): remove it, and embed again") from error
     if facts is None or facts.shard != plan.mark(number) or facts.fingerprint != plan.fingerprint:
-        raise UserError(f"'{path}' is no shard of this gallery: remove it, and embed again")
+        raise UserError(f"'{path}' is not a shard of this gallery: remove it, and embed again")
     return Shard(path.name, facts.rows, size, crc_of(facts))
 
 
@@ -173,7 +173,7 @@ def read_manifest(folder: Path) -> tuple[Plan, list[Shard]]:
     if not os.path.lexists(path):
         plan, done = read_plan(folder), len(on_disk(folder))
         raise UserError(
-            f"'{folder}' is not whole: {done:,} of {plan.shards:,} shards are there; the command"
+            f"'{folder}' is not whole: {done:,} of {plan.shards:,} shards exist; the command"
             " that began it goes on"
         )
     found = _read(path)

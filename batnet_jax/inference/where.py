@@ -180,7 +180,9 @@ class Parser:
         try:
             matches = re.compile(fnmatch.translate(pattern)).match
         except (re.error, OverflowError, RecursionError):
-            raise UserError(f"{printable(repr(pattern))} is no pattern of *, ? and [...]") from None
+            raise UserError(
+                f"{printable(repr(pattern))} is not a pattern of *, ? and [...]"
+            ) from None
         return np.array([matches(text) is not None for text in column.tolist()], bool)
 
     def _value(self) -> Token:

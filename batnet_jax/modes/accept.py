@@ -42,7 +42,7 @@ def parse_accept(text: str) -> Wanted:
     try:
         value = float(number.removesuffix("%")) / (100 if percent else 1)
     except ValueError:
-        raise UserError(f"--accept={text} is no number: give {FORMS}") from None
+        raise UserError(f"--accept={text} is not a number: give {FORMS}") from None
     if name in ("far", "alarm") or (percent and name != "score"):
         if not 0 < value < 1:
             raise UserError(f"--accept={text}: a rate is between 0 and 1; give {FORMS}")
@@ -135,8 +135,8 @@ def _find_point(points: list[dict[str, Any]], name: str, rate: float) -> dict[st
         near = " and ".join(f"{own:g}" for own in (below, above) if own is not None)
         rates = ", ".join(f"{own:g}" for own in sorted(known))
         raise UserError(
-            f"--accept: the rate {rate:g} was not measured; the nearest that were: {near}; give one"
-            f" of {rates}, or a score"
+            f"--accept: the rate {rate:g} was not measured (nearest: {near}): give one of {rates}, "
+            "or a score"
         )
     return known[found]
 

@@ -156,11 +156,11 @@ def _open_old(path: Path, model: Model) -> FeatureFile | None:
     found = open_features(path)
     if found.paths is None or found.fingerprint is None:
         lacks = "paths" if found.paths is None else "the fingerprint of their model"
-        raise UserError(f"'{path}' has features without {lacks}: embed all images anew")
+        raise UserError(f"'{path}' has features without {lacks}: embed all images again")
     if (found.fingerprint, found.features.shape[1]) != (model.fingerprint, model.dim):
         raise UserError(
             f"'{path}' was embedded by another model ({found.fingerprint[:8]}, this one is"
-            f" {model.fingerprint[:8]}): embed all images anew, or give that model"
+            f" {model.fingerprint[:8]}): embed all images again, or give that model"
         )
     return found
 

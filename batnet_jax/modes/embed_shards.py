@@ -229,7 +229,7 @@ def finish(job: Job, seconds: float) -> None:
     there = shards.on_disk(folder)
     if len(there) < plan.shards:
         line = (
-            f"written: {len(there):,} of {plan.shards:,} shards of {folder} are there, {rate};"
+            f"written: {len(there):,} of {plan.shards:,} shards of {folder} exist, {rate};"
             " other processes embed the rest, or the same command again"
         )
         print(printable(line))
@@ -257,5 +257,5 @@ def say_whole(folder: Path) -> None:
 
 def describe(model: Model, plan: Plan, folder: Path, missing: int) -> str:
     """Return a line about the work that begins."""
-    there = f"{plan.shards - missing:,} of {plan.shards:,} shards are there"
+    there = f"{plan.shards - missing:,} of {plan.shards:,} shards exist"
     return f"{model}: {plan.images:,} images go to '{folder}', {there}"

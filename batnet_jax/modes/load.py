@@ -42,7 +42,7 @@ def run(
         raise UserError("--mode=load needs --gallery, or --delete alone to remove images")
     if gallery is not None and not is_feature_file(gallery):
         raise UserError(
-            f"--gallery={gallery} is no file of features: give the .npz that embed wrote"
+            f"--gallery={gallery} is not a file of features: give the .npz that embed wrote"
         )
     shown = []
     if delete is not None:

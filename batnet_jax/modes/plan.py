@@ -99,8 +99,8 @@ def measure(
         return plan_run(config, train.labels), len(train.identities)
     if images is None or people is None:
         raise UserError(
-            "give both --training_images and --training_people, or neither: then the data set is "
-            "looked at"
+            "give both --training_images and --training_people, or neither to count those of the "
+            "data set"
         )
     epoch = max(1, images // batch_size(config))  # an epoch drops each person's remainder
     return RunLength(epoch, config.steps or epoch * config.num_epochs), people
@@ -144,7 +144,7 @@ def describe_plan(
         "step": f"{size} images, {size // where.count} a chip, {config.model.dtype}; "
         f"{_describe(step, chip.memory)}",
         "embedding": f"{config.eval.batch} images; {_describe(embedding, chip.memory)}",
-        "time": f"{1e3 * low:.3g} to {1e3 * high:.3g} ms a step, reckoned and not measured; "
+        "time": f"{1e3 * low:.3g} to {1e3 * high:.3g} ms a step, estimated, not measured; "
         "collectives are not counted",
         "run": f"{length.total:,} steps: {_range(*hours)} hours; start, data and evaluation "
         "come on top",

@@ -199,7 +199,7 @@ def format_list(one: dict[str, Any], lowest: float | None = None) -> str:
             if one["best"] is None
             else f"the best scores {one['best']:.4f}"
         )
-        lines = [f"    -  nobody is like this: {best}, and {lowest:.4f} is needed"]
+        lines = [f"    -  no image is similar enough: {best}, and {lowest:.4f} is needed"]
     return "\n".join(map(printable, [head, *lines]))
 
 

@@ -79,7 +79,7 @@ class RowFile:
     def __getitem__(self, rows: slice | int | np.ndarray) -> np.ndarray:
         """Return a copy of some rows.
 
-        Raises: UserError if the file has been cut off, or does not have its checksums.
+        Raises: UserError if the file has been cut off, or does not match its checksums.
         """
         if isinstance(rows, slice):
             start, stop, step = rows.indices(len(self))
@@ -96,7 +96,7 @@ class RowFile:
     def read_into(self, first: int, out: np.ndarray) -> None:
         """Read the rows from `first` on into `out`, [m, d] of the file's type.
 
-        Raises: UserError if the file has been cut off, or does not have its checksums.
+        Raises: UserError if the file has been cut off, or does not match its checksums.
         """
         start = self._data + first * self.shape[1] * self.dtype.itemsize
         if out.nbytes:
@@ -119,7 +119,7 @@ class RowFile:
                 if zlib.crc32(content) != self._sums.sums[block]:
                     raise UserError(
                         f"'{self._name}' is damaged: bytes {place:,} to {place + len(content):,} do"
-                        " not have their checksum: embed the images again"
+                        " not match their checksum: embed the images again"
                     )
                 self._checked[block] = True
 

@@ -82,7 +82,7 @@ class RowParts(RowFile):
     def read_into(self, first: int, out: np.ndarray) -> None:
         """Read the rows from `first` on into `out`, [m, d] float32.
 
-        Raises: UserError if a file has been changed, or does not have its checksums.
+        Raises: UserError if a file has been changed, or does not match its checksums.
         """
         done = 0
         while done < len(out):
@@ -119,7 +119,7 @@ class RowParts(RowFile):
         first, part = self._firsts[number], self._parts[number]
         raise UserError(
             f"'{self._files[part.file].path}' is damaged: rows {first:,} to"
-            f" {first + part.count - 1:,} do not have their checksum: embed the images again"
+            f" {first + part.count - 1:,} do not match their checksum: embed the images again"
         )
 
     def _read_bytes(self, number: int, place: int, out: memoryview) -> None:

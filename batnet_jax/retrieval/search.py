@@ -24,8 +24,8 @@ from batnet_jax.retrieval.scores import (
     unit_length,
 )
 
-# Gallery items and queries at a time: 16 MiB of scores. Larger arrays are allocated anew each time,
-# and clearing their memory takes a tenth of the time of the product.
+# Gallery items and queries at a time: 16 MiB of scores. Larger arrays would be allocated again each
+# time, and clearing their memory takes a tenth of the time of the product.
 CHUNK = 2**13
 _BLOCK = 512
 _GROUP = 16

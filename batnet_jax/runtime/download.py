@@ -32,7 +32,9 @@ def fetch(url: str, sha256: str, path: Path, *, user: str) -> bool:
     if exists(path):
         if not is_folder(path) and digest(path) == sha256:
             return False
-        raise UserError(f"'{path}' is there, and is not the file of {url}: move it, or use --to")
+        raise UserError(
+            f"'{path}' already exists, and is not the file of {url}: move it, or use --to"
+        )
     pooch = import_extra("pooch", name="pooch", extra="weights", user=user)
     import requests  # of pooch
 

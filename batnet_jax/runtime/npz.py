@@ -137,7 +137,7 @@ class Npz:
             crc = zlib.crc32(part[:count], crc)
             left -= count
         if crc != self.crc(name):
-            raise ValueError(f"{name} does not have its checksum")
+            raise ValueError(f"{name} does not match its checksum")
 
     def _read_member(self, info: zipfile.ZipInfo) -> bytearray:
         if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -150,7 +150,7 @@ class Npz:
                 content += part
                 crc = zlib.crc32(part, crc)
         if len(content) != info.file_size or crc != info.CRC:
-            raise ValueError(f"{info.filename} does not have its checksum")
+            raise ValueError(f"{info.filename} does not match its checksum")
         return content
 
 
@@ -205,7 +205,7 @@ def parse_npy(content: bytearray) -> np.ndarray:
             (array.nbytes // 4,), place.dtype.byteorder + "u4", content, place.data
         )
         if characters.size and characters.max() > _LARGEST_CHARACTER:
-            raise ValueError("its strings hold numbers that are no characters")
+            raise ValueError("its strings hold numbers that are not characters")
     return array
 
 
@@ -263,7 +263,7 @@ def _check_directory(file: BinaryIO) -> int:
     tail = file.read()
     place = tail.rfind(b"PK\5\6")
     if place < 0 or len(tail) < place + _END.size:
-        raise ValueError("it is no .npz, or is cut off")
+        raise ValueError("it is not an .npz, or is cut off")
     _, _, _, _, members, size, _, _ = _END.unpack_from(tail, place)
     locator = place - 20
     if size == 0xFFFFFFFF and locator >= 0 and tail[locator : locator + 4] == b"PK\6\7":

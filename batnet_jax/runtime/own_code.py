@@ -111,9 +111,7 @@ def _explain(module: str, error: BaseException) -> str:
         )
     places = [frame for frame in traceback.extract_tb(error.__traceback__) if "<" not in frame[0]]
     place = f", {os.path.basename(places[-1].filename)}:{places[-1].lineno}" if places else ""
-    return (
-        f"{module} cannot be imported ({type(error).__name__}: {one_line(error)}{place}): mend it"
-    )
+    return f"{module} cannot be imported ({type(error).__name__}: {one_line(error)}{place}): fix it"
 
 
 def search_current_folder() -> None:
@@ -133,7 +131,7 @@ def as_trusted(trust: str | Collection[str]) -> tuple[str, ...]:
     """
     given = trust.split(",") if isinstance(trust, str) else trust
     if not isinstance(given, Collection) or not all(isinstance(name, str) for name in given):
-        raise UserError(f"trust={trust!r} is no name of a package: give one, as in 'mypkg'")
+        raise UserError(f"trust={trust!r} is not the name of a package: give one, as in 'mypkg'")
     names = [*given, *os.environ.get(VARIABLE, "").split(",")]
     return tuple(name.strip() for name in names if name.strip())
 

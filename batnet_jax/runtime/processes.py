@@ -78,7 +78,7 @@ def _number(name: str, least: int) -> int | None:
     if text is None:
         return None
     if not text.isdecimal() or int(text) < least:
-        raise UserError(f"BATNET_{name}={text!r} is no integer of at least {least}: give one")
+        raise UserError(f"BATNET_{name}={text!r} is not an integer of at least {least}: give one")
     return int(text)
 
 

@@ -247,7 +247,7 @@ def _count_seconds(what: str, start: float, delay: float, end: threading.Event) 
 
 
 def is_terminal(stream: Any) -> bool:
-    """Return whether a stream is a terminal, on which a line can be written anew.
+    """Return whether a stream is a terminal, on which a line can be overwritten.
 
     A terminal without a size, as under `docker run -t`, does not count: tqdm shows nothing on it.
     """

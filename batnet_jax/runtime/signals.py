@@ -29,7 +29,7 @@ _arrived: list[int] = []
 
 
 class Terminated(KeyboardInterrupt):
-    """The arrival of a signal. This is no error to handle.
+    """The arrival of a signal. This is not an error to handle.
 
     Attributes:
       number: of the signal.

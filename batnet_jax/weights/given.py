@@ -108,16 +108,16 @@ def describe_unknown(source: Source, config: ml_collections.ConfigDict) -> str:
     pixels = backbone.pixels if backbone else IMAGENET
     line = (
         f"'{source.label}', {source.format}, does not say which images it was trained on, nor how "
-        f"they were prepared: images of {height} x {width} and {pixels} are taken, unless another "
-        "image size is given"
+        f"they were prepared: images of {height} x {width} and {pixels} are assumed, unless you "
+        "give another image size"
     )
     if _is_headless(source, config):
         taken = "the mean of the last map"
         if backbone and not backbone.mean:
             taken = "the class token"
         line += (
-            f"; it has no head: features are {taken}, which may know ImageNet's things better than "
-            "people"
+            f"; it has no head: features are {taken}, which may separate ImageNet's classes better "
+            "than people"
         )
     return line
 

@@ -131,7 +131,7 @@ def as_ours(path: object, tensors: Tensors) -> dict[str, tuple[str, np.ndarray]]
         token_name = f"{token_name} + {own}[0]"
     grid = shape_of_grid(len(positions))
     if grid is None:
-        raise UserError(f"'{path}' has {len(positions)} positions in {own}, which are no grid")
+        raise UserError(f"'{path}' has {len(positions)} positions in {own}, which are not a grid")
     ours[TOKEN] = token_name, token.reshape(-1)
     ours[POSITIONS] = own, positions.reshape(*grid, -1)
     return ours

@@ -228,7 +228,7 @@ def folder_of(workdir: Path, step: int) -> Path:
 def restore_metadata(workdir: Path, step: int) -> dict[str, Any]:
     """Read the metadata of a checkpoint, see `metadata`.
 
-    Raises: DamagedError if it cannot be read or does not have its checksum; UserError if it is
+    Raises: DamagedError if it cannot be read or does not match its checksum; UserError if it is
       another version's, of another step, or out of reach.
     """
     run = _read(workdir, step, orbax_calls.read_run)
@@ -240,7 +240,7 @@ def restore_metadata(workdir: Path, step: int) -> dict[str, Any]:
         raise damaged(workdir, step, "its checksums are not those that it was saved with")
     saved = sealed_step(run)
     if (run.get("checksums") or saved is not None) and not has_own_checksum(run):
-        raise damaged(workdir, step, "its metadata does not have its checksum")
+        raise damaged(workdir, step, "its metadata does not match its checksum")
     if saved is not None and step not in (saved, ITSELF):
         raise misplaced(workdir, step, saved)
     return run
@@ -287,7 +287,7 @@ def restore_state(workdir: Path, step: int, like: Any) -> Any:
             _refuse_other(workdir, step, sums, reason)
             raise damaged(workdir, step, reason)
     if others := damaged_arrays(run, restored):
-        reason = f"{others[0]} does not have its checksum"
+        reason = f"{others[0]} does not match its checksum"
         _refuse_other(workdir, step, sums, reason)
         raise damaged(workdir, step, reason)
     if sealed_step(run) is None:

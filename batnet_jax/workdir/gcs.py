@@ -28,11 +28,13 @@ def path_of(name: str) -> Path:
     """
     if not name.startswith(SCHEME):
         if "://" in name:
-            raise UserError(f"'{name}' is no workdir: name a folder, or {SCHEME}BUCKET/FOLDER")
+            raise UserError(f"'{name}' is not a workdir: name a folder, or {SCHEME}BUCKET/FOLDER")
         return Path(name)
     bucket, _, folder = name.removeprefix(SCHEME).partition("/")
     if not bucket or not folder.strip("/"):
-        raise UserError(f"'{name}' is no workdir: name a folder in a bucket, {SCHEME}BUCKET/FOLDER")
+        raise UserError(
+            f"'{name}' is not a workdir: name a folder in a bucket, {SCHEME}BUCKET/FOLDER"
+        )
     try:
         import gcsfs  # noqa: F401  # type: ignore[import-not-found]
     except ImportError as error:

@@ -83,7 +83,7 @@ def read_settings(workdir: Path) -> dict[str, Any]:
     try:
         saved = read_json(path)
         if not isinstance(saved, dict):
-            raise ValueError("is no object")
+            raise ValueError("is not an object")
         flatten(saved)
     except (ValueError, RecursionError) as error:
         raise UserError(

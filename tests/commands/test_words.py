@@ -121,7 +121,7 @@ def test_train_takes_the_name_of_a_config(place):
     [
         ("serch runs/x", r"^there is no command 'serch' \(did you mean search\?\)"),
         ("runs/people", "^there is no command 'runs/people': batnet --help lists all$"),
-        ("train demo", "^'demo' is here, and is the name of a config: write ./demo for the images"),
+        ("train demo", "^'demo' is a path here, and also the name of a config: write ./demo for"),
         ("train mine.py --config=demo", "names a config, and --config another: leave one out"),
         ("train people --config.data.manual_dir=shop.zip", "both name images: leave one out"),
         ("train nobody", r"'nobody' does not exist: name a folder, .zip or .tar of images, a .csv "

@@ -203,7 +203,7 @@ def test_no_room_on_the_disk(tmp_path, monkeypatch, capfd):
     (line,) = capfd.readouterr().err.splitlines()
     assert line == (
         f"no cache in '{tmp_path}' (it wants 1.0 GB to be free, 1.0 GB are): "
-        "images are decoded anew each time"
+        "images are decoded again each time"
     )
     assert list(tmp_path.glob("*.images*")) == []
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(need))
@@ -222,7 +222,7 @@ def test_a_folder_that_cannot_be_written(tmp_path, capfd):
     folder = tmp_path / "file" / "cache"
     uncached(folder)
     (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"no cache in '{folder}' (Not a directory): images are decoded anew")
+    assert line.startswith(f"no cache in '{folder}' (Not a directory): images are decoded again")
 
 
 def test_a_disk_that_fills_up(tmp_path, monkeypatch, capfd):

@@ -31,7 +31,7 @@ def release(tmp_path, worlds):
 
 def test_unknown_variant(tmp_path):
     message = (
-        "'labelled' is no variant of cuhk03: choose one of labeled, detected, "
+        "'labelled' is not a variant of cuhk03: choose one of labeled, detected, "
         r"labeled-classic-1\.\.20, detected-classic-1\.\.20$"
     )
     fails(message, "cuhk03", tmp_path, variant="labelled")
@@ -84,7 +84,7 @@ def retype(file, name):
 
 MAT_MISTAKES = {
     "no labeled": (lambda f: f.pop("labeled"), "has no variable 'labeled', as cuhk-03.mat does"),
-    "not a cell": (lambda f: retype(f, "labeled"), "'labeled' is no cell array"),
+    "not a cell": (lambda f: retype(f, "labeled"), "'labeled' is not a cell array"),
     "empty place": (
         lambda f: replace_image(f, np.zeros(2, np.uint64)),
         "labeled/1_001_1_01.png' is missing or empty, but the lists of the new protocol name",
@@ -99,16 +99,16 @@ MAT_MISTAKES = {
     ),
     "grey": (
         lambda f: replace_image(f, np.zeros((4, 8), np.uint8)),
-        "labeled/1_001_1_01.png' is no colour image",
+        "labeled/1_001_1_01.png' is not a colour image",
     ),
-    "floats": (lambda f: replace_image(f, np.zeros((3, 4, 8))), "1_001_1_01.png' is no colour"),
-    "h, w, 3": (lambda f: replace_image(f, np.zeros((8, 4, 3), np.uint8)), "is no colour image"),
+    "floats": (lambda f: replace_image(f, np.zeros((3, 4, 8))), "1_001_1_01.png' is not a colour"),
+    "h, w, 3": (lambda f: replace_image(f, np.zeros((8, 4, 3), np.uint8)), "is not a colour image"),
     "huge": (
         lambda f: (
             f["#refs#"].create_dataset("h", (3, 10**6, 10**6), np.uint8, chunks=(1, 9, 9))
             and table_of(f, "labeled", 0).__setitem__((0, 0), f["#refs#/h"].ref)
         ),
-        "1_001_1_01.png' is no colour image",
+        "1_001_1_01.png' is not a colour image",
     ),
     "one view": (
         lambda f: f["labeled"].__setitem__(
@@ -134,10 +134,10 @@ def test_mistakes_in_the_mat(tmp_path, release, mistake):
         ([[(3, 1)]], 1, "names person 1 of camera pair 3"),
         ([[(0, 1)]], 1, "names person 1 of camera pair 0"),
         ([[(1, 0)]], 1, "names person 0 of camera pair 1"),
-        ([[(1.5, 1)]], 1, r"test set 1 is no list of \(pair, person\)"),
-        ([[(np.nan, 1)]], 1, r"test set 1 is no list of \(pair, person\)"),
-        ([[(1, 1, 1)]], 1, r"test set 1 is no list of \(pair, person\)"),
-        ([[]], 1, r"test set 1 is no list of \(pair, person\)"),
+        ([[(1.5, 1)]], 1, r"test set 1 is not a list of \(pair, person\)"),
+        ([[(np.nan, 1)]], 1, r"test set 1 is not a list of \(pair, person\)"),
+        ([[(1, 1, 1)]], 1, r"test set 1 is not a list of \(pair, person\)"),
+        ([[]], 1, r"test set 1 is not a list of \(pair, person\)"),
         ([[(1, 1), (1, 2), (1, 3), (2, 1), (2, 2)]], 1, "leaves no images to train on, or to test"),
     ],
 )
@@ -208,7 +208,10 @@ LISTS_MISTAKES = {
     "reaching out": (put("filelist", 0, "../../a.png"), "'../../a.png' of camera 1 is not named"),
     "not there": (put("filelist", 0, "1_009_1_01.png"), "labeled/1_009_1_01.png' is missing or em"),
     "listed twice": (put("filelist", 1, "1_001_1_01.png"), "lists '1_001_1_01.png' twice"),
-    "numbers": (lambda v: v.update(filelist=np.ones((3, 1))), "'filelist' is no list of file name"),
+    "numbers": (
+        lambda v: v.update(filelist=np.ones((3, 1))),
+        "'filelist' is not a list of file name",
+    ),
     "strings": (
         lambda v: v.update(labels=np.array(["a"] * len(v["labels"]), object)[:, None]),
         "'labels' holds more than whole numbers",

@@ -160,7 +160,7 @@ def test_a_pattern_of_people_alone_leaves_cameras_out(tmp_path, capfd):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(", "is no regular expression"),
+        ("(", "is not a regular expression"),
         ("(?P<person>x)", "names no group pid or camera: give one such as"),
         (r"zzz(?P<pid>\d+)", r"/a/0.jpg' does not match data.pattern="),
     ],

@@ -200,7 +200,7 @@ def test_a_name_may_give_layout_and_pattern(name, parts):
 
 @pytest.mark.parametrize(
     ("end", "message"),
-    [("layout=people", "is no layout"), ("pattern=(", "is no regular expression")],
+    [("layout=people", "is not a layout"), ("pattern=(", "is not a regular expression")],
 )
 def test_a_wrong_layout_in_a_name(end, message):
     with pytest.raises(UserError, match=message):

@@ -220,7 +220,7 @@ def test_a_person_named_as_a_split(tmp_path):
 
 @pytest.mark.parametrize("layout", ["people", "person/split", "person/person", "group", "/", "a b"])
 def test_no_layout(tmp_path, layout):
-    with pytest.raises(UserError, match="is no layout: name the levels of folders from the top"):
+    with pytest.raises(UserError, match="is not a layout: name the levels of folders from the top"):
         load(tmp_path, tree(*OMNIGLOT), layout=layout)
 
 
@@ -290,7 +290,7 @@ def test_the_command_line_names_the_setting(tmp_path):
     status, text = call_main(*words)
     assert (status, text.count("\n")) == (2, 1)
     assert "data.layout=group/person" in text
-    assert "is no layout" in call_main(*words, "--config.data.layout=alphabet/person")[1]
+    assert "is not a layout" in call_main(*words, "--config.data.layout=alphabet/person")[1]
     other = ("--config=configs/demo.py", "--config.data.layout=person")
     assert "are for the data set folder" in call_main(*other)[1]
     missing = call_main(*words, "--config.data.manual_dir=/no/such")[1]

@@ -141,7 +141,7 @@ def test_possible_labels_of_another_data_set(index):
     """Only the seal can tell."""
     path, arrays = index
     np.savez(path, **arrays | {"train/pid": arrays["train/pid"] + 1})
-    with pytest.raises(UserError, match=r"is damaged \(its labels do not have their checksum\)"):
+    with pytest.raises(UserError, match=r"is damaged \(its labels do not match their checksum\)"):
         load(path)
 
 
@@ -151,5 +151,5 @@ def test_images_are_compared_with_their_digests(index):
     write_index(path, arrays | {"query/digest": arrays["query/digest"] + np.uint64(1)})
     dataset = load(path)
     assert dataset.gallery.encoded(0)
-    with pytest.raises(OSError, match="image 0 does not have its checksum in '"):
+    with pytest.raises(OSError, match="image 0 does not match its checksum in '"):
         dataset.query.encoded(0)

@@ -240,9 +240,9 @@ def test_unknown_names_list_the_allowed_ones(tmp_path):
         *("pedestrians", "market1501", "dukemtmc_reid", "cuhk03", "msmt17", "folder")
     }
     fails("'marked' is unknown: choose .*market1501.*folder", "marked", tmp_path)
-    fails("'v3' is no variant of msmt17: choose one of v1, v2", "msmt17", tmp_path, variant="v3")
-    fails("'x' is no variant of market1501: it has none", "market1501", tmp_path, variant="x")
-    fails("'x' is no variant of folder: it has none", "folder", tmp_path, variant="x")
+    fails("'v3' is not a variant of msmt17: choose one of v1, v2", "msmt17", tmp_path, variant="v3")
+    fails("'x' is not a variant of market1501: it has none", "market1501", tmp_path, variant="x")
+    fails("'x' is not a variant of folder: it has none", "folder", tmp_path, variant="x")
 
 
 @pytest.mark.parametrize(

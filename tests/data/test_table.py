@@ -222,7 +222,7 @@ def change(number, **cells):
         ({}, change(0, identity=" NaN "), "row 2 has no identity, nor have 0 others"),
         ({}, change(5, path="img/x.png"), "row 7: 'img/x.png' is missing in .*No such file"),
         ({"path": lambda n: f"no/{n}"}, None, r"row 2: 'no/0' is missing .*, and so are 15 others"),
-        ({}, change(5, path="img"), "row 7: 'img' is missing in .*it is no file"),
+        ({}, change(5, path="img"), "row 7: 'img' is missing in .*it is not a file"),
         ({}, change(5, path="a\0b"), "row 7: 'a.x00b' is missing in .*null byte"),
         ({}, change(3, path="img/00.png"), "rows 2 and 5 are the same image, 'img/00.png', in"),
         ({}, change(9, camera=""), "'.*/img/09.png' names no camera, nor do 0 others of 8 test"),
@@ -239,7 +239,7 @@ def change(number, **cells):
         (OML, change(1, y_2="inf"), "row 3 has the box 1,2,10.4,inf"),
         (OML, change(1, y_2=""), "row 3 has the box 1,2,10.4,: write the left"),
         (OML, change(1, x_1=16, x_2=30), r"row 3: the box, \[16.0, 2.0, 30.0, 99.0\], holds no"),
-        (OML | {"y_2": None}, None, "the columns x_1, y_1, x_2, which are no whole box: add the"),
+        (OML | {"y_2": None}, None, "the columns x_1, y_1, x_2, which are not a whole box: add"),
         (OML | {e: lambda n, e=e: 0.5 * (e[2] == "2") for e in ("x_1", "x_2", "y_1", "y_2")}, None,
          "has boxes between 0 and 1: write pixels"),
         ({"Path": lambda n: ""}, None, "has the columns 'path' and 'Path': keep one"),
@@ -266,7 +266,7 @@ def test_what_is_wrong_is_said_in_one_line(place, columns, change, message):
         (b"path,identity\nimg/00.png\n", "has 1 cells in row 2, not 2: write one for each column"),
         (b"path,identity\nimg/a,b.png,ann\n", "has 3 cells in row 2, not 2: .*quote a cell"),
         (b"path,identity\nimg/00.png,J\xf6rg\n", "is not in UTF-8: save it so"),
-        (b'path,identity\n"' + b"x" * 200_000, "is no table .field larger than field limit"),
+        (b'path,identity\n"' + b"x" * 200_000, "is not a table .field larger than field limit"),
     ],
 )  # fmt: skip
 def test_files_that_are_no_tables(place, content, message):

@@ -181,7 +181,7 @@ def test_a_run_is_compared_once(pair, monkeypatch):
 
 
 def test_a_bucket_is_no_folder():
-    refused("'gs://bucket/run' is no folder: copy the run", "a", "gs://bucket/run")
+    refused("'gs://bucket/run' is not a folder: copy the run", "a", "gs://bucket/run")
 
 
 @pytest.mark.parametrize("name", ["query", "gallery"])

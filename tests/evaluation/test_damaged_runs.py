@@ -48,7 +48,7 @@ BAD += [json.dumps(RESULT | change).encode() for change in (
     {"mAP": True}, {"mAP": 1.5}, {"step": 600.0}, {"split": 1}, {"dataset": None},
 )]  # fmt: skip
 BREAK = [
-    ("is no folder: name the workdir", lambda workdir: workdir.rename(f"{workdir}-moved")),
+    ("is not a folder: name the workdir", lambda workdir: workdir.rename(f"{workdir}-moved")),
     (
         "holds no evaluation: evaluate it with --mode=eval",
         lambda workdir: (workdir / "eval").rename(workdir / "elsewhere"),

@@ -144,7 +144,7 @@ def test_recipes_of_others_say_whose_figures_they_name(name):
 def test_a_margin_that_cosines_cannot_have_is_refused():
     config = default_config()
     config.loss.function = "circle"
-    with pytest.raises(UserError, match=r"config\.loss\.margin=1\.0 is no margin of cosines"):
+    with pytest.raises(UserError, match=r"config\.loss\.margin=1\.0 is not a margin of cosines"):
         validate(config)
     config.loss.margin = 0.99
     validate(config)
@@ -173,7 +173,7 @@ def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
         ({"model.embedding_dim": 0}, "embedding_dim=0 needs --config.model.neck=bnneck"),
         ({"model.embedding_dim": -1, "model.neck": "bnneck"}, "embedding_dim=-1 must be 0 or more"),
         ({"schedule": "linear"}, "config.schedule='linear' is not one of piecewise, cosine: cho"),
-        ({"warmup_epochs": 300}, "config.warmup_epochs=300 leaves nothing of config.num_epochs=3"),
+        ({"warmup_epochs": 300}, "config.warmup_epochs=300 is not less than config.num_epochs=3"),
         ({"warmup_epochs": -1}, "config.warmup_epochs=-1 must be 0 or more"),
         (
             {"learning_rate": 0.0},

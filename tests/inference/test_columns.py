@@ -89,7 +89,7 @@ def test_files_of_others_may_hold_other_arrays(tmp_path):
         ({"camera": np.zeros((4, 1))}, r"camera has the shape \(4, 1\)"),
         ({"camera": [None] * 4}, "camera has .* the type object"),
         ({"camera": [1j] * 4}, "camera has .* the type complex128"),
-        ({"camera": [b"\xff"] * 4}, "camera holds bytes that are no UTF-8"),
+        ({"camera": [b"\xff"] * 4}, "camera holds bytes that are not UTF-8"),
     ],
 )
 def test_other_columns_are_not_written(tmp_path, columns, message):

@@ -232,8 +232,8 @@ HOSTILE = {
     "version": (features(b"\x93NUMPY\x09\x00" + ROWS), "is damaged"),
     "lzma": (features(npy(), method=zipfile.ZIP_LZMA), "in another way"),
     "many members": (b"PK\5\6" + struct.pack("<4H2LH", 0, 0, 9, 9, 2**30, 0, 0), "list of arrays"),
-    "no archive": (b"PK", "is no .npz"),
-    "empty": (b"", "is no .npz"),
+    "no archive": (b"PK", "is not an .npz"),
+    "empty": (b"", "is not an .npz"),
     "nothing": (npy() + b"PK\5\6" + bytes(18), "holds nothing"),
     "paths of numbers": (savez(np.savez, paths=np.arange(40)), "holds paths of shape"),
     "paths in rows": (savez(np.savez, paths=np.array([PATHS])), "holds paths of shape"),
@@ -258,7 +258,7 @@ def test_strings_that_are_no_characters(tmp_path):
     with zipfile.ZipFile(tmp_path / "F.npz", "w") as archive:
         archive.writestr("features.npy", npy())
         archive.writestr("paths.npy", paths)
-    assert "are no characters" in survives(read, tmp_path / "F.npz")
+    assert "are not characters" in survives(read, tmp_path / "F.npz")
 
 
 def test_compressed_arrays_may_be_small(tmp_path, monkeypatch):
@@ -331,7 +331,7 @@ def test_other_files_have_no_sums_and_their_one_checksum_is_compared(tmp_path, m
     assert is_same(read(path))
     content[content.index(FEATURES.tobytes()) + 999] ^= 4
     path.write_bytes(content)
-    with pytest.raises(UserError, match="its features do not have their checksum"):
+    with pytest.raises(UserError, match="its features do not match their checksum"):
         open_features(path)
 
 

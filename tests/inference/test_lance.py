@@ -222,7 +222,7 @@ def test_a_killed_load_is_not_seen_and_goes_on(is_first, last, target, tmp_path)
     if is_done:
         assert len(open_lance(target).features) == (20 if is_first else 40)
     elif is_first:
-        with pytest.raises(UserError, match=r"not loaded to its end|no gallery that LanceDB"):
+        with pytest.raises(UserError, match=r"is not fully loaded|no gallery that LanceDB"):
             open_lance(target)
     else:
         found = paths_found(open_lance(target), gallery(1).features, 99)[0]
@@ -297,7 +297,7 @@ def test_the_mode(target, tmp_path, capsys):
     for arguments, message in (
         ({"to": str(tmp_path), "gallery": tmp_path / "F.npz"}, "--to=.* names no database"),
         ({"to": target}, "needs --gallery, or --delete"),
-        ({"to": target, "gallery": tmp_path}, "is no file of features"),
+        ({"to": target, "gallery": tmp_path}, "is not a file of features"),
         ({"to": f"lancedb:{tmp_path}/x", "delete": "camera = 1"}, "holds no gallery"),
     ):
         with pytest.raises(UserError, match=message):

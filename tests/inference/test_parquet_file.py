@@ -309,7 +309,7 @@ def test_a_failure_leaves_the_old_file(written):
 
 def test_names_that_a_parquet_cannot_keep(tmp_path):
     path = tmp_path / "F.parquet"
-    with pytest.raises(UserError, match="is no UTF-8"):
+    with pytest.raises(UserError, match="is not UTF-8"):
         write_features(path, [FEATURES[:1]], shape=(1, DIM), paths=["a\udcff.jpg"])
     with pytest.raises(UserError, match="cannot be named path"):
         write_parquet(

@@ -87,7 +87,7 @@ def test_a_warning_says_what_a_file_does_not(weights, capsys):
     batnet_jax.load(weights)
     said = capsys.readouterr().err
     assert said.startswith(f"warning: '{weights}', Torchreid osnet, does not say which images")
-    assert "images of 256 x 128 and ImageNet's mean and deviation are taken" in said
+    assert "images of 256 x 128 and ImageNet's mean and deviation are assumed" in said
     assert (said.count("\n"), "no head" in said) == (1, False)
 
 

@@ -27,7 +27,7 @@ FORMS = [  # stride, padding, window
 
 
 def slow_size(size):
-    """Leave a size to the slow tests: each is compiled anew."""
+    """Leave a size to the slow tests: each is compiled separately."""
     return pytest.param(size, marks=pytest.mark.slow)
 
 

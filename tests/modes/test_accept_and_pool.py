@@ -82,7 +82,10 @@ def test_hits_below_the_score_are_left_out(world, capsys):
     (one,) = run(world, query=query, accept="1")["results"]
     assert (one["accepted"], one["hits"], one["best"]) == (0, [], best)
     row = capsys.readouterr().out.splitlines()[1]
-    assert row == f"    -  nobody is like this: the best scores {best:.4f}, and 1.0000 is needed"
+    assert (
+        row
+        == f"    -  no image is similar enough: the best scores {best:.4f}, and 1.0000 is needed"
+    )
 
 
 @pytest.mark.parametrize("text", ["far=0.01", "FAR: 1e-2", "1%", "far=1%"])
@@ -103,12 +106,10 @@ def test_a_rate_of_single_images_is_no_rate_of_pooled_ones(world, capsys):
 
 
 def test_rates_that_are_not_known(world, capsys):
-    with pytest.raises(
-        UserError, match=r"0\.02 was not measured; the nearest that were: 0\.01 and"
-    ):
+    with pytest.raises(UserError, match=r"0\.02 was not measured \(nearest: 0\.01 and"):
         run(world, accept="2%")
     for text, near in (("far=0.5", "0.1"), ("far=1e-9", "0.001"), ("far=0.05", "0.01 and 0.1")):
-        wanted = re.escape(f"were: {near}; give one of 0.001, 0.01, 0.1, or a score") + "$"
+        wanted = re.escape(f"(nearest: {near}): give one of 0.001, 0.01, 0.1, or a score") + "$"
         with pytest.raises(UserError, match=wanted):
             run(world, accept=text)
     assert run(world, accept="far=0.001")["accept"] == 0.95
@@ -179,11 +180,11 @@ def test_the_forms():
         "far=0": "a rate is between 0 and 1",
         "100%": "a rate is between 0 and 1",
         "far=nan": "a rate is between 0 and 1",
-        "high": "is no number",
-        "": "is no number",
-        "far=": "is no number",
+        "high": "is not a number",
+        "": "is not a number",
+        "far=": "is not a number",
         "alarm=0": "a rate is between 0 and 1",
-        "alarm=": "is no number",
+        "alarm=": "is not a number",
     }.items():
         with pytest.raises(UserError) as raised:
             parse_accept(text)

@@ -79,7 +79,7 @@ def test_runs_that_are_left_out_are_named(folder, tmp_path, capsys):
     assert status == 0
     wanted = [
         f"left out: '{broken}/eval/step_{STEP}.json' is damaged: evaluate the step again",
-        f"left out: '{folder}/nothing' is no folder: name the workdir of a run",
+        f"left out: '{folder}/nothing' is not a folder: name the workdir of a run",
         f"left out: '{curves}/metrics.jsonl': 1 damaged line is left out",
     ]
     assert stderr.splitlines() == wanted

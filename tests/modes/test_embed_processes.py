@@ -39,7 +39,7 @@ def begin(base, folder, *arguments, processes=1, each=None):
 
 
 def wait_for_shards(folder, number, process):
-    """Wait until some shards are there; return their times, by name."""
+    """Wait until some shards exist; return their times, by name."""
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if folder.exists() and len(shards.on_disk(folder)) >= number:

@@ -282,7 +282,7 @@ def test_identities_of_a_folder(world, monkeypatch):
         ("who,cam\na,b\n", "has no column `path`, but who, cam"),
         ("path,person\nphotos/none.png,a\n", "row 2: 'photos/none.png' is missing"),
         ("path,person\n,a\n", "row 2 has no path"),
-        ("path,x0,y0,x1\nphotos/0.png,1,2,3\n", "are no whole box"),
+        ("path,x0,y0,x1\nphotos/0.png,1,2,3\n", "are not a whole box"),
         ("path,digest\nphotos/0.png,1\n", "has a column 'digest', and so has the file"),
         ("path,a/b\nphotos/0.png,1\n", "a column cannot be named 'a/b'"),
         ("path,x0,y0,x1,y1\nphotos/0.png,100,100,200,200\n", "holds no pixel of the frame"),

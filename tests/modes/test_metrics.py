@@ -200,7 +200,7 @@ def test_mistakes(case, tmp_path):
         (
             tmp_path / "none.pkl",
             good,
-        ): "is no file of features: give .npz, .parquet, .mat",
+        ): "is not a file of features: give .npz, .parquet, .mat",
         (tmp_path / "text.npz", good): "cannot be read",
         (tmp_path / "text.mat", good): "cannot be read",
         (tmp_path / "embedded.npz", good): "embedded.csv'",

@@ -67,7 +67,7 @@ def test_what_a_run_needs_and_costs(compiler, capsys, tmp_path, monkeypatch):
     said = " ".join(capsys.readouterr().out.split())
     assert "v5litepod-4: 4 x v5e, hosts: 1" in said
     assert "64 images, 16 a chip, float32; 2 GB of a chip's 17.2 GB, fits" in said
-    assert "10 to 60 ms a step, reckoned and not measured" in said
+    assert "10 to 60 ms a step, estimated, not measured" in said
     # 1,000 images are 15 steps of 64; 3,600 steps of 10 to 60 ms are 0.01 to 0.06 hours of 4 chips.
     assert "3,600 steps: 0.01 to 0.06 hours" in said
     assert "0.1 to 0.6, at 2.5 a chip and hour" in said

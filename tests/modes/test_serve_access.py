@@ -246,8 +246,8 @@ def test_the_score_to_accept_is_looked_up(searcher, tmp_path, monkeypatch):
     for text in (None, "0.6", "far=0.05", "alarm=1%"):
         serve.run(config(), run, **more, accept=text)
     assert given == [None, 0.6, 0.5, 0.1]
-    with pytest.raises(UserError, match=r"the nearest that were: 0\.01 and 0\.05; give one"):
+    with pytest.raises(UserError, match=r"\(nearest: 0\.01 and 0\.05\): give one"):
         serve.run(config(), run, **more, accept="2%")
     monkeypatch.setattr(serve, "Searcher", None)
-    with pytest.raises(UserError, match="--accept=much is no number"):
+    with pytest.raises(UserError, match="--accept=much is not a number"):
         serve.run(config(), run, **more, accept="much")

@@ -91,7 +91,7 @@ def test_a_damaged_block_is_noticed(client, gallery, capsys):
         assert answer.status_code == 200
     else:
         assert answer.status_code == 503
-        assert "do not have their checksum: embed the images again" in capsys.readouterr().err
+        assert "do not match their checksum: embed the images again" in capsys.readouterr().err
 
 
 def test_a_filter_of_columns(client, gallery, tmp_path):

@@ -115,7 +115,9 @@ def test_damaged_counts_are_refused(case, tmp_path, always, kind):
     path = tmp_path / "counts.npz"
     end_after(case, path, 300)
     damage(path, kind)
-    with pytest.raises(UserError, match=r"counts\.npz' cannot be read .*: delete it to start anew"):
+    with pytest.raises(
+        UserError, match=r"counts\.npz' cannot be read .*: delete it to start again"
+    ):
         evaluate(**case, **OPTIONS, resume=path)
 
 

@@ -128,7 +128,7 @@ def test_another_file_is_never_replaced(server, tmp_path):
     (tmp_path / "w.pth").write_bytes(BODY[:100])
     (tmp_path / "folder.pth").mkdir()
     for name in ("w.pth", "folder.pth"):
-        with pytest.raises(UserError, match="is there, and is not the file of"):
+        with pytest.raises(UserError, match="already exists, and is not the file of"):
             fetch(address(server, "whole"), tmp_path / name)
     assert (tmp_path / "w.pth").read_bytes() == BODY[:100]
     assert server.asked == []

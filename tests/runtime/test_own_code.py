@@ -68,9 +68,15 @@ def test_what_a_path_names(modules):
         ("nowhere.deep:X", "there is no module nowhere: "),
         ("package.missing:X", "there is no module package.missing: "),
         ("fine.inner:X", "there is no module fine.inner: "),
-        ("broken:f", r"broken cannot be imported \(SyntaxError: .*line 1.*\): mend it$"),
-        ("raising:X", r"raising cannot be imported \(ZeroDivisionError: .*, raising.py:2\): mend"),
-        ("leaving:X", r"leaving cannot be imported \(SystemExit: bye bye, leaving.py:1\): mend"),
+        ("broken:f", r"broken cannot be imported \(SyntaxError: .*line 1.*\): fix it$"),
+        (
+            "raising:X",
+            r"raising cannot be imported \(ZeroDivisionError: .*, raising.py:2\): fix it",
+        ),
+        (
+            "leaving:X",
+            r"leaving cannot be imported \(SystemExit: bye bye, leaving.py:1\): fix it",
+        ),
         ("lacking:X", r"\(ModuleNotFoundError: No module named 'no_such_dependency', lacking.py:1"),
         ("package.needs:X", r"\(ImportError: cannot import name 'nothing_there'"),
         ("refusing:X", "refusing has no 'X': correct the name"),
@@ -126,7 +132,7 @@ def test_who_is_trusted(monkeypatch, path, trust, allowed):
 
 @pytest.mark.parametrize("trust", [True, 3, [3], None])
 def test_trust_is_given_by_name(trust):
-    with pytest.raises(UserError, match="is no name of a package"):
+    with pytest.raises(UserError, match="is not the name of a package"):
         own_code.as_trusted(trust)
 
 

@@ -46,7 +46,7 @@ def rank_seeds(**options):
     return results
 
 
-# (queries, gallery, junk in it, dimensions, block): few shapes, because each is compiled anew.
+# (queries, gallery, junk in it, dimensions, block): few shapes, because each has to be compiled.
 # Galleries are smaller and larger than the largest CMC rank (20). Blocks divide the queries, do not
 # divide them, exceed them, or have one query.
 SHAPES = [(7, 12, 0, 4, 3), (6, 23, 4, 4, 6), (10, 40, 5, 16, 4), (5, 6, 1, 1, 8), (4, 31, 0, 4, 1)]

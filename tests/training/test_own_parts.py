@@ -85,12 +85,12 @@ def test_the_checkpoint_imports_nothing_unasked(folder):
     ):
         status, said = call_main(*words)
         assert (status, said.count("\n")) == (2, 1)
-        assert "names code of its own, model.backbone=mypkg.nets:Block" in said
+        assert "names code to import, model.backbone=mypkg.nets:Block" in said
         assert "--trust=mypkg" in said
         assert f"{VARIABLE}=mypkg" in said
-    with pytest.raises(UserError, match=r"names code of its own.*trust='mypkg'"):
+    with pytest.raises(UserError, match=r"names code to import.*trust='mypkg'"):
         batnet_jax.load(folder / "run")
-    with pytest.raises(UserError, match="names code of its own"):
+    with pytest.raises(UserError, match="names code to import"):
         batnet_jax.load(folder / "run", trust="mypkg.losses")
     assert not (folder / "no.npz").exists()
 
@@ -124,7 +124,7 @@ def test_evaluating_needs_the_trust_of_the_data_set_too(folder):
 
 def test_a_model_in_python_evaluates_if_the_data_set_is_trusted(folder):
     model = batnet_jax.load(folder / "run", trust="mypkg.nets")
-    with pytest.raises(UserError, match="'the model' names code of its own, data"):
+    with pytest.raises(UserError, match="'the model' names code to import, data"):
         model.evaluate()
     figures = model.evaluate(trust="mypkg")
     assert json.loads((folder / "run" / "eval" / "step_2.json").read_text()) == json.loads(
@@ -162,7 +162,7 @@ def test_training_in_python_takes_parts_of_ones_own(folder, tmp_path):
     }
     trained = batnet_jax.train("demo", tmp_path / "run", fields)
     assert trained.figures == json.loads((folder / "run" / "eval" / "step_2.json").read_text())
-    with pytest.raises(UserError, match="names code of its own"):
+    with pytest.raises(UserError, match="names code to import"):
         batnet_jax.load(tmp_path / "run")
 
 
@@ -182,10 +182,10 @@ def test_trust_is_for_checkpoints(folder):
         ("model.neck", "mypkg.nets:NUMBER", "'mypkg.nets:NUMBER' is of the type int: name a func"),
         ("model.kernel", "mypkg.losses:classify", "cannot be called with (x): missing a required"),
         ("loss.function", "mypkg.nets:signed_square", "cannot be called with (outputs, labels, m"),
-        ("data.dataset", "mypkg.nets:Block", "is no subclass of batnet_jax.data.ReIDBuilder"),
+        ("data.dataset", "mypkg.nets:Block", "is not a subclass of batnet_jax.data.ReIDBuilder"),
         ("data.dataset", "marekt:v1", "no module marekt: install its package, or add the folder"),
         ("data.train", "('market1501','mypkg.images:Plane',)", "did you mean Planes?"),
-        ("data.dataset", "mypkg.images:Planes:v2", "'v2' is no variant of planes: it has none"),
+        ("data.dataset", "mypkg.images:Planes:v2", "'v2' is not a variant of planes: it has none"),
         ("eval.datasets", "('mypkg.images',)", "is unknown: choose pedestrians, market1501"),
     ],
 )
@@ -216,7 +216,7 @@ def test_a_strangers_code_does_not_run(tmp_path, monkeypatch, field):
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.chdir(tmp_path)
     for trust in ((), "mypkg", "bom", "bomb.more"):
-        with pytest.raises(UserError, match="names code of its own"):
+        with pytest.raises(UserError, match="names code to import"):
             batnet_jax.load(run, trust=trust)
     for words in (["embed", run, tmp_path, "F.npz"], ["search", run, tmp_path, tmp_path],
                   ["export", run, "F.stablehlo"], ["report", run], ["eval", run],
@@ -224,7 +224,7 @@ def test_a_strangers_code_does_not_run(tmp_path, monkeypatch, field):
         status, said = call_main(*words)
         assert (status, said.count("\n")) == (2, 1), said
         assert f"{field}=bomb:Net" in said
-    with pytest.raises(UserError, match="names code of its own"):
+    with pytest.raises(UserError, match="names code to import"):
         open_source(small_config(tmp_path), run)
     assert "bomb" not in sys.modules
     assert not (tmp_path / "gone off").exists()

@@ -225,7 +225,7 @@ def test_load_says_what_is_taken(state, tmp_path, capsys):
     model = batnet_jax.load(path, image_size=SIZE)
     said = capsys.readouterr().err
     assert "CLIP image tower, does not say" in said
-    assert "CLIP's mean and deviation are taken" in said
+    assert "CLIP's mean and deviation are assumed" in said
     assert "it has no head" not in said
     images = [np.zeros((64, 32, 3), np.uint8)]
     assert model.embed(images, progress=False).shape == (1, PROJECTED)
@@ -289,7 +289,7 @@ def dropped(state, *names):
         (lambda s: s | {"visual.class_embedding": np.ones((), "f4")}, "different widths"),
         (lambda s: s | {"visual.class_embedding": np.ones(7, "f4")}, "different widths"),
         (lambda s: s | {"visual.conv1.weight": np.ones((), "f4")}, "patches of 1 x 1 pixels"),
-        (lambda s: s | {"visual.positional_embedding": np.ones((12, 48), "f4")}, "are no grid"),
+        (lambda s: s | {"visual.positional_embedding": np.ones((12, 48), "f4")}, "are not a grid"),
         (lambda s: s | {"visual.conv1.weight": np.ones((48, 3, 32, 32), "f4")}, "32 x 32 pixels"),
         (
             lambda s: s | {"visual.transformer.resblocks.12.ln_1.bias": np.ones(48, "f4")},

@@ -101,14 +101,14 @@ def test_the_state_of_another_step(workdir, older):
     if older is not None:
         make_older(workdir, 3, with_sums=older)
     take_state(workdir, 3, folder(workdir, 2))
-    message = "holds the state of step 2" if older is False else "does not have its checksum"
+    message = "holds the state of step 2" if older is False else "does not match its checksum"
     with pytest.raises(UserError, match=message):
         read(workdir, 3)
 
 
 def test_the_state_of_another_run(workdir, saved):
     take_state(workdir, 3, folder(saved[1], 3))
-    with pytest.raises(DamagedError, match="does not have its checksum"):
+    with pytest.raises(DamagedError, match="does not match its checksum"):
         read(workdir, 3)
 
 

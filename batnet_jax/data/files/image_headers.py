@@ -170,7 +170,7 @@ def _tiff_sizes(encoded: bytes) -> list[tuple[int, int]]:
     for tag, value in _tiff_entries(encoded):
         if tag in TIFF_SIZES:
             if value is None:
-                raise ValueError("is no size")
+                raise ValueError("is not a size")
             found[TIFF_SIZES[tag]] = max(found[TIFF_SIZES[tag]], value)
     return [(found["width"], found["height"]), (found["tile width"], found["tile height"])]
 

@@ -67,7 +67,7 @@ def _parse_csv(content: bytes, path: Path) -> Table:
     try:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=mark))
     except csv.Error as error:
-        raise UserError(f"'{path}' is no table ({one_line(error)}): mend it") from error
+        raise UserError(f"'{path}' is not a table ({one_line(error)}): correct it") from error
     numbered = [(number, row) for number, row in enumerate(rows, 1) if any(map(str.strip, row))]
     if not numbered:
         return Table({}, 2)

@@ -193,7 +193,7 @@ def open_tree(path: str | os.PathLike) -> FileTree:
     if is_folder(path):
         return _Directory(path)
     if not is_archive(path):
-        raise UserError(f"'{path}' is no directory, .zip or .tar: give one that exists")
+        raise UserError(f"'{path}' is not a folder, .zip or .tar: give one that exists")
     try:
         files = _zip_files(path) if path.suffix.lower() == ".zip" else _tar_files(path)
     except Exception as error:  # a damaged archive raises many types
@@ -202,7 +202,7 @@ def open_tree(path: str | os.PathLike) -> FileTree:
         ) from error
     if any(len(name) > MAX_NAME_LENGTH for name in files):
         raise UserError(
-            f"'{path}' holds a name of more than {MAX_NAME_LENGTH:,} characters: pack it anew"
+            f"'{path}' holds a name of more than {MAX_NAME_LENGTH:,} characters: pack it again"
         )
     # Names never become paths on the disk, so a name like '../x' is harmless.
     files = {posixpath.normpath(name).lstrip("/"): content for name, content in files.items()}

@@ -65,7 +65,7 @@ def open_cache(
             return DiskCache(disk_cache, n, image_size, alpha)
         except OSError as error:
             why = f"no cache in '{disk_cache}' ({error.strerror})"
-            print(printable(f"{why}: images are decoded anew each time"), file=sys.stderr)
+            print(printable(f"{why}: images are decoded again each time"), file=sys.stderr)
     return NoCache()
 
 
@@ -167,7 +167,7 @@ class DiskCache:
             self._writable = False
             line = (
                 f"cannot write to '{self._path}' ({error.strerror}): "
-                "images that are not in it are decoded anew each time"
+                "images that are not in it are decoded again each time"
             )
             print(printable(line), file=sys.stderr)
 

@@ -70,7 +70,7 @@ class Cuhk03(ReIDBuilder):
         if variant and variant not in [config.name for config in cls.BUILDER_CONFIGS]:
             classic = [f"{boxes}-classic-1..{CLASSIC_SPLITS}" for boxes in BOXES]
             allowed = ", ".join([*BOXES, *classic])
-            message = f"{variant!r} is no variant of {cls.name}: choose one of {allowed}"
+            message = f"{variant!r} is not a variant of {cls.name}: choose one of {allowed}"
             raise ArgumentError("variant", message)
         return super().choose_config(variant, manual_dir, reading)
 

@@ -87,7 +87,7 @@ class Release:
         """Return the references in a cell array, in its shape."""
         kind = isinstance(dataset, h5py.Dataset) and h5py.check_ref_dtype(dataset.dtype)
         if kind is not h5py.Reference:
-            raise UserError(f"'{self.location}': '{place}' is no cell array: restore the file")
+            raise UserError(f"'{self.location}': '{place}' is not a cell array: restore the file")
         return self.read(dataset, place)
 
     def read(self, dataset: h5py.Dataset, place: str) -> np.ndarray:
@@ -130,8 +130,8 @@ class Release:
             rows = self.read(sets[number - 1], "testsets").T
             if rows.ndim != 2 or rows.shape[1] != 2 or not len(rows) or (rows != rows // 1).any():
                 raise UserError(
-                    f"'{self.location}': test set {number} is no list of (pair, person): restore "
-                    "the file"
+                    f"'{self.location}': test set {number} is not a list of (pair, person): "
+                    "restore the file"
                 )
             return {(int(pair) - 1, int(person) - 1) for pair, person in rows}
 
@@ -184,7 +184,7 @@ class MatImages(FileTree):
                 or array.dtype != np.uint8
                 or not 0 < min(array.shape) <= max(array.shape) <= MAX_SIDE
             ):
-                raise UserError(f"'{self.location}/{name}' is no colour image: restore the file")
+                raise UserError(f"'{self.location}/{name}' is not a colour image: restore the file")
             pixels = self._release.read(array, name).transpose(2, 1, 0)
         encoded = cv2.imencode(".png", np.ascontiguousarray(pixels[..., ::-1]), PNG_OPTIONS)[1]
         return encoded.tobytes()
@@ -246,7 +246,7 @@ def _load(content: bytes, location: str) -> dict[str, np.ndarray | list[str]]:
 def _names(names: np.ndarray | list[str], location: str) -> list[str]:
     """Return the filenames; refuse a variable that is not a list of different strings."""
     if not isinstance(names, list) or not names:
-        raise UserError(f"'{location}': 'filelist' is no list of file names: restore the file")
+        raise UserError(f"'{location}': 'filelist' is not a list of file names: restore the file")
     twice = min((name for name, times in Counter(names).items() if times > 1), default=None)
     if twice is not None:
         raise UserError(f"'{location}' lists {twice!r} twice: restore it")

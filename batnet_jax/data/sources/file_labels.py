@@ -54,7 +54,8 @@ def compile_pattern(text: str) -> re.Pattern[str] | None:
         pattern = re.compile(text)
     except (re.error, OverflowError, RecursionError) as error:
         raise UserError(
-            f"data.pattern={text!r} is no regular expression ({error}): give one such as {EXAMPLE}"
+            f"data.pattern={text!r} is not a regular expression ({error}): give one such as "
+            f"{EXAMPLE}"
         ) from error
     if not {"pid", "camera"} & pattern.groupindex.keys():
         raise UserError(

@@ -63,7 +63,7 @@ def parse_layout(text: str) -> Levels | None:
     if not (known and once and named and SPLIT not in levels[1:]):
         words = "; ".join(f"{word} = {meaning}" for word, meaning in WORDS.items())
         raise UserError(
-            f"data.layout={text!r} is no layout: name the levels of folders from the top, as in "
+            f"data.layout={text!r} is not a layout: name the levels of folders from the top, as in "
             f"{SPLIT}/{CAMERA}/{PERSON} ({words})"
         )
     return levels

@@ -176,7 +176,7 @@ def refuse_like_splits(tree: FileTree) -> None:
 def why_not_found(path: Path) -> str:
     """Describe what a user's folder or archive holds instead of people."""
     if not (is_folder(path) or is_archive(path)):
-        return "it is no folder, .zip or .tar: name another place"
+        return "it is not a folder, .zip or .tar: name another place"
     names = list(_some_images(path)) if is_folder(path) else open_tree(path).images()
     tops = sorted({name.split("/")[0] for name in names if "/" in name})
     flat = [name for name in names if "/" not in name]

@@ -135,7 +135,7 @@ def find_files(path: Path, rows: Sequence[Row]) -> dict[str, _File]:
         try:
             facts = os.stat(place)
             if not stat.S_ISREG(facts.st_mode):
-                raise OSError("it is no file")
+                raise OSError("it is not a file")
             files[row.path] = _File(place, facts.st_size, facts.st_mtime_ns)
         except (OSError, ValueError) as error:  # ValueError: a null byte in the name
             lost.append((row, reason(error) if isinstance(error, OSError) else str(error)))

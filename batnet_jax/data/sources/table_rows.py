@@ -174,8 +174,8 @@ def box_columns(path: Path, names: Sequence[str] | dict[str, list[str]]) -> list
     some = [name for edge in BOXES[0] + BOXES[1][2:] if (name := find_name([edge], names))]
     if some:
         raise UserError(
-            f"'{path}' has the columns {', '.join(some)}, which are no whole box: add the others "
-            f"of {','.join(BOXES[0])}, or of x_1,y_1,x_2,y_2"
+            f"'{path}' has the columns {', '.join(some)}, which are not a whole box: add the "
+            f"others of {','.join(BOXES[0])}, or of x_1,y_1,x_2,y_2"
         )
     return []
 

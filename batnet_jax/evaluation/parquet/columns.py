@@ -41,7 +41,7 @@ def read_columns(
         for name, digest in digests.items():
             digest.add(found[name])
         if facts.columns != {name: digest.text() for name, digest in digests.items()}:
-            raise ValueError("its columns do not have their checksums")
+            raise ValueError("its columns do not match their checksums")
     return found
 
 

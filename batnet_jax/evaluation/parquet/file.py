@@ -181,7 +181,7 @@ def read_texts(opened: Opened, name: str) -> TextColumn:
         )
     found = TextColumn(column.cast(pa.large_string()).chunks)
     if opened.facts is not None and digest_of(found) != opened.facts.names:
-        raise ValueError("its paths do not have their checksum")
+        raise ValueError("its paths do not match their checksum")
     return found
 
 

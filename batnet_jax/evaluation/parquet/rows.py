@@ -149,7 +149,7 @@ def read_batches(path: Path, parquet: Any, name: str, facts: Facts | None) -> It
             dim, done = rows.shape[1], done + len(rows)
             yield rows
         if facts is not None and found != facts.sums[group]:
-            raise ValueError("its features do not have their checksum")
+            raise ValueError("its features do not match their checksum")
         if dim:
             at_once = max(1, _VALUES_AT_ONCE // dim)
 

@@ -45,7 +45,7 @@ def is_sealed(file: BinaryIO) -> bool:
     file.seek(max(0, size - _TAIL.size))
     tail = file.read(_TAIL.size)
     if size < 12 or not tail.endswith(_MAGIC):
-        raise ValueError("it is no Parquet, or is cut off")
+        raise ValueError("it is not Parquet, or is cut off")
     length = _TAIL.unpack(tail)[0]
     if length > min(size - _TAIL.size, MAX_FOOTER):
         raise ValueError("its footer is damaged")
@@ -58,5 +58,5 @@ def is_sealed(file: BinaryIO) -> bool:
             raise ValueError("its footer is damaged")
         return False
     if given[len(_MARK) :] != f"{zlib.crc32(footer):08x}".encode():
-        raise ValueError("its footer does not have its checksum")
+        raise ValueError("its footer does not match its checksum")
     return True

@@ -113,8 +113,8 @@ def check_names(paths: Iterable[str], columns: Mapping[str, Any]) -> None:
             path.encode()
         except UnicodeEncodeError:
             raise UserError(
-                f"'{path}' is no UTF-8, as the texts of a .parquet are: rename the file, or write"
-                " an .npz"
+                f"'{path}' is not UTF-8, as the texts of a .parquet must be: rename the file, or "
+                "write an .npz"
             ) from None
     for name in columns:
         if name in (FEATURES, PATH):

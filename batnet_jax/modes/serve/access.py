@@ -85,8 +85,8 @@ def check_names(names: Iterable[str]) -> None:
     for name in names:
         if _number(name) is None and not _NAME.fullmatch(name):
             raise UserError(
-                f"--allow_host={name!r} is no host name: give names as search.example.org, without"
-                " http://, port, path and *, separated by commas"
+                f"--allow_host={name!r} is not a host name: give names such as search.example.org, "
+                "without http://, port, path and *, separated by commas"
             )
 
 
@@ -161,9 +161,7 @@ class Guard:
         if asked or in_header or self._is_token(_cookie_of(headers, self._cookie)):
             return None
         hint = "open the address that it printed, which ends in ?token=..."
-        return refuse(
-            401, f"this server asks for its token: {hint}", {"WWW-Authenticate": "Bearer"}
-        )
+        return refuse(401, f"this server needs its token: {hint}", {"WWW-Authenticate": "Bearer"})
 
     def _is_token(self, given: str) -> bool:
         assert self._token is not None

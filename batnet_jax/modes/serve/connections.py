@@ -40,7 +40,7 @@ BUSY = "the server is busy: try again"
 class Phase(enum.Enum):
     """The state of a connection: what it waits for."""
 
-    HEAD = "the head of a request, since the begin or since the answer before"
+    HEAD = "the head of a request, since the start or since the last answer"
     BODY = "the body of a request"
     WORK = "the server"
     ANSWER = "the client to take the answer"

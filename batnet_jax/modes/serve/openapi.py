@@ -13,7 +13,7 @@ CHANGES = {**INTEGER, "description": "How often the gallery has been replaced."}
 VERDICT = {
     "type": ["string", "null"],
     "enum": ["same", "unsure", "different", None],
-    "description": "What the thresholds say of the score; null if the run has measured none.",
+    "description": "What the thresholds say about the score; null if the run has none.",
 }
 NAME = {"type": ["string", "null"], "description": "The person, if the run knows people by name."}
 SCHEMAS: dict[str, Any] = {
@@ -32,7 +32,7 @@ SCHEMAS: dict[str, Any] = {
             "columns": {
                 "type": "object",
                 "additionalProperties": {"type": ["string", "number", "boolean", "null"]},
-                "description": "What the gallery keeps of the image, by name, if it keeps any; "
+                "description": "What the gallery keeps about the image, by name, if it does; "
                 "null for a missing number.",
             },
         },
@@ -46,8 +46,8 @@ SCHEMAS: dict[str, Any] = {
             "changes": CHANGES,
             "accepted": {
                 **INTEGER,
-                "description": "With --accept: the hits that score as it asks for, which are all "
-                "that are listed.",
+                "description": "With --accept: the number of hits that reach the threshold. Only "
+                "these are listed.",
             },
             "best": {
                 "type": ["number", "null"],

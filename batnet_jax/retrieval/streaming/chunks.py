@@ -65,7 +65,7 @@ class ChunkLoader:
     def _load(self, number: int) -> Chunk:
         items = self._plan.chunks[number]
         features, offset = self._preparer(self._source(items))
-        # Padded to a power of two, because every length is compiled anew.
+        # Padded to a power of two, because every length is compiled separately.
         columns = np.zeros(1 << len(self._matched).bit_length(), np.int32)
         columns[: len(self._matched)] = np.searchsorted(items, self._matched)
         return Chunk(*replicate((features, offset, columns, np.int32(len(items)))))

@@ -49,7 +49,7 @@ class HiddenItems:
         most = max(int(np.bincount(row).max(initial=0)) for row, _ in chosen)
         if not most:
             return scores
-        slots = 1 << (most - 1).bit_length()  # a power of two: each number is compiled anew
+        slots = 1 << (most - 1).bit_length()  # a power of two: each number is compiled separately
         columns = [_fill(row, column, self._rows, slots, self._length) for row, column in chosen]
         return count_methods.hide_columns(scores, np.stack(columns))
 

@@ -58,7 +58,7 @@ class KeptCounts:
             arrays = [found[f"array_{i}"] for i in range(len(found))]
         except Exception as error:  # damaged files raise many types
             raise UserError(
-                f"'{self._path}' cannot be read ({one_line(error)}): delete it to start anew"
+                f"'{self._path}' cannot be read ({one_line(error)}): delete it to start again"
             ) from error
         if key != self._key or not 0 < number <= num_chunks:
             raise UserError(

@@ -1,6 +1,6 @@
 """Blocks of queries with their thresholds and counts, as arrays on the devices.
 
-The arrays have few different shapes, because every new shape is compiled anew.
+The arrays have few different shapes, because every new shape is compiled separately.
 """
 
 import dataclasses
@@ -145,7 +145,7 @@ class GroupLoader:
         for device, steps in enumerate(lists):
             origins[device, : len(steps)] = steps
         longest = max(map(len, lists))
-        # A power of two, because each bound is compiled anew.
+        # A power of two, because each bound is compiled separately.
         bound = min(1 << (longest - 1).bit_length(), len(all_steps)) if shape.bounded else None
         return Steps(origins, np.array([len(steps) for steps in lists], np.int32), bound)
 

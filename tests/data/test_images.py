@@ -41,7 +41,7 @@
 | archive within an archive | error: the data set is not found |
 | a missing folder or list | error naming it |
 | sizes other than the published ones | warning with both numbers |
-| killed while preparing | the next run starts anew |
+| killed while preparing | the next run starts again |
 """
 
 import cv2

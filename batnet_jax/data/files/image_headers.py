@@ -137,7 +137,7 @@ def _sizes(encoded: bytes) -> list[tuple[int, int]]:
     if encoded.startswith(TIFFS):
         _refuse_long_samples(encoded)
         return _tiff_sizes(encoded)
-    raise ValueError(f"is no {FORMATS}")
+    raise ValueError(f"is not {FORMATS}")
 
 
 def _jpeg_size(encoded: bytes) -> tuple[int, int]:

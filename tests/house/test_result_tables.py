@@ -7,7 +7,7 @@ import pytest
 from support import needs
 from support.paths import ROOT
 
-NONE = "No figures stand here yet"
+NONE = "No figures were measured here"
 TABLES = {"boxes": "trackers.md", "deployed": "export.md"}
 
 

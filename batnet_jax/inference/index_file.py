@@ -2,7 +2,7 @@
 
 faiss trusts the sizes that a file declares, and a damaged file may take all memory. A flat index is
 a header and the vectors, so this package reads and writes it without faiss. faiss itself reads an
-approximate index, and only one that this package wrote and that has its checksum.
+approximate index, and only one that this package wrote and that matches its checksum.
 `index_end` describes what follows an index in its file. Older versions wrote `batnet_jax crc32`, 8
 digits and the fingerprint behind a flat index, or only the fingerprint.
 """

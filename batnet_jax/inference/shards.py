@@ -201,7 +201,7 @@ def _crc(content: dict[str, Any]) -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Read JSON that has its checksum.
+    """Read JSON, and compare it with its own checksum.
 
     Raises: UserError if the file cannot be read, is damaged, or of a later version.
     """

@@ -72,7 +72,7 @@ def _dot(a, b, axes, dtype):
 
 @jax.custom_vjp
 def quadratic_forms(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Return bilinear(x) @ kernel, computed a block of pairs at a time, as is its gradient.
+    """Return bilinear(x) @ kernel; compute it and its gradient a block of pairs at a time.
 
     Sums are in float32 at least. Only the first reverse-mode derivative is defined.
 
@@ -148,7 +148,7 @@ def pair_means(x: jax.Array) -> jax.Array:
 
 
 class SecondOrderConv(nn.Module):
-    """`layers.Conv` of bilinear(x), given x: the same parameters, the same values.
+    """The convolution `layers.Conv` of bilinear(x), computed from x, with the same parameters.
 
     Attributes: as in `nn.Conv`.
     """

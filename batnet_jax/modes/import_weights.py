@@ -13,7 +13,8 @@ from batnet_jax.runtime.atomic_write import write_atomically
 from batnet_jax.runtime.paths import exists, is_file, is_folder
 from batnet_jax.step.train_step import init_state, make_recipe
 from batnet_jax.validation import as_flags
-from batnet_jax.weights.convert import Source, fill
+from batnet_jax.weights.convert import Source
+from batnet_jax.weights.fill import fill
 from batnet_jax.weights.init_from import IMPORTED
 from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.names import BATNET

@@ -204,7 +204,7 @@ def _seed_cells(own: Mapping[str, Any]) -> list[str]:
 
 
 def spread(own: Mapping[str, Any]) -> str:
-    """Format a mean and a standard deviation in per cent; without the latter for one value."""
+    """Format a mean and a standard deviation in per cent; of one value only the mean."""
     return percent(own["mean"]) + ("" if own["std"] is None else f" ± {percent(own['std'])}")
 
 

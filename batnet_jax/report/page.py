@@ -89,7 +89,7 @@ def write_page(
 
 
 def read_parts(names: Sequence[str]) -> str:
-    """Return some files of this package's style or script as one."""
+    """Join some of this package's files of CSS or JavaScript."""
     return "\n".join(_FOLDER.joinpath(name).read_text("utf-8") for name in names)
 
 

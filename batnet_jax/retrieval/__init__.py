@@ -27,7 +27,7 @@ Modules, in the order of the data:
 
 Functions named `..._sets` take an `ImageSet` of queries and one of gallery images. The functions
 without this ending (`evaluate`, `evaluate_reranked`, `single_shot_cmc`, `verify`, `identify`) take
-a user's six arrays, check them and call the former.
+a user's six arrays, check them and call the function with `_sets`.
 """
 
 from batnet_jax.retrieval.camera_pairs import camera_pairs

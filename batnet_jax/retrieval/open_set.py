@@ -49,7 +49,7 @@ def identify(
     block: int | None = None,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure how well a threshold tells known people from unknown ones, and identifies the former.
+    """Measure how well a threshold separates known from unknown people, and identifies known ones.
 
     Args:
       query_features: [q, d]; this and the other arrays as in `evaluate`.
@@ -66,7 +66,7 @@ def identify(
         leaves nothing out.
       unmated: which queries have no mates. "given": those whose identity is not in the gallery.
         "removed": every query that has mates, searched once more among the images of other people.
-        "auto": the former if there are any, else the latter.
+        "auto": "given" if the gallery lacks the identity of some query, else "removed".
       false_alarm_rates: the shares of queries without mates that may raise an alarm.
       ranks: the k of the rates.
       block: queries at a time; memory grows with block x g. None chooses.

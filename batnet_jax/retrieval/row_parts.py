@@ -93,7 +93,7 @@ class RowParts(RowFile):
             done += count
 
     def check_part(self, number: int) -> bool:
-        """Return whether a part has its checksum."""
+        """Return whether a part matches its checksum."""
         part, found = self._parts[number], 0
         size = part.count * self.shape[1] * 4
         block = np.empty(min(size, _CHECKED_AT_ONCE), np.uint8)

@@ -135,8 +135,8 @@ def augment(
       images: [b, h, w, 3] bytes, RGB.
       enlarge_probability: of `enlarge_and_crop`.
       erasing_probability: of `random_erasing`; 0 before its first epoch.
-      jitter: of `recolour`, which is left out if both are 0.
-      grey_probability: of `recolour`.
+      jitter: of `recolour`.
+      grey_probability: of `recolour`. If it and `jitter` are 0, colours stay unchanged.
       dtype: of the result.
     Returns: [b, h, w, 3] normalised.
     """

@@ -4,7 +4,8 @@
 * `resnet_names`, `osnet_names`, `vit_names`, `clip_names`: the tables of single families
 * `read_tensors`: tensors from .pth and .safetensors files, without running code from them
 * `sources`: the network of a file or a workdir, compared with the wanted one
-* `convert`: tensors to variables and back
+* `convert`: the tensors of a source, converted to variables and back
+* `fill`: the variables of a network, filled from a source
 * `load_report`: the report of each tensor's fate
 * `init_from`: the variables that training starts from
 * `given`: a file of weights as a trained model

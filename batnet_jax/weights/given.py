@@ -17,7 +17,8 @@ from batnet_jax.models.build import make_model
 from batnet_jax.models.init_variables import draw_variables
 from batnet_jax.models.preprocess import IMAGENET
 from batnet_jax.validation import validate
-from batnet_jax.weights.convert import REMADE, Source, fill
+from batnet_jax.weights.convert import Source
+from batnet_jax.weights.fill import REMADE, fill
 from batnet_jax.weights.names import BATNET, CLIP, FASTREID, VIT
 from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_source
 from batnet_jax.weights.vit_names import POSITIONS

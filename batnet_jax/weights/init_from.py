@@ -6,7 +6,8 @@ from typing import Any
 
 import ml_collections
 
-from batnet_jax.weights.convert import HEAD_ATTRIBUTES, HEADS, fill, without_head
+from batnet_jax.weights.convert import HEAD_ATTRIBUTES, HEADS, without_head
+from batnet_jax.weights.fill import fill
 from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.sources import check_agrees, open_source
 

@@ -19,7 +19,8 @@ from batnet_jax.inference.restore import restore_network
 from batnet_jax.models import BATNet
 from batnet_jax.models.bi_attention import bilinear
 from batnet_jax.modes.import_weights import import_weights
-from batnet_jax.weights.convert import fill, flatten, from_torch, to_torch
+from batnet_jax.weights.convert import flatten, from_torch, to_torch
+from batnet_jax.weights.fill import fill
 from batnet_jax.weights.names import bilinear_order, canonical, published_name, torchvision_name
 from batnet_jax.weights.read_tensors import read_tensors
 from batnet_jax.weights.sources import open_source

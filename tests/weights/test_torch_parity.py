@@ -25,7 +25,7 @@ from batnet_jax.models.build import make_model
 from batnet_jax.models.googlenet import Block, Stem
 from batnet_jax.modes.export import write_published
 from batnet_jax.modes.import_weights import import_weights
-from batnet_jax.weights.convert import fill
+from batnet_jax.weights.fill import fill
 from batnet_jax.weights.names import bilinear_order
 from batnet_jax.weights.read_tensors import read_tensors
 from batnet_jax.weights.sources import check_agrees, open_source

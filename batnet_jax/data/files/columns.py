@@ -1,4 +1,4 @@
-"""The usual names of features and of columns of labels, and the texts of a missing value."""
+"""The usual names of columns of features and labels, and the texts that stand for no value."""
 
 import re
 from collections.abc import Iterable, Sequence

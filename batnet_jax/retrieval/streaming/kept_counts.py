@@ -42,7 +42,7 @@ class KeptCounts:
         self._last = time.monotonic()
 
     def read(self, num_chunks: int) -> tuple[int, list[np.ndarray]]:
-        """Return the number of chunks that were counted, and the arrays; 0 without a file.
+        """Return the number of chunks that were counted, and the counts; 0 without a file.
 
         Args:
           num_chunks: of the whole gallery.

@@ -27,8 +27,8 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.data import Split
+from batnet_jax.data.dataset import concatenate
 from batnet_jax.data.pedestrians.draw import LAYERS
-from batnet_jax.data.prepared import concatenate
 from batnet_jax.data.run_data import RetrievalTest, open_tests
 from batnet_jax.data.sources.pedestrians import is_drawn
 from batnet_jax.errors import UserError

@@ -6,7 +6,8 @@
 | `sources/` | finds the images and labels of each public data set, and of a user's own |
 | `pedestrians/` | draws the images of the embedded data set |
 | `builder`, `checks` | write a prepared data set; check images, counts and copies |
-| `prepared` | opens a prepared data set: `Dataset`, `Split` |
+| `dataset` | an open data set: `Dataset`, `Split` |
+| `prepared` | prepares a data set, or opens a prepared one |
 | `splits` | divides identities into training and test, images into query and gallery |
 | `matches` | refuses a test in which no query can have a match |
 | `run_data` | opens all data sets of a run by the names in the config |
@@ -18,9 +19,10 @@ import re
 from pathlib import Path
 
 from batnet_jax.data.builder import Photo, Reading, ReIDBuilder, SplitSource
+from batnet_jax.data.dataset import Dataset, Split
 from batnet_jax.data.files.read_table import is_table
 from batnet_jax.data.files.safe_open import check_local
-from batnet_jax.data.prepared import Dataset, Split, look, make_builder, open_prepared
+from batnet_jax.data.prepared import look, make_builder, open_prepared
 from batnet_jax.data.sources.cuhk03 import Cuhk03
 from batnet_jax.data.sources.file_labels import compile_pattern
 from batnet_jax.data.sources.folder import Folder

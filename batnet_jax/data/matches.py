@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from batnet_jax.data.prepared import Split
+from batnet_jax.data.dataset import Split
 from batnet_jax.data.sources.spelling import show_names, similar_names
 from batnet_jax.errors import UserError
 

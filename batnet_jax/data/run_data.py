@@ -10,9 +10,9 @@ import ml_collections
 import numpy as np
 
 from batnet_jax.data import Dataset, Split, load_dataset, split_name, title_of
+from batnet_jax.data.dataset import concatenate
 from batnet_jax.data.loading.loader import ImageStore
 from batnet_jax.data.matches import check_matches
-from batnet_jax.data.prepared import concatenate
 from batnet_jax.data.sources.folder import Folder
 from batnet_jax.data.splits import hold_out, query_and_gallery
 from batnet_jax.errors import ArgumentError, UserError

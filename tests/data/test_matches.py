@@ -5,8 +5,8 @@ import pytest
 from support.run_main import call_main
 from support.tiny_datasets import jpg, write_tree
 
+from batnet_jax.data.dataset import Split
 from batnet_jax.data.matches import check_matches
-from batnet_jax.data.prepared import Split
 from batnet_jax.errors import UserError
 
 TRAIN = ["train/cid/1_c1.jpg", "train/dan/2_c2.jpg"]

@@ -10,8 +10,8 @@ from support.tiny_datasets import write_tree
 from batnet_jax.config import default_config
 from batnet_jax.data import load_dataset
 from batnet_jax.data.checks import fitting_size, median_aspect
+from batnet_jax.data.dataset import Split, concatenate
 from batnet_jax.data.loading.loader import ImageStore
-from batnet_jax.data.prepared import Split, concatenate
 from batnet_jax.data.run_data import open_run_data
 from batnet_jax.models.part_streams import part_sampling_matrix
 from batnet_jax.modes.train import tell_shape

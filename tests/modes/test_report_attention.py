@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from batnet_jax.config import default_config
-from batnet_jax.data.prepared import Split
+from batnet_jax.data.dataset import Split
 from batnet_jax.data.run_data import RetrievalTest
 from batnet_jax.evaluation.layer_shares import LayerShares
 from batnet_jax.models import BATNet

@@ -18,7 +18,7 @@ from support.stub_training import small_disk as small_disk
 
 from batnet_jax.config import FIELDS
 from batnet_jax.data import load_dataset
-from batnet_jax.data.prepared import Split
+from batnet_jax.data.dataset import Split
 from batnet_jax.data.run_data import TRAIN_BY_LABEL
 from batnet_jax.errors import NotFiniteError, RunFailure, UserError
 from batnet_jax.evaluation import evaluate

@@ -12,7 +12,7 @@ from support.tiny_datasets import jpg, market_with, write_tree
 from support.variants import few
 
 from batnet_jax.data import load_dataset
-from batnet_jax.data.prepared import concatenate
+from batnet_jax.data.dataset import concatenate
 from batnet_jax.data.run_data import TRAIN_BY_LABEL
 from batnet_jax.errors import UserError
 from batnet_jax.training import loop as training

@@ -16,6 +16,7 @@ from PIL import Image
 
 import batnet_jax
 from batnet_jax.data.builder import Photo, ReIDBuilder, SplitSource
+from batnet_jax.data.dataset import Split
 from batnet_jax.data.pedestrians.draw import (
     SIZES,
     SPLITS,
@@ -27,7 +28,6 @@ from batnet_jax.data.pedestrians.draw import (
     read_shot,
 )
 from batnet_jax.data.pedestrians.plan import Split as SplitName
-from batnet_jax.data.prepared import Split
 
 SEED = 0
 """The seed of each size's data set. A change of the drawing must raise `VERSION` below."""

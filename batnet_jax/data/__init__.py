@@ -6,6 +6,7 @@
 | `sources/` | finds the images and labels of each public data set, and of a user's own |
 | `pedestrians/` | draws the images of the embedded data set |
 | `builder`, `checks` | write a prepared data set; check images, counts and copies |
+| `label_index` | the labels of a prepared data set, with a checksum |
 | `dataset` | an open data set: `Dataset`, `Split` |
 | `prepared` | prepares a data set, or opens a prepared one |
 | `splits` | divides identities into training and test, images into query and gallery |

@@ -4,6 +4,7 @@
 * `init_variables`: its initial values
 * `batnet`: BAT-net: blocks, Bi-attention, part streams and heads, assembled
 * `backbones`: the backbones by name: googlenet (the paper's), resnet, osnet and vit
+* `own_modules`: backbones and heads of the user's own
 * `token_map`: a map with tokens beside it
 * `bi_attention`: the Bi-attention block; second_order computes Bi(x) piece by piece
 * `part_streams`: the part feature extractor

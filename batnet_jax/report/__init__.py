@@ -6,4 +6,5 @@ layers: the picture of drawn images' layers, and the table of the shares on them
 charts, thumbnails: inline SVG and inline images.
 summary, cards, hardest, sections (curves), feature_map, sheet, attention_section, training_section,
 settings: the sections of the page.
+comparison: the sections of the page that compares runs.
 """

@@ -7,6 +7,8 @@ Modules, in the order of the data:
     label_pairs          names of identities and cameras -> numbers
     checks, image_set    a user's arrays -> `ImageSet` and `Labels`, checked once
     mapped_rows          rows of features in memory or in a mapped file
+    row_file, row_parts  rows of features in files larger than memory
+    chosen_rows          some rows of features, or several features as one
     multi_query          queries of several images -> pooled queries; tracks -> pooled features
     expansion            queries -> queries averaged with their first results
     matches              labels -> the relevant and removed gallery items of each query

@@ -78,6 +78,18 @@ def test_the_picture_shows_the_same_order():
     assert [", ".join(names) for names in rows.values()] == list(ORDER)
 
 
+@pytest.mark.parametrize(
+    "path", sorted(PACKAGE.glob("*/**/__init__.py")), ids=lambda path: path.parent.name
+)
+def test_a_package_names_its_modules(path):
+    said = ast.get_docstring(ast.parse(path.read_text()))
+    words = set(re.findall(r"\w+", said or ""))
+    modules = {p.stem for p in path.parent.glob("*.py")} - {"__init__"}
+    modules |= {p.parent.name for p in path.parent.glob("*/__init__.py")}
+    prefixes = tuple(re.findall(r"(\w+_)\*", said or ""))
+    assert {name for name in modules - words if not name.startswith(prefixes)} == set()
+
+
 def test_no_module_is_called_utils():
     assert [path for path in FILES if path.stem in ("utils", "util", "helpers", "misc")] == []
 

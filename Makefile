@@ -40,15 +40,15 @@ newest:  ## some tests with the newest versions that pyproject.toml allows, in .
 	  pytest hypothesis autograd setuptools
 	$(VENV)-newest/bin/python -m pytest -p no:cacheprovider $(SMOKE) $(ARGS)
 
-torch: $(VENV)/.torch  ## install PyTorch: it reads .pth, and more tests compare with it
+torch: $(VENV)/.torch  ## install PyTorch, which reads .pth files; more tests compare with it
 
-onnx: $(VENV)/.onnx  ## install what writes and runs .onnx files
+onnx: $(VENV)/.onnx  ## install the packages that write and run .onnx files
 
-openvino: $(VENV)/.openvino  ## install what runs .onnx files in OpenVINO, in int8 too
+openvino: $(VENV)/.openvino  ## install OpenVINO, which runs .onnx files, also in int8
 
-browser: $(VENV)/.browser  ## install Playwright: tests of pages run in Chromium, if it is there
+browser: $(VENV)/.browser  ## install Playwright: tests of pages run in Chromium, if it is installed
 
-notebook: $(VENV)/.notebook  ## install what runs docs/notebooks/ (Jupyter's kernel, pandas)
+notebook: $(VENV)/.notebook  ## install the packages that run docs/notebooks/ (Jupyter's kernel, pandas)
 
 tables: $(VENV)/.tables  ## install DuckDB and Polars: tests open our .parquet in them
 
@@ -58,13 +58,13 @@ docs: $(VENV)/.docs  ## the documentation as a site, in site/
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
 	@echo "in site/; to read it: python3 -m http.server --directory site"
 
-bench: $(VENV)/.test  ## measure what the package costs here (COMPARE=old.json: and what changed)
+bench: $(VENV)/.test  ## measure the package on this machine (COMPARE=old.json shows what changed)
 	$(RUN) benchmarks/bench.py $(if $(COMPARE),--compare $(COMPARE)) $(ARGS)
 
 baselines: $(VENV)/.test  ## baselines on the embedded data set (ARGS=--workdir=runs/demo adds the run)
 	$(RUN) benchmarks/baselines.py --config=configs/demo.py $(ARGS)
 
-lint: $(VENV)/.dev  ## check style, types and known flaws of packages (changes nothing)
+lint: $(VENV)/.dev  ## check style, types and known vulnerabilities of packages (changes nothing)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyright --pythonpath $(RUN)
@@ -80,7 +80,7 @@ sbom: $(VENV)/.dev  ## write dist/*.cdx.json: the packages that this one runs wi
 pins: $(VENV)/.dev  ## write requirements/*.txt from constraints.txt, with hashes
 	requirements/compile.sh $(VENV)/bin/uv
 
-format: $(VENV)/.dev  ## mend style
+format: $(VENV)/.dev  ## correct the style
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 

@@ -48,7 +48,7 @@ class Resumable(Field):
 
 FIELDS: dict[str, Field] = {
     # The run
-    "seed": Field(0, "of initialisation, sampling, augmentation and dropout (ours)", least=0),
+    "seed": Field(0, "seed of initialisation, sampling, augmentation and dropout (ours)", least=0),
     "num_epochs": Resumable(300, "length of the training (paper, 4.4)", above=0),
     "steps": Resumable(0, "stop after N steps in all; 0 = after num_epochs (ours)", least=0),
     "fit": Resumable(
@@ -58,7 +58,7 @@ FIELDS: dict[str, Field] = {
         choices=("none", "batch", "all"),
     ),
     # The optimizer
-    "learning_rate": Field(5e-4, "Adam's, at the start; CUHK03: 1e-3 (paper, 4.4)", above=0),
+    "learning_rate": Field(5e-4, "learning rate at the start; CUHK03: 1e-3 (paper, 4.4)", above=0),
     "schedule": Field(
         "piecewise", "cosine ends in 0 at num_epochs (paper, 4.4)", choices=("piecewise", "cosine")
     ),
@@ -66,32 +66,30 @@ FIELDS: dict[str, Field] = {
         (150, 200, 250), "epochs, from 0, at which decay_factor multiplies the rate (paper, 4.4)"
     ),
     "decay_factor": Field(
-        0.1, "of the learning rate at each of decay_epochs (paper, 4.4)", above=0
+        0.1, "factor of the learning rate at each of decay_epochs (paper, 4.4)", above=0
     ),
     "warmup_epochs": Field(
-        0, "linear rise of the learning rate, in either schedule; 0 = none (paper)", least=0
+        0, "epochs in which the learning rate rises linearly; 0 = none (paper)", least=0
     ),
     "warmup_factor": Field(
-        0.1, "of the learning rate at the start of the warm-up (ours)", least=0, most=1
+        0.1, "factor of the learning rate at the start of the warm-up (ours)", least=0, most=1
     ),
     "beta1": Field(0.9, "Adam's (paper, 4.4)", least=0, below=1),
     "beta2": Field(0.999, "Adam's (paper, 4.4)", least=0, below=1),
     "weight_decay": Field(
         1e-4, "L2 in the gradient of all parameters (paper, 4.4; published code)", least=0
     ),
-    "clip_norm": Field(
-        0.0, "largest norm of a step's gradient, over all parameters; 0 = any (ours)", least=0
-    ),
+    "clip_norm": Field(0.0, "limit of the norm of a step's gradient; 0 = no limit (ours)", least=0),
     "ema_decay": Field(
         0.0,
-        "of a moving average of the weights, to test and embed with; 0 = none (ours)",
+        "decay of a moving average of the weights, used to test and embed; 0 = no average (ours)",
         least=0,
         below=1,
     ),
     # The images
     "data.dataset": Field("market1501", "a key of batnet_jax.data.DATASETS (ours)", own=True),
     "data.variant": Field(
-        "", "cuhk03 labeled|detected, msmt17 v1|v2, ...; '' = the first, or the one found (ours)"
+        "", "cuhk03: labeled|detected, msmt17: v1|v2, ...; '' = the first, or the one found (ours)"
     ),
     "data.train": Field(
         (),
@@ -115,7 +113,7 @@ FIELDS: dict[str, Field] = {
         before="drop",
     ),
     "data.val_identities": Field(
-        0.0, "share of the training identities held out to select on (ours)", least=0, below=1
+        0.0, "share of the training identities to hold out, to select on (ours)", least=0, below=1
     ),
     "data.own_val": Field(
         False, "hold out msmt17's own val images, which the paper trains on (ours)"
@@ -142,9 +140,12 @@ FIELDS: dict[str, Field] = {
         above=0,
     ),
     # The batch, over all devices
-    "batch.identities": Field(16, "P (published code)", above=0, most=2**16),
+    "batch.identities": Field(16, "P, identities in a batch (published code)", above=0, most=2**16),
     "batch.images_per_identity": Field(
-        4, "K; 1 would leave a triplet without a positive (published code)", least=2, most=2**16
+        4,
+        "K, images of each; 1 would leave a triplet without a positive (published code)",
+        least=2,
+        most=2**16,
     ),
     "batch.accumulate": Field(
         1, "parts of a device's batch, run in turn to save memory; losses see all (ours)", above=0
@@ -154,11 +155,11 @@ FIELDS: dict[str, Field] = {
         "aia", "aia (Eq. 5), plain (Eq. 6) or none (paper)", choices=("aia", "plain", "none")
     ),
     "model.position": Field(
-        "p2", "of the attention: p1 to p4, after Blk1 to Blk4, or several: p2,p3 (paper, 5.3)"
+        "p2", "place of the attention: p1 to p4, after Blk1 to Blk4, or several: p2,p3 (paper, 5.3)"
     ),
     "model.kernel": Field(
         "bilinear",
-        "second stage, Eq. 2 (paper, 3.1)",
+        "second stage of the attention, Eq. 2 (paper, 3.1)",
         choices=("bilinear", "linear", "rff"),
         own=True,
     ),
@@ -185,8 +186,12 @@ FIELDS: dict[str, Field] = {
         ),
         own=True,
     ),
-    "model.reduction": Field(4, "r; CUHK03: 8 (paper, 4.4)", above=0),
-    "model.num_parts": Field(4, "T; 0 = appearance extractor only (paper, 4.4)", least=0, most=64),
+    "model.reduction": Field(
+        4, "r: the attention embeds c channels in c / r; CUHK03: 8 (paper, 4.4)", above=0
+    ),
+    "model.num_parts": Field(
+        4, "T, part streams; 0 = appearance extractor only (paper, 4.4)", least=0, most=64
+    ),
     "model.part_sampling": Field(
         "paper", "crop and resize, or affine grid (paper, 4.2)", choices=("paper", "published")
     ),
@@ -204,7 +209,7 @@ FIELDS: dict[str, Field] = {
     ),
     "model.embedding_dim": Field(
         512,
-        "of f_a and of f_p; 0, with a bnneck = the pooled map (paper, 4.4)",
+        "length of f_a and of f_p; 0, with a bnneck = the pooled map (paper, 4.4)",
         least=0,
         most=2**16,
     ),
@@ -214,7 +219,9 @@ FIELDS: dict[str, Field] = {
     ),
     "model.sync_batch_norm": Field(True, "batch statistics over all devices (ours)"),
     "model.dtype": Field(
-        "float32", "of activations; float32 from Blk4 on (ours)", choices=("float32", "bfloat16")
+        "float32",
+        "type of activations; always float32 from Blk4 on (ours)",
+        choices=("float32", "bfloat16"),
     ),
     # The losses
     "loss.function": Field(
@@ -225,27 +232,27 @@ FIELDS: dict[str, Field] = {
     ),
     "loss.margin": Field(
         1.0,
-        "of multi_task: a Euclidean distance; of circle: of cosines, below 1 (published code)",
+        "margin of multi_task, a Euclidean distance; or of circle, below 1 (published code)",
         least=0,
     ),
     "loss.num_negatives": Field(
-        5, "of multi_task and soft_triplet: hardest negatives; 1 = batch-hard (paper, 4.3)", above=0
+        5, "hardest negatives in multi_task and soft_triplet; 1 = batch-hard (paper, 4.3)", above=0
     ),
     "loss.class_margin": Field(
         0.35,
-        "of am_softmax: of cosines; of arcface: radians, usually 0.5 (ours)",
+        "margin of am_softmax, of cosines; or of arcface, in radians, usually 0.5 (ours)",
         least=0,
         most=1.5,
     ),
     "loss.label_smoothing": Field(
-        0.1, "of the cross-entropy; 0 = none (published code)", least=0, most=1
+        0.1, "label smoothing of the cross-entropy; 0 = none (published code)", least=0, most=1
     ),
     # The augmentation
     "augment.enlarge_probability": Field(
-        0.5, "of enlarging to 9/8 and cropping (published code)", least=0, most=1
+        0.5, "probability of enlarging to 9/8 and cropping (published code)", least=0, most=1
     ),
     "augment.erasing_probability": Field(
-        0.5, "of random erasing (published code)", least=0, most=1
+        0.5, "probability of random erasing (published code)", least=0, most=1
     ),
     "augment.erasing_start_epoch": Field(
         50, "first epoch with erasing, from 0 (paper, 4.4)", least=0
@@ -256,7 +263,7 @@ FIELDS: dict[str, Field] = {
         least=0,
         most=1,
     ),
-    "augment.grey_probability": Field(0.0, "of making an image grey (ours)", least=0, most=1),
+    "augment.grey_probability": Field(0.0, "probability of a grey image (ours)", least=0, most=1),
     # The evaluation
     "eval.datasets": Resumable(
         (),

@@ -6,7 +6,7 @@ Re-Identification", ICCV 2019, and the config of their program Torchreid, im_osn
   losses        the ranking loss of this package besides the cross-entropy
   sampling      16 x 4 images of a batch by identity, not 64 at random
   optimizer     Adam, not AMSGrad
-  start         all layers learn from the first epoch, not the head alone for ten epochs
+  start         all layers learn from the first epoch, not only the head for ten epochs
 
 Expected: unknown, not run by us. Zhou's figures of their own program: mAP 84.9, rank-1 94.8 (ICCV
 2019, Table 3; with ImageNet weights).

@@ -6,14 +6,14 @@ usage() {
   cat <<'TEXT'
 launch/local.sh [OPTION...] -- ARGUMENT OF batnet_jax.main...
 
-  --processes=N   so many processes, on the CPU, which take part in one run; default 1
-  --devices=N     so many fake CPU devices a process
-  --port=PORT     at which the processes find each other; default 12321
+  --processes=N   start N processes on the CPU, which take part in one run; default 1
+  --devices=N     give each process N fake CPU devices
+  --port=PORT     the port at which the processes find each other; default 12321
   --dry-run       prints every command, runs none
   --help
 
-Makes .venv if it is not there. Of several processes the first writes to the terminal, the others to
-the files that are named. If one fails, the others are stopped.
+Makes .venv if it does not exist. Of several processes the first writes to the terminal, the others to
+files whose names are printed. If one fails, the others are stopped.
 exit status: main's, of the process that failed first; 2 for a mistake; 130 interrupted, 143 terminated
 TEXT
 }

@@ -8,15 +8,15 @@ launch/tpu_vm.sh VERB --zone=ZONE [OPTION...] [-- ARGUMENT OF batnet_jax.main...
 
 verbs
   plan     compiles the run for --type on this computer, without a machine: memory, time, cost
-  create   makes the machine and leaves it there, billed until `delete`
+  create   creates the machine and leaves it running, billed until `delete`
   setup    copies this package to all hosts and installs it, with constraints.txt
   train    starts main on all hosts and waits for its end; the machine stays
   eval     the same with --mode=eval
   embed    the same with --mode=embed: all hosts embed images into one folder
-  run      create, setup, train, delete; anew after a preemption; deletes on failure and ctrl-C too
+  run      create, setup, train, delete; again after a preemption; deletes on failure and ctrl-C too
   logs     follows the log of a host
   status   what the machine and the run on it are doing
-  delete   deletes the machine, and looks whether it is gone
+  delete   deletes the machine, and checks that it is gone
 
 options (each may be given with every verb)
   --zone=ZONE        needed, but for plan
@@ -25,18 +25,20 @@ options (each may be given with every verb)
   --project=ID       default: gcloud's
   --version=VERSION  of the TPU software; default by --type
   --spot             cheaper, may be preempted
-  --queued           ask by a queued resource, and wait for it
-  --wait=MINUTES     for a queued resource; default 60
+  --queued           request a queued resource, and wait for it
+  --wait=MINUTES     how long to wait for a queued resource; default 60
   --data=gs://DIR    setup copies it to data/manual on each host
   --attempts=N       run: machines to try at most; default 10
-  --worker=N         logs: of which host; default 0
-  --price=PRICE      plan: of a chip for an hour
+  --worker=N         logs: the host; default 0
+  --price=PRICE      plan: the price of a chip for an hour
   --dry-run          prints every command, runs none
   --help
 
-environment: JAX_DEFAULT_MATMUL_PRECISION is handed on to main; BATNET_PYTHON is the Python that plan
-uses, by default .venv/bin/python or else python3; BATNET_BACKOFF (30) seconds before a first retry, doubled for each further one up to
-600; BATNET_POLL (30) seconds between two looks at a run or a queue
+environment
+  JAX_DEFAULT_MATMUL_PRECISION  passed to main
+  BATNET_PYTHON   the Python that plan uses; default .venv/bin/python, or else python3
+  BATNET_BACKOFF  seconds before a first retry, doubled for each further one up to 600; default 30
+  BATNET_POLL     seconds between two looks at a run or a queue; default 30
 
 exit status
   0 success   1 failure   2 a mistake on the command line (main's too)   3 no quota or no capacity
@@ -324,7 +326,7 @@ done
 TEXT
 }
 
-# The lock goes with its process, so that a host that was started anew does not look busy. A status
+# The lock goes with its process, so that a host that was restarted does not look busy. A status
 # that is still empty is being written, and a lock that is free may be about to be taken.
 # shellcheck disable=SC2016  # for the shell there
 readonly LOOK='cd ~/batnet_run 2>/dev/null || { echo run:none; exit 0; }
@@ -372,7 +374,7 @@ train() {
     case $state in
       running) pause "$POLL" ;;
       lost | none)
-        say "a host of '$NAME' was started anew under the run"
+        say "a host of '$NAME' was restarted during the run"
         return "$PREEMPTED"
         ;;
       *) break ;;

@@ -177,7 +177,7 @@ def test_the_strong_baseline_at_p4_needs_a_larger_reduction():
         ({"warmup_epochs": -1}, "config.warmup_epochs=-1 must be 0 or more"),
         (
             {"learning_rate": 0.0},
-            "config.learning_rate=0.0 must be above 0 [(]Adam's, at the start",
+            "config.learning_rate=0.0 must be above 0 [(]learning rate at the start",
         ),
         ({"beta1": 1.0}, "config.beta1=1.0 must be below 1"),
         ({"weight_decay": float("nan")}, "config.weight_decay=nan is not a finite number"),

@@ -185,7 +185,7 @@ def test_a_host_that_was_started_anew_counts_as_preempted(world):
     end_main(world)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "started anew" in err
+    assert "restarted during the run" in err
 
 
 @pytest.mark.parametrize(

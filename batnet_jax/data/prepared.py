@@ -133,7 +133,7 @@ def make_builder(
         variant = prepared[0] if len(prepared) == 1 else ""
     config = cls.choose_config(variant, str(manual_dir), reading)
     try:
-        with hushed_absl():  # of a warning about custom configs
+        with hushed_absl():  # a warning about custom configs
             builder = cls(data_dir=data_dir, config=config, file_format="array_record")
     except Exception as error:  # TFDS reads the files of an earlier preparation
         raise UserError(

@@ -105,7 +105,7 @@ def unrolled_forms(x: jax.Array, kernel: np.ndarray) -> jax.Array:
     Returns: [..., features].
     """
     channels = x.shape[-1]
-    no_weights = np.zeros((1, kernel.shape[1]), kernel.dtype)  # of pairs past the end
+    no_weights = np.zeros((1, kernel.shape[1]), kernel.dtype)  # for pairs past the end
     rows = np.concatenate([kernel, no_weights])
     twice = jnp.concatenate([x, x], axis=-1)
     forms = []

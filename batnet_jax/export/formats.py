@@ -21,7 +21,7 @@ from batnet_jax.models import BATNet
 
 STABLEHLO, ONNX = ".stablehlo", ".onnx"
 PLATFORMS = ("cpu", "cuda", "tpu")
-OPSET = 18  # of ONNX; onnxruntime 1.14 (2023) and newer read it
+OPSET = 18  # ONNX's; onnxruntime 1.14 (2023) and newer read it
 INPUT, OUTPUT = "images", "features"
 TOLERANCE = 1e-4  # features have unit length; another order of float32 sums differs by 1e-6
 ONNX_PACKAGES = ("jax2onnx", "onnxruntime")

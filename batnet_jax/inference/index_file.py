@@ -110,7 +110,7 @@ def _open_flat(path: Path, file: BinaryIO, start: bytes, end: IndexEnd | None) -
 def _has_checksum(file: BinaryIO, end: int) -> bool:
     """Return whether what follows an index is an older checksum, or nothing, as faiss writes it."""
     file.seek(max(0, end - _LONGEST_END))
-    last = file.read(min(end, _LONGEST_END))  # of the vectors
+    last = file.read(min(end, _LONGEST_END))  # the end of the vectors
     given = file.read(_LONGEST_END)
     if not given.startswith(_SUM):  # a checksum among the vectors: some of their bytes are missing
         return _SUM not in last and (not given or given.startswith(_OLDER))

@@ -139,7 +139,7 @@ class _SqlParser(Parser):
             return _Sql(found) & is_number if ">" in sign else _Sql(found)
         if not _LEAST <= number <= _MOST:
             return _ALL if (number > 0) == ("<" in sign) else _NONE
-        if number != int(number):  # of whole numbers
+        if number != int(number):  # the column has whole numbers
             number, sign = (math.floor(number), "<=") if "<" in sign else (math.ceil(number), ">=")
         return _Sql(f"{column.name} {sign} {int(number)}")
 

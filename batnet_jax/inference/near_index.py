@@ -200,7 +200,7 @@ def _recall(
     shares = []
     for feature, best, items in zip(query, exact, found, strict=True):
         scores = unit_length(read_rows(features, items.astype(np.int64))) @ feature
-        good = (scores >= best.min() - 1e-6).sum()  # of float32
+        good = (scores >= best.min() - 1e-6).sum()  # float32 rounds
         shares.append(min(1.0, good / len(best)))
     return float(np.mean(shares))
 

@@ -18,9 +18,9 @@ from batnet_jax.models.googlenet import Pool, downsample, scaled
 from batnet_jax.models.instance_norm import InstanceNorm
 from batnet_jax.models.layers import BatchNorm, Conv, ConvBN
 
-WIDTHS: Mapping[int, int] = {1: 64, 2: 256, 3: 384, 4: 512}  # of Blk1 to Blk4
-STREAMS = 4  # of an omni-scale block; stream t has t light convolutions
-BOTTLENECK = 4  # an omni-scale block's channels over its streams'
+WIDTHS: Mapping[int, int] = {1: 64, 2: 256, 3: 384, 4: 512}  # channels of Blk1 to Blk4
+STREAMS = 4  # streams of an omni-scale block; stream t has t light convolutions
+BOTTLENECK = 4  # channels of an omni-scale block over those of a stream
 GATE_REDUCTION = 16
 _HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 

@@ -22,7 +22,8 @@ from batnet_jax.models.instance_norm import InstanceNorm
 from batnet_jax.models.layers import BatchNorm, Conv, ConvBN
 
 STEM_WIDTH = 64
-WIDTHS: Mapping[int, int] = {1: 64, 2: 128, 3: 256, 4: 512}  # of a stage's 3x3 convolutions
+WIDTHS: Mapping[int, int] = {1: 64, 2: 128, 3: 256, 4: 512}
+"""Channels of the 3x3 convolutions of each stage."""
 UNITS = {1: 3, 2: 4, 3: 6, 4: 3}  # bottlenecks in each stage; tests shorten it
 STRIDES: Mapping[int, int] = {1: 1, 2: 2, 3: 2, 4: 1}  # stage 4: "Last Stride"; He et al. have 2
 EXPANSION = 4

@@ -22,9 +22,9 @@ from batnet_jax.models.token_map import TokenMap
 
 LAYERS = 3
 """Layers of a block: four blocks have twelve."""
-EXPANSION = 4  # of the hidden layer
-HEAD_DIM = 64  # of an attention's head
-SCALE_START = 1e-5  # of LayerScale (DINOv2)
+EXPANSION = 4  # channels of the hidden layer over those of a token
+HEAD_DIM = 64  # channels of an attention's head
+SCALE_START = 1e-5  # LayerScale's initial value (DINOv2)
 _LECUN = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 _SMALL = nn.initializers.normal(0.02)

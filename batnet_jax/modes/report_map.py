@@ -98,7 +98,7 @@ def neighbour_map(features: Float[np.ndarray, "n d"], seed: int) -> Float[np.nda
       seed: of the method's random numbers.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of scikit-learn about its own packages
+        warnings.simplefilter("ignore")  # scikit-learn warns about its own packages
         from sklearn.manifold import TSNE
 
         start = project(features)[0]

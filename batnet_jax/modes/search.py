@@ -130,7 +130,7 @@ def rank_queries(
     own = None if keep_own else find_own_files(queries, searcher.gallery.paths)
     if pool != "none":
         features = features.mean(0, keepdims=True) if pool == "mean" else features.max(0)[None]
-        if own is not None:  # of all images
+        if own is not None:  # leave out the own files of all images
             items = np.unique(own.items)
             own = ItemLists(items, np.array([0, len(items)]))
     found = searcher.search_lists(features, top, own, rows)

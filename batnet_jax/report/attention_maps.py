@@ -122,7 +122,7 @@ def draw_attention_maps(
     bottom = top + len(rows) * cell_height
     # The columns of one position are closer to each other than to those of the next position.
     group = len(COLUMNS) * (_BOX[0] + _GAP) + _GAP
-    start = _BOX[0] + 3 * _GAP  # of the first position
+    start = _BOX[0] + 3 * _GAP  # where the first position begins
     start += _BOX[0] + _GAP if rows[0].layers is not None else 0
     width = start + len(positions) * group
     width = max(width, 2 * _GAP + int(ImageFont.load_default(_TITLE).getlength(title)))

@@ -19,7 +19,7 @@ layers, the background, stay grey."""
 LEGEND = "Layers: " + ", ".join(f"{name} {word}" for name, (word, _) in COLOURS.items())
 MAPS = {"before": "before", "mask": "mask", "excess": "mask above 1/2", "after": "after"}
 """The titles of the maps that `evaluation.layer_shares` measures."""
-_WEIGHT = 0.6  # of a layer's colour; the image has the rest
+_WEIGHT = 0.6  # weight of a layer's colour; the image has the rest
 
 
 def paint_layers(

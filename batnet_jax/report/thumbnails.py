@@ -35,7 +35,7 @@ class Thumbnails:
         """
         small = Image.fromarray(image)
         scale = min(1, math.sqrt(math.prod(box) / math.prod(small.size)))
-        scale = min(scale, 2 * max(box) / max(small.size))  # of a strip
+        scale = min(scale, 2 * max(box) / max(small.size))  # a long strip
         size = (max(1, round(scale * small.width)), max(1, round(scale * small.height)))
         small = small.resize(size, Image.Resampling.LANCZOS)
         buffer = io.BytesIO()

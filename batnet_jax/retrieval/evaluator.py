@@ -183,7 +183,7 @@ def evaluate(
             progress=progress,
             counts=counts,
         )
-    except checks.NotFiniteFeaturesError:  # of a chunk: name the rows of the whole gallery
+    except checks.NotFiniteFeaturesError:  # names rows of a chunk; name them in the gallery
         checks.features("gallery_features", gallery.features, metric)
         raise
     if junk is not None:

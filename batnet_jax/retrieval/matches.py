@@ -47,7 +47,7 @@ class Matches(NamedTuple):
     """The relevant gallery items of each of q queries, and those that its ranking leaves out."""
 
     relevant: ItemLists  # of the query's identity
-    removed: ItemLists  # of the query's identity, but of its view, or left out by the caller
+    removed: ItemLists  # of its identity, with an equal view or left out
     others: ItemLists  # of other identities, left out by the caller
 
 

@@ -36,7 +36,7 @@ def fetch(url: str, sha256: str, path: Path, *, user: str) -> bool:
             f"'{path}' already exists, and is not the file of {url}: move it, or use --to"
         )
     pooch = import_extra("pooch", name="pooch", extra="weights", user=user)
-    import requests  # of pooch
+    import requests  # a requirement of pooch
 
     pooch.get_logger().setLevel("WARNING")
     downloader = pooch.HTTPDownloader(

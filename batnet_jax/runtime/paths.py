@@ -67,7 +67,7 @@ def _ask(path: Path, question: Callable[[], T]) -> T:
     try:
         return question()
     except OSError as error:
-        if error.errno is None:  # of a bucket: its own message says what is wrong
+        if error.errno is None:  # an error of a bucket, whose message says what is wrong
             raise
         name = str(path)
         name = name if len(name) <= SHOWN else f"{name[:SHOWN]}..."

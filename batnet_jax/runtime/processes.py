@@ -26,9 +26,9 @@ from batnet_jax.runtime import orbax_calls
 T = TypeVar("T")
 
 BARRIER_SECONDS = 24 * 3600  # one process may prepare data; a dead one is noticed by its heartbeat
-END_SECONDS = 10  # to wait for other processes that end with an error too
-SIGNAL_STATUS = 128  # to which shells add a signal's number
-HEARTBEAT_SECONDS = 100  # after which a silent process counts as dead: JAX's default
+END_SECONDS = 10  # how long to wait for other processes that end with an error
+SIGNAL_STATUS = 128  # shells add a signal's number to it
+HEARTBEAT_SECONDS = 100  # a process that is silent for longer counts as dead; JAX's default
 
 _barriers = itertools.count()
 

@@ -51,8 +51,8 @@ PREFIXES = {"v4": "v4", "v5litepod": "v5e", "v5p": "v5p", "v6e": "v6e"}
 """The chip by the first part of a slice's type."""
 
 _ENVIRONMENT = {
-    "TPU_SKIP_MDS_QUERY": "1",  # no question to the server that only Google's machines have
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # of the host that libtpu believes to be on
+    "TPU_SKIP_MDS_QUERY": "1",  # ask no server that only Google's machines have
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",  # the host that libtpu believes to be on
     "TPU_WORKER_HOSTNAMES": "localhost",
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # others may compile, too
 }

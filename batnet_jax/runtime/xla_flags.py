@@ -3,7 +3,7 @@
 import importlib.util
 import os
 
-OPTION = "xla_cpu_experimental_ynn_fusion_type"  # of jax 0.10 and 0.11
+OPTION = "xla_cpu_experimental_ynn_fusion_type"  # an option of jax 0.10 and 0.11
 LIBRARIES = "individual_dot,reduce"  # the default without individual_convolution
 
 

@@ -14,7 +14,7 @@ ANCHOR = "class_embedding"
 PROJECTION, NECK = "proj.weight", "neck."
 IDENTITY = "identity"
 """In place of a tensor's name: values that change nothing."""
-EPSILON = 1e-5  # of the neck's batch normalisation
+EPSILON = 1e-5  # epsilon of the neck's batch normalisation
 CLIPREID = "image_encoder."
 _NAMES = {
     "class_embedding": "cls_token",

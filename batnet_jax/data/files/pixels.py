@@ -125,7 +125,8 @@ def from_pillow(image: Image.Image, alpha: str = WHITE) -> Picture:
         )
     try:
         image = image.convert("LA") if mode == "La" else image
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else Pillow would copy
+        # `exif_transpose` would copy an image that is upright.
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
             image = ImageOps.exif_transpose(image)
         if mode == "I" or mode.startswith("I;16"):
             return _from_sixteen_bits(image, alpha)

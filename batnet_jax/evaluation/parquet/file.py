@@ -139,7 +139,7 @@ def place_parts(opened: Opened, file: PartFile, number: int) -> RowParts | None:
     if parts is None or opened.facts is None:
         return None
     rows = RowParts([file] * (number + 1), parts, opened.facts.dim)
-    return rows if rows.check_part(0) else None  # else a version of pyarrow that writes otherwise
+    return rows if rows.check_part(0) else None  # None: another layout of pyarrow
 
 
 def find_parts(opened: Opened, number: int) -> list[Part] | None:

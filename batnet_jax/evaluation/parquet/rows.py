@@ -90,7 +90,7 @@ def unpack(
             file.flush()
             return RowFile(file.fileno(), name=str(path), data=0, shape=shape, dtype=dtype)
     except OSError as error:
-        if error.errno is None:  # of the Parquet file
+        if error.errno is None:  # an error of the Parquet file
             raise
         raise UserError(
             f"'{path}' cannot be unpacked into '{folder}' ({os.strerror(error.errno)}): set TMPDIR"

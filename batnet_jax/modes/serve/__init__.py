@@ -90,7 +90,7 @@ def announce(host: str, address: str, port: int, token: str | None, count: int) 
     end = f":{port}/?token={token}" if token else f":{port}"
     number = ipaddress.ip_address(address.partition("%")[0])
     shown = address
-    if number.is_unspecified:  # of all addresses, the one that works here
+    if number.is_unspecified:  # an address that works on this machine
         shown = "127.0.0.1" if number.version == 4 else "::1"
     shown = f"[{shown}]" if ":" in shown else shown
     if not is_local(address):

@@ -129,7 +129,7 @@ class Endpoints:
         """
         async with turns.take(client_of(request)):
             if await request.is_disconnected():
-                return Response(status_code=503)  # for nobody
+                return Response(status_code=503)  # the client is gone
             try:
                 return await run_in_threadpool(work)
             except MemoryError as error:

@@ -74,7 +74,8 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End connections that wait for clients, then give the others `STOP_SECONDS`."""
-        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # of requests cut off now
+        # Requests that are cut off from now on would log errors.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.limits.end_all(working=False)
         await super().shutdown(sockets)
         self.limits.end_all(working=True)

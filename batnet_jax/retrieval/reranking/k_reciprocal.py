@@ -28,7 +28,7 @@ class KReciprocal(NamedTuple):
 
     k1: int = 20  # neighbours that must be mutual
     k2: int = 6  # encodings that are averaged; 1: only the item's own
-    weight: float = 0.3  # of the original distance; the Jaccard distance has 1 - weight
+    weight: float = 0.3  # original distance's weight; the Jaccard distance has the rest
 
 
 def reranked_rows(

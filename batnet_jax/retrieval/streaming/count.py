@@ -180,7 +180,7 @@ def _count_windows(
     )
     ahead = jnp.zeros(threshold.shape, jnp.int32)
     for k in range(width):
-        first = row, *map(jnp.int32, (0, k))  # of one type under jax_enable_x64 too
+        first = row, *map(jnp.int32, (0, k))  # one type, also under jax_enable_x64
         scores = jax.lax.dynamic_slice(windows, first, (len(thresholds), count, 1))
         ahead += (scores > threshold).astype(jnp.int32)
     return ahead.sum(1, dtype=jnp.int32)

@@ -22,7 +22,7 @@ from batnet_jax.retrieval.streaming.tiling import STEP_SLOTS
 ROWS = 8  # queries of a program: the rows of a register
 _LANES = 128  # columns of a register
 _ROUND = 16 * _LANES  # columns of one round of the loop
-_BITS = 32  # of an integer; round r has bit r % 32
+_BITS = 32  # bits of an integer; round r has bit r % 32
 _WIDEST = 2**16  # columns of a tile that fit a program's memory twice; wider tiles are cut
 
 

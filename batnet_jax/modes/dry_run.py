@@ -113,4 +113,4 @@ def _device_bytes() -> int:
 def _describe_steps(length: RunLength, taken: int) -> str:
     epochs = f"{length.total / length.steps_per_epoch:,.1f}".removesuffix(".0")
     text = f"{length.total:,}: {epochs} epochs of {length.steps_per_epoch:,} steps"
-    return f"{text}; {taken:,} are taken" if taken else text
+    return f"{text}; {taken:,} are done" if taken else text

@@ -54,7 +54,7 @@ def describe_end(config: ml_collections.ConfigDict, data: RunData, workdir: Path
         ["embed", str(workdir), str(images), features, *trust],
         ["search", str(workdir), str(query), features, *trust],
     ]
-    lines.append("next: its page, the features of images, and a search among them:")
+    lines.append("next: write its report, embed images, and search them:")
     lines += [f"  {program()} {shlex.join(map(as_word, words))}" for words in commands]
     return "\n".join(map(printable, lines))
 

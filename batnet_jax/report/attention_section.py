@@ -15,19 +15,18 @@ _COLUMNS = (("before", ""), ("mask", "own scale"), ("mask", "shared scale"), ("a
 _CAPTION = (
     "Before: the feature map that enters the Bi-attention; mask: the factor that multiplies it; "
     "after: the masked map. Each is a mean over the channels, laid over the image in grey. Colours "
-    "run from the lowest value (dark violet) to the highest (yellow). The maps before and after "
-    "have a colour scale each, so their colours compare places within one map. A mask is shown "
-    "twice: on a scale of its own, which shows what it picks out, and on the scale of all masks at "
-    "the position, which compares images. The lowest and highest values are below each map. The "
-    "mask is between 0.5 and 1, so the map after it is always lower: look "
-    "for the places that it lowers least."
+    "run from the lowest value (dark violet) to the highest (yellow). Each map before or after has "
+    "its own colour scale, so colours compare places within one map. A mask is shown twice: on its "
+    "own scale, which shows what it picks out, and on the scale of all masks at the position, "
+    "which compares images. The lowest and highest values are below each map. The mask is between "
+    "0.5 and 1, so the map after it is always lower: look for the places that it lowers least."
 )
 
 _LAYERS = (
     "These images are drawn, so the pixels of the person are known. A map's share on the person "
-    "says how much of its energy lies there; a lift of 1 is what a flat map has. A map that only "
-    "knows where people usually are has the same share on others. The mask is at least 0.5, so its "
-    "part above 0.5 shows what it picks out."
+    "says how much of its energy lies on the person; a flat map has a lift of 1. A map that only "
+    "knows where people usually are has the same share on the people of other images. The mask is "
+    "at least 0.5, so its part above 0.5 shows what it picks out."
 )
 
 

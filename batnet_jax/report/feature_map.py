@@ -56,7 +56,7 @@ def map_section(
         f"The features of {len(marks):,} images of {len(people):,} of {num_identities:,} "
         "identities, scaled to unit length, in two dimensions. Each identity has a colour and a "
         "shape; queries have an outline. Point at a mark, or choose an identity, to see all of its "
-        f"images. Distances that the maps show are not those that rank. {missing}"
+        f"images. Rankings use the distances of the features, not the distances here. {missing}"
     )
     notes = {
         "PCA": f"PCA: the two directions of most variance, {100 * sum(shares):.0f}% of it.",
@@ -68,7 +68,7 @@ def map_section(
     ]
     options = "".join(f'<option value="{escape(who)}">{escape(who)}</option>' for who in people)
     form = (
-        '<form class="light" hidden aria-label="Light up an identity">'
+        '<form class="light" hidden aria-label="Highlight an identity">'
         f'<p><label for="{key}-who">Identity</label><select id="{key}-who">'
         f'<option value="">all</option>{options}</select></p>'
         "<output></output></form>"

@@ -77,7 +77,7 @@ def meaning(result: Mapping[str, Any], baselines: Mapping[str, Mapping[str, Any]
             "not learnt to tell these identities apart, so train longer or start from pretrained "
             "weights."
         )
-    return f"{text}; without training there are {others}."
+    return f"{text}; without training it is {others}."
 
 
 def _said(baseline: str) -> str:

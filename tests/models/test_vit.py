@@ -390,7 +390,7 @@ def test_load_embeds_and_says_what_it_takes(theirs, tmp_path, capsys):
     path = write(tmp_path / "w.safetensors", named(theirs))
     model = batnet_jax.load(path, image_size=SIZE, batch=1)
     said = capsys.readouterr().err
-    assert "images of 64 x 32 and pixels of -1 to 1 are taken" in said
+    assert "images of 64 x 32 and pixels of -1 to 1 are assumed" in said
     assert "features are the class token" in said
     assert model.embed(np.zeros((1, *SIZE, 3), np.uint8)).shape == (1, 24)
 

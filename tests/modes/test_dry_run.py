@@ -71,7 +71,7 @@ def test_a_run_that_goes_on(tmp_path):
     before = files_below(tmp_path)
     lines = describe_run(config, data, workdir).splitlines()
     assert "12: " in lines[7]
-    assert lines[7].endswith("; 7 are taken")
+    assert lines[7].endswith("; 7 are done")
     assert files_below(tmp_path) == before
     state = init_state(
         make_recipe(config, num_identities=len(data.train.identities), steps_per_epoch=1),

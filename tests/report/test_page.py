@@ -142,7 +142,7 @@ def test_figures_are_large_with_their_change_and_what_they_mean():
     text = text_of(section.body)
     assert text.startswith("mAP 12.5% +2.5 since step 4 Rank-1 25.0% +0.0 since step 4 For 25 of")
     assert "For 25 of 100 queries the most similar image shows the same identity" in text
-    assert "same identity; without training there are 12 by chance." in text
+    assert "same identity; without training it is 12 by chance." in text
     assert "step 4, before 10.0 6.2 25.0 50.0" in text
     assert "chance 10.0 1.0 12.5 30.0" in text
     widths = re.findall(r'd="M0 0H([\d.]+)V8', section.body)
@@ -161,7 +161,7 @@ def test_a_net_below_a_baseline_is_said_to_be():
     )
     assert 'class="meaning low"' in metrics_section([Measured(RESULT, None, baselines)]).body
     net = meaning(RESULT, {"untrained net": LOW})
-    assert net.endswith("; without training there are 12 by the untrained net.")
+    assert net.endswith("; without training it is 12 by the untrained net.")
     alone = "For 25 of 100 queries the most similar image shows the same identity."
     assert meaning(RESULT, {}) == alone
 

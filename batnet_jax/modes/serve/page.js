@@ -144,7 +144,8 @@ function sayFound(found) {
   if (shown.length) return say(`${shown.length} of ${found.gallery} images, ${time}`);
   if (accept !== null && found.best !== null) {
     const needed = `${accept.toFixed(3)} is needed`;
-    return say(`Nobody is like this: the best scores ${found.best.toFixed(3)}, and ${needed}; ${time}`);
+    const best = `the best scores ${found.best.toFixed(3)}`;
+    return say(`No image is similar enough: ${best}, and ${needed}; ${time}`);
   }
   const why = where.value.trim() ? "passes the filter" : "is left";
   return say(`None of ${found.gallery} images ${why}, ${time}`);
@@ -226,9 +227,8 @@ async function begin() {
   }
   if (health.bands) {
     const { same, different, rate } = health.bands;
-    byId("words").textContent = `From ${same.toFixed(3)} on it is "${WORDS.same}": ${rate * 100} % of the `
-      + `test's pairs of two identities score as high. Below ${different.toFixed(3)} it is `
-      + `"${WORDS.different}".`;
+    byId("words").textContent = `"${WORDS.same}" means ${same.toFixed(3)} or more, which ${rate * 100} % of the `
+      + `test's pairs of two identities reach. "${WORDS.different}" means below ${different.toFixed(3)}.`;
   }
   accept = health.accept;
   if (accept !== null) byId("words").append(` Images below ${accept.toFixed(3)} are left out.`);

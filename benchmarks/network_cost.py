@@ -1,4 +1,4 @@
-"""What BAT-net must compute, reckoned from its table of widths: the floor of a step."""
+"""Counts the operations that BAT-net needs, from its table of widths: the floor of a step."""
 
 # 1x1 | 3x3 reduce, 3x3 | 5x5 reduce, 5x5 | pool projection
 TABLE = {

@@ -16,7 +16,7 @@ FILE_COLUMNS = ("name", "network, trained on", "terms", "address")
 
 
 def list_weights() -> str:
-    """Return what can be read, then what can be fetched, for the terminal."""
+    """Return the lists of readable families and of files to fetch, for the terminal."""
     lines = ["Read by their names, from .pth, .pth.tar or .safetensors:", ""]
     for own in FAMILIES:
         name, tensor, backbones, images, pixels, page, terms = family_row(own)

@@ -63,7 +63,7 @@ _READING = re.compile(
 
 
 def split_name(name: str) -> tuple[str, str, Reading | None]:
-    """Return the parts of a name as `load_dataset` takes it.
+    """Split the name of a data set, see `load_dataset`, into its parts.
 
     Returns: the name in `DATASETS`, or an import path; the variant or, for `folder`, the place; and
       the layout and the pattern that the name gives to a folder, None if it gives neither.

@@ -72,7 +72,7 @@ def read_columns(archive: Npz, count: int, *, is_ours: bool) -> dict[str, np.nda
       count: the number of images.
       is_ours: whether `write_features` wrote the file; all its further arrays are then columns.
 
-    Raises: ValueError if the file is damaged, or a column has not one value for each image.
+    Raises: ValueError if the file is damaged, or a column lacks values or has too many.
     """
     names = []
     for name in archive.names:

@@ -253,8 +253,8 @@ def write_features(
       paths: n names.
       fingerprint: of the model; None to leave it out.
       columns: see `FeatureFile`; each becomes an array of the .npz or a column of the .parquet, by
-        its name. Or a function that returns them: of an .npz after the last batch, and of a
-        .parquet before the first one and, for some rows, after their batches.
+        its name. Or a function that returns them. For an .npz it is called after the last batch;
+        for a .parquet before the first batch and again for each group of rows.
 
     Raises: UserError if a column does not fit; OSError if the file cannot be written; then an old
       file at the path is unchanged.

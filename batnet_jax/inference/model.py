@@ -121,7 +121,7 @@ class Model:
         return unit_length(features) if normalize else features
 
     def __call__(self, images: Any, **options: Any) -> np.ndarray:
-        """Return what `embed` returns."""
+        """Embed images; see `embed`."""
         return self.embed(images, **options)
 
     def search(

@@ -23,7 +23,7 @@ class RowView(RowFile):
         self.nbytes = shape[0] * shape[1] * dtype.itemsize
 
     def check_bytes(self, start: int, end: int) -> None:
-        """Compare nothing: the rows' own file does."""
+        """Do nothing, because the file of the rows compares its own checksums."""
 
 
 class ChosenRows(RowView):

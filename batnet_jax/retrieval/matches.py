@@ -110,7 +110,7 @@ def _short_integers(pids: Int[np.ndarray, " g"]) -> Int[np.ndarray, " g"]:
 def make_lists(
     items: Int64[np.ndarray, " m"], queries: Int64[np.ndarray, " m"], num_query: int
 ) -> ItemLists:
-    """Return the lists of items whose queries are given, in ascending order of queries."""
+    """Group items into lists by query; `queries` has the query of each item, ascending."""
     counts = np.bincount(queries, minlength=num_query)
     return ItemLists(items, np.concatenate([[0], np.cumsum(counts)]))
 

@@ -230,7 +230,7 @@ def place_npy(file: BinaryIO, start: int, end: int) -> Place:
         raise ValueError(f"it holds an array of shape {one_line(str(shape))}")
     data = start + head.tell()
     if data + math.prod(shape) * dtype.itemsize != end:
-        raise ValueError("an array has not the size that its header declares: it is cut off")
+        raise ValueError("an array does not have the size that its header declares: it is cut off")
     return Place(start, data, end, shape, dtype, bool(is_fortran))
 
 

@@ -247,7 +247,7 @@ def restore_metadata(workdir: Path, step: int) -> dict[str, Any]:
 
 
 def _read(workdir: Path, step: int, read_item: Callable[[Path], Any]) -> Any:
-    """Return what `read_item` reads from a checkpoint's folder.
+    """Read an item of a checkpoint by `read_item`, called with the checkpoint's folder.
 
     Raises: DamagedError if it cannot be read or has another structure; UserError if it is out of
       reach.

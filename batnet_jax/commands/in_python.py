@@ -29,7 +29,8 @@ class Trained(NamedTuple):
     """What `train` returns."""
 
     figures: dict[str, Any]
-    """Of the last evaluation on the first test, as in `eval/step_<N>.json`: `mAP`, `cmc`, ..."""
+    """The figures of the last evaluation on the first test, as in `eval/step_<N>.json`: `mAP`,
+    `cmc`, ..."""
     model: Model
     """The trained network."""
 

@@ -19,7 +19,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.runtime.paths import exists, is_folder
 
 FLAG_OF = {RUN: "workdir", RUNS: "runs"}
-"""The flag that a word sets, if the word has another name."""
+"""The flag that an argument sets, if the argument has another name."""
 ARCHIVE = re.compile(
     r"((\.tar)?\.(zip|tar|tgz|tbz2?|txz|gz|bz2|xz)|\.(csv|tsv|parquet))$", re.IGNORECASE
 )

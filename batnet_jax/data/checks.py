@@ -15,9 +15,9 @@ from batnet_jax.errors import UserError
 COMPARED_SPLITS = ("train", "query", "gallery")
 """The splits searched for copies; the other splits repeat their images on purpose."""
 FAR_OFF = 1.4
-"""Stretch of an image from which another image size is advised."""
+"""The stretch of images above which another image size is recommended."""
 LONGEST = 8
-"""Height / width, or width / height, of the longest image size that is advised."""
+"""Height / width, or width / height, of the longest image size that is recommended."""
 SIDE = 16
 """The network takes heights and widths that are multiples of this."""
 

@@ -28,7 +28,7 @@ KEPT = "baselines.json"
 VERSION = 1
 CHANCE, PIXELS, UNTRAINED = "chance", "raw pixels", "untrained net"
 LEAST_PIXELS = 128
-"""Of the small image that stands for raw pixels; with more, figures hardly change."""
+"""Pixels of the small image that stands for raw pixels; with more, figures hardly change."""
 FIGURES = ("mAP", "mINP", "cmc")
 
 

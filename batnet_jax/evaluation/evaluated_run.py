@@ -32,7 +32,7 @@ class EvaluatedRun(NamedTuple):
     """The contents of `eval/step_<N>.json`."""
     queries: QueryFigures
     settings: dict[str, Any] | None
-    """JSON values by dotted field names, with defaults for fields that the run is older than; None
+    """JSON values by dotted field names, with defaults for fields that are newer than the run; None
     if the workdir holds no settings."""
 
 

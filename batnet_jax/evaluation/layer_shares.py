@@ -42,7 +42,7 @@ class LayerShares(NamedTuple):
     maps: Mapping[str, Mapping[str, Float64[np.ndarray, "n l"]]]
     """By position and by map, as in `energy_step`; nan for an image whose map has no energy."""
     elsewhere: Mapping[str, Mapping[str, Float64[np.ndarray, " n"]]]
-    """The person's share if each map lay on the other images: what a map has that knows where
+    """The person's share if each map lay on the other images: the share of a map that knows where
     people usually are, but does not see this one. Nan for a single image, too."""
 
 

@@ -58,7 +58,7 @@ class FeatureFile(NamedTuple):
     fingerprint: str | None = None
     """The fingerprint of the model that embedded the images; None if the file has none."""
     columns: Mapping[str, np.ndarray] = NO_COLUMNS
-    """What else is known of the images, such as `camera`: by name, [n] of numbers or strings."""
+    """Further facts about the images, such as `camera`: by name, [n] of numbers or strings."""
 
 
 def is_feature_file(path: Path) -> bool:

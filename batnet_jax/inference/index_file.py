@@ -27,11 +27,11 @@ from batnet_jax.runtime.atomic_write import atomic_path
 from batnet_jax.runtime.read_files import open_regular
 
 KINDS = ("auto", "flat", "hnsw", "ivfpq")
-"""What `write_index` may be asked for."""
+"""The kinds of index that `write_index` can write."""
 FLAT_BELOW, HNSW_BELOW = 100_000, 3_000_000
 """Images below which `auto` takes a flat index, or HNSW."""
 _FLAT = (b"IxFI", b"IxF2")
-"""Of inner products and of Euclidean distances."""
+"""Marks of flat indices, of inner products and of Euclidean distances."""
 _HEADER = struct.Struct("<4siqqq?iQ")
 """Kind, dimensions, vectors, two numbers without a meaning, is trained, metric, floats."""
 _UNUSED = 1 << 20

@@ -16,9 +16,9 @@ _COLUMN = re.compile(r"\w[\w -]*", re.ASCII)
 
 
 MAX_COMPARED = 100
-"""Comparisons of a filter."""
+"""Limit of the comparisons in a filter."""
 MAX_DEPTH = 20
-"""Parentheses around each other."""
+"""Limit of nested parentheses."""
 
 
 class SqlColumn(NamedTuple):

@@ -30,7 +30,8 @@ PATH, FEATURES = "path", "features"
 _PROBES = 64
 """Lists of the engine's index that a search looks at."""
 _ANEW = 10
-"""Finds of the engine's index that are compared anew by their features, in lengths of the list."""
+"""Results of the engine's index that are compared again by their features, in lengths of the
+list."""
 _QUERIES_AT_ONCE = 64
 
 
@@ -100,7 +101,7 @@ def whole_version(gallery: str | Path) -> tuple[int, ...] | None:
     """Return the version of the last complete load of a gallery; None if no load is complete."""
     uri = uri_of(gallery)
     try:
-        # A database that was made anew counts its versions anew.
+        # A database that was replaced counts its versions from the start.
         place = () if is_remote(gallery) else (os.stat(f"{uri}/{IMAGES}.lance").st_ino,)
         table = import_lancedb(f"'{gallery}'").connect(uri).open_table(IMAGES)
         return (*place, table.tags.get_version(WHOLE))

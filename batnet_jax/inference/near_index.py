@@ -27,13 +27,13 @@ LEAST_TRAINING = 10_000
 WANTED_RECALL = 0.95
 """A search looks at as much of the index as finds this share of the best ten, if any does."""
 _NEIGHBOURS = 32
-"""Of each image in the graph of HNSW."""
+"""Neighbours of each image in the graph of HNSW."""
 _BUILD_WIDTH = 100
 """Candidates that are kept while an image is put into the graph."""
 _WIDTHS = {"hnsw": (32, 64, 128, 256, 512), "ivfpq": (8, 16, 32, 64, 128, 256)}
 """Candidates of HNSW and lists of IVF-PQ that a search may look at."""
 _ANEW = 10
-"""The finds of IVF-PQ that are ordered anew, in lengths of the list that is asked for."""
+"""Results of IVF-PQ that are ordered again, in lengths of the requested list."""
 _TRAINING_BYTES = 10**9
 """Limit of the features that an index is trained with."""
 _PER_LIST = 40

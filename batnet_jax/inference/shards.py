@@ -42,9 +42,9 @@ class Plan(NamedTuple):
     images: int
     """Of the list."""
     list: str
-    """A digest of the list: of the paths, and of what a table says of the images."""
+    """A digest of the list: of the paths and of the columns of a table."""
     shard_images: int
-    """Of each shard but the last, which has fewer."""
+    """Images in each shard; the last one may have fewer."""
     skip_unreadable: bool
     """Whether images that cannot be read are left out."""
 
@@ -77,7 +77,7 @@ class Shard(NamedTuple):
     bytes: int
     """The size of the file."""
     crc32: str
-    """Of what the file says of itself, which holds the checksums of the features."""
+    """The checksum of the file's metadata, which holds the checksums of the features."""
 
 
 def name_of(number: int) -> str:

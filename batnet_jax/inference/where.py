@@ -25,7 +25,7 @@ from batnet_jax.errors import UserError, printable
 
 MAX_CHARACTERS = 10_000
 MAX_DEPTH = 50
-"""Limit of the parentheses and `not`s around each other."""
+"""Limit of nested parentheses and `not`s."""
 EXAMPLE = "camera=3 and time>2024-01-01"
 PATH = "path"
 
@@ -51,7 +51,7 @@ class Token(NamedTuple):
     text: str
     """Without quotes."""
     place: int
-    """Of its first character in the filter."""
+    """The position of its first character in the filter."""
     is_quoted: bool = False
 
     def means(self, *words: str) -> bool:
@@ -116,7 +116,7 @@ class Parser:
         return mask
 
     def _one(self) -> Any:
-        """Return the mask of a comparison, of a negation or of what stands in parentheses."""
+        """Return the mask of a comparison, of a negation or of a part in parentheses."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
             raise UserError(f"a filter may nest {MAX_DEPTH} parentheses and `not`s: write it flat")

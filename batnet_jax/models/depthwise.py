@@ -18,7 +18,7 @@ from flax.linen.dtypes import promote_dtype
 from jax import lax
 
 SIDE = 3
-"""Of the kernel."""
+"""The side of the kernel."""
 
 
 @jax.custom_vjp

@@ -42,5 +42,5 @@ PIXELS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
     "pixels of -1 to 1": rescale,
     "CLIP's mean and deviation": as_clip,
 }
-"""From `normalise`'s form to that of a network, by its name in messages."""
+"""Functions from the result of `normalise` to a network's input, by their names in messages."""
 IMAGENET, HALF, CLIP = PIXELS

@@ -161,7 +161,7 @@ class _Kind(NamedTuple):
     name: str
     rate: str
     total: str
-    """What the points were measured with."""
+    """The name of the number of pairs, or of gallery images, in the measurement."""
 
 
 _VERIFICATION = _Kind("verification", "wanted_false_accept_rate", "num_negative")

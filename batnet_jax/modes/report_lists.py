@@ -17,10 +17,10 @@ from batnet_jax.report.ranked_list import SHAPE
 from batnet_jax.report.thumbnails import Thumbnails
 
 LISTS = 10
-"""Ranked lists of each kind, over all tests. Nobody looks through more, and with this limit the
+"""Ranked lists of each kind, over all tests. More would hardly be read, and with this limit the
 page stays below about 20 MB for any number of queries."""
 PLACES = 10
-"""Places of a ranked list: as many as an eye takes in."""
+"""Places of a ranked list: as many as one glance takes in."""
 UNCOUNTED = 3
 """Images of the query's own camera in a ranked list: enough to see that they come first."""
 MISSED = 3
@@ -28,7 +28,7 @@ MISSED = 3
 HARDEST = 15
 """Identities in the list of the hardest."""
 HARDEST_PAIRS = 10
-"""Camera pairs that are sure to have a ranked list."""
+"""Camera pairs that always have a ranked list."""
 _AT_ONCE = 64
 """Images decoded at a time: they are large, and only their thumbnails are kept."""
 

@@ -16,7 +16,7 @@ SHAPES = (
 )
 """Paths of the marks: a dot, a triangle, a square."""
 MOST = STYLES * len(SHAPES)
-"""Identities that a map can tell apart."""
+"""Identities that can be distinguished on a map."""
 _SIDE, _MARGIN = 340, 12
 
 

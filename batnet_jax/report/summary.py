@@ -24,7 +24,7 @@ class Measured(NamedTuple):
     before: Mapping[str, Any] | None = None
     """The result of the evaluation before this one; None if there is none."""
     baselines: Mapping[str, Mapping[str, Any]] = {}
-    """mAP, mINP and cmc of what needs no training, by name."""
+    """mAP, mINP and cmc of the baselines, by name."""
 
 
 def metrics_section(measured: Sequence[Measured]) -> Section:
@@ -114,7 +114,7 @@ def _table(measured: Measured) -> Markup:
 
 
 def _bar(share: float) -> Markup:
-    """Draw a fraction as a bar; the number stands beside it."""
+    """Draw a fraction as a bar, which is shown beside the number."""
     width = f"{100 * max(share, 0.005):.1f}"
     return Markup(
         '<svg class="bar" viewBox="0 0 100 8" preserveAspectRatio="none" aria-hidden="true">'

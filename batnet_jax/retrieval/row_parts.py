@@ -19,7 +19,7 @@ from batnet_jax.errors import UserError
 from batnet_jax.retrieval.row_file import RowFile
 
 MOST_OPEN = 128
-"""Files that are kept open; a process may have few more."""
+"""Files that are kept open, because the system limits them."""
 _CHECKED_AT_ONCE = 2**20
 
 

@@ -15,7 +15,7 @@ from batnet_jax.runtime.progress import format_seconds, waiting
 from batnet_jax.runtime.read_files import is_number, read_json
 
 MOST_KEPT = 200
-"""Programs whose time is kept; the ones that compiled longest ago are forgotten."""
+"""Programs whose time is kept; the programs that were compiled longest ago are dropped."""
 
 
 WORDS = ("compiling", "compiled")

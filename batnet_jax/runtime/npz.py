@@ -27,7 +27,7 @@ KINDS = "biufcSU"
 MOST_UNPACKED = 20
 """Limit of the unpacked size of compressed arrays, in sizes of the file."""
 UNPACKED_BYTES = 250_000_000
-"""Unpacked bytes that are allowed besides."""
+"""Unpacked bytes that are allowed in addition."""
 _CHECKED_BYTES = 1 << 20
 """Bytes that are compared with a checksum at a time; they stay in a cache of the processor."""
 _HEADER_BYTES = 1 << 16

@@ -46,7 +46,7 @@ class Writer(contextlib.AbstractContextManager):
         Args:
           folder: of the checkpoints; it exists.
           keep: number of newest checkpoints to keep.
-          choose: names the checkpoints to keep besides.
+          choose: returns further checkpoints to keep.
           before_naming: called when all files of a checkpoint are written, before Orbax gives the
             checkpoint its name.
         """

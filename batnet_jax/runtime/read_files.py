@@ -12,7 +12,7 @@ from typing import Any
 from batnet_jax.errors import one_line
 
 LARGEST = 1e300
-"""A number of JSON beyond this cannot be drawn or averaged."""
+"""The largest number in JSON that can be drawn and averaged."""
 
 
 def open_regular(path: str | os.PathLike) -> int:

@@ -17,7 +17,7 @@ ERASING_AREA = (0.02, 0.4)  # share of the image
 ERASING_ASPECT = (0.3, 1 / 0.3)  # height / width
 ERASING_ATTEMPTS = 100
 COLOUR = 1
-"""Number of the random numbers of `recolour`; the others' do not depend on it."""
+"""The number that separates the random numbers of `recolour` from the others."""
 GREY = (0.299, 0.587, 0.114)
 """Shares of red, green and blue in a grey value (ITU-R BT.601)."""
 

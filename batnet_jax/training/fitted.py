@@ -31,7 +31,7 @@ LENGTH = (
 )
 LEAST_STEPS = 1000
 LEAST_EPOCHS = 20
-"""A run takes at least so many steps and epochs: in fewer, networks from scratch hardly learn."""
+"""The least steps and epochs of a run: in fewer, networks from scratch hardly learn."""
 DECAYS = (0.6, 0.85)
 """Shares of a run at which a piecewise schedule decays."""
 CONSTANT_STEPS = 2000

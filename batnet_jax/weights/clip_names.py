@@ -13,7 +13,7 @@ import numpy as np
 ANCHOR = "class_embedding"
 PROJECTION, NECK = "proj.weight", "neck."
 IDENTITY = "identity"
-"""In place of a tensor's name: values that change nothing."""
+"""The name of tensors that are made here, whose values change nothing."""
 EPSILON = 1e-5  # epsilon of the neck's batch normalisation
 CLIPREID = "image_encoder."
 _NAMES = {

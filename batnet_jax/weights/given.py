@@ -24,11 +24,11 @@ from batnet_jax.weights.sources import OtherNetworkError, check_agrees, open_sou
 from batnet_jax.weights.vit_names import POSITIONS
 
 POOLED = {"neck": "bnneck", "embedding_dim": 0}
-"""The head for weights without one: a neck that has learnt nothing hands on the pooled map."""
+"""The head for weights without one: an untrained neck returns the pooled map."""
 
 TALL_SIZE = (384, 128)
 """The images of FastReID's stronger baselines, which have GeM, and of transformers whose positions
-are of so many patches; others have 256 x 128."""
+fit so many patches; others have 256 x 128."""
 TALL_GRIDS = ((24, 8), (31, 10))
 """The patches of such an image, at the strides 16 and 12."""
 

@@ -12,7 +12,7 @@ from batnet_jax.weights.load_report import Report
 from batnet_jax.weights.sources import check_agrees, open_source
 
 IMPORTED = "imported"
-"""In place of the data set of identities that came with imported weights, without names."""
+"""The data set of nameless identities that came with imported weights."""
 
 
 def initialise(

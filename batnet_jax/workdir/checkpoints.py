@@ -94,7 +94,7 @@ def open_manager(
     Args:
       workdir: of the run.
       keep: number of newest checkpoints to keep.
-      keep_best: number of best checkpoints to keep besides, see `best_checkpoint`.
+      keep_best: number of best checkpoints to keep in addition, see `best_checkpoint`.
     """
     if not processes.is_lead():
         return NoManager()

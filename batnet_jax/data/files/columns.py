@@ -17,7 +17,7 @@ PATHS = (
     "filepath", "imagepaths", "imagepath", "imgpaths", "imgpath", "imagefile",
 )  # fmt: skip
 MISSING = ("", "nan", "none", "null")
-"""Texts that stand for a missing value, in small letters."""
+"""Texts that stand for a missing value, in lower case."""
 
 _WHOLE = re.compile(r"-?[0-9]+(?:\.0*)?")
 

@@ -26,12 +26,12 @@ WHITE, DROP = "white", "drop"
 GROUNDS = {WHITE: 255, "grey": 128, "black": 0}
 """Grey level of each colour that transparent pixels are laid on."""
 ALPHA = (*GROUNDS, DROP)
-"""What may become of transparency; DROP shows the colours that it hides."""
+"""The treatments of transparent pixels; DROP shows the colours that they hide."""
 _PILLOW = ("PNG", "BMP", "WEBP", "TIFF", "GIF", "AVIF", "JPEG2000", "PPM")
 _SIXTEEN_BITS = ("PPM", "PNG")
 """Formats whose images of mode I hold 0 to 65535."""
 _BAND = 2**20
-"""Pixels that are mixed at a time, because mixing takes 14 bytes a pixel."""
+"""Pixels that are blended at a time, because blending takes 14 bytes a pixel."""
 
 
 class Picture(NamedTuple):

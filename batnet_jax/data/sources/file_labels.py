@@ -20,7 +20,7 @@ CAMERAS = (
     re.compile(r"^[0-9]+c([0-9]+)(?=[ts_.])", re.IGNORECASE),  # MARS: 0001C1T0001F001
 )
 LABELLED = re.compile(r"(?:0*-1|[0-9]{4,})_?c[0-9]+", re.IGNORECASE)
-"""The start of a filename that tells pid and camera as the public data sets do."""
+"""The start of a filename with pid and camera, as in the public data sets."""
 CAMERA_FOLDER = re.compile(
     r"(?P<word>c|(?:web|ip)?[ck]am(?:era)?|cctv|view)[-_ ]?"
     r"(?:(?P<number>[0-9]+)|(?P<letter>[a-z]))",

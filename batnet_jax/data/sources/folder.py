@@ -85,7 +85,7 @@ class Folder(ReIDBuilder):
         "add other cameras, or leave cameras unread by a data.pattern with the group pid alone, "
         "such as (?P<pid>[^/]+)/"
     )
-    """What messages about cameras say and advise."""
+    """Parts of messages about cameras."""
 
     @classmethod
     def choose_config(

@@ -36,7 +36,7 @@ NEUTRAL = re.compile(
     r"[-_ ]?[0-9]*)|[12][0-9]{3}[-_.]?[01][0-9][-_.]?[0-3][0-9]",
     re.IGNORECASE,
 )
-"""Names of folders that hold some images, not one person's: session 2, day1, 2021-03-04."""
+"""Names of folders that stand for neither people nor cameras: session 2, day1, 2021-03-04."""
 Levels = tuple[str, ...]
 
 

@@ -42,9 +42,10 @@ NAMES: dict[str, tuple[str, ...]] = {
     "val": ("val", "valid", "validation", "valset", "validationset", "imageval", "dev"),
 }
 """Names of the folder of each split, in lower case without `_`, `-` and spaces, the usual first.
-`test` is the gallery beside a query, else divided; `val` is the test if no other is there."""
+`test` is the gallery beside a query, otherwise it is divided; `val` is the test if there is no
+other."""
 EXACT = (*FOLDERS.values(), "gallery", "train", "test")
-"""Names that show, even alone, that the folders are splits."""
+"""Names that show that the folders are splits, even a single one."""
 _ROLES = {name: role for role, names in NAMES.items() for name in names}
 
 

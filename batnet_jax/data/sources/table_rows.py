@@ -24,7 +24,7 @@ BOXES = (
 """Names of the columns of boxes."""
 YES, NO = ("true", "1", "yes", "y", "t"), ("false", "0", "no", "n", "f", "")
 ALL = "all"
-"""The split of all rows of a table that names no splits."""
+"""The split of all rows of a table without splits."""
 MAX_SHOWN = 8
 """Names of columns in a message."""
 

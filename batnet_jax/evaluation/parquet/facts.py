@@ -31,7 +31,7 @@ class Facts(NamedTuple):
     sums: list[int]
     """The CRC-32 of the features of each row group."""
     shard: dict[str, Any]
-    """Of which gallery the file is a shard, and its number; empty if of none."""
+    """The list and the number of the shard; empty for a whole gallery."""
 
 
 class Digest:

@@ -24,7 +24,7 @@ from batnet_jax.retrieval.row_parts import Part, PartFile, RowParts, part_file
 from batnet_jax.runtime.read_files import open_regular, reason
 
 MAX_ROWS = 2**31 - 1
-"""A search counts images in 32 bits."""
+"""Limit of the rows: a search counts images in 32 bits."""
 
 
 class Contents(NamedTuple):
@@ -48,7 +48,7 @@ class Opened(NamedTuple):
     parquet: Any
     """pyarrow's `ParquetFile`."""
     facts: Facts | None
-    """What `embed` wrote of it; None in the files of others."""
+    """The metadata that `embed` wrote; None for files of other programs."""
 
 
 def open_parquet(path: Path, in_memory: int) -> Contents:

@@ -46,7 +46,7 @@ def run(
       config: see `loading.load_with_config`.
       workdir: a workdir or a checkpoint.
       gallery: see `Searcher`; several with commas between them, see `split_paths`. Feature files
-        that are replaced meanwhile are opened anew.
+        that are replaced while the page is served are opened again.
       host: the address to listen at.
       port: 0 = any free port.
       token: the token that requests must send. None: the variable BATNET_TOKEN; without it a random

@@ -31,7 +31,8 @@ HEADERS = {
     "X-Frame-Options": "DENY",
     "Cache-Control": "no-store",
 }
-"""The headers of every answer: other sites can neither read nor frame it, and nobody keeps it."""
+"""The headers of every answer: other sites can neither read nor frame it, and caches do not keep
+it."""
 COOKIE_SECONDS = 30 * 24 * 3600
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@/?#\s]+))(?::\d{0,5})?")
 _NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?\.?")

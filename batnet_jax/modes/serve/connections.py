@@ -30,7 +30,7 @@ MOST_OF_CLIENT = 128
 MOST_BYTES = 384 * 2**20
 """Bytes of all requests' bodies at a time."""
 KEEP_ALIVE_SECONDS = 5
-"""Until the next request begins."""
+"""Seconds until the next request must begin."""
 MOST_REFUSED = 64
 """Connections that are told that the server is busy; more are cut off."""
 REFUSED_SECONDS = 1
@@ -47,7 +47,7 @@ class Phase(enum.Enum):
 
 
 SECONDS = {Phase.HEAD: 10, Phase.BODY: 65, Phase.ANSWER: 30}
-"""Deadlines. Before that of a body, `app` refuses the body with an answer."""
+"""Deadlines. Before the deadline of a body, `app` refuses the body with an answer."""
 
 
 class Connection:

@@ -23,9 +23,9 @@ from batnet_jax.inference.shards import MANIFEST
 from batnet_jax.runtime.paths import is_folder
 
 SECONDS = 1.0
-"""Between two looks at the files."""
+"""Seconds between two looks at the files."""
 BUCKET_SECONDS = 30.0
-"""Between two looks at a database in a bucket, where each look is paid for."""
+"""Seconds between two looks at a database in a bucket, where each look costs money."""
 
 
 class Following:

@@ -23,7 +23,7 @@ from batnet_jax.runtime.npz import open_npz
 from batnet_jax.runtime.paths import exists
 
 EVERY_SECONDS = 30.0
-"""Between two writings."""
+"""Seconds between two writes."""
 _SAMPLES = 256
 """Rows of the gallery in a digest; a digest of all would take as long as an evaluation."""
 

@@ -364,7 +364,7 @@ train() {
   if ((status == 10)); then say "another run is in progress on '$NAME': $(myself status)"; fi
   if ((status == 9 || status == 10)); then return "$FAILURE"; fi
   if ((status)); then return "$status"; fi
-  say "started on '$NAME', goes on there even if this script is stopped; its log: $(myself logs)"
+  say "started on '$NAME', continues there even if this script is stopped; its log: $(myself logs)"
   while true; do
     status=0
     on_workers all "$LOOK" >"$SCRATCH/states" || status=$?

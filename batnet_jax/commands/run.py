@@ -72,7 +72,7 @@ def after_signal() -> str:
     if command().resumes:
         return "; the same command resumes from the last checkpoint"
     if values().get("resume"):
-        return "; the same command goes on from the counts that it kept"
+        return "; the same command continues from the counts that it kept"
     return "; the same command starts from the beginning"
 
 

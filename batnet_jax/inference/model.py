@@ -194,7 +194,7 @@ class Model:
           images: see `embed`; or a table of images, as a .csv, which the command `embed` reads.
           path: an .npz, as the command `embed` writes it: `features` [n, d], `paths` [n] (for
             images without a path `image 3`) and, if all images are files, columns; written
-            incrementally. `batnet embed --update` goes on from it. A .parquet with the same
+            incrementally. `batnet embed --update` can update it. A .parquet with the same
             columns; or an .index for faiss, of vectors of unit length, with the paths behind it.
           channels: see `embed`.
           kind: of an .index: "flat", "hnsw" or "ivfpq"; "auto" = flat below 100,000 images, HNSW

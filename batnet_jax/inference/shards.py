@@ -174,7 +174,7 @@ def read_manifest(folder: Path) -> tuple[Plan, list[Shard]]:
         plan, done = read_plan(folder), len(on_disk(folder))
         raise UserError(
             f"'{folder}' is not whole: {done:,} of {plan.shards:,} shards exist; the command"
-            " that began it goes on"
+            " that began it continues"
         )
     found = _read(path)
     try:

@@ -70,7 +70,9 @@ def check_plan(folder: Path, plan: Plan, wanted: Plan) -> None:
         )
     if plan.skip_unreadable != wanted.skip_unreadable:
         word = "with" if plan.skip_unreadable else "without"
-        raise UserError(f"--output={folder} was begun {word} --skip_unreadable: go on so")
+        raise UserError(
+            f"--output={folder} was begun {word} --skip_unreadable: continue in the same way"
+        )
     if plan.shard_images != wanted.shard_images:
         raise UserError(
             f"--output={folder} has shards of {plan.shard_images:,} images: leave --shard_images"

@@ -83,7 +83,7 @@ def _end_unless_again(number: int, frame: FrameType | None) -> None:
 def raise_again(error: BaseException) -> None:
     """Raise `Terminated` again soon, if Python could not raise it where the signal arrived.
 
-    Python prints an exception of a destructor or of a callback, and goes on. For the main thread.
+    Python prints an exception of a destructor or of a callback, and continues. For the main thread.
     """
     if isinstance(error, Terminated):
         signal.signal(signal.SIGALRM, lambda *_: _raise(error.number))

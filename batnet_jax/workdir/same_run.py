@@ -108,7 +108,7 @@ def check_training_data(
       current: metadata of the data now.
       workdir: of the checkpoint.
 
-    Raises: UserError that names what differs, and says how to go on with the current data.
+    Raises: UserError that names what differs, and says how to continue with the current data.
     """
     prints = saved.get("data", {}), current["data"]
     kind = TRAIN_BY_LABEL if all(TRAIN_BY_LABEL in one for one in prints) else "train"

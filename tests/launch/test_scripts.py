@@ -254,7 +254,7 @@ def test_a_task_that_was_stopped_is_requeued(world, job, main, requeues):
     assert world.calls("scontrol") == requeues
     bound = {"BATNET_MAX_REQUEUES": "3", "SLURM_RESTART_COUNT": "3"}
     status, _, err = world.run("bash", SLURM_EMBED, *EMBED, env=array | bound)
-    assert (status, "the same sbatch command goes on" in err) == (main, main == 143)
+    assert (status, "the same sbatch command continues" in err) == (main, main == 143)
     assert world.calls("scontrol") == requeues
 
 

@@ -134,7 +134,7 @@ def test_train_that_is_stopped_leaves_the_run_alone(world):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "goes on there" in err
+    assert "continues there" in err
     assert world.has_machine()
 
     status, out, _ = world.run(TPU, "status", *HERE)

@@ -164,7 +164,7 @@ def test_it_goes_on(world, monkeypatch):
         words = (world / "query.npz", world / "shards", f"--resume={counts}")
         status, said = call_main("metrics", *words)
     assert status == 130
-    assert said == "interrupted; the same command goes on from the counts that it kept\n"
+    assert said == "interrupted; the same command continues from the counts that it kept\n"
     assert counts.exists()
     assert measure(world, "shards", f"--resume={counts}") == wanted
     assert not counts.exists()

@@ -80,7 +80,7 @@ class Following:
         while not self._end.wait(SECONDS):
             try:
                 self.look()
-            except Exception as error:  # our fault; the server goes on with the old gallery
+            except Exception as error:  # a bug; the server continues with the old gallery
                 traceback.print_exc()
                 self.problem = one_line(error)
 

@@ -153,7 +153,7 @@ class _SqlParser(Parser):
 
 
 def eval_order(left: bool, sign: str, right: bool) -> bool:
-    """Return whether two truth values are in an order."""
+    """Compare two truth values by `sign`, where False is less than True."""
     return {"<": left < right, "<=": left <= right, ">": left > right, ">=": left >= right}[sign]
 
 

@@ -29,7 +29,7 @@ NONE, AFTER, INSIDE = "none", "after", "inside"
 
 
 class Variant(NamedTuple):
-    """A member of the family.
+    """A variant of OSNet.
 
     Attributes:
       width: multiplier of all channels.
@@ -159,7 +159,7 @@ class Stem(nn.Module):
     """Blk1: the 7x7 convolution and the pooling.
 
     Attributes:
-      variant: of the family.
+      variant: see `Variant`.
       width: multiplier of the channels, besides the variant's own.
       axis_name, dtype: see `ConvBN`.
     """

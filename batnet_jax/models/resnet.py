@@ -33,7 +33,7 @@ _HE = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
 
 
 class Variant(NamedTuple):
-    """A member of the family.
+    """A variant of ResNet-50.
 
     Attributes:
       pool: behind the first convolution.
@@ -169,7 +169,7 @@ class Stage(nn.Module):
       number: of the stage, 1 to 4; it ends at p1, p2, p3 or p4.
       width: multiplier of the channels.
       axis_name, dtype: see `ConvBN`.
-      variant: of the family.
+      variant: see `Variant`.
     """
 
     number: int

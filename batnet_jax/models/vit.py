@@ -31,7 +31,7 @@ _SMALL = nn.initializers.normal(0.02)
 
 
 class Variant(NamedTuple):
-    """A member of the family.
+    """A variant of the vision transformer.
 
     Attributes:
       heads: of an attention, of `HEAD_DIM` channels each.
@@ -94,7 +94,7 @@ class Layer(nn.Module):
     """Attention and two dense layers, each behind a layer normalisation and beside a shortcut.
 
     Attributes:
-      variant: of the family.
+      variant: see `Variant`.
       dtype: of the products; the sums have the input's type.
     """
 
@@ -150,7 +150,7 @@ class Block(nn.Module):
 
     Attributes:
       number: 1 to 4; the block ends at p1, p2, p3 or p4.
-      variant: of the family.
+      variant: see `Variant`.
       width: multiplier of the channels.
       axis_name: not used, as no statistics are taken over images.
       dtype: of the computation.

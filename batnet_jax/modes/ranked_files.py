@@ -23,7 +23,7 @@ def check_suffix(path: Path) -> None:
 
 
 def to_bytes(path: Path, source: Mapping[str, Any], lists: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return the contents of a file of ranked lists, UTF-8; names keep the bytes that files have.
+    """Return the contents of a file of ranked lists in UTF-8; bytes of other names are kept.
 
     `.json`: one object, of the source and `results`. `.jsonl`: a line for each query, an object
     with the source. `.csv`: a row for each hit, with its query; a query without hits has one row.

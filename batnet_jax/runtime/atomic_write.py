@@ -20,10 +20,10 @@ ORPHAN_AGE = 60.0
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of `path`; rename it to `path` at the end.
 
-    A missing folder is made. The temporary file exists and is empty at first. Its
-    name is unique, so several processes may write to one path. After an exception the temporary
-    file is removed and `path` is unchanged. A killed process leaves its temporary file behind; its
-    name ends in `.partial`, and a later writer of the same path removes it.
+    A missing folder is made. The temporary file exists and is empty at first. Its name is unique,
+    so several processes may write to one path. After an exception the temporary file is removed and
+    `path` is unchanged. A killed process leaves its temporary file behind; its name ends in
+    `.partial`, and a later writer of the same path removes it.
 
     Raises: OSError if the file cannot be written or `path` is a folder.
     """

@@ -91,7 +91,7 @@ def has_splits(folders: Iterable[str], *, guess: bool = False) -> bool:
 
 
 def folders_of(tree: FileTree) -> list[str]:
-    """Return the sorted names of the folders at the top of a tree; one on disk may be empty."""
+    """Return the sorted names of the folders at the top of a tree; on disk also empty folders."""
     path = Path(tree.location)
     if is_folder(path):
         return [p.name for p in list_candidates(path) if os.path.isdir(p)]

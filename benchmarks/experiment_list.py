@@ -32,7 +32,8 @@ ATTENTIONS: dict[str, dict[str, Any]] = {
 
 EXPERIMENTS = {
     "demo": Experiment(
-        "The demo as it is, on one device and on several, whose sums differ in the last bits.",
+        "The demo as it is, on one device and on several, whose sums differ in the last bits; and "
+        "with another attention, paired by seed.",
         "demo",
         {},
         {

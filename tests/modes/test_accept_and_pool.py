@@ -152,7 +152,7 @@ def test_a_false_alarm_rate_is_looked_up(world, capsys):
     run(world, accept="alarm=0.1", where="path like '*re*'")  # no more images than 4
     assert capsys.readouterr().err == ""
     with pytest.raises(
-        UserError, match=r"0\.2 was not measured; .*: 0\.1; give one of 0\.01, 0\.1,"
+        UserError, match=r"0\.2 was not measured \(nearest: 0\.1\): give one of 0\.01, 0\.1,"
     ):
         run(world, accept="alarm=0.2")
     for text in ({}, {"verification": {"operating_points": POINTS}}):

@@ -214,7 +214,7 @@ def test_mistakes_are_one_line(tmp_path):
     base = ("--config=configs/demo.py", f"--workdir={tmp_path / 'run'}")
     tables = (*base, "--mode=tables", f"--config.data.dir={tmp_path / 'data'}")
     cases = [
-        (tables, "--table: a number of 1..7"),
+        (tables, "needs --table: the number of the table, 1 to 7"),
         ((*tables, "--table=8"), "table=8"),
         ((*base, "--table=5"), "--table is for --mode=tables, not --mode=train"),
         ((*base, "--mode=eval", "--seeds=1"), "--seeds is for --mode=tables"),

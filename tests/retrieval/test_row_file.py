@@ -66,7 +66,7 @@ def test_a_part_that_has_changed_is_noticed_when_it_is_read(tmp_path):
     np.testing.assert_array_equal(rows[:23], array[:23])
     np.testing.assert_array_equal(rows[30:], array[30:])
     for part in (slice(None), slice(23, 25), slice(29, 30), np.array([1, 28])):
-        with pytest.raises(UserError, match=r"f' is damaged: bytes 400 to 500 do not have their"):
+        with pytest.raises(UserError, match=r"f' is damaged: bytes 400 to 500 do not match their"):
             rows[part]
 
 

@@ -141,7 +141,7 @@ class _SqlParser(Parser):
             return _ALL if (number > 0) == ("<" in sign) else _NONE
         if number != int(number):  # the column has whole numbers
             number, sign = (math.floor(number), "<=") if "<" in sign else (math.ceil(number), ">=")
-        return _Sql(f"{column.name} {sign} {int(number)}")
+        return _Sql(f"{column.name} {sign} {_literal(column.dtype, number)}")
 
     def is_like(self, name: str, column: Any, pattern: str) -> _Sql:
         self.count()
@@ -162,7 +162,8 @@ def _literal(dtype: np.dtype, number: float | int | bool) -> str:
     if dtype.kind == "b":
         return str(bool(number)).lower()
     if dtype.kind in "iu":
-        return str(int(number))
+        # LanceDB reads a sign apart from the digits, which are one too many for the least number.
+        return str(int(number)) if number != _LEAST else f"({_LEAST + 1} - 1)"
     if math.isinf(number):
         return "1e400" if number > 0 else "-1e400"
     return repr(float(number))

@@ -75,6 +75,8 @@ def test_a_database_is_searched_as_its_file_is(target, monkeypatch):
         "camera = 3", "camera != 3", "camera in (1, 2)", "not (camera = 1 or camera = 2)",
         "camera > 1.5", "camera <= 1.5", "camera = 1.5", "camera < 99999999999999999999999",
         "camera >= 99999999999999999999999", "camera = 99999999999999999999999", "camera > 1e999",
+        "camera = -9223372036854775808", "camera > -9223372036854775808",
+        "camera in (9223372036854775807, -9223372036854775808, 2)",
         "time > 10", "time <= 10", "time != 10", "time < 1e999", "time = 2.5", "time > 1970-01-01",
         "day = true", "day < true", "day >= false", "day > true", "not day = yes",
         "'a name' = \"x'2\"", "'a name' > \"x'2\"", "'a name' != \"x'2\"",

@@ -34,6 +34,7 @@ from batnet_jax.export import to_onnx
 from batnet_jax.inference.restore import restore_trained
 from batnet_jax.inference.saved_settings import read_config
 from batnet_jax.runtime.atomic_write import write_atomically
+from batnet_jax.workdir.checkpoints import choose_step
 
 Way = Callable[[np.ndarray], np.ndarray]
 PACKAGES = ("jax", "onnxruntime", "openvino", "nncf")
@@ -118,7 +119,7 @@ def measure(ways: dict[str, Way], images: np.ndarray, turns: int) -> dict[str, f
 def run(workdir: Path, batches: list[int], turns: int) -> dict[str, Any]:
     """Return the figures of all ways."""
     config = read_config(workdir)
-    network, variables, steps = restore_trained(config, workdir, 0)
+    network, variables, steps = restore_trained(config, workdir, choose_step(workdir, 0))
     size = tuple(config.data.image_size)
     data = open_run_data(config)
     test = data.tests[0]

@@ -50,6 +50,11 @@ def arguments(experiment: Experiment, arm: str, seed: int, files: str = "FILES")
     ]
 
 
+def reads_files(experiment: Experiment) -> bool:
+    """Return whether runs of the experiment read the folder of --files."""
+    return "FILES/" in str((experiment.settings, experiment.arms))
+
+
 def train(name: str, arm: str, seed: int, folder: Path, files: str, cores: set[int]) -> None:
     """Train and evaluate one run on some cores, or go on with it.
 
@@ -219,7 +224,7 @@ def table(name: str) -> str:
     machines = ", ".join(sorted({run["machine"] for run in runs}))
     steps = ", ".join(map(str, sorted({run["steps"] for run in runs})))
     lines += ["", f"{experiment.question} {steps} steps; {machines}.", ""]
-    files = " --files FILES" if "FILES/" in str(experiment.settings) else ""
+    files = " --files FILES" if reads_files(experiment) else ""
     lines += ["```", f"python benchmarks/experiments.py run {name}{files}", "```"]
     return "\n".join(lines)
 
@@ -250,7 +255,7 @@ def main() -> None:
     one.add_argument("--seeds", help="as in 0-9 or 0,3; default the experiment's")
     one.add_argument("--jobs", type=int, default=1)
     one.add_argument("--dir", type=Path, default=Path("runs/experiments"))
-    one.add_argument("--files", default="FILES", help="the folder of an experiment's own files")
+    one.add_argument("--files", type=Path, help="the folder of images and weights from elsewhere")
     one.add_argument("--keep-runs", action="store_true", help="do not remove finished workdirs")
     some = commands.add_parser("tables", help="print tables")
     some.add_argument("names", nargs="*", default=list(EXPERIMENTS))
@@ -260,7 +265,10 @@ def main() -> None:
         experiment = EXPERIMENTS[args.name]
         arms = args.arms.split(",") if args.arms else list(experiment.arms)
         seeds = numbers(args.seeds) if args.seeds else list(range(experiment.seeds))
-        run(args.name, arms, seeds, args.jobs, args.dir, args.keep_runs, args.files)
+        if reads_files(experiment) and not (args.files and args.files.is_dir()):
+            parser.error(f"{args.name} needs --files DIR, the folder of its images and weights")
+        files = str(args.files.resolve()) if args.files else "FILES"
+        run(args.name, arms, seeds, args.jobs, args.dir.resolve(), args.keep_runs, files)
     elif args.command == "tables":
         print("\n\n".join(f"## {name}\n\n{table(name)}" for name in args.names))
     else:

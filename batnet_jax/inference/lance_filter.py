@@ -162,7 +162,7 @@ def _literal(dtype: np.dtype, number: float | int | bool) -> str:
     if dtype.kind == "b":
         return str(bool(number)).lower()
     if dtype.kind in "iu":
-        # LanceDB reads a sign apart from the digits, which are one too many for the least number.
+        # LanceDB reads the digits before the sign, and 2**63 is above the greatest number.
         return str(int(number)) if number != _LEAST else f"({_LEAST + 1} - 1)"
     if math.isinf(number):
         return "1e400" if number > 0 else "-1e400"

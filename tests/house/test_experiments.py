@@ -99,6 +99,14 @@ def test_files_from_elsewhere_are_named_without_their_folder(one_experiment, mon
     assert "python benchmarks/experiments.py run one --files FILES" in experiments.table("one")
 
 
+@pytest.mark.parametrize("given", [[], ["--files", "nowhere"]])
+def test_missing_files_end_with_a_line(given, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["experiments.py", "run", "imagenet_icons", *given])
+    with pytest.raises(SystemExit):
+        experiments.main()
+    assert "imagenet_icons needs --files DIR, the folder of its" in capsys.readouterr().err
+
+
 def test_what_is_kept_of_a_run(tmp_path):
     (tmp_path / "eval").mkdir()
     for step in (100, 20):

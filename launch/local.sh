@@ -20,7 +20,7 @@ TEXT
 
 readonly MISTAKE=2 GRACE=30 # seconds to save in
 PROCESSES=1 DEVICES='' PORT=12321 DRY_RUN='' MAIN=()
-CHILDREN=() LOGS=''
+STARTED=0 LOGS=''
 
 mistake() {
   printf 'error: %s\n' "$*" >&2
@@ -83,18 +83,18 @@ start() {
     call "$@"
   elif ((PROCESSES == 1)); then
     exec "$@" # so that main itself hears a ctrl-C
-  elif ((${#CHILDREN[@]} == 0)); then
+  elif ((STARTED == 0)); then
     "$@" &
-    CHILDREN+=($!)
+    STARTED=1
   else
-    "$@" >"$LOGS/process_${#CHILDREN[@]}.log" 2>&1 &
-    CHILDREN+=($!)
+    "$@" >"$LOGS/process_$STARTED.log" 2>&1 &
+    STARTED=$((STARTED + 1))
   fi
 }
 
 # The status of the first that fails, or 0 when all have ended well.
 await() {
-  local status left=${#CHILDREN[@]}
+  local status left=$STARTED
   while ((left--)); do
     status=0
     wait -n || status=$?
@@ -104,12 +104,13 @@ await() {
 
 # Nobody stays behind: SIGTERM, with which main saves and ends, then SIGKILL.
 stop_children() {
-  local status=$? deadline=$((SECONDS + GRACE))
+  local status=$? deadline=$((SECONDS + GRACE)) children
   trap '' INT TERM HUP
-  if ((${#CHILDREN[@]})); then
-    kill "${CHILDREN[@]}" 2>/dev/null || true
-    while kill -0 "${CHILDREN[@]}" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.1; done
-    kill -KILL "${CHILDREN[@]}" 2>/dev/null || true
+  mapfile -t children <<<"$(jobs -p)" # bash knows a process from its first moment on
+  if [[ ${children[0]} ]]; then
+    kill "${children[@]}" 2>/dev/null || true
+    while kill -0 "${children[@]}" 2>/dev/null && ((SECONDS < deadline)); do sleep 0.1; done
+    kill -KILL "${children[@]}" 2>/dev/null || true
   fi
   exit "$status"
 }

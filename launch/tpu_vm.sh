@@ -58,7 +58,6 @@ NAME=batnet ZONE='' TYPE='' VERSION='' PROJECT='' DATA='' WAIT=60 ATTEMPTS=10 WO
 SPOT='' QUEUED='' DRY_RUN='' MAIN=()
 DOOMED=''      # set while a machine of ours must not outlive this script
 CREATING=''    # set while gcloud creates: the machine may turn up after a look that misses it
-CHILD=''       # the command that is waited for
 PRETENDED=NONE # the state of the machine that a dry run imagines
 LOCATION=()    # --zone and --project
 SCRATCH=''
@@ -83,10 +82,8 @@ call() {
   local status=0
   set -m
   "$@" </dev/null &
-  CHILD=$!
   set +m
-  wait "$CHILD" || status=$?
-  CHILD=''
+  wait $! || status=$?
   return "$status"
 }
 
@@ -551,12 +548,12 @@ check_main() {
 
 # However this script ends, it leaves no machine of its own behind.
 clean_up() {
-  local status=$?
+  local status=$? child
   trap '' INT TERM HUP # a second ctrl-C must not stop the deletion
-  if [[ $CHILD ]]; then
-    kill -- "-$CHILD" 2>/dev/null || true
-    wait "$CHILD" 2>/dev/null || true
-  fi
+  for child in $(jobs -p); do # bash knows a command from its first moment on
+    kill -- "-$child" 2>/dev/null || true
+    wait "$child" 2>/dev/null || true
+  done
   if [[ $DOOMED ]]; then
     say "deleting '$NAME': please wait"
     delete_machine || status=$?

@@ -346,6 +346,19 @@ def test_local_interruption_stops_all_processes(world, local, number, expected):
     assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
 
 
+def test_local_stops_a_process_that_has_just_begun(world, local):
+    """The signal comes before the script's next line."""
+    begin = '    "$@" &\n'
+    text = local.read_text()
+    assert text.count(begin) == 1
+    local.write_text(text.replace(begin, f"{begin}    kill -TERM $$\n"))
+    world.plan("main", "sleep")
+    assert (
+        world.run(local, "--processes=2", *ARGUMENTS)[0] == 143
+    )  # a reader of stderr waits for all
+    assert [pid for pid in world.pids() if Path(f"/proc/{pid}").exists()] == []
+
+
 def test_local_dry_run_calls_nothing(world, local):
     status, out, _ = world.run(local, "--processes=2", "--devices=2", "--dry-run", *ARGUMENTS)
     lines = out.splitlines()

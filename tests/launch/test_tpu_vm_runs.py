@@ -223,6 +223,22 @@ def test_a_creation_that_is_interrupted_leaves_nothing(world, verb):
     assert (process.returncode, world.has_machine()) == (130, False)
 
 
+def test_a_command_that_has_just_begun_is_stopped(world):
+    """The signal comes before the script's next line; whoever reads stderr waits for gcloud."""
+    world.plan("create", "slow")
+    begin = '  "$@" </dev/null &\n'
+    text = TPU.read_text()
+    assert text.count(begin) == 1
+    script = world.folder / "launch" / TPU.name
+    script.parent.mkdir()
+    script.write_text(
+        text.replace(begin, f"{begin}  if [[ $* == *' create '* ]]; then kill -TERM $$; fi\n")
+    )
+    process = world.start("bash", script, "create", *MACHINE)
+    process.communicate(timeout=30)
+    assert (process.returncode, world.has_machine()) == (143, False)
+
+
 def test_an_interrupted_creation_is_looked_for_twice(world):
     world.plan("create", "slow")
     world.plan("describe-tpu-vm", "ok", "NONE", "NONE", "CREATING")
